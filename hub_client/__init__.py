@@ -1,0 +1,68 @@
+"""archzoo: a declarative zoo of single-cell reference models, and the hub client that maps your cells onto them.
+
+The public names load on first use, so that ``import hub_client`` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hub_client.client import Hub, pull, pull_dataset, push, push_dataset, search
+    from hub_client.data.align import align
+    from hub_client.evaluate import evaluate
+    from hub_client.manifest.v1 import Manifest
+    from hub_client.mapping import map_query
+    from hub_client.model import Model
+    from hub_client.predict import embed, predict
+    from hub_client.surgery import surgery
+    from hub_client.train import train
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Hub": "client",
+    "Manifest": "manifest.v1",
+    "Model": "model",
+    "align": "data.align",
+    "embed": "predict",
+    "evaluate": "evaluate",
+    "map_query": "mapping",
+    "predict": "predict",
+    "pull": "client",
+    "pull_dataset": "client",
+    "push": "client",
+    "push_dataset": "client",
+    "search": "client",
+    "surgery": "surgery",
+    "train": "train",
+}
+
+__all__ = [
+    "Hub",
+    "Manifest",
+    "Model",
+    "align",
+    "embed",
+    "evaluate",
+    "map_query",
+    "predict",
+    "pull",
+    "pull_dataset",
+    "push",
+    "push_dataset",
+    "search",
+    "surgery",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

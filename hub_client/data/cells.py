@@ -1,0 +1,100 @@
+"""Cells: a query or reference in the model's own gene order, with the names of its conditions and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+Names = NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class GeneReport:
+    """What alignment found.
+
+    Attributes
+    ----------
+    coverage
+        Share of the model's genes the query measured, in [0, 1].
+    weighted_coverage
+        The same, each gene weighted by how much the encoder uses it (L2 norm of its first-layer weights); None without
+        weights.
+    missing
+        The model's genes the query lacks, the most used first.
+    unused
+        How many of the query's genes the model does not read.
+    renamed
+        Query name to the panel's name, for genes found by a previous symbol, alias, id version or other id type.
+    summed
+        Panel genes that several query genes were summed into.
+    source
+        Where the counts came from: ``X``, ``raw`` or ``layers/<name>``.
+    id_type
+        How the query's genes were matched: ``ensembl`` or ``symbol``.
+    warnings
+        What the user should know, one sentence each.
+    settings
+        What the caller overrode (``min_coverage``, ``layer``), for the record.
+    """
+
+    coverage: float
+    weighted_coverage: float | None = None
+    missing: tuple[str, ...] = ()
+    unused: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+    summed: tuple[str, ...] = ()
+    source: str = "X"
+    id_type: str = "symbol"
+    warnings: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Aligned cells.
+
+    Attributes
+    ----------
+    x
+        What the network reads, before log1p: counts (or log1p values for mse models), ``(cells, genes)`` CSR float32,
+        genes in the manifest's order; a missing gene is an empty column.
+    obs_names
+        Cell names, ``(cells,)``.
+    conditions
+        Condition key to the category name of each cell, ``(cells,)``.
+    labels
+        Label level to the label of each cell, ``(cells,)``; cells without a label hold ``""``. Absent levels: no labels.
+    size_factor
+        Counts per cell, ``(cells,)`` float32: the sum over the model's genes, or the manifest's obs column.
+    report
+        What alignment found.
+    """
+
+    x: csr_matrix
+    obs_names: NDArray[np.object_]
+    conditions: dict[str, Names]
+    labels: dict[str, Names]
+    size_factor: NDArray[np.float32]
+    report: GeneReport
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def rows(self, index: NDArray[Any]) -> Cells:
+        """Return the cells at ``index`` (integers or a mask), in that order."""
+        return replace(
+            self,
+            x=self.x[index],
+            obs_names=self.obs_names[index],
+            conditions={key: names[index] for key, names in self.conditions.items()},
+            labels={key: names[index] for key, names in self.labels.items()},
+            size_factor=self.size_factor[index],
+        )
+
+    def relabelled(self, labels: dict[str, Names]) -> Cells:
+        """Return the same cells with other labels."""
+        return replace(self, labels=labels)

@@ -1,0 +1,509 @@
+"""Manifest format 1: everything a release says about itself.
+
+The release digest is the sha256 of :meth:`Manifest.to_bytes`. Readers for other format versions are in ``reading``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, Field, JsonValue, NonNegativeInt, PositiveInt, PrivateAttr, model_validator
+
+from hub_client.manifest._frozen import Frozen
+from hub_client.manifest.configs import ArchitectureConfig
+from hub_client.manifest.plan import Plan
+
+SCHEMA_VERSION = "1.0"
+
+Text = Annotated[str, Field(min_length=1)]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[-_.][a-z0-9]+)*$", max_length=96)]
+Key = Annotated[str, Field(pattern=r"^[^\s./+*]+$", max_length=96)]
+SemVer = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Curie = Annotated[str, Field(pattern=r"^[A-Za-z]+:[A-Za-z0-9_]+$")]
+Spdx = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*$")]
+Orcid = Annotated[str, Field(pattern=r"^\d{4}-\d{4}-\d{4}-\d{3}[\dX]$")]
+Doi = Annotated[str, Field(pattern=r"^10\.\d{4,9}/\S+$")]
+RelativePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=128)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+
+
+def _repeated(values: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    return [value for value in values if value in seen or seen.add(value)]  # type: ignore[func-returns-value]
+
+
+def _unique(what: str, values: Iterable[str]) -> None:
+    if again := _repeated(values):
+        raise ValueError(f"{what} must be unique; repeated: {', '.join(again[:5])}")
+
+
+class Author(Frozen):
+    """Who made the release."""
+
+    name: Text
+    orcid: Orcid | None = None
+
+
+class Citation(Frozen):
+    """What to cite for the model."""
+
+    doi: Doi | None = None
+    bibtex: str | None = None
+
+
+class OntologyTerm(Frozen):
+    """A CURIE, the label it stands for, and the ontology release both were read from."""
+
+    id: Curie
+    label: Text
+    release: Text
+
+
+class GeneAnnotation(Frozen):
+    """The genome annotation the gene ids belong to."""
+
+    assembly: Text
+    source: Text
+    release: Text
+
+
+class Gene(Frozen):
+    """One gene by Ensembl id, symbol, or both."""
+
+    id: Annotated[str, Field(pattern=r"^ENS[A-Z]*G\d{11}$")] | None = None
+    symbol: Text | None = None
+
+
+class Genes(Frozen):
+    """The ordered gene panel. Order is the contract; matching is by name."""
+
+    id_type: Literal["ensembl", "symbol"]
+    panel: Annotated[tuple[Gene, ...], Field(min_length=1)]
+    coverage_warn: UnitInterval = 0.8
+    coverage_refuse: UnitInterval = 0.5
+    missing: Literal["zero", "mean"] = "zero"
+    """What a gene the query did not measure counts as: zero, or the reference's mean count (tensor ``gene_means``)."""
+    duplicates: Literal["error", "sum", "first"] = "error"
+    """What happens when two of the query's genes are the same gene of the panel."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each gene under ``id_type``, in panel order."""
+        return tuple(str(gene.id if self.id_type == "ensembl" else gene.symbol) for gene in self.panel)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "None" in self.names:
+            raise ValueError(f"every gene needs its {self.id_type} name: id_type is {self.id_type!r}")
+        _unique("gene names", self.names)
+        if self.coverage_refuse > self.coverage_warn:
+            raise ValueError("coverage_refuse must not exceed coverage_warn")
+        return self
+
+
+class Proteins(Frozen):
+    """The ordered protein panel (totalVI)."""
+
+    panel: Annotated[tuple[Text, ...], Field(min_length=1)]
+    measured: dict[str, tuple[NonNegativeInt, ...]] = {}
+    """Batch name to the indices of the proteins measured in it; a batch not named measured all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _unique("proteins", self.panel)
+        if any(index >= len(self.panel) for indices in self.measured.values() for index in indices):
+            raise ValueError("proteins.measured names an index beyond the panel")
+        return self
+
+
+class InputSpec(Frozen):
+    """What the network reads."""
+
+    kind: Literal["counts", "log1p"] = "counts"
+    target_sum: Annotated[float, Field(gt=0)] | None = None
+    """log1p input: the total each cell was scaled to before log1p; None when it was not scaled."""
+    layer: str | None = None
+    """The layer the reference's counts were in: a hint for finding the query's."""
+    size_factor: Text | None = None
+    """The obs column that holds each cell's size factor; None is the sum over the model's genes."""
+
+
+class OneHot(Frozen):
+    """One column per category."""
+
+    kind: Literal["one-hot"] = "one-hot"
+
+
+class Embedding(Frozen):
+    """One learned row per category."""
+
+    kind: Literal["embedding"] = "embedding"
+    dim: PositiveInt = 10
+    max_norm: Annotated[float, Field(gt=0)] | None = 1.0
+
+
+class Condition(Frozen):
+    """A condition key and its ordered categories; categories are only ever appended."""
+
+    key: Key
+    role: Literal["batch", "covariate", "donor"] = "batch"
+    categories: Annotated[tuple[str, ...], Field(min_length=1)]
+    encoding: Annotated[OneHot | Embedding, Field(discriminator="kind")]
+    unknown: Literal["extend", "error"] = "extend"
+    added_in: dict[str, SemVer] = {}
+    """The version that added a category by surgery; categories not named here are the original reference's."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _unique(f"categories of condition {self.key!r}", self.categories)
+        _appended_last(f"condition {self.key!r}", self.categories, self.added_in)
+        return self
+
+
+class Combination(Frozen):
+    """One category per condition key, in the order of ``conditions``: what shares a column of theta."""
+
+    values: Annotated[tuple[str, ...], Field(min_length=2)]
+    added_in: SemVer | None = None
+
+
+class Covariates(Frozen):
+    """Covariates as scvi-tools knows them."""
+
+    categorical: tuple[Condition, ...] = ()
+    continuous: tuple[Text, ...] = ()
+
+
+class LabelLevel(Frozen):
+    """One level of labels (an obs column) and its ordered categories."""
+
+    key: Key
+    categories: Annotated[tuple[str, ...], Field(min_length=1)]
+    ontology: dict[str, Curie | None]
+    """The Cell Ontology id of each category, or an explicit null."""
+    ontology_release: str | None = None
+    parents: dict[str, str] = {}
+    """The label of a coarser level that a category belongs to."""
+    unlabelled: str | None = None
+    """The value in obs that means the cell has no label."""
+    added_in: dict[str, SemVer] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _unique(f"labels of {self.key!r}", self.categories)
+        if self.unlabelled in self.categories:
+            raise ValueError(f"labels of {self.key!r}: the unlabelled value {self.unlabelled!r} is also a category")
+        if set(self.ontology) != set(self.categories):
+            raise ValueError(f"labels of {self.key!r}: ontology needs an id or null for each category, and no other")
+        if strangers := set(self.parents) - set(self.categories):
+            raise ValueError(f"labels of {self.key!r}: parents names unknown categories {sorted(strangers)[:5]}")
+        _appended_last(f"labels of {self.key!r}", self.categories, self.added_in)
+        return self
+
+
+def _appended_last(what: str, categories: tuple[str, ...], added_in: dict[str, str]) -> None:
+    if strangers := set(added_in) - set(categories):
+        raise ValueError(f"{what}: added_in names unknown categories {sorted(strangers)[:5]}")
+    versions = [tuple(map(int, added_in.get(name, "0.0.0").split("."))) for name in categories]
+    if versions != sorted(versions):
+        raise ValueError(f"{what}: added categories must stand after the reference's, oldest version first")
+
+
+class Term(Frozen):
+    """One gene program of expiMap."""
+
+    id: Text
+    name: Text
+    source: str | None = None
+    release: str | None = None
+    license: Spdx | None = None
+    genes: tuple[NonNegativeInt, ...] = ()
+    """Indices into the gene panel."""
+    kind: Literal["annotated", "constrained", "unconstrained"] = "annotated"
+    """Annotated programs first, then constrained extensions, then unconstrained ones."""
+    active: bool = True
+    direction: Literal[-1, 0, 1] = 1
+    added_in: SemVer | None = None
+
+
+class PrototypeLevel(Frozen):
+    """The tensors of one label level's prototypes; rows are the level's categories in order."""
+
+    level: Key
+    means: Text
+    covariances: Text | None = None
+
+
+class Prototypes(Frozen):
+    """scPoli's prototypes."""
+
+    levels: tuple[PrototypeLevel, ...] = ()
+    unlabelled: NonNegativeInt = 0
+    """How many unlabelled prototypes the tensor ``prototypes.unlabelled`` holds."""
+
+
+class TensorSpec(Frozen):
+    """One tensor of ``model.safetensors``; each axis is a sum of names and whole numbers, as in ``latent`` or ``1``."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$", max_length=256)]
+    dtype: Literal["F32", "F64", "I64", "I32", "BOOL", "U8"]
+    shape: tuple[Annotated[str, Field(pattern=r"^[^\s+*]+(?:\+[^\s+*]+)*$")], ...]
+
+
+class FileSpec(Frozen):
+    """One file of the release."""
+
+    path: RelativePath
+    size: NonNegativeInt
+    sha256: Sha256
+    role: Literal["weights", "reference", "card"]
+
+
+class DatasetRecord(Frozen):
+    """A data set a model was trained or judged on."""
+
+    name: Text
+    doi: Doi | None = None
+    source: str | None = None
+    license: Spdx | None = None
+    cells: PositiveInt
+    fingerprint: Sha256
+    """Content hash of genes and counts; independent of file format."""
+
+
+class Training(Frozen):
+    """How the weights came to be."""
+
+    datasets: tuple[DatasetRecord, ...] = ()
+    plan: Plan | None = None
+    seed: int | None = None
+    epochs: NonNegativeInt = 0
+    losses: dict[str, float] = {}
+    """Last recorded value of each loss term (nats per cell)."""
+    versions: dict[str, str] = {}
+    device: str | None = None
+    seconds: Annotated[float, Field(ge=0)] | None = None
+
+
+class Metric(Frozen):
+    """One figure the card shows."""
+
+    name: Text
+    definition: Text
+    dataset: Text
+    dataset_fingerprint: Sha256 | None = None
+    split: Text
+    value: float
+    n: NonNegativeInt
+    seed: int | None = None
+
+
+class Calibration(Frozen):
+    """How one label level's scores become probabilities."""
+
+    level: Key
+    temperature: Annotated[float, Field(gt=0)]
+    """Scores are divided by this before the softmax."""
+    distance_scale: Annotated[float, Field(gt=0)] | None = None
+    """Cells farther than this from every prototype are as unsure as a coin; None applies no distance rule."""
+    unknown_above: UnitInterval = 0.5
+    """Uncertainty above which a cell is called unknown."""
+
+
+class Trust(Frozen):
+    """Read by the mapper: what uncertainty means for this model, and what that was checked on."""
+
+    calibrations: tuple[Calibration, ...] = ()
+    validated_on: str | None = None
+
+
+class TestVectors(Frozen):
+    """A small input with its expected outputs; ``tensors`` maps each part to a tensor's name."""
+
+    cells: PositiveInt
+    tensors: dict[str, str]
+    rtol: Annotated[float, Field(ge=0)] = 1e-4
+    atol: Annotated[float, Field(ge=0)] = 1e-5
+
+
+class Parent(Frozen):
+    """The release this one was made from."""
+
+    name: Text
+    version: SemVer | None = None
+    commit: Commit | None = None
+    digest: Sha256
+
+
+class Lineage(Frozen):
+    """Where the model comes from."""
+
+    parent: Parent | None = None
+    relation: Literal["surgery", "retrain", "import"]
+    new_rows: Literal["random", "mean", "best"] | None = None
+    """How surgery started the rows of new conditions."""
+    copied: dict[str, str] = {}
+    """For ``best``: the new condition and the reference condition its rows were copied from."""
+
+
+class OriginalFile(Frozen):
+    """A file a model was imported from."""
+
+    path: Text
+    sha256: Sha256
+
+
+class ImportedFrom(Frozen):
+    """The foreign format a model came from, and what it could not bring along."""
+
+    format: Text
+    files: tuple[OriginalFile, ...]
+    lost: tuple[str, ...] = ()
+
+
+class Manifest(Frozen):
+    """The contract of one release (format 1)."""
+
+    schema_version: Annotated[str, Field(pattern=r"^1\.\d+$")] = SCHEMA_VERSION
+    name: Slug
+    version: SemVer = "1.0.0"
+    title: str = ""
+    summary: str = ""
+    created: AwareDatetime | None = None
+    authors: tuple[Author, ...] = ()
+    citation: Citation | None = None
+    license: Spdx | None = None
+    data_license: Spdx | None = None
+    organism: OntologyTerm | None = None
+    tissue: tuple[OntologyTerm, ...] = ()
+    assay: tuple[OntologyTerm, ...] = ()
+    disease: tuple[OntologyTerm, ...] = ()
+    suspension_type: Literal["cell", "nucleus"] | None = None
+    gene_annotation: GeneAnnotation | None = None
+    architecture: ArchitectureConfig
+    genes: Genes
+    proteins: Proteins | None = None
+    input: InputSpec = InputSpec()
+    conditions: tuple[Condition, ...] = ()
+    combinations: tuple[Combination, ...] = ()
+    """The observed combinations of several condition keys; empty when there is one key (they are its categories)."""
+    covariates: Covariates = Covariates()
+    labels: tuple[LabelLevel, ...] = ()
+    terms: tuple[Term, ...] = ()
+    prototypes: Prototypes = Prototypes()
+    tensors: tuple[TensorSpec, ...] = ()
+    files: tuple[FileSpec, ...] = ()
+    training: Training = Training()
+    metrics: tuple[Metric, ...] = ()
+    trust: Trust = Trust()
+    test_vectors: TestVectors | None = None
+    lineage: Lineage | None = None
+    imported_from: ImportedFrom | None = None
+    intended_use: str = ""
+    limitations: str = ""
+    extensions: dict[Annotated[str, Field(pattern=r"^x-[a-z0-9-]+$")], JsonValue] = {}
+
+    _kept: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
+        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """The release digest: sha256 of the canonical JSON, 64 hex digits."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def axes(self) -> dict[str, int]:
+        """Return the length of every named axis that tensor shapes may use."""
+        sizes = {"genes": len(self.genes.panel), "prototypes.unlabelled": self.prototypes.unlabelled}
+        sizes |= _architecture_axes(self)
+        sizes |= {f"conditions.{c.key}": len(c.categories) for c in self.conditions}
+        dims = {f"embedding.{c.key}": c.encoding.dim for c in self.conditions if isinstance(c.encoding, Embedding)}
+        sizes |= dims | {"embedding": sum(dims.values())}
+        sizes["combinations"] = len(self.combinations) or (
+            len(self.conditions[0].categories) if len(self.conditions) == 1 else 1
+        )
+        sizes |= {f"labels.{level.key}": len(level.categories) for level in self.labels}
+        if self.proteins:
+            sizes["proteins"] = len(self.proteins.panel)
+        if self.test_vectors:
+            sizes["test_cells"] = self.test_vectors.cells
+        return sizes
+
+    def shape(self, spec: TensorSpec) -> tuple[int, ...]:
+        """Return the sizes a tensor must have, evaluated from its axis names."""
+        sizes = self.axes()
+        return tuple(
+            sum(int(part) if part.isdigit() else sizes[part] for part in axis.split("+")) for axis in spec.shape
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _unique("condition keys", (c.key for c in self.conditions))
+        _unique("label levels", (level.key for level in self.labels))
+        _unique("term ids", (term.id for term in self.terms))
+        _unique("term names", (term.name for term in self.terms))
+        _unique("tensor names", (spec.name for spec in self.tensors))
+        _unique("file paths (in lower case)", (file.path.lower() for file in self.files))
+        _check_input(self)
+        _check_combinations(self)
+        _check_references(self)
+        return self
+
+
+def _architecture_axes(manifest: Manifest) -> dict[str, int]:
+    config = manifest.architecture
+    hidden = config.hidden if isinstance(config.hidden, tuple) else (config.hidden,)
+    sizes = {f"hidden.{index}": width for index, width in enumerate(hidden)}
+    if config.kind != "expimap":
+        return sizes | {"latent": config.latent}
+    kinds = [term.kind for term in manifest.terms]
+    counts = {f"terms.{kind}": kinds.count(kind) for kind in ("annotated", "constrained", "unconstrained")}
+    return sizes | counts | {"terms": len(kinds), "latent": len(kinds)}
+
+
+def _check_input(manifest: Manifest) -> None:
+    config = manifest.architecture
+    likelihood = config.gene_likelihood if config.kind == "totalvi" else config.likelihood
+    expected = {"log1p"} if likelihood == "mse" else {"counts", "log1p"} if likelihood == "normal" else {"counts"}
+    if manifest.input.kind not in expected:
+        raise ValueError(f"input.kind is {manifest.input.kind!r}, but likelihood {likelihood!r} reads {expected}")
+
+
+def _check_combinations(manifest: Manifest) -> None:
+    if not manifest.combinations:
+        return
+    if len(manifest.conditions) < 2:
+        raise ValueError("combinations are for two or more conditions; with one they are its categories")
+    for combination in manifest.combinations:
+        if len(combination.values) != len(manifest.conditions) or any(
+            value not in condition.categories
+            for value, condition in zip(combination.values, manifest.conditions, strict=False)
+        ):
+            raise ValueError(f"combination {combination.values} does not name one known category per condition")
+    _unique("combinations", ("\t".join(c.values) for c in manifest.combinations))
+
+
+def _check_references(manifest: Manifest) -> None:
+    tensors = {spec.name for spec in manifest.tensors}
+    levels = {level.key for level in manifest.labels}
+    named = [p.means for p in manifest.prototypes.levels]
+    named += [p.covariances for p in manifest.prototypes.levels if p.covariances]
+    named += list(manifest.test_vectors.tensors.values()) if manifest.test_vectors else []
+    if tensors and (lost := [name for name in named if name not in tensors]):
+        raise ValueError(f"tensors named but not described: {lost[:5]}")
+    wanted = [p.level for p in manifest.prototypes.levels] + [c.level for c in manifest.trust.calibrations]
+    if lost := [key for key in wanted if key not in levels]:
+        raise ValueError(f"label levels named but not described: {lost[:5]}")
+    if any(index >= len(manifest.genes.panel) for term in manifest.terms for index in term.genes):
+        raise ValueError("a term names a gene index beyond the panel")
+    sizes = manifest.axes()
+    parts = {part for spec in manifest.tensors for axis in spec.shape for part in axis.split("+")}
+    if lost := sorted(part for part in parts if not part.isdigit() and part not in sizes):
+        raise ValueError(f"tensor shapes use axes this manifest does not have: {lost[:5]}")

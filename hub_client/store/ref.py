@@ -1,0 +1,34 @@
+"""Ref: a pinned place in a hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Where a release is, exactly.
+
+    Attributes
+    ----------
+    repo
+        ``name`` or ``owner/name``.
+    commit
+        40 hex digits.
+    version
+        The release's semantic version, if it has a tag.
+    digest
+        sha256 of the manifest, 64 hex digits: what a paper cites.
+    hub
+        The hub's address: ``bundled``, a folder or a URL.
+    """
+
+    repo: str
+    commit: str
+    version: str | None
+    digest: str
+    hub: str = ""
+
+    def __str__(self) -> str:
+        version = f"@{self.version}" if self.version else ""
+        return f"{self.repo}{version} (commit {self.commit[:12]}, sha256:{self.digest[:12]})"
