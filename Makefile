@@ -1,0 +1,29 @@
+# What CI runs, and what to run before a commit. PYTEST_WORKERS=0 runs the tests in one process.
+export OMP_NUM_THREADS ?= 1
+PYTEST_WORKERS ?= 2
+
+.PHONY: check format lint types generated test fix generate
+
+check: format lint types generated test
+
+format:
+	ruff format --check .
+
+lint:
+	ruff check .
+
+types:
+	mypy
+
+generated: generate
+	git diff --exit-code --stat -- schemas cards docs
+
+test:
+	pytest -n $(PYTEST_WORKERS)
+
+fix:
+	ruff check --fix .
+	ruff format .
+
+generate:
+	python -m typer hub_client.cli utils docs --name archzoo --title "The archzoo command" --output docs/command.md
