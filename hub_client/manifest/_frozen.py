@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Frozen(BaseModel):
@@ -11,3 +13,18 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
     )
+
+
+def problems(error: ValidationError) -> list[str]:
+    """Return one readable line for each problem: where it is, then what is wrong."""
+    return [f"{place(found['loc'])}: {_sentence(found['msg'])}" for found in error.errors(include_url=False)]
+
+
+def place(parts: Iterable[str | int]) -> str:
+    """Return a dotted place, as in ``conditions.0.categories``."""
+    return ".".join(map(str, parts)) or "the whole"
+
+
+def _sentence(message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return "not a key of this format" if text == "Extra inputs are not permitted" else text

@@ -52,7 +52,10 @@ class ExpiMap(Frozen):
 
 
 class ScPoli(Frozen):
-    """Conditional VAE with condition embeddings and label prototypes (De Donno 2023, doi 10.1038/s41592-023-02035-2)."""
+    """Conditional VAE with condition embeddings and label prototypes.
+
+    De Donno 2023, doi 10.1038/s41592-023-02035-2.
+    """
 
     kind: Literal["scpoli"] = "scpoli"
     hidden: Hidden = (128,)

@@ -8,11 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AwareDatetime, Field, JsonValue, NonNegativeInt, PositiveInt, PrivateAttr, model_validator
+from pydantic import (
+    AwareDatetime,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
-from hub_client.manifest._frozen import Frozen
+from hub_client import errors
+from hub_client.manifest._frozen import Frozen, problems
 from hub_client.manifest.configs import ArchitectureConfig
 from hub_client.manifest.plan import Plan
 
@@ -366,6 +376,14 @@ class ImportedFrom(Frozen):
     lost: tuple[str, ...] = ()
 
 
+class Origin(NamedTuple):
+    """The file a manifest was read from: its sha256, the fields as read, and what this format does not know."""
+
+    digest: str
+    fields: dict[str, Any]
+    unknown: dict[str, JsonValue]
+
+
 class Manifest(Frozen):
     """The contract of one release (format 1)."""
 
@@ -408,16 +426,55 @@ class Manifest(Frozen):
     limitations: str = ""
     extensions: dict[Annotated[str, Field(pattern=r"^x-[a-z0-9-]+$")], JsonValue] = {}
 
-    _kept: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _origin: Origin | None = PrivateAttr(default=None)
 
     def to_bytes(self) -> bytes:
-        """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
+        """Return the canonical JSON: sorted keys, UTF-8, newline at the end.
+
+        Raises
+        ------
+        ManifestError
+            If the manifest is of a newer minor format: writing it would lose the fields this version does not know.
+        """
+        if self.schema_version != SCHEMA_VERSION:
+            raise errors.ManifestError(
+                f"{self.name}: the manifest is of format {self.schema_version}, this archzoo writes {SCHEMA_VERSION}. "
+                f"It can be used but not saved again; upgrade to an archzoo that writes {self.schema_version}."
+            )
         return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
 
     @property
     def digest(self) -> str:
-        """The release digest: sha256 of the canonical JSON, 64 hex digits."""
+        """The release digest, 64 hex digits: sha256 of the file this was read from, or of the canonical JSON."""
+        if self._origin and self._origin.fields == self.__dict__:
+            return self._origin.digest
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def unknown(self) -> dict[str, JsonValue]:
+        """What a newer minor format says that this one does not know: dotted place to value."""
+        return dict(self._origin.unknown) if self._origin else {}
+
+    def read_from(self, data: bytes, *, unknown: dict[str, JsonValue] | None = None) -> Self:
+        """Return this manifest knowing the bytes it was read from: they, not our rewriting, make the digest."""
+        copy = self.model_copy()
+        copy._origin = Origin(hashlib.sha256(data).hexdigest(), dict(copy.__dict__), unknown or {})
+        return copy
+
+    def changed(self, **fields: Any) -> Self:
+        """Return a copy with other fields, validated as a whole.
+
+        Raises
+        ------
+        ManifestError
+            If a field is unknown or the copy contradicts itself.
+        """
+        try:
+            copy = type(self).model_validate({**self.__dict__, **fields})
+        except ValidationError as error:
+            raise errors.ManifestError(f"{self.name}: the change is not valid", problems=problems(error)) from None
+        copy._origin = self._origin
+        return copy
 
     def axes(self) -> dict[str, int]:
         """Return the length of every named axis that tensor shapes may use."""
@@ -438,10 +495,12 @@ class Manifest(Frozen):
 
     def shape(self, spec: TensorSpec) -> tuple[int, ...]:
         """Return the sizes a tensor must have, evaluated from its axis names."""
+        return _shape(spec, self.axes())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the sizes of every tensor in ``tensors``, by name."""
         sizes = self.axes()
-        return tuple(
-            sum(int(part) if part.isdigit() else sizes[part] for part in axis.split("+")) for axis in spec.shape
-        )
+        return {spec.name: _shape(spec, sizes) for spec in self.tensors}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -455,6 +514,10 @@ class Manifest(Frozen):
         _check_combinations(self)
         _check_references(self)
         return self
+
+
+def _shape(spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
+    return tuple(sum(int(part) if part.isdigit() else sizes[part] for part in axis.split("+")) for axis in spec.shape)
 
 
 def _architecture_axes(manifest: Manifest) -> dict[str, int]:

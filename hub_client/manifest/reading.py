@@ -1,0 +1,176 @@
+"""Bytes to a Manifest, whichever format version they are of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from hub_client import errors
+from hub_client.manifest import _json
+from hub_client.manifest._frozen import place, problems
+from hub_client.manifest.migrations import MIGRATIONS
+from hub_client.manifest.v1 import SCHEMA_VERSION, Manifest
+
+MAX_BYTES = 32 * 2**20
+"""The largest manifest that is read: about 400,000 genes."""
+
+Location = tuple[str | int, ...]
+
+
+def read_manifest(data: bytes | str, *, source: str) -> Manifest:
+    """Return the manifest in ``data``, brought to the current format in memory.
+
+    An older format is migrated. A newer minor of the same major loads: what this version does not know is kept in
+    ``unknown``, and the manifest cannot be saved again. The digest is always that of ``data``.
+
+    Parameters
+    ----------
+    data
+        The whole file.
+    source
+        What to call it in errors: a path or a release's name.
+
+    Raises
+    ------
+    ManifestError
+        If it is not JSON, is of a newer major format, or does not say what its format asks.
+    """
+    raw, version = _parse(data, source=source)
+    unknown: dict[str, Any] = {}
+    if _newer_minor(version):
+        raw, unknown = _without_unknown(raw)
+    manifest = _validated(raw, source=source)
+    return manifest.read_from(data.encode() if isinstance(data, str) else data, unknown=unknown)
+
+
+def _parse(data: bytes | str, *, source: str) -> tuple[dict[str, Any], str]:
+    try:
+        raw = _json.strict(data, limit=MAX_BYTES)
+    except ValueError as error:
+        raise errors.ManifestError(f"{source} {error}. A manifest is one JSON object.", path=source) from None
+    if not isinstance(raw, dict):
+        raise errors.ManifestError(f"{source} is a JSON {type(raw).__name__}, not an object.", path=source)
+    version = _version(raw, source=source)
+    while migration := MIGRATIONS.get(version):
+        raw = migration(raw)
+        version = str(raw["schema_version"])
+    return raw, version
+
+
+def _version(raw: dict[str, Any], *, source: str) -> str:
+    version = raw.get("schema_version")
+    if not isinstance(version, str) or not re.fullmatch(r"\d{1,4}\.\d{1,4}", version):
+        raise errors.ManifestError(
+            f"{source}: schema_version is {version!r}, expected a format version such as {SCHEMA_VERSION!r}.",
+            path=source,
+        )
+    if _major(version) > _major(SCHEMA_VERSION):
+        raise errors.ManifestError(
+            f"{source} is of format {version}; this archzoo reads up to {_major(SCHEMA_VERSION)}.x. "
+            f"A newer archzoo reads it: pip install --upgrade archzoo.",
+            path=source,
+        )
+    if _major(version) < _major(SCHEMA_VERSION) and version not in MIGRATIONS:
+        raise errors.ManifestError(
+            f"{source} is of format {version}, which no archzoo reads; known are "
+            f"{errors.names([*MIGRATIONS, SCHEMA_VERSION])}. Ask its authors for a current release.",
+            path=source,
+        )
+    return version
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])
+
+
+def _newer_minor(version: str) -> bool:
+    return int(version.split(".")[1]) > int(SCHEMA_VERSION.split(".")[1])
+
+
+def _validated(raw: dict[str, Any], *, source: str) -> Manifest:
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        lines = explained(error, Manifest)
+        raise errors.ManifestError(
+            f"{source} is not a valid manifest of format {raw['schema_version']}:", path=source, problems=lines
+        ) from None
+
+
+def _without_unknown(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the manifest without the keys this format does not know, and these keys with their values."""
+    try:
+        Manifest.model_validate(raw)
+    except ValidationError as error:
+        places = [found["loc"] for found in error.errors() if found["type"] == "extra_forbidden"]
+        paths = [_path(raw, location) for location in places]
+        unknown = {place(path): _at(raw, path) for path in paths}
+        return _pruned(raw, set(paths)), unknown
+    return raw, {}
+
+
+def _path(raw: Any, location: Location) -> Location:
+    """Return where in ``raw`` a problem is: pydantic's location without the tags of unions."""
+    path: list[str | int] = []
+    for part in location:
+        inside = part in raw if isinstance(raw, dict) else isinstance(raw, list) and isinstance(part, int)
+        if inside:
+            raw = raw[part]
+            path.append(part)
+    return tuple(path)
+
+
+def _at(raw: Any, path: Location) -> Any:
+    for part in path:
+        raw = raw[part]
+    return raw
+
+
+def _pruned(raw: Any, paths: set[Location], here: Location = ()) -> Any:
+    if isinstance(raw, dict):
+        kept = {key: value for key, value in raw.items() if (*here, key) not in paths}
+        return {key: _pruned(value, paths, (*here, key)) for key, value in kept.items()}
+    if isinstance(raw, list):
+        return [_pruned(value, paths, (*here, index)) for index, value in enumerate(raw)]
+    return raw
+
+
+def explained(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one readable line for each problem; an unknown key comes with the known keys it may have meant."""
+    schema = model.model_json_schema()
+    lines = problems(error)
+    for index, found in enumerate(error.errors(include_url=False)):
+        if found["type"] == "extra_forbidden":
+            close = get_close_matches(str(found["loc"][-1]), _known(schema, found["loc"][:-1]), cutoff=0.6)
+            lines[index] += f" (did you mean {errors.names(close)}?)" if close else ""
+    return lines
+
+
+def _known(schema: dict[str, Any], location: Sequence[str | int]) -> list[str]:
+    """Return the keys an object at this place may have, by the JSON Schema."""
+    nodes = [schema]
+    for part in location:
+        nodes = [child for node in nodes for child in _children(node, part, schema)]
+    return [key for node in nodes for choice in _choices(node, schema) for key in choice.get("properties", ())]
+
+
+def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:
+    children = []
+    for choice in _choices(node, schema):
+        tagged = choice.get("properties", {}).get("kind", {}).get("const") == part
+        child = choice if tagged else choice.get("properties", {}).get(part) or choice.get("items")
+        child = child or choice.get("additionalProperties")
+        children += [child] if isinstance(child, dict) else []
+    return children
+
+
+def _choices(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the schema itself, or what its reference or alternatives stand for."""
+    if "$ref" in node:
+        return _choices(schema["$defs"][node["$ref"].rsplit("/", 1)[1]], schema)
+    alternatives = node.get("anyOf") or node.get("oneOf")
+    return [found for one in alternatives for found in _choices(one, schema)] if alternatives else [node]
