@@ -1,0 +1,288 @@
+"""Recipes: all that a person writes for a release, and nothing that a program can derive from the data.
+
+A recipe is a TOML file in ``zoo/recipes``. :func:`hub_client.build.build` turns it, with its data, into a release.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+
+from hub_client import errors
+from hub_client.manifest._frozen import Frozen
+from hub_client.manifest.configs import ArchitectureConfig
+from hub_client.manifest.plan import Plan
+from hub_client.manifest.reading import explained
+from hub_client.manifest.v1 import (
+    Author,
+    Citation,
+    Curie,
+    Doi,
+    Embedding,
+    GeneAnnotation,
+    InputSpec,
+    Key,
+    OneHot,
+    OntologyTerm,
+    RelativePath,
+    SemVer,
+    Sha256,
+    Slug,
+    Spdx,
+    Text,
+    UnitInterval,
+)
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Term(Frozen):
+    """An ontology term; the release it was read from stands once, in the recipe's ``ontologies``."""
+
+    id: Curie
+    label: Text
+    """The term's label in that release: a reader should not need to look it up, a reviewer does."""
+
+
+class Constant(Frozen):
+    """One value for every cell of a data set."""
+
+    constant: Text
+
+
+class Dataset(Frozen):
+    """One file of cells, and where its conditions and labels are."""
+
+    name: Text
+    file: RelativePath
+    """Its ``.h5ad`` file in the data folder."""
+    source: Text
+    """Where the file can be had, in words or as an address."""
+    fingerprint: Sha256
+    """Content hash of genes and counts: :func:`hub_client.data.fingerprint.fingerprint` of the whole file."""
+    doi: Doi | None = None
+    license: Spdx | None = None
+    layer: Text | None = None
+    """The layer that holds the counts; None is ``X``."""
+    genes: Text | None = None
+    """The ``var`` column that holds the genes' names under ``panel.id_type``; None is the ``var`` index."""
+    keep: dict[str, tuple[str, ...]] = {}
+    """The obs column and the values its cells may have; cells with another value are left out."""
+    conditions: dict[Key, Text | Constant]
+    """Condition key to obs column, or ``{ constant = "..." }``."""
+    labels: dict[Key, Text] = {}
+    """Label level to obs column; a level not named here has no labels in this data set."""
+    rename: dict[Key, dict[str, str]] = {}
+    """Label level to the labels of this data set that are called otherwise in the release."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if strangers := sorted(self.rename.keys() - self.labels.keys()):
+            raise ValueError(f"rename is for the label levels in labels; {errors.names(strangers)} not among them")
+        return self
+
+
+class Panel(Frozen):
+    """How the genes are chosen, among those that every data set measures."""
+
+    id_type: Literal["ensembl", "symbol"] = "symbol"
+    size: PositiveInt | None = 2000
+    """Genes in all; None takes every shared gene."""
+    method: Literal["pearson_residuals", "seurat", "cell_ranger"] = "pearson_residuals"
+    """scanpy's ranking of highly variable genes: within each batch, then merged over batches."""
+    include: tuple[Text, ...] = ()
+    """Genes that are in the panel whatever their rank."""
+    include_measured: tuple[Literal["pbmc68k_reduced"], ...] = ()
+    """scanpy's bundled data sets whose genes are in the panel, so far as every data set measures them."""
+    exclude: tuple[Text, ...] = ()
+    """Regular expressions; a gene whose name one of them matches is not chosen by rank."""
+    coverage_warn: UnitInterval = 0.8
+    coverage_refuse: UnitInterval = 0.5
+    missing: Literal["zero", "mean"] = "zero"
+    duplicates: Literal["error", "sum", "first"] = "error"
+
+    @field_validator("exclude")
+    @classmethod
+    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return patterns
+
+
+class ConditionRule(Frozen):
+    """A condition key; its categories come from the data."""
+
+    key: Key
+    role: Literal["batch", "covariate", "donor"] = "batch"
+    encoding: Annotated[OneHot | Embedding, Field(discriminator="kind")]
+    unknown: Literal["extend", "error"] = "extend"
+
+
+class LabelRule(Frozen):
+    """A label level; its categories come from the data and must be the ones named here."""
+
+    key: Key
+    ontology: dict[str, Curie] = {}
+    """The Cell Ontology id of each category."""
+    without_id: tuple[Text, ...] = ()
+    """The categories that have none."""
+    parents: dict[str, str] = {}
+    """The label of a coarser level that a category belongs to."""
+    unlabelled: Text | None = None
+    """The value in obs that means a cell has no label."""
+
+    @property
+    def ids(self) -> dict[str, str | None]:
+        """Every category and its Cell Ontology id."""
+        return {**self.ontology, **dict.fromkeys(self.without_id)}
+
+
+class Holdout(Frozen):
+    """The cells that are never trained on: the release's metrics and calibration come from them."""
+
+    fraction: Fraction = 0.1
+    """Share of the cells, drawn under the seed and stratified by condition and finest label."""
+
+
+class Gate(Frozen):
+    """What a metric must be for the release to be written."""
+
+    metric: Text
+    """Its name in the release: ``<label level>.<accuracy, macro_f1 or calibration_error>``."""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a gate needs at_least, at_most or both")
+        return self
+
+
+class TrustRule(Frozen):
+    """How uncertainty is calibrated."""
+
+    unknown_above: UnitInterval = 0.5
+    """Uncertainty above which a cell is called unknown."""
+    distance_quantile: Fraction | None = 0.99
+    """How near its prototype this share of well-labelled held-out cells is; cells farther off are unsure. None applies
+    no such rule."""
+
+
+class Recipe(Frozen):
+    """A release, as people describe it (recipe format 1)."""
+
+    recipe_version: Literal[1]
+    name: Slug
+    version: SemVer
+    title: Text
+    summary: Text
+    authors: Annotated[tuple[Author, ...], Field(min_length=1)]
+    citation: Citation | None = None
+    license: Spdx
+    """Of the weights."""
+    data_license: Spdx
+    """Of the data they were trained on."""
+    intended_use: Text
+    limitations: Text
+    ontologies: dict[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], Text]
+    """CURIE prefix to the release its ids and labels were read from."""
+    organism: Term
+    tissue: tuple[Term, ...] = ()
+    assay: tuple[Term, ...] = ()
+    disease: tuple[Term, ...] = ()
+    suspension_type: Literal["cell", "nucleus"] | None = None
+    gene_annotation: GeneAnnotation | None = None
+    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1)]
+    panel: Panel = Panel()
+    conditions: Annotated[tuple[ConditionRule, ...], Field(min_length=1)]
+    labels: tuple[LabelRule, ...] = ()
+    architecture: ArchitectureConfig
+    input: InputSpec = InputSpec()
+    plan: Plan = Plan()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the held-out split, the first weights, training and the test vectors."""
+    holdout: Holdout = Holdout()
+    trust: TrustRule = TrustRule()
+    gates: tuple[Gate, ...] = ()
+    test_cells: PositiveInt = 8
+    """Simulated cells in the test vectors."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Return the recipe in a TOML file.
+
+        Raises
+        ------
+        NotFound
+            If there is no such file.
+        ManifestError
+            If it is not TOML, or does not say what the format asks; ``problems`` names each key.
+        """
+        path = Path(path)
+        try:
+            return cls.model_validate(_toml(path))
+        except ValidationError as error:
+            raise errors.ManifestError(
+                f"{path} is not a valid recipe:", path=str(path), problems=explained(error, cls)
+            ) from None
+
+    def term(self, term: Term) -> OntologyTerm:
+        """Return the term with its ontology's release."""
+        return OntologyTerm(id=term.id, label=term.label, release=self.ontologies[_prefix(term.id)])
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_unique("datasets", [dataset.name for dataset in self.datasets])
+        _check_unique("conditions", [rule.key for rule in self.conditions])
+        _check_unique("labels", [rule.key for rule in self.labels])
+        for dataset in self.datasets:
+            _check_keys(self, dataset)
+        _check_ontologies(self)
+        return self
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise errors.NotFound(f"there is no recipe at {path}; give a .toml file.", name=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.ManifestError(f"{path} is not TOML: {error}.", path=str(path)) from None
+
+
+def _check_unique(what: str, names: list[str]) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{what} must have different names; {errors.names(repeated)} repeated")
+
+
+def _check_keys(recipe: Recipe, dataset: Dataset) -> None:
+    conditions = {rule.key for rule in recipe.conditions}
+    if conditions != dataset.conditions.keys():
+        raise ValueError(
+            f"data set {dataset.name!r} gives the conditions {errors.names(sorted(dataset.conditions)) or 'none'}; "
+            f"the recipe's are {errors.names(sorted(conditions))}"
+        )
+    if strangers := sorted(dataset.labels.keys() - {rule.key for rule in recipe.labels}):
+        raise ValueError(f"data set {dataset.name!r} has the label levels {errors.names(strangers)}, unknown to labels")
+
+
+def _check_ontologies(recipe: Recipe) -> None:
+    terms = [recipe.organism, *recipe.tissue, *recipe.assay, *recipe.disease]
+    ids = [term.id for term in terms] + [curie for rule in recipe.labels for curie in rule.ontology.values()]
+    if lost := sorted({_prefix(curie) for curie in ids} - recipe.ontologies.keys()):
+        raise ValueError(f"ontologies lacks the release of {errors.names(lost)}")
+
+
+def _prefix(curie: str) -> str:
+    return curie.partition(":")[0]
+
+
+__all__ = ["Recipe"]
