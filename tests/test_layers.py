@@ -1,0 +1,168 @@
+"""The shape of the code, read from its syntax trees: who may import whom, and what nobody may do."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hub_client"
+FLOORS = [
+    "cli",
+    "build",
+    "compat",
+    "mapping",
+    "client",
+    "surgery",
+    "train",
+    "predict",
+    "evaluate",
+    "legacy",
+    "model",
+    "architectures",
+    "nn",
+    "data",
+    "store",
+    "manifest",
+    "_resources",
+    "errors",
+]
+TREES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+LONGEST_FUNCTION = 60
+PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+READERS = {"read_pickle", "load_pickle", "Unpickler"}
+
+
+def floor(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def targets(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """The modules an import names; ``from package import module`` names the module."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [full if (full := f"{node.module}.{alias.name}") in TREES else str(node.module) for alias in node.names]
+
+
+def ours(tree: ast.AST) -> set[str]:
+    return {name for node in imports(tree) for name in targets(node) if name.split(".")[0] == "hub_client"}
+
+
+def at_import_time(tree: ast.Module) -> ast.Module:
+    """The statements that run when the module is imported, without those for type checkers."""
+    return ast.Module([node for node in tree.body if not isinstance(node, ast.If | ast.FunctionDef)], [])
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {floor(name) for name in TREES if "." in name} <= set(FLOORS)
+
+
+def test_imports_only_go_down() -> None:
+    upward = [
+        f"{module} imports {target}"
+        for module, tree in TREES.items()
+        if module != "hub_client"
+        for target in ours(tree) - {"hub_client"}
+        if FLOORS.index(floor(target)) < FLOORS.index(floor(module))
+    ]
+    assert upward == []
+
+
+def test_only_the_version_is_imported_from_the_top() -> None:
+    """Its public names load the floors above most modules."""
+    taken = {
+        f"{module}: {alias.name}"
+        for module, tree in TREES.items()
+        for node in imports(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "hub_client"
+        for alias in node.names
+        if f"hub_client.{alias.name}" not in TREES and alias.name != "__version__"
+    }
+    assert taken == set()
+
+
+def test_no_circles() -> None:
+    TopologicalSorter({name: ours(at_import_time(tree)) - {name} for name, tree in TREES.items()}).prepare()
+
+
+def test_imports_are_absolute() -> None:
+    relative = [name for name, tree in TREES.items() for node in imports(tree) if getattr(node, "level", 0)]
+    assert relative == []
+
+
+def unpickles(node: ast.AST) -> bool:
+    """Whether a node loads, or names something that loads, objects that run code."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return any(name.split(".")[0] in PICKLES for name in targets(node))
+    if isinstance(node, ast.Attribute):
+        return node.attr in READERS
+    if not isinstance(node, ast.Call):
+        return False
+    given = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+    unsafe_load = ast.unparse(node.func) == "torch.load" and given.get("weights_only") is not True
+    return unsafe_load or given.get("allow_pickle", False) is not False
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "pandas.read_pickle(path)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "numpy.load(path, allow_pickle=True)",
+        "numpy.load(path, allow_pickle=wanted)",
+    ],
+)
+def test_the_pickle_rule_notices(code: str) -> None:
+    assert any(unpickles(node) for node in ast.walk(ast.parse(code)))
+
+
+def test_no_pickles_outside_legacy() -> None:
+    found = [
+        f"{module}:{node.lineno}"
+        for module, tree in TREES.items()
+        if not module.startswith("hub_client.legacy")
+        for node in ast.walk(tree)
+        if unpickles(node)
+    ]
+    assert found == []
+
+
+def test_functions_fit_a_screen() -> None:
+    long = [
+        f"{module}.{node.name}: {lines} lines"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.body[-1].end_lineno or 0) - node.body[0].lineno + 1) > LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+@pytest.mark.parametrize("module", ["hub_client", "hub_client.cli", "hub_client.errors", "hub_client.manifest"])
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    code = f"""
+import sys, time
+start = time.perf_counter()
+import {module}
+print(time.perf_counter() - start, *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, *loaded = done.stdout.split()
+    assert set(loaded).isdisjoint({"torch", "scvi", "scanpy", "anndata", "lightning", "pandas", "numpy", "zarr"})
+    assert float(seconds) < 1
