@@ -1,0 +1,293 @@
+"""Which of a query's genes is which of a model's: names to indices, with the evidence for each."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hub_client import errors
+from hub_client.data.hgnc import Hgnc, How, hgnc
+from hub_client.manifest.v1 import Genes, Manifest
+
+Texts = NDArray[np.object_]
+Indices = NDArray[np.int64]
+
+HUMAN = "NCBITaxon:9606"
+
+_ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{11})(?:\.\d+)?")
+_GENOME = re.compile(r"^(?:GRCh3[78]|hg19|hg38)_+")
+_MOUSE_SYMBOL = re.compile(r"(?:[A-Z][a-z0-9]*[a-z][a-z0-9-]*|mt-[A-Z]\w+|\d{7}[A-Z]\d\dRik)")
+_SPECIES = {
+    "ENSG": "human",
+    "ENSMUSG": "mouse",
+    "ENSRNOG": "rat",
+    "ENSMMUG": "macaque",
+    "ENSMFAG": "crab-eating macaque",
+    "ENSPTRG": "chimpanzee",
+    "ENSSSCG": "pig",
+    "ENSDARG": "zebrafish",
+    "ENSGALG": "chicken",
+}
+
+
+def plain(name: str) -> str:
+    """Return a gene's name without an Ensembl version (``ENSG….3``) or a genome's prefix (``GRCh38_``)."""
+    bare = _GENOME.sub("", name)
+    ensembl = _ENSEMBL.fullmatch(bare)
+    return ensembl.group(1) if ensembl else bare
+
+
+def is_ensembl(name: str) -> bool:
+    """Return whether a gene's name is an Ensembl id, with or without a version."""
+    return _ENSEMBL.fullmatch(plain(name)) is not None
+
+
+def organism(names: Iterable[str]) -> str | None:
+    """Return the organism that gene names look like (``human``, ``mouse``, ...); None where that cannot be said.
+
+    Ensembl ids name their species. Symbols in title case (``Cd3e``) are a mouse's; in upper case they could be of many.
+    """
+    votes = Counter(_organism(plain(name)) for name in names)
+    ranked = votes.most_common(1)
+    return ranked[0][0] if ranked and ranked[0][1] * 2 > votes.total() else None
+
+
+def _organism(name: str) -> str | None:
+    if ensembl := _ENSEMBL.fullmatch(name):
+        return _SPECIES.get(ensembl.group(1)[:-11])
+    return "mouse" if _MOUSE_SYMBOL.fullmatch(name) else None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A model's genes and every name that leads to them.
+
+    Attributes
+    ----------
+    names
+        The panel's own names, in order.
+    others
+        The genes' other names (id or symbol) to index; a name two genes share is left out.
+    entries
+        Row of the HGNC table to index and evidence; empty for organisms other than human.
+    table
+        The HGNC table, or None for organisms other than human.
+    """
+
+    names: tuple[str, ...]
+    id_type: str
+    own: Mapping[str, int]
+    others: Mapping[str, int]
+    entries: Mapping[int, tuple[int, How]] = field(default_factory=dict)
+    table: Hgnc | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Panel:
+        """Return the panel of a manifest; the HGNC table is used unless the organism is known not to be human."""
+        genes = manifest.genes
+        own = {name: index for index, name in enumerate(genes.names)}
+        others = _other_names(genes, own)
+        table = hgnc() if _human(manifest) else None
+        entries = _entries(genes, table) if table else {}
+        return cls(genes.names, genes.id_type, own, others, entries, table)
+
+    def find(self, name: str) -> tuple[int, How] | None:
+        """Return the index of the gene this name means, and the evidence; None if it means none of the panel's."""
+        if name in self.own:
+            return self.own[name], How.EXACT
+        bare = plain(name)
+        if bare in self.own:
+            return self.own[bare], How.VERSION
+        if bare in self.others:
+            return self.others[bare], How.PAIR
+        return self._by_table(bare)
+
+    def _by_table(self, name: str) -> tuple[int, How] | None:
+        gene = self.table.find(name) if self.table else None
+        if gene is None or gene[0] not in self.entries:
+            return None
+        index, how = self.entries[gene[0]]
+        return index, max(how, gene[1])
+
+
+def _human(manifest: Manifest) -> bool:
+    if manifest.organism is not None:
+        return manifest.organism.id == HUMAN
+    return organism(manifest.genes.names) in {"human", None}
+
+
+def _other_names(genes: Genes, own: Mapping[str, int]) -> dict[str, int]:
+    other = [gene.symbol if genes.id_type == "ensembl" else gene.id for gene in genes.panel]
+    times = Counter(other)
+    return {name: i for i, name in enumerate(other) if name and times[name] == 1 and name not in own}
+
+
+def _entries(genes: Genes, table: Hgnc) -> dict[int, tuple[int, How]]:
+    """Return, for each row of the table, the panel gene it is; two genes with equal evidence for one row get none."""
+    best: dict[int, tuple[int, How]] = {}
+    tied: set[int] = set()
+    for index, gene in enumerate(genes.panel):
+        row = _row(gene.id, gene.symbol, table)
+        if row is None:
+            continue
+        if row[0] not in best or row[1] < best[row[0]][1]:
+            best[row[0]] = (index, row[1])
+            tied.discard(row[0])
+        elif row[1] == best[row[0]][1]:
+            tied.add(row[0])
+    return {row: found for row, found in best.items() if row not in tied}
+
+
+def _row(id: str | None, symbol: str | None, table: Hgnc) -> tuple[int, How] | None:
+    found = [row for name in (id, symbol) if name and (row := table.find(name))]
+    return min(found, key=lambda row: row[1], default=None)
+
+
+@dataclass(frozen=True)
+class Match:
+    """One set of query names against a panel.
+
+    Attributes
+    ----------
+    names
+        The query's names that were looked up, ``(query genes,)``.
+    panel
+        The panel's names.
+    column
+        Where the query's names came from: ``var_names`` or a column of var.
+    target
+        Index into the panel for each of the query's genes, ``(query genes,)``; -1 for genes the model does not read.
+    how
+        The evidence for each, ``(query genes,)``: values of :class:`~hub_client.data.hgnc.How`.
+    superseded
+        Query names not used because another of the query's genes is the same gene by better evidence.
+    ambiguous
+        Panel names not used because several of the query's genes have previous symbols or aliases of that gene.
+    """
+
+    names: Texts
+    panel: Texts
+    column: str
+    target: Indices
+    how: Indices
+    superseded: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> Indices:
+        """Indices of the panel's genes that the query measured, ascending."""
+        return np.unique(self.target[self.target >= 0])
+
+    @property
+    def repeated(self) -> Indices:
+        """Indices of the panel's genes that several of the query's genes are."""
+        genes, times = np.unique(self.target[self.target >= 0], return_counts=True)
+        return genes[times > 1]
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Query name to the panel's name, where they differ."""
+        used = np.flatnonzero(self.target >= 0)
+        pairs = zip(self.names[used], self.panel[self.target[used]], strict=True)
+        return {old: new for old, new in pairs if old != new}
+
+    @property
+    def id_type(self) -> str:
+        """What most matched names are: ``ensembl`` or ``symbol``."""
+        used = self.names[self.target >= 0]
+        return "ensembl" if 2 * sum(map(is_ensembl, used)) > len(used) else "symbol"
+
+    def claimants(self, gene: int) -> list[str]:
+        """Return the query's names for one gene of the panel."""
+        return self.names[self.target == gene].tolist()
+
+    def without(self, dropped: NDArray[np.bool_]) -> Match:
+        """Return the match with some of the query's genes unused."""
+        return replace(self, target=np.where(dropped, -1, self.target))
+
+
+def match(var: pd.DataFrame, panel: Panel) -> Match:
+    """Return how a query's genes match a panel, by its var_names or by the var column that finds most genes.
+
+    Where several of the query's genes are one gene of the panel, those with the best evidence count, and all of them:
+    see :func:`settled`.
+
+    Parameters
+    ----------
+    var
+        The query's gene table, ``(query genes, columns)``; its index holds the var_names.
+    panel
+        The model's genes.
+    """
+    found = [_match(names, panel, column=column) for column, names in _columns(var).items()]
+    return max(found, key=lambda m: (m.found.size, -m.repeated.size))  # the first of equals: var_names
+
+
+def _columns(var: pd.DataFrame) -> dict[str, Texts]:
+    columns = {"var_names": var.index.to_numpy().astype(str).astype(object)}
+    for name in var.columns:
+        values = var[name].to_numpy(dtype=object)
+        if any(isinstance(value, str) for value in values[:100]):
+            columns[str(name)] = np.array([v if isinstance(v, str) else "" for v in values], dtype=object)
+    return columns
+
+
+def _match(names: Texts, panel: Panel, *, column: str) -> Match:
+    hits = [panel.find(name) or (-1, How.EXACT) for name in names]
+    index, how = np.array(hits, dtype=np.int64).reshape(-1, 2).T
+    best = np.full(len(panel.names), max(How), dtype=np.int64)
+    np.minimum.at(best, index[index >= 0], how[index >= 0])
+    wins = (index >= 0) & (how == best[index])
+    return Match(
+        names=names,
+        panel=np.array(panel.names, dtype=object),
+        column=column,
+        target=np.where(wins, index, -1),
+        how=how,
+        superseded=tuple(names[(index >= 0) & ~wins]),
+    )
+
+
+def settled(match: Match, *, policy: Literal["error", "sum", "first"]) -> Match:
+    """Return the match after the manifest's policy on genes the query measured several times.
+
+    Parameters
+    ----------
+    policy
+        ``sum`` keeps all of them, to be summed; ``first`` keeps the first; ``error`` refuses them. Under ``error``,
+        genes that are the same only by previous symbols or aliases are no error: none of them is used.
+
+    Raises
+    ------
+    AlignmentError
+        If the policy is ``error`` and several of the query's genes are the same gene.
+    """
+    return _POLICIES[policy](match)
+
+
+def _keep_first(match: Match) -> Match:
+    _, first = np.unique(match.target, return_index=True)
+    return match.without(~np.isin(np.arange(match.target.size), first))
+
+
+def _refuse(match: Match) -> Match:
+    repeated = np.isin(match.target, match.repeated)
+    if (certain := repeated & (match.how < How.PREVIOUS)).any():
+        genes = np.unique(match.target[certain])
+        shown = [f"{match.panel[gene]} ({errors.names(match.claimants(gene))})" for gene in genes]
+        raise errors.AlignmentError(
+            f"{len(genes):,} of the model's genes are measured more than once by the query ({match.column}): "
+            f"{errors.names(shown)}. This model takes each gene once: make the names unique with "
+            "adata.var_names_make_unique(), which keeps the first of each, or sum the columns."
+        )
+    return replace(match.without(repeated), ambiguous=tuple(match.panel[match.repeated]))
+
+
+_POLICIES: dict[str, Callable[[Match], Match]] = {"error": _refuse, "sum": lambda match: match, "first": _keep_first}

@@ -1,0 +1,124 @@
+"""Human gene names: a pinned, offline copy of HGNC's symbols, previous symbols, aliases and Ensembl ids.
+
+The table is ``tables/hgnc.tsv.xz``; ``tables/README.md`` says where it comes from. To replace it by a newer one::
+
+    python -m hub_client.data.hgnc hgnc_symbols.tsv.gz
+
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import lzma
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+
+from hub_client import errors
+
+TABLE = Path(__file__).parent / "tables" / "hgnc.tsv.xz"
+COLUMNS = ("symbol", "ensembl_id", "prev_symbols", "alias_symbols")
+
+
+class How(IntEnum):
+    """How a query's name led to a gene; the smaller, the better the evidence."""
+
+    EXACT = 0
+    """The panel's own name."""
+    VERSION = 1
+    """The panel's own name after the id's version or the genome's prefix was taken off."""
+    PAIR = 2
+    """The gene's other name (id or symbol), as the panel pairs them."""
+    APPROVED = 3
+    """HGNC's approved symbol, or the Ensembl id HGNC gives for it."""
+    PREVIOUS = 4
+    """A previous symbol of exactly one gene."""
+    ALIAS = 5
+    """An alias of exactly one gene."""
+
+
+@dataclass(frozen=True)
+class Hgnc:
+    """Name to gene, where a gene is its row in the table; a name that could mean two genes is in no mapping.
+
+    Attributes
+    ----------
+    names
+        One mapping for each kind of evidence, the best first.
+    """
+
+    names: Mapping[How, Mapping[str, int]]
+
+    def find(self, name: str) -> tuple[int, How] | None:
+        """Return the gene this name means and how that is known; None for unknown or ambiguous names."""
+        for how, genes in self.names.items():
+            if (gene := genes.get(name)) is not None:
+                return gene, how
+        return None
+
+
+@cache
+def hgnc() -> Hgnc:
+    """Return the table shipped with the package."""
+    with lzma.open(TABLE, "rt", encoding="utf-8", newline="") as file:
+        return _indexed([row.rstrip("\r\n").split("\t") for row in file][1:])
+
+
+def _indexed(rows: list[list[str]]) -> Hgnc:
+    symbols, ids, previous, aliases = ([row[i].split("|") for row in rows] for i in range(len(COLUMNS)))
+    approved = _unambiguous(symbols) | _unambiguous(ids)
+    return Hgnc(
+        {
+            How.APPROVED: approved,
+            How.PREVIOUS: _unambiguous(previous, taken=approved),
+            How.ALIAS: _unambiguous(aliases, taken=approved),
+        }
+    )
+
+
+def _unambiguous(names: Iterable[Iterable[str]], *, taken: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Return name to row for the names of exactly one row that are not ``taken`` already."""
+    found: dict[str, int] = {}
+    several = {"", *(taken or ())}
+    for row, group in enumerate(names):
+        several.update(name for name in group if found.setdefault(name, row) != row)
+    return {name: row for name, row in found.items() if name not in several}
+
+
+def build_table(source: Path, *, target: Path = TABLE) -> Path:
+    """Write the shipped table from HGNC's complete set, and return its path.
+
+    Parameters
+    ----------
+    source
+        A tab-separated file, plain or ``.gz``, with the columns ``symbol``, ``ensembl_id``, ``prev_symbols`` and
+        ``alias_symbols``; several symbols in one field are separated by ``|``. Other columns are left out.
+    target
+        The file to write. The same source always gives the same bytes.
+
+    Raises
+    ------
+    InvalidInput
+        If the source lacks one of the columns.
+    """
+    opened = gzip.open if source.suffix == ".gz" else open
+    with opened(source, "rt", encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if lacking := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise errors.InvalidInput(
+                f"{source} lacks the columns {errors.names(lacking)}; give HGNC's table, tab-separated, with "
+                f"the columns {errors.names(COLUMNS)}.",
+                facts={"source": str(source)},
+            )
+        rows = sorted([row[name] for name in COLUMNS] for row in reader)
+    text = "".join("\t".join(row) + "\n" for row in [list(COLUMNS), *rows])
+    target.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+    return target
+
+
+if __name__ == "__main__":
+    build_table(Path(sys.argv[1]))
