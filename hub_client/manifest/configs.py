@@ -79,6 +79,8 @@ class _ScviTools(Frozen):
     use_observed_library_size: bool = True
     layer_norm: Literal["encoder", "decoder", "none", "both"] = "none"
     batch_norm: Literal["encoder", "decoder", "none", "both"] = "both"
+    log1p_input: bool = True
+    """The encoder reads log1p counts, not counts."""
 
 
 class Scvi(_ScviTools):
@@ -96,6 +98,12 @@ class Scanvi(_ScviTools):
     latent: PositiveInt = 10
     latent_distribution: Literal["normal", "ln"] = "normal"
     linear_classifier: bool = False
+    classifier_hidden: PositiveInt | None = None
+    """Width of the classifier's hidden layers; None is ``hidden``."""
+    classifier_layers: PositiveInt | None = None
+    """None is ``layers``; a linear classifier has none."""
+    classifier_dropout: Fraction | None = None
+    """None is ``dropout``."""
 
 
 class TotalVi(Frozen):
@@ -114,6 +122,10 @@ class TotalVi(Frozen):
     latent_distribution: Literal["normal", "ln"] = "normal"
     encode_covariates: bool = True
     use_observed_library_size: bool = True
+    layer_norm: Literal["encoder", "decoder", "none", "both"] = "none"
+    batch_norm: Literal["encoder", "decoder", "none", "both"] = "both"
+    log1p_input: bool = True
+    """The encoder reads log1p counts of genes and proteins, not counts."""
     empirical_protein_background_prior: bool | None = None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -40,6 +41,7 @@ Orcid = Annotated[str, Field(pattern=r"^\d{4}-\d{4}-\d{4}-\d{3}[\dX]$")]
 Doi = Annotated[str, Field(pattern=r"^10\.\d{4,9}/\S+$")]
 RelativePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=128)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
+Axis = Annotated[str, Field(pattern=r"^[^\s+*]+(?:\+[^\s+*]+)*$", max_length=256)]
 
 
 def _repeated(values: Iterable[str]) -> list[str]:
@@ -162,7 +164,7 @@ class Condition(Frozen):
 
     key: Key
     role: Literal["batch", "covariate", "donor"] = "batch"
-    categories: Annotated[tuple[str, ...], Field(min_length=1)]
+    categories: Annotated[tuple[Text, ...], Field(min_length=1)]
     encoding: Annotated[OneHot | Embedding, Field(discriminator="kind")]
     unknown: Literal["extend", "error"] = "extend"
     added_in: dict[str, SemVer] = {}
@@ -193,7 +195,7 @@ class LabelLevel(Frozen):
     """One level of labels (an obs column) and its ordered categories."""
 
     key: Key
-    categories: Annotated[tuple[str, ...], Field(min_length=1)]
+    categories: Annotated[tuple[Text, ...], Field(min_length=1)]
     ontology: dict[str, Curie | None]
     """The Cell Ontology id of each category, or an explicit null."""
     ontology_release: str | None = None
@@ -219,9 +221,13 @@ class LabelLevel(Frozen):
 def _appended_last(what: str, categories: tuple[str, ...], added_in: dict[str, str]) -> None:
     if strangers := set(added_in) - set(categories):
         raise ValueError(f"{what}: added_in names unknown categories {sorted(strangers)[:5]}")
-    versions = [tuple(map(int, added_in.get(name, "0.0.0").split("."))) for name in categories]
-    if versions != sorted(versions):
-        raise ValueError(f"{what}: added categories must stand after the reference's, oldest version first")
+    _oldest_first(what, [added_in.get(name) for name in categories])
+
+
+def _oldest_first(what: str, versions: Iterable[str | None]) -> None:
+    order = [tuple(map(int, (version or "0.0.0").split("."))) for version in versions]
+    if order != sorted(order):
+        raise ValueError(f"{what}: what was added must stand after the reference's, oldest version first")
 
 
 class Term(Frozen):
@@ -254,7 +260,7 @@ class Prototypes(Frozen):
 
     levels: tuple[PrototypeLevel, ...] = ()
     unlabelled: NonNegativeInt = 0
-    """How many unlabelled prototypes the tensor ``prototypes.unlabelled`` holds."""
+    """How many unlabelled prototypes there are: the length of the axis ``prototypes.unlabelled``."""
 
 
 class TensorSpec(Frozen):
@@ -262,7 +268,7 @@ class TensorSpec(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$", max_length=256)]
     dtype: Literal["F32", "F64", "I64", "I32", "BOOL", "U8"]
-    shape: tuple[Annotated[str, Field(pattern=r"^[^\s+*]+(?:\+[^\s+*]+)*$")], ...]
+    shape: Annotated[tuple[Axis, ...], Field(max_length=8)]
 
 
 class FileSpec(Frozen):
@@ -409,7 +415,7 @@ class Manifest(Frozen):
     input: InputSpec = InputSpec()
     conditions: tuple[Condition, ...] = ()
     combinations: tuple[Combination, ...] = ()
-    """The observed combinations of several condition keys; empty when there is one key (they are its categories)."""
+    """The observed combinations of several condition keys; empty means every combination, as with one key."""
     covariates: Covariates = Covariates()
     labels: tuple[LabelLevel, ...] = ()
     terms: tuple[Term, ...] = ()
@@ -417,6 +423,8 @@ class Manifest(Frozen):
     tensors: tuple[TensorSpec, ...] = ()
     files: tuple[FileSpec, ...] = ()
     training: Training = Training()
+    query_plan: Plan | None = None
+    """How the release's maker recommends to train on queries; None is the defaults."""
     metrics: tuple[Metric, ...] = ()
     trust: Trust = Trust()
     test_vectors: TestVectors | None = None
@@ -477,15 +485,20 @@ class Manifest(Frozen):
         return copy
 
     def axes(self) -> dict[str, int]:
-        """Return the length of every named axis that tensor shapes may use."""
+        """Return the length of every named axis that tensor shapes may use.
+
+        ``genes`` ``proteins`` ``latent`` ``hidden.<i>`` ``conditions.<key>`` ``combinations`` ``embedding.<key>``
+        ``embedding`` (their sum) ``categorical.<key>`` ``continuous`` ``labels.<key>`` ``terms`` ``terms.<kind>``
+        ``prototypes.unlabelled`` ``test_cells``.
+        """
         sizes = {"genes": len(self.genes.panel), "prototypes.unlabelled": self.prototypes.unlabelled}
         sizes |= _architecture_axes(self)
         sizes |= {f"conditions.{c.key}": len(c.categories) for c in self.conditions}
         dims = {f"embedding.{c.key}": c.encoding.dim for c in self.conditions if isinstance(c.encoding, Embedding)}
         sizes |= dims | {"embedding": sum(dims.values())}
-        sizes["combinations"] = len(self.combinations) or (
-            len(self.conditions[0].categories) if len(self.conditions) == 1 else 1
-        )
+        sizes["combinations"] = len(self.combinations) or math.prod(len(c.categories) for c in self.conditions)
+        sizes |= {f"categorical.{c.key}": len(c.categories) for c in self.covariates.categorical}
+        sizes["continuous"] = len(self.covariates.continuous)
         sizes |= {f"labels.{level.key}": len(level.categories) for level in self.labels}
         if self.proteins:
             sizes["proteins"] = len(self.proteins.panel)
@@ -504,20 +517,17 @@ class Manifest(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _unique("condition keys", (c.key for c in self.conditions))
-        _unique("label levels", (level.key for level in self.labels))
-        _unique("term ids", (term.id for term in self.terms))
-        _unique("term names", (term.name for term in self.terms))
-        _unique("tensor names", (spec.name for spec in self.tensors))
-        _unique("file paths (in lower case)", (file.path.lower() for file in self.files))
-        _check_input(self)
-        _check_combinations(self)
-        _check_references(self)
+        for check in _CHECKS:
+            check(self)
         return self
 
 
 def _shape(spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
-    return tuple(sum(int(part) if part.isdigit() else sizes[part] for part in axis.split("+")) for axis in spec.shape)
+    return tuple(sum(int(part) if _whole(part) else sizes[part] for part in axis.split("+")) for axis in spec.shape)
+
+
+def _whole(part: str) -> bool:
+    return part.isascii() and part.isdecimal()
 
 
 def _architecture_axes(manifest: Manifest) -> dict[str, int]:
@@ -526,17 +536,72 @@ def _architecture_axes(manifest: Manifest) -> dict[str, int]:
     sizes = {f"hidden.{index}": width for index, width in enumerate(hidden)}
     if config.kind != "expimap":
         return sizes | {"latent": config.latent}
-    kinds = [term.kind for term in manifest.terms]
-    counts = {f"terms.{kind}": kinds.count(kind) for kind in ("annotated", "constrained", "unconstrained")}
+    kinds: list[str] = [term.kind for term in manifest.terms]
+    counts = {f"terms.{kind}": kinds.count(kind) for kind in _TERM_ORDER}
     return sizes | counts | {"terms": len(kinds), "latent": len(kinds)}
+
+
+def _check_unique(manifest: Manifest) -> None:
+    _unique("condition keys", (c.key for c in manifest.conditions))
+    _unique("covariates", [c.key for c in manifest.covariates.categorical] + list(manifest.covariates.continuous))
+    _unique("label levels", (level.key for level in manifest.labels))
+    _unique("term ids", (term.id for term in manifest.terms))
+    _unique("term names", (term.name for term in manifest.terms))
+    _unique("levels of prototypes", (p.level for p in manifest.prototypes.levels))
+    _unique("levels of calibrations", (c.level for c in manifest.trust.calibrations))
+    _unique("tensor names", (spec.name for spec in manifest.tensors))
+    _unique("file paths (in lower case)", (file.path.lower() for file in manifest.files))
 
 
 def _check_input(manifest: Manifest) -> None:
     config = manifest.architecture
     likelihood = config.gene_likelihood if config.kind == "totalvi" else config.likelihood
-    expected = {"log1p"} if likelihood == "mse" else {"counts", "log1p"} if likelihood == "normal" else {"counts"}
+    expected = _INPUT.get(likelihood, ("counts",))
     if manifest.input.kind not in expected:
-        raise ValueError(f"input.kind is {manifest.input.kind!r}, but likelihood {likelihood!r} reads {expected}")
+        raise ValueError(
+            f"input.kind is {manifest.input.kind!r}, but likelihood {likelihood!r} reads {' or '.join(expected)}"
+        )
+    if manifest.input.kind == "counts" and manifest.input.target_sum is not None:
+        raise ValueError("input.target_sum is for log1p input only")
+
+
+def _check_kind(manifest: Manifest) -> None:
+    """Refuse parts that belong to another architecture."""
+    kind = manifest.architecture.kind
+    for field, owners in _ONLY.items():
+        if getattr(manifest, field) and kind not in owners:
+            raise ValueError(f"{field} are for {' and '.join(owners)}, not for {kind}")
+    if kind == "totalvi" and manifest.proteins is None:
+        raise ValueError("totalvi needs proteins")
+    wanted = _ENCODING.get(kind)
+    for condition in manifest.conditions:
+        if wanted and condition.encoding.kind != wanted:
+            raise ValueError(
+                f"condition {condition.key!r} is encoded as {condition.encoding.kind}; {kind} has {wanted}"
+            )
+
+
+def _check_proteins(manifest: Manifest) -> None:
+    batches = {name for condition in manifest.conditions for name in condition.categories}
+    if manifest.proteins and (lost := sorted(manifest.proteins.measured.keys() - batches)):
+        raise ValueError(f"proteins.measured names batches that are no condition's: {lost[:5]}")
+
+
+def _check_terms(manifest: Manifest) -> None:
+    config = manifest.architecture
+    if config.kind != "expimap":
+        return
+    kinds: list[str] = [term.kind for term in manifest.terms]
+    if not kinds:
+        raise ValueError("expimap needs terms: its latent has one dimension for each")
+    if kinds != sorted(kinds, key=_TERM_ORDER.index):
+        raise ValueError(f"terms must stand in the order {', '.join(_TERM_ORDER)}")
+    said = {"constrained": config.constrained_extensions, "unconstrained": config.unconstrained_extensions}
+    for kind, number in said.items():
+        if kinds.count(kind) != number:
+            raise ValueError(f"architecture.{kind}_extensions is {number}, but {kinds.count(kind)} terms are {kind}")
+    if any(index >= len(manifest.genes.panel) for term in manifest.terms for index in term.genes):
+        raise ValueError("a term names a gene index beyond the panel")
 
 
 def _check_combinations(manifest: Manifest) -> None:
@@ -544,29 +609,57 @@ def _check_combinations(manifest: Manifest) -> None:
         return
     if len(manifest.conditions) < 2:
         raise ValueError("combinations are for two or more conditions; with one they are its categories")
+    known = [set(condition.categories) for condition in manifest.conditions]
     for combination in manifest.combinations:
-        if len(combination.values) != len(manifest.conditions) or any(
-            value not in condition.categories
-            for value, condition in zip(combination.values, manifest.conditions, strict=False)
-        ):
-            raise ValueError(f"combination {combination.values} does not name one known category per condition")
-    _unique("combinations", ("\t".join(c.values) for c in manifest.combinations))
+        values = combination.values
+        if len(values) != len(known) or any(value not in names for value, names in zip(values, known, strict=True)):
+            raise ValueError(f"combination {values} does not name one known category per condition")
+    _unique("combinations", (json.dumps(c.values) for c in manifest.combinations))
+    _oldest_first("combinations", (c.added_in for c in manifest.combinations))
 
 
-def _check_references(manifest: Manifest) -> None:
-    tensors = {spec.name for spec in manifest.tensors}
-    levels = {level.key for level in manifest.labels}
-    named = [p.means for p in manifest.prototypes.levels]
-    named += [p.covariances for p in manifest.prototypes.levels if p.covariances]
-    named += list(manifest.test_vectors.tensors.values()) if manifest.test_vectors else []
-    if tensors and (lost := [name for name in named if name not in tensors]):
-        raise ValueError(f"tensors named but not described: {lost[:5]}")
+def _check_labels(manifest: Manifest) -> None:
+    levels = {level.key: set(level.categories) for level in manifest.labels}
     wanted = [p.level for p in manifest.prototypes.levels] + [c.level for c in manifest.trust.calibrations]
     if lost := [key for key in wanted if key not in levels]:
         raise ValueError(f"label levels named but not described: {lost[:5]}")
-    if any(index >= len(manifest.genes.panel) for term in manifest.terms for index in term.genes):
-        raise ValueError("a term names a gene index beyond the panel")
+    for level in manifest.labels:
+        coarser = {name for key, names in levels.items() if key != level.key for name in names}
+        if lost := sorted(set(level.parents.values()) - coarser):
+            raise ValueError(f"labels of {level.key!r}: parents are labels of no other level: {lost[:5]}")
+
+
+def _check_tensors(manifest: Manifest) -> None:
     sizes = manifest.axes()
     parts = {part for spec in manifest.tensors for axis in spec.shape for part in axis.split("+")}
-    if lost := sorted(part for part in parts if not part.isdigit() and part not in sizes):
+    if lost := sorted(part for part in parts if not _whole(part) and part not in sizes):
         raise ValueError(f"tensor shapes use axes this manifest does not have: {lost[:5]}")
+    described = {spec.name for spec in manifest.tensors}
+    if described and (lost := [name for name in _named_tensors(manifest) if name not in described]):
+        raise ValueError(f"tensors named but not described: {lost[:5]}")
+
+
+def _named_tensors(manifest: Manifest) -> list[str]:
+    named = [p.means for p in manifest.prototypes.levels]
+    named += [p.covariances for p in manifest.prototypes.levels if p.covariances]
+    named += list(manifest.test_vectors.tensors.values()) if manifest.test_vectors else []
+    return named + (["gene_means"] if manifest.genes.missing == "mean" else [])
+
+
+_INPUT = {"mse": ("log1p",), "normal": ("counts", "log1p")}
+"""What a likelihood reads; the count distributions read counts."""
+_ONLY = {"terms": ("expimap",), "proteins": ("totalvi",)}
+"""Parts of the manifest that only some architectures have."""
+_ENCODING = {"trvae": "one-hot", "expimap": "one-hot", "scpoli": "embedding"}
+"""How an architecture encodes every condition; scvi-tools' three take both."""
+_TERM_ORDER = ("annotated", "constrained", "unconstrained")
+_CHECKS = (
+    _check_unique,
+    _check_input,
+    _check_kind,
+    _check_proteins,
+    _check_terms,
+    _check_combinations,
+    _check_labels,
+    _check_tensors,
+)

@@ -122,6 +122,8 @@ def write(
     ------
     InvalidInput
         If something lies at ``folder`` that may not be replaced, or ``extra`` names a file no release has.
+    ManifestError
+        If the manifest contradicts itself, or is of a newer format than this archzoo writes.
     IntegrityError
         If the tensors are not the manifest's, or hold NaN or an infinity.
     TransportError
@@ -131,7 +133,8 @@ def write(
     _check_target(folder, overwrite=overwrite)
     contents = _contents(manifest, tensors, extra or {})
     files = tuple(_describe(path, contents[path]) for path in sorted(contents))
-    sealed = manifest.model_copy(update={"files": files}).to_bytes()
+    sealed = manifest.changed(files=files).to_bytes()
+    read_manifest(sealed, source=str(folder / MANIFEST))
     with _atomic.staged(folder) as stage:
         for path, content in contents.items():
             _atomic.write(stage / path, content)
