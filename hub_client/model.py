@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
 
 from hub_client.architectures import Architecture, architecture
 from hub_client.data.vocabulary import Vocabulary
-from hub_client.manifest.v1 import Manifest
+from hub_client.manifest.v1 import Manifest, Training
 from hub_client.store import bundle
 from hub_client.store.ref import Ref
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Model:
     """What is pulled and pushed: a manifest, the network it describes, and where it came from.
 
@@ -23,12 +26,15 @@ class Model:
     network
         The weights and what they compute.
     ref
-        The pinned release this model was read from; None for one that was never released.
+        The pinned release this model was read from or grown from; None for one that was never released.
+    extras
+        Tensors of the release that are not the network's, such as test vectors.
     """
 
     manifest: Manifest
     network: Architecture
     ref: Ref | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -37,7 +43,13 @@ class Model:
 
     @classmethod
     def build(cls, manifest: Manifest, *, seed: int = 0) -> Model:
-        """Return an untrained model of what the manifest describes."""
+        """Return an untrained model of what the manifest describes.
+
+        Raises
+        ------
+        Unsupported
+            If this version of archzoo cannot run the architecture.
+        """
         return cls(manifest, architecture(manifest.architecture.kind).build(manifest, seed=seed))
 
     @classmethod
@@ -52,16 +64,38 @@ class Model:
             If a file is not the one the manifest names.
         """
         release = bundle.read(Path(folder))
-        network = architecture(release.manifest.architecture.kind).build(release.manifest)
-        network.load(release.tensors)
-        return cls(release.manifest, network, ref)
+        model = cls.build(release.manifest)
+        model.network.load(release.tensors)
+        known = model.network.tensors()
+        extras = {name: tensor for name, tensor in release.tensors.items() if name not in known}
+        return cls(release.manifest, model.network, ref, extras)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a release folder, atomically.
+        """Write a release folder, atomically, and return it.
 
         Raises
         ------
         InvalidInput
-            If the folder holds something already and ``overwrite`` is False.
+            If the folder exists and ``overwrite`` is False.
         """
-        return bundle.write(Path(folder), self.manifest, self.network.tensors(), overwrite=overwrite)
+        self.describe()
+        return bundle.write(Path(folder), self.manifest, self.tensors(), overwrite=overwrite)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of a release of this model."""
+        return self.network.tensors() | dict(self.extras)
+
+    def describe(self) -> None:
+        """Bring the manifest's list of tensors in step with the network."""
+        ours = self.network.specs()
+        names = {spec.name for spec in ours}
+        theirs = tuple(spec for spec in self.manifest.tensors if spec.name in self.extras and spec.name not in names)
+        self._update(tensors=(*ours, *theirs), **self.network.facts())
+
+    def record(self, training: Training) -> None:
+        """Replace the manifest's training record."""
+        self._update(training=training)
+        self.describe()
+
+    def _update(self, **fields: object) -> None:
+        self.manifest = self.manifest.model_copy(update=fields)

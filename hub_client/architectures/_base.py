@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,16 +70,20 @@ class Architecture(Protocol):
         """
         ...
 
-    def train(self, cells: Cells, plan: Plan, *, seed: int, runtime: Runtime) -> History:
+    def fit(self, cells: Cells, plan: Plan, *, seed: int, runtime: Runtime) -> History:
         """Train in place what may move, and say how it went."""
         ...
 
-    def embed(self, cells: Cells, *, batch_size: int = 512, device: Any = None) -> Array:
+    def embed(self, cells: Cells, *, batch_size: int = 512) -> Array:
         """Return the posterior mean of every cell, ``(cells, latent)``."""
         ...
 
-    def classify(self, cells: Cells, *, batch_size: int = 512, device: Any = None) -> dict[str, Scores]:
-        """Return the evidence for every label of every level, or raise Unsupported."""
+    def score(self, latent: Array) -> dict[str, Scores]:
+        """Return the evidence for every label of every level at points in the latent; empty without a classifier."""
+        ...
+
+    def facts(self) -> dict[str, object]:
+        """Return the manifest's fields that training can change."""
         ...
 
     def gene_usage(self) -> Array:

@@ -1,0 +1,170 @@
+"""Cells to minibatches: the rows of a CSR gathered at once, on the host or on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hub_client.data.cells import Cells
+from hub_client.data.vocabulary import Vocabulary
+
+
+class Nonzero(NamedTuple):
+    """The counts of a minibatch that are not zero, in any order, each position once.
+
+    Attributes
+    ----------
+    rows, columns
+        Cell and gene of each count, int64 ``(counts,)``.
+    values
+        The counts, ``(counts,)``.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One minibatch.
+
+    Attributes
+    ----------
+    rows, columns, values
+        The stored entries of the minibatch's counts, each ``(nonzeros,)``.
+    genes
+        Number of genes.
+    size_factor
+        Counts per cell, ``(cells,)``.
+    conditions
+        Code of each condition key, ``(cells, conditions)``.
+    combinations
+        Code of the combination of conditions, ``(cells,)``.
+    labels
+        Code of each level's label, ``(cells, levels)``; -1 where a cell has none.
+    index
+        The cells' numbers in the data set, ``(cells,)``.
+    expression
+        The encoder's first-layer product of expression and weights when it was computed beforehand,
+        ``(cells, hidden.0)``.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+    genes: int
+    size_factor: Tensor
+    conditions: Tensor
+    combinations: Tensor
+    labels: Tensor
+    index: Tensor
+    expression: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.size_factor)
+
+    @property
+    def nonzero(self) -> Nonzero:
+        """Cell, gene and value of every stored entry."""
+        return Nonzero(self.rows, self.columns, self.values)
+
+    def dense(self, values: Tensor) -> Tensor:
+        """Return ``values``, one per stored entry, as ``(cells, genes)`` with zeros elsewhere."""
+        matrix = values.new_zeros(len(self) * self.genes)
+        matrix[self.rows * self.genes + self.columns] = values
+        return matrix.view(len(self), self.genes)
+
+
+class Batches:
+    """Cells encoded for one model: whatever a minibatch needs, as tensors on one device.
+
+    Parameters
+    ----------
+    cells
+        Aligned cells.
+    vocabulary
+        The model's axes; unknown conditions are refused here, unknown labels count as unlabelled.
+    device
+        Where the tensors live. On a GPU the CSR is kept there whole when it takes less than half of the free memory,
+        otherwise minibatches are sent as they are made.
+    """
+
+    def __init__(self, cells: Cells, vocabulary: Vocabulary, *, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        home = self.device if _fits(cells, self.device) else torch.device("cpu")
+        conditions = vocabulary.condition_codes(cells.conditions)
+        self.genes = int(cells.x.shape[1])
+        self._start = torch.from_numpy(cells.x.indptr.astype(np.int64)).to(home)
+        self._columns = torch.from_numpy(cells.x.indices).to(home)
+        self._values = torch.from_numpy(cells.x.data).to(home)
+        self._size_factor = torch.from_numpy(np.ascontiguousarray(cells.size_factor, dtype=np.float32)).to(home)
+        self._conditions = torch.from_numpy(conditions).to(home)
+        self._combinations = torch.from_numpy(vocabulary.combination_codes(conditions)).to(home)
+        self._labels = torch.from_numpy(_label_codes(cells, vocabulary)).to(home)
+        self.expression: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._size_factor)
+
+    @property
+    def labels(self) -> Tensor:
+        """Label codes of all cells, ``(cells, levels)``; -1 where a cell has none."""
+        return self._labels
+
+    @property
+    def combinations(self) -> Tensor:
+        """Combination codes of all cells, ``(cells,)``."""
+        return self._combinations
+
+    def take(self, index: Tensor) -> Batch:
+        """Return the cells at ``index``, ``(cells,)`` int64, as one minibatch."""
+        index = index.to(self._start.device)
+        first = self._start[index]
+        lengths = self._start[index + 1] - first
+        rows = torch.repeat_interleave(lengths)
+        offset = first - (torch.cumsum(lengths, 0) - lengths)
+        entries = torch.arange(len(rows), device=rows.device) + offset[rows]
+        parts = (
+            rows,
+            self._columns[entries].long(),
+            self._values[entries],
+            self._size_factor[index],
+            self._conditions[index],
+            self._combinations[index],
+            self._labels[index],
+            index,
+        )
+        r, c, v, size, conditions, combinations, labels, index = (p.to(self.device, non_blocking=True) for p in parts)
+        cached = None if self.expression is None else self.expression[index]
+        return Batch(r, c, v, self.genes, size, conditions, combinations, labels, index, cached)
+
+    def in_order(self, batch_size: int, *, index: Tensor | None = None) -> Iterator[Batch]:
+        """Yield all cells (or those at ``index``) in order."""
+        chosen = torch.arange(len(self)) if index is None else index
+        for part in torch.split(chosen, batch_size):
+            if len(part):
+                yield self.take(part)
+
+
+def _label_codes(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    unlabelled = np.full(len(cells), -1, dtype=np.int64)
+    columns = [
+        axis.codes(cells.labels[key], unknown=-1) if key in cells.labels else unlabelled
+        for key, axis in vocabulary.labels.items()
+    ]
+    return np.stack(columns, axis=1) if columns else np.empty((len(cells), 0), dtype=np.int64)
+
+
+def _fits(cells: Cells, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    needed: Any = cells.x.data.nbytes + cells.x.indices.nbytes
+    return bool(needed < free / 2)

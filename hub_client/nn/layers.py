@@ -1,0 +1,256 @@
+"""Layers whose parameters know the names of their axes, so that a manifest can describe every tensor."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hub_client.manifest.configs import Normalization
+
+
+class Axis(NamedTuple):
+    """The name of an axis, as tensor shapes in a manifest write it, and its length."""
+
+    name: str
+    size: int
+
+
+class NamedModule(nn.Module, ABC):
+    """A module that names the axes of its own tensors."""
+
+    @abstractmethod
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of each tensor, by the name a release stores it under."""
+
+
+class Dense(NamedModule):
+    """A linear map with torch's default start (Kaiming uniform, a = sqrt 5)."""
+
+    def __init__(self, inputs: Axis, outputs: Axis, *, bias: bool = True) -> None:
+        super().__init__()
+        self._axes = (outputs.name, inputs.name)
+        self.weight = nn.Parameter(torch.empty(outputs.size, inputs.size))
+        self.bias = nn.Parameter(torch.empty(outputs.size)) if bias else None
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(inputs.size)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(cells, inputs)`` to ``(cells, outputs)``."""
+        return F.linear(x, self.weight, self.bias)
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of the weight and the bias."""
+        return {"weight": self._axes} | ({"bias": self._axes[:1]} if self.bias is not None else {})
+
+
+class GrowingTable(NamedModule):
+    """Rows of a vocabulary: the reference's, which surgery freezes, then the query's, which it trains.
+
+    They are two parameters, so an optimiser that is given the query's rows cannot touch the reference's.
+
+    Parameters
+    ----------
+    rows, columns
+        The table's axes.
+    reference
+        How many rows belong to the reference; the rest are the query's. None: all.
+    max_norm
+        Longest L2 norm of a row. Rows looked up in training are shortened in place first, as in scArches
+        (``nn.Embedding(max_norm=...)``); frozen rows are never rewritten.
+    """
+
+    def __init__(
+        self, rows: Axis, columns: Axis, *, reference: int | None = None, max_norm: float | None = None
+    ) -> None:
+        super().__init__()
+        self._axes = (rows.name, columns.name)
+        self._reference = rows.size if reference is None else reference
+        self.max_norm = max_norm
+        self.reference = nn.Parameter(torch.randn(self._reference, columns.size))
+        self.query = nn.Parameter(torch.randn(rows.size - self._reference, columns.size))
+        self.shorten()
+
+    @property
+    def rows(self) -> Tensor:
+        """All rows, ``(rows, columns)``: the reference's, then the query's."""
+        return torch.cat([self.reference, self.query]) if len(self.query) else self.reference
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Return the row of each code, ``(cells, columns)``."""
+        if self.training:
+            self.shorten(codes)
+        return F.embedding(codes, self.rows)
+
+    @torch.no_grad()
+    def shorten(self, codes: Tensor | None = None) -> None:
+        """Shorten trainable rows (those in ``codes``, or all) to ``max_norm``."""
+        if self.max_norm is None:
+            return
+        looked_up = torch.ones(len(self.reference) + len(self.query), dtype=torch.bool, device=self.reference.device)
+        if codes is not None:
+            looked_up = torch.zeros_like(looked_up).index_fill_(0, codes, True)
+        parts = looked_up.split([len(self.reference), len(self.query)])
+        for table, chosen in zip((self.reference, self.query), parts, strict=True):
+            if table.requires_grad and len(table):
+                norm = torch.linalg.vector_norm(table, dim=1, keepdim=True)
+                long = chosen[:, None] & (norm > self.max_norm)
+                table.mul_(torch.where(long, self.max_norm / (norm + 1e-7), 1.0))
+
+    @torch.no_grad()
+    def load(self, rows: Tensor) -> None:
+        """Take over all rows, to the bit."""
+        self.reference.copy_(rows[: self._reference])
+        self.query.copy_(rows[self._reference :])
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of the whole table, stored as one tensor."""
+        return {"rows": self._axes}
+
+
+class ConditionedLinear(nn.Module):
+    """A linear map of expression plus a linear map of the conditions' embeddings: scArches' CondLayers.
+
+    Without conditions it is the map of expression alone.
+    """
+
+    def __init__(self, inputs: Axis, outputs: Axis, *, conditions: Axis | None, bias: bool = True) -> None:
+        super().__init__()
+        self.expression = Dense(inputs, outputs, bias=bias)
+        self.condition = Dense(conditions, outputs, bias=False) if conditions else None
+
+    def forward(self, expression: Tensor, conditions: Tensor | None) -> Tensor:
+        """Return ``(cells, outputs)`` from expression ``(cells, inputs)`` and embeddings ``(cells, embedding)``."""
+        return self.join(self.expression(expression), conditions)
+
+    def join(self, product: Tensor, conditions: Tensor | None) -> Tensor:
+        """Add the conditions' part to an expression part that was computed already."""
+        if self.condition is None or conditions is None:
+            return product
+        out: Tensor = product + self.condition(conditions)
+        return out
+
+
+class BatchNorm(NamedModule):
+    """Batch normalisation over cells with running statistics."""
+
+    def __init__(self, axis: Axis) -> None:
+        super().__init__()
+        self._axis = axis.name
+        self.norm = nn.BatchNorm1d(axis.size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(cells, axis)``."""
+        out: Tensor = self.norm(x)
+        return out
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of scale, shift and running statistics."""
+        return {f"norm.{name}": (self._axis,) for name in ("weight", "bias", "running_mean", "running_var")}
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation without parameters."""
+
+    def __init__(self, axis: Axis) -> None:
+        super().__init__()
+        self._shape = (axis.size,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each row of ``(cells, axis)``."""
+        return F.layer_norm(x, self._shape)
+
+
+class NoNorm(nn.Module):
+    """Nothing, where a normalisation could stand."""
+
+    def __init__(self, axis: Axis) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``."""
+        return x
+
+
+NORMALIZATIONS: dict[Normalization, type[BatchNorm | LayerNorm | NoNorm]] = {
+    "batch": BatchNorm,
+    "layer": LayerNorm,
+    "none": NoNorm,
+}
+
+
+class Activation(nn.Module):
+    """What follows every hidden linear map: normalisation, ReLU, dropout."""
+
+    def __init__(self, axis: Axis, *, normalization: Normalization, dropout: float) -> None:
+        super().__init__()
+        self.norm = NORMALIZATIONS[normalization](axis)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(cells, axis)``."""
+        out: Tensor = self.dropout(F.relu(self.norm(x)))
+        return out
+
+
+class HiddenLayers(nn.Module):
+    """A stack of hidden layers whose first one sees the conditions.
+
+    Parameters
+    ----------
+    widths
+        The input's axis, then each layer's.
+    conditions
+        The axis of the conditions' embeddings; None where they are not injected.
+    bias
+        Whether the linear maps have a bias (scArches' encoders do, its decoders do not).
+    """
+
+    def __init__(
+        self,
+        widths: list[Axis],
+        *,
+        conditions: Axis | None,
+        bias: bool,
+        normalization: Normalization,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.first = ConditionedLinear(widths[0], widths[1], conditions=conditions, bias=bias)
+        pairs = pairwise(widths[1:])
+        self.rest = nn.ModuleList([Dense(inputs, outputs, bias=bias) for inputs, outputs in pairs])
+        self.activations = nn.ModuleList(
+            [Activation(axis, normalization=normalization, dropout=dropout) for axis in widths[1:]]
+        )
+
+    def forward(self, expression: Tensor, conditions: Tensor | None) -> Tensor:
+        """Return the last hidden layer, ``(cells, width)``."""
+        return self.after_first(self.first(expression, conditions))
+
+    def after_first(self, first: Tensor) -> Tensor:
+        """Return the last hidden layer from the first linear map's output."""
+        hidden: Tensor = self.activations[0](first)
+        for linear, activation in zip(self.rest, self.activations[1:], strict=True):
+            hidden = activation(linear(hidden))
+        return hidden
+
+
+def tensor_axes(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the axis names of every tensor of a network, by full name, in a fixed order."""
+    return {
+        _full(prefix, name): axes
+        for prefix, module in network.named_modules()
+        if isinstance(module, NamedModule)
+        for name, axes in module.axes().items()
+    }
+
+
+def _full(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

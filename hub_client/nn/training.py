@@ -1,0 +1,415 @@
+"""The one training loop, and the record of how it went."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from hub_client import errors
+from hub_client.data.batches import Batch, Batches
+from hub_client.data.cells import Cells
+from hub_client.data.vocabulary import Vocabulary
+from hub_client.manifest.plan import EarlyStopping, Plan
+from hub_client.nn.layers import GrowingTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Terms = dict[str, Tensor]
+SHOWN = {"reconstruction": "rec", "kl": "kl", "prototype": "proto", "mmd": "mmd", "hsic": "hsic"}
+"""What the progress bar shows, and how it calls it."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where training runs; handed to Lightning Fabric as it is."""
+
+    accelerator: str = "auto"
+    devices: int | str | list[int] = 1
+    precision: str = "32-true"
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class History:
+    """How training went.
+
+    Attributes
+    ----------
+    epochs
+        One row an epoch: each loss term of the training and the validation cells (nats per cell; columns
+        ``train_<term>`` and ``validation_<term>``), the learning rate and the cells trained on per second.
+    best_epoch
+        The epoch whose weights were kept; None when nothing was judged.
+    stopped
+        Why training ended: ``finished``, ``early stopping`` or ``interrupted``.
+    seconds
+        Wall time.
+    device
+        Where it ran.
+    """
+
+    epochs: pd.DataFrame
+    best_epoch: int | None
+    stopped: str
+    seconds: float
+    device: str
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The loss terms of the epoch that was kept."""
+        if self.epochs.empty:
+            return {}
+        row = self.epochs.iloc[-1 if self.best_epoch is None else self.best_epoch]
+        return {str(key): float(value) for key, value in row.items() if "_" in str(key) and np.isfinite(value)}
+
+    def plot(self) -> Figure:
+        """Return a figure of each loss term over epochs, training and validation."""
+        from matplotlib.figure import Figure
+
+        terms = sorted({c.removeprefix("train_") for c in self.epochs if str(c).startswith("train_")})
+        figure = Figure(figsize=(3.2 * max(len(terms), 1), 2.6), layout="constrained")
+        for axes, term in zip(np.atleast_1d(figure.subplots(1, max(len(terms), 1))), terms, strict=False):
+            for split in ("train", "validation"):
+                if f"{split}_{term}" in self.epochs:
+                    axes.plot(self.epochs.index, self.epochs[f"{split}_{term}"], label=split)
+            if self.best_epoch is not None:
+                axes.axvline(self.best_epoch, color="0.6", linestyle=":", label="kept")
+            axes.set(title=term, xlabel="epoch", ylabel="nats per cell" if term != "prototype" else "distance")
+        figure.axes[0].legend(frameon=False)
+        return figure
+
+
+class Trainee(Protocol):
+    """What the loop asks of a network, besides being an ``nn.Module`` whose forward gives the loss terms."""
+
+    def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
+        """Return the keyword arguments of forward in this epoch (weights that are annealed)."""
+        ...
+
+    def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: only what may move."""
+        ...
+
+    def first_judged_epoch(self, plan: Plan) -> int:
+        """Return the first epoch whose validation loss counts for early stopping and the best weights."""
+        ...
+
+    def trains_whole(self) -> bool:
+        """Return whether all of the network trains; after surgery it does not, and runs without dropout."""
+        ...
+
+    def tables(self) -> list[GrowingTable]:
+        """Return every table that surgery grows."""
+        ...
+
+    def before_training(self, plan: Plan, data: Split) -> None:
+        """Do what precedes the first epoch."""
+        ...
+
+    def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
+        """Do what precedes an epoch."""
+        ...
+
+    def after_step(self, plan: Plan, learning_rate: float) -> None:
+        """Do what follows every optimiser step."""
+        ...
+
+    def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
+        """Do what follows an epoch, before validation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """The data of one training run: all cells, and which of them train and validate."""
+
+    batches: Batches
+    train: Tensor
+    validation: Tensor
+
+
+def split(cells: Cells, vocabulary: Vocabulary, *, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the row numbers of training and validation cells, each sorted.
+
+    The split is random under the seed and stratified by the combination of conditions and the finest label (the level
+    with the most categories); a group of one cell trains.
+    """
+    groups = _strata(cells, vocabulary)
+    generator = np.random.default_rng(seed)
+    held: list[NDArray[np.int64]] = []
+    for group in np.unique(groups):
+        members = generator.permutation(np.flatnonzero(groups == group))
+        held.append(members[: _held_out(len(members), fraction, generator)])
+    validation = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
+    train = np.setdiff1d(np.arange(len(cells)), validation)
+    return torch.from_numpy(train), torch.from_numpy(validation)
+
+
+def _held_out(members: int, fraction: float, generator: np.random.Generator) -> int:
+    """Return how many of a stratum's cells are held out: the fraction, its remainder drawn, never all."""
+    wanted = members * fraction
+    count = int(wanted) + int(generator.random() < wanted - int(wanted))
+    return min(count, members - 1)
+
+
+def _strata(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    combined = vocabulary.combination_codes(vocabulary.condition_codes(cells.conditions))
+    levels = [axis for key, axis in vocabulary.labels.items() if key in cells.labels]
+    if not levels:
+        return combined
+    finest = max(levels, key=len)
+    return combined * (len(finest) + 1) + finest.codes(cells.labels[finest.name], unknown=-1) + 1
+
+
+def run(
+    network: nn.Module, cells: Cells, *, plan: Plan, seed: int, runtime: Runtime, vocabulary: Vocabulary
+) -> History:
+    """Train ``network``, a :class:`Trainee`, in place on ``cells``.
+
+    The caller's random state is left as it was. Ctrl-C ends training after the current step and keeps the best weights.
+
+    Raises
+    ------
+    InvalidInput
+        If there is nothing to train or nothing to train on, or the loss becomes NaN.
+    """
+    fabric = _fabric(runtime)
+    with torch.random.fork_rng(devices=_cuda(fabric)), _quiet():
+        torch.manual_seed(seed)
+        data = _split(network, cells, plan, seed, fabric, vocabulary)
+        loop = _Loop(network, plan, data, fabric, runtime.progress, np.random.SeedSequence(seed))
+        try:
+            return loop.run()
+        finally:
+            network.to("cpu").eval()
+
+
+def _fabric(runtime: Runtime) -> Fabric:
+    with _quiet():
+        fabric = Fabric(accelerator=runtime.accelerator, devices=runtime.devices, precision=runtime.precision)  # type: ignore[arg-type]
+        fabric.launch()
+    return fabric
+
+
+def _cuda(fabric: Fabric) -> list[int]:
+    return [fabric.device.index or 0] if fabric.device.type == "cuda" else []
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's remarks on hardware; they are about the machine, not about the data."""
+    logger = logging.getLogger("lightning.fabric.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _split(network: nn.Module, cells: Cells, plan: Plan, seed: int, fabric: Fabric, vocabulary: Vocabulary) -> Split:
+    train, validation = split(cells, vocabulary, fraction=plan.validation_fraction, seed=seed)
+    if not len(train):
+        raise errors.InvalidInput("there are no cells to train on: the query is empty.", facts={"cells": len(cells)})
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise errors.InvalidInput(
+            "there is nothing to train: all conditions of these cells are known to the model, and its rows are frozen. "
+            "Use predict() as it is.",
+        )
+    return Split(Batches(cells, vocabulary, device=fabric.device), train, validation)
+
+
+@dataclass
+class _Stopper:
+    """Counts epochs without improvement, as scArches does: the first ``patience`` judged epochs are never counted."""
+
+    rule: EarlyStopping | None
+    best: float = float("inf")
+    seen: int = 0
+    waited: int = 0
+    waited_to_reduce: int = 0
+
+    def judge(self, loss: float) -> tuple[bool, bool, bool]:
+        """Return whether the loss is the best so far, whether to cut the learning rate, and whether to stop."""
+        gain, self.seen = self.best - loss, self.seen + 1
+        improved = gain > 0
+        self.best = min(self.best, loss)
+        if self.rule is None or self.seen <= self.rule.patience:
+            return improved, False, False
+        idle = gain <= self.rule.threshold
+        self.waited = self.waited + 1 if idle else 0
+        self.waited_to_reduce = self.waited_to_reduce + 1 if idle else 0
+        reduce = self.rule.reduce_patience is not None and self.waited_to_reduce >= self.rule.reduce_patience
+        self.waited_to_reduce = 0 if reduce else self.waited_to_reduce
+        return improved, reduce, self.waited >= self.rule.patience
+
+
+@dataclass
+class _Loop:
+    network: Any
+    plan: Plan
+    data: Split
+    fabric: Fabric
+    progress: bool
+    seeds: np.random.SeedSequence
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    best_epoch: int | None = None
+
+    def run(self) -> History:
+        started = time.perf_counter()
+        self.network.to(self.fabric.device)
+        self.trainable = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(
+            self.network.parameter_groups(self.plan), lr=self.plan.learning_rate, eps=self.plan.adam_epsilon
+        )
+        self.module, self.optimizer = self.fabric.setup(self.network, self.optimizer)
+        self.network.before_training(self.plan, self.data)
+        self.shuffle = np.random.default_rng(self.seeds.spawn(1)[0])
+        self.stopper = _Stopper(self.plan.early_stopping)
+        stopped = self._epochs()
+        if self.best is not None:
+            self.network.load_state_dict(self.best)
+        frame = pd.DataFrame(self.rows).rename_axis("epoch")
+        return History(frame, self.best_epoch, stopped, time.perf_counter() - started, str(self.fabric.device))
+
+    def _epochs(self) -> str:
+        with _Bar(self.plan.epochs, shown=self.progress and self.fabric.is_global_zero) as bar:
+            try:
+                for epoch in range(self.plan.epochs):
+                    row, stop = self._epoch(epoch)
+                    bar.advance(row)
+                    if stop:
+                        return "early stopping"
+            except KeyboardInterrupt:
+                return "interrupted"
+        return "finished"
+
+    def _epoch(self, epoch: int) -> tuple[dict[str, float], bool]:
+        started = time.perf_counter()
+        self.network.before_epoch(epoch, self.plan, self.data)
+        objective = self.network.objective(self.plan, epoch)
+        terms = self._train(objective)
+        seconds = time.perf_counter() - started
+        self.network.after_epoch(epoch, self.plan, self.data)
+        row = {f"train_{name}": value for name, value in terms.items()}
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "cells/s": len(self.data.train) / seconds}
+        row |= {f"validation_{name}": value for name, value in self._validate(objective).items()}
+        self.rows.append(row)
+        return row, self._judge(epoch, row)
+
+    def _train(self, objective: dict[str, float]) -> dict[str, float]:
+        self.network.train(self.network.trains_whole())
+        for table in self.network.tables():
+            table.train()
+        sums: _Sums = _Sums()
+        for index in self._shuffled():
+            batch = self.data.batches.take(index)
+            terms: Terms = self.module(batch, **objective)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.fabric.backward(terms["loss"])
+            if self.plan.gradient_clip is not None:
+                nn.utils.clip_grad_value_(self.trainable, self.plan.gradient_clip)
+            self.optimizer.step()
+            self.network.after_step(self.plan, self.optimizer.param_groups[0]["lr"])
+            sums.add(terms, len(batch))
+        return sums.means()
+
+    def _shuffled(self) -> Iterator[Tensor]:
+        train = self.data.train.numpy()
+        if self.plan.sampling == "stratified":
+            order = self.shuffle.choice(train, size=len(train), p=self._condition_weights(train))
+        else:
+            order = self.shuffle.permutation(train)
+        parts = torch.split(torch.from_numpy(order), self.plan.batch_size)
+        world, rank = self.fabric.world_size, self.fabric.global_rank
+        usable = len(parts) - len(parts) % world if len(parts) >= world else len(parts)
+        yield from parts[rank:usable:world] if world > 1 else parts
+
+    def _condition_weights(self, train: NDArray[np.int64]) -> NDArray[np.float64]:
+        codes = self.data.batches.combinations.cpu().numpy()[train]
+        weights: NDArray[np.float64] = 1.0 / np.bincount(codes)[codes]
+        return weights / weights.sum()
+
+    @torch.no_grad()
+    def _validate(self, objective: dict[str, float]) -> dict[str, float]:
+        self.network.eval()
+        sums = _Sums()
+        for batch in self.data.batches.in_order(1024, index=self.data.validation):
+            sums.add(self.network(batch, sample=False, **objective), len(batch))
+        return sums.means()
+
+    def _judge(self, epoch: int, row: dict[str, float]) -> bool:
+        loss = row.get("validation_unweighted", row["train_unweighted"])
+        if not np.isfinite(loss):
+            raise errors.InvalidInput(
+                f"the loss became {loss} in epoch {epoch}. Lower Plan.learning_rate, or set Plan.gradient_clip.",
+                facts={"epoch": epoch, "loss": loss},
+            )
+        if epoch < self.network.first_judged_epoch(self.plan):
+            return False
+        improved, reduce, stop = self.stopper.judge(loss)
+        if improved and self.plan.keep_best:
+            self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+            self.best_epoch = epoch
+        if reduce and self.plan.early_stopping:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= self.plan.early_stopping.reduce_factor
+        return stop
+
+
+class _Sums:
+    """Cell-weighted sums of loss terms, kept on the device until an epoch ends."""
+
+    def __init__(self) -> None:
+        self.total: Terms = {}
+        self.cells = 0
+
+    def add(self, terms: Terms, cells: int) -> None:
+        for name, value in terms.items():
+            self.total[name] = self.total.get(name, value.new_zeros(())) + value.detach() * cells
+        self.cells += cells
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value) / self.cells for name, value in self.total.items()}
+
+
+class _Bar:
+    """A rich progress bar over epochs with loss terms and cells per second."""
+
+    def __init__(self, epochs: int, *, shown: bool) -> None:
+        columns = (TextColumn("training"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._progress = Progress(*columns, TimeRemainingColumn(), disable=not shown)
+        self._task = self._progress.add_task("", total=epochs)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, row: dict[str, float]) -> None:
+        terms = "  ".join(
+            f"{short} {row[f'train_{term}']:.1f}" for term, short in SHOWN.items() if row.get(f"train_{term}")
+        )
+        self._progress.update(self._task, advance=1, description=f"{terms}  {row['cells/s']:,.0f} cells/s")
+
+
+__all__ = ["Batch", "History", "Runtime", "Split", "Trainee", "run", "split"]

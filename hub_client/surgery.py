@@ -1,0 +1,131 @@
+"""Architecture surgery: a new Model that knows the query's conditions, with the reference left where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from hub_client import errors
+from hub_client.architectures import Start
+from hub_client.data.cells import Cells
+from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Lineage, Manifest, Parent, Training
+from hub_client.model import Model
+
+
+def surgery(reference: Model, cells: Cells, *, start: Start = "mean", seed: int = 0) -> Model:
+    """Return a new model with room for the conditions (and labels) of ``cells`` that the reference does not know.
+
+    The reference's weights are frozen in the new model and the reference itself is not touched: a reference cell's
+    latent is bit-identical before surgery, after it, and after training (Lotfollahi 2022, doi
+    10.1038/s41587-021-01001-7, except that scArches also moves the rows of old conditions).
+
+    Parameters
+    ----------
+    reference
+        A trained model.
+    cells
+        The query, from :func:`hub_client.align`.
+    start
+        How the rows of new conditions start: ``mean`` of the reference's, ``best`` (those of the reference condition
+        that reconstructs the query best) or ``random``.
+    seed
+        Of random rows, and of the cells that ``best`` tries.
+
+    Raises
+    ------
+    VocabularyError
+        If a condition is new and the manifest says that its key takes no new categories.
+
+    Examples
+    --------
+    >>> model = hub_client.surgery(reference, cells)  # doctest: +SKIP
+    """
+    manifest = _grown(reference, cells, start)
+    network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
+    if manifest.lineage and copied:
+        manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
+    return Model(manifest, network, reference.ref, extras=reference.extras)
+
+
+def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
+    old = reference.manifest
+    version = _next_minor(old.version)
+    conditions = tuple(_condition(c, cells.conditions[c.key], version) for c in old.conditions)
+    update = {
+        "version": version,
+        "created": None,
+        "conditions": conditions,
+        "combinations": _combinations(reference, conditions, cells, version),
+        "labels": tuple(_level(level, cells.labels.get(level.key, ()), version) for level in old.labels),
+        "lineage": Lineage(parent=_parent(reference), relation="surgery", new_rows=start),
+        "training": Training(),
+        "metrics": (),
+        "files": (),
+    }
+    return Manifest.model_validate(old.model_dump() | {k: _dumped(v) for k, v in update.items()})
+
+
+def _dumped(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(_dumped(item) for item in value)
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _parent(reference: Model) -> Parent | None:
+    ref, manifest = reference.ref, reference.manifest
+    if ref is None:
+        return Parent(name=manifest.name, version=manifest.version, digest=manifest.digest) if manifest.files else None
+    return Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
+
+
+def _next_minor(version: str) -> str:
+    major, minor, _ = version.split(".")
+    return f"{major}.{int(minor) + 1}.0"
+
+
+def _new(values: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    """Return the values that are not known, sorted, so that the order of cells does not matter."""
+    return sorted({str(value) for value in values} - {*known, ""})
+
+
+def _condition(condition: Condition, values: Iterable[str], version: str) -> Condition:
+    new = _new(values, condition.categories)
+    if new and condition.unknown == "error":
+        raise errors.VocabularyError(
+            f"condition {condition.key!r} takes no new categories, and the query has {errors.names(new)}; "
+            f"known are {errors.names(condition.categories)}. Map the query's values onto those.",
+            field=condition.key,
+            unknown=new,
+            known=condition.categories,
+        )
+    added = condition.added_in | dict.fromkeys(new, version)
+    return condition.model_copy(update={"categories": (*condition.categories, *new), "added_in": added})
+
+
+def _combinations(
+    reference: Model, conditions: tuple[Condition, ...], cells: Cells, version: str
+) -> tuple[Combination, ...]:
+    if len(conditions) < 2:
+        return ()
+    known = {row: Combination(values=row) for row in reference.vocabulary.combinations}
+    known |= {combination.values: combination for combination in reference.manifest.combinations}
+    columns = [np.asarray(cells.conditions[c.key], dtype=str) for c in conditions]
+    seen = sorted({tuple(map(str, row)) for row in zip(*columns, strict=True)} - set(known))
+    return (*known.values(), *(Combination(values=row, added_in=version) for row in seen))
+
+
+def _level(level: LabelLevel, values: Iterable[str], version: str) -> LabelLevel:
+    new = _new(values, level.categories)
+    if level.unlabelled in new:
+        new.remove(level.unlabelled)
+    return level.model_copy(
+        update={
+            "categories": (*level.categories, *new),
+            "ontology": level.ontology | dict.fromkeys(new),
+            "added_in": level.added_in | dict.fromkeys(new, version),
+        }
+    )
+
+
+__all__ = ["surgery"]

@@ -1,0 +1,84 @@
+"""train(): a Model on Cells, and the record of it in the model's manifest."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+import hub_client
+from hub_client.data.cells import Cells
+from hub_client.manifest.plan import Plan
+from hub_client.manifest.v1 import Training
+from hub_client.model import Model
+from hub_client.nn.training import History, Runtime
+
+RECORDED = ("torch", "lightning", "numpy", "scipy", "anndata")
+
+
+def train(
+    model: Model,
+    cells: Cells,
+    *,
+    plan: Plan | None = None,
+    seed: int = 0,
+    accelerator: str = "auto",
+    devices: int | str | list[int] = 1,
+    precision: str = "32-true",
+    progress: bool = True,
+) -> History:
+    """Train a model in place and return how it went.
+
+    A model that came out of :func:`hub_client.surgery` trains the rows of its new conditions and nothing else; any
+    other trains whole. Ctrl-C ends training after the current step and keeps the best weights so far.
+
+    Parameters
+    ----------
+    model
+        What to train. Its manifest's training record is replaced.
+    cells
+        What to train on, from :func:`hub_client.align`.
+    plan
+        How; None is the manifest's own plan for queries, or :class:`hub_client.manifest.Plan`'s defaults.
+    seed
+        Of the split, the order of cells, dropout and the sampled latent.
+    accelerator, devices, precision
+        As Lightning Fabric takes them, such as ``"cuda"``, ``1``, ``"16-mixed"``.
+    progress
+        Whether to show a bar with loss terms and cells per second.
+
+    Raises
+    ------
+    InvalidInput
+        If there is nothing to train, or the loss becomes NaN.
+    VocabularyError
+        If the cells have conditions that the model does not know.
+    """
+    plan = query_plan(model) if plan is None else plan
+    runtime = Runtime(accelerator=accelerator, devices=devices, precision=precision, progress=progress)
+    history = model.network.fit(cells, plan, seed=seed, runtime=runtime)
+    model.record(
+        Training(
+            datasets=model.manifest.training.datasets,
+            plan=plan,
+            seed=seed,
+            epochs=len(history.epochs),
+            losses=history.losses,
+            versions=versions(),
+            device=history.device,
+            seconds=round(history.seconds, 3),
+        )
+    )
+    return history
+
+
+def query_plan(model: Model) -> Plan:
+    """Return the plan that the reference's maker recommends for queries, or the defaults."""
+    surgical = model.manifest.lineage is not None and model.manifest.lineage.relation == "surgery"
+    recommended = model.manifest.query_plan if surgical else None
+    return recommended or Plan()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the weights."""
+    ours = {"python": platform.python_version(), "archzoo": hub_client.__version__}
+    return ours | {name: version(name) for name in RECORDED}
