@@ -20,28 +20,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import one_hot, softplus
 
+from hub_client.data.batches import Nonzero
+
 EPSILON = 1e-8
 
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330)
 _SERIES_LENGTH = {torch.float32: 4, torch.float64: 10}
 _LGAMMA_SERIES = tuple(b / (2 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI, start=1))
 _DIGAMMA_SERIES = tuple(-b / (2 * k) for k, b in enumerate(_BERNOULLI, start=1))
-
-
-class Nonzero(NamedTuple):
-    """The counts of a minibatch that are not zero, in any order, each position once.
-
-    Attributes
-    ----------
-    rows, columns
-        Cell and gene of each count, int64 ``(counts,)``.
-    values
-        The counts, ``(counts,)``.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    values: Tensor
+_CONSTANT = 0.5 * math.log(2 * math.pi) - 4
 
 
 class Entries(NamedTuple):
@@ -51,13 +38,12 @@ class Entries(NamedTuple):
     values: Tensor
 
 
-def entries(x: Tensor, nonzero: Nonzero | None, *, dtype: torch.dtype) -> Entries:
-    """Return where the counts of ``x`` are above 1e-8, found here unless ``nonzero`` says it."""
-    if nonzero is None:
+def entries(x: Tensor | Nonzero, *, genes: int, dtype: torch.dtype) -> Entries:
+    """Return where the counts of ``x`` are above 1e-8, found here unless ``x`` says it."""
+    if isinstance(x, Tensor):
         positions = (x > EPSILON).reshape(-1).nonzero()[:, 0]
         return Entries(positions, _at(x, positions).to(dtype))
-    rows, columns, values = nonzero
-    return Entries(rows * x.shape[1] + columns, values.to(dtype))
+    return Entries(x.rows * genes + x.columns, x.values.to(dtype))
 
 
 def _at(dense: Tensor, positions: Tensor) -> Tensor:
@@ -77,29 +63,18 @@ def _series(coefficients: tuple[float, ...], z: Tensor) -> Tensor:
 def _count_loss(x: Tensor, mean: Tensor, theta: Tensor) -> Tensor:
     """Return ``-[x log(μ/(θ+μ)) + lgamma(x+θ) - lgamma(θ) - lgamma(x+1)]`` at non-zero counts.
 
-    With ``w = θ+4``, ``v = x+w`` and Stirling's remainder S, the logarithms of all three gamma functions and of the
-    mean meet in one, ``x log(μ v / ((θ+μ) x))``, which is small where the model fits.
+    With ``v = x+θ+4``, ``w = θ+4`` and Stirling's remainder S, the leading terms of the three gamma functions and of the
+    mean meet in one, ``x log((x+4)(θ+μ) / (v μ))``, which is small where the model fits. It is 0 at a count of 0.
     """
     w, y, x4 = theta + 4, x + theta, x + 4
-    v = y + 4
-    z = torch.stack((v, w, x4))
+    z = torch.stack((y + 4, w, x4))
     stirling = _series(_LGAMMA_SERIES, z).div_(z)
     below, above = theta * (theta + 3), y * (y + 3)
-    rising = (above / below).mul_((above + 2).div_(below + 2)).log_()
+    steps = (above / below).mul_((above + 2).div_(below + 2)).log_()
     factorial = (x4 / (x + 1)).mul_(x4 / (x + 2)).mul_(x4 / (x + 3)).mul_(x4.sqrt()).log_()
-    fit = (mean + EPSILON).mul_(v).div_((theta + mean + EPSILON).mul_(x)).log_()
+    misfit = (theta + mean + EPSILON).mul_(x4).div_((mean + EPSILON).mul_(z[0])).log_().mul_(x)
     spread = (x / w).log1p_().mul_(w - 0.5)
-    own = (4 / x).log1p_().sub_(fit).mul_(x)
-    constant = 0.5 * math.log(2 * math.pi) - 4
-    return (
-        own.sub_(spread)
-        .add_(rising)
-        .add_(factorial)
-        .sub_(stirling[0])
-        .add_(stirling[1])
-        .add_(stirling[2])
-        .add_(constant)
-    )
+    return misfit.sub_(spread).add_(steps).add_(factorial).sub_(stirling[0]).add_(stirling[1]).add_(stirling[2]).add_(_CONSTANT)
 
 
 def _digamma_difference(x: Tensor, theta: Tensor) -> Tensor:

@@ -38,23 +38,19 @@ _MMD_SCALES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 
 _HSIC_FLOOR = 1e-12
 
 
-def negative_binomial(
-    x: Tensor, mean: Tensor, *, log_theta: Tensor, codes: Tensor, nonzero: Nonzero | None = None
-) -> Tensor:
+def negative_binomial(x: Tensor | Nonzero, mean: Tensor, *, log_theta: Tensor, codes: Tensor) -> Tensor:
     """Return the negative log-likelihood of counts under a negative binomial, ``(cells,)`` nats.
 
     Parameters
     ----------
     x
-        Counts, ``(cells, genes)``.
+        Counts, ``(cells, genes)``, or the non-zero ones among them: finding those costs as much as the loss.
     mean
         Expected counts, ``(cells, genes)``, at least 0.
     log_theta
         Log inverse dispersion, ``(combinations, genes)``: one row per combination of conditions.
     codes
         The row of ``log_theta`` of each cell, int64 ``(cells,)``.
-    nonzero
-        Where ``x`` is not zero, if the caller knows: finding it costs as much as the loss.
 
     Notes
     -----
@@ -62,23 +58,22 @@ def negative_binomial(
     Differentiable once, in ``mean`` and ``log_theta``. Half precision is computed in float32.
     """
     mean, log_theta = _full(mean), _full(log_theta)
-    return _apply(NegativeBinomial, mean, log_theta, codes, *entries(x, nonzero, dtype=mean.dtype))
+    return _apply(NegativeBinomial, mean, log_theta, codes, *entries(x, genes=mean.shape[1], dtype=mean.dtype))
 
 
 def zero_inflated_negative_binomial(
-    x: Tensor,
+    x: Tensor | Nonzero,
     mean: Tensor,
     *,
     log_theta: Tensor,
     codes: Tensor,
     dropout_logits: Tensor,
-    nonzero: Nonzero | None = None,
 ) -> Tensor:
     """Return the negative log-likelihood under a zero-inflated negative binomial, ``(cells,)`` nats.
 
     Parameters
     ----------
-    x, mean, log_theta, codes, nonzero
+    x, mean, log_theta, codes
         As for :func:`negative_binomial`.
     dropout_logits
         Log-odds that a count was dropped, ``(cells, genes)``.
@@ -89,20 +84,20 @@ def zero_inflated_negative_binomial(
     ``dropout_logits``.
     """
     mean, log_theta, logits = _full(mean), _full(log_theta), _full(dropout_logits)
-    counts = entries(x, nonzero, dtype=mean.dtype)
+    counts = entries(x, genes=mean.shape[1], dtype=mean.dtype)
     return _apply(ZeroInflatedNegativeBinomial, mean, log_theta, logits, codes, *counts)
 
 
-def poisson(x: Tensor, mean: Tensor, *, nonzero: Nonzero | None = None) -> Tensor:
+def poisson(x: Tensor | Nonzero, mean: Tensor) -> Tensor:
     """Return the negative log-likelihood of counts under a Poisson, ``(cells,)`` nats; infinite for a count at mean 0.
 
     Parameters
     ----------
-    x, mean, nonzero
+    x, mean
         As for :func:`negative_binomial`. scArches' mean is the decoder's softmax without the size factor.
     """
     mean = _full(mean)
-    return _apply(Poisson, mean, *entries(x, nonzero, dtype=mean.dtype))
+    return _apply(Poisson, mean, *entries(x, genes=mean.shape[1], dtype=mean.dtype))
 
 
 def mean_squared_error(x: Tensor, mean: Tensor) -> Tensor:
