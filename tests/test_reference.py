@@ -85,6 +85,7 @@ def test_anndata_reads_the_file(made: AnnData, tmp_path) -> None:
         (edited("obsm/X_latent/zarr.json", shape=[-1, 3]), "shape"),
         (lambda files: files.update({"obs/zarr.json": b"{"}), "not JSON"),
         (lambda files: files.pop("obsm/X_latent/zarr.json"), "cannot be read"),
+        (lambda files: [files.pop(name) for name in list(files) if name.startswith("obsm/X_latent")], "finite"),
         (lambda files: files.update({"obsm/X_latent/c/0/0": b"short"}), "cannot be read"),
         (
             lambda files: files.update({"obsm/X_latent/c/0/0": np.full((CELLS, 3), np.nan, np.float32).tobytes()}),

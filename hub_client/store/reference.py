@@ -112,13 +112,14 @@ def load(content: bytes | bytearray) -> AnnData:
     store = zarr.storage.MemoryStore({name: buffer.from_bytes(data) for name, data in files.items()})
     try:
         with warnings.catch_warnings(action="error", category=zarr.errors.ZarrUserWarning):
-            return _checked(read_elem(zarr.open_group(store, mode="r", zarr_format=3)))
+            found = read_elem(zarr.open_group(store, mode="r", zarr_format=3))
     except (*_MALFORMED, zarr.errors.BaseZarrError, zarr.errors.ZarrUserWarning) as error:
         raise _bad(f"cannot be read as an AnnData in zarr: {str(error).splitlines()[0][:200]}") from error
+    return _checked(found)
 
 
 def _checked(found: Any) -> AnnData:
-    latent = np.asarray(found.obsm[LATENT])
+    latent = np.asarray(getattr(found, "obsm", {}).get(LATENT))
     if latent.ndim != 2 or latent.dtype != np.float32 or not np.isfinite(latent).all():
         raise _bad(f"holds {LATENT} that is not a finite float32 matrix", actual=(latent.dtype, latent.shape))
     return cast("AnnData", found)
