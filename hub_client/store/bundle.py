@@ -6,6 +6,7 @@ A file is read once, and the bytes that were hashed are the bytes that are parse
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from hub_client import errors
 from hub_client.manifest.reading import MAX_BYTES, read_manifest
 from hub_client.manifest.v1 import FileSpec, Manifest
-from hub_client.store import _atomic, _safetensors, card
+from hub_client.store import _atomic, _safetensors, _zarr_zip, card
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,8 @@ def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
 def verify(folder: str | Path) -> Manifest:
     """Return the manifest of a release folder once all of its files are what the manifest says.
 
-    Checked are: no file missing, uninvited or a link; size and sha256 of each; names, dtypes and shapes of the weights.
+    Checked are: no file missing, uninvited or a link; size and sha256 of each; names, dtypes and shapes of the weights;
+    that the reference holds plain arrays and no counts.
 
     Raises
     ------
@@ -253,6 +255,8 @@ def _contents(manifest: Manifest, tensors: Mapping[str, Tensor], extra: Mapping[
             facts={"extra": strangers},
         )
     contents = {name: value if isinstance(value, bytes) else value.read_bytes() for name, value in extra.items()}
+    if REFERENCE in contents:
+        _zarr_zip.check(io.BytesIO(contents[REFERENCE]), name=REFERENCE)
     contents[WEIGHTS] = _safetensors.dump(tensors, manifest)
     contents[CARD] = card.render(manifest).encode()
     return contents
@@ -267,12 +271,16 @@ def _check_weights(content: bytearray, manifest: Manifest) -> None:
     _safetensors.check(content, manifest)
 
 
-def _nothing_more(content: bytearray, manifest: Manifest) -> None:
-    """Its hash is all there is to check."""
+def _check_card(content: bytearray, manifest: Manifest) -> None:
+    """The card is text that nothing reads back: its hash is all there is to check."""
+
+
+def _check_reference(content: bytearray, manifest: Manifest) -> None:
+    _zarr_zip.check(io.BytesIO(content), name=REFERENCE)
 
 
 _CHECKS: dict[str, Callable[[bytearray, Manifest], None]] = {
     WEIGHTS: _check_weights,
-    CARD: _nothing_more,
-    REFERENCE: _nothing_more,
+    CARD: _check_card,
+    REFERENCE: _check_reference,
 }
