@@ -1,0 +1,424 @@
+"""pull(), push(), search(): what a user does with hubs. Nothing here opens a network connection."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from hub_client import errors
+from hub_client.store import _atomic, catalogue
+from hub_client.store.bundled import ADDRESS, BundledStore
+from hub_client.store.catalogue import Catalogue
+from hub_client.store.folder import FolderStore
+from hub_client.store.listing import Listing, listing
+from hub_client.store.protocol import DOCUMENT, Entry, Kind, Store
+from hub_client.store.ref import Ref
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hub_client.manifest.v1 import Manifest
+    from hub_client.model import Model
+    from hub_client.store.datasets import Dataset
+
+HUB_VARIABLE = "ARCHZOO_HUB"
+
+Address = str | Path
+"""A hub's folder, or ``bundled``."""
+
+
+def default_folder() -> Path:
+    """Return the folder hub that is used when none is named: ``$ARCHZOO_HUB``, or one in the user's data folder."""
+    named = os.environ.get(HUB_VARIABLE)
+    return Path(named).expanduser() if named else platformdirs.user_data_path("archzoo") / "hub"
+
+
+class Hub:
+    """A place to pull from and push to.
+
+    Parameters
+    ----------
+    address
+        A folder, which is made on the first push; ``bundled`` for the models that come with archzoo; None for both the
+        bundled models and the default folder (``$ARCHZOO_HUB``, or ``hub`` in archzoo's user data folder).
+
+    Raises
+    ------
+    Unsupported
+        If it is the address of a hub on the network.
+
+    Examples
+    --------
+    >>> hub = Hub("/data/our-hub")  # doctest: +SKIP
+    >>> hub.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
+    """
+
+    def __init__(self, address: Address | None = None) -> None:
+        self._models = Catalogue(_stores(address, "models"), kind="models")
+        self._datasets = Catalogue(_stores(address, "datasets"), kind="datasets")
+
+    def __repr__(self) -> str:
+        return f"Hub({' + '.join(store.address for store in self._models.stores)})"
+
+    # Models
+
+    def resolve(self, name: Address) -> Ref:
+        """Return the pinned release a name means; see :func:`resolve`."""
+        return self._models.find(name).ref
+
+    def pull(self, name: Address) -> Model:
+        """Return the model a name means; see :func:`pull`."""
+        from hub_client.model import Model
+
+        found = self._models.find(name)
+        with found.source.opened(found.ref) as folder:
+            model = Model.load(folder, ref=found.ref)
+        _check_digest(model.manifest, found.ref)
+        return model
+
+    def manifest(self, name: Address) -> Manifest:
+        """Return the manifest a name means, without the weights."""
+        from hub_client.manifest.reading import read_manifest
+
+        found = self._models.find(name)
+        document = found.source.read(found.ref, DOCUMENT["models"])
+        manifest = read_manifest(document, source=str(found.ref))
+        _check_digest(manifest, found.ref)
+        return manifest
+
+    def download(self, name: Address, into: Address) -> Path:
+        """Write the release a name means into a new folder; see :func:`download`."""
+        from hub_client.store import bundle
+
+        found, folder = self._models.find(name), _vacant(Path(into))
+        with _atomic.staged(folder) as stage:
+            found.source.fetch(found.ref, stage)
+            _check_digest(bundle.verify(stage), found.ref)
+        return folder
+
+    def push(
+        self,
+        model: Model | Address,
+        name: str,
+        *,
+        version: str | None = None,
+        message: str | None = None,
+        parent: str | None = None,
+    ) -> Ref:
+        """Release a model; see :func:`push`."""
+        from hub_client.store import releasing
+
+        store, repo = self._models.stores[-1], catalogue.repository(name)
+        with TemporaryDirectory(prefix="archzoo-") as scratch:
+            folder, pulled = _as_folder(model, Path(scratch) / "draft")
+            draft = releasing.Draft(folder, version=version, message=message, parent=parent, pulled=pulled)
+            return releasing.release(draft, store, repo, scratch=Path(scratch))
+
+    def search(self, query: str = "", *, kind: str | None = None, all_versions: bool = False) -> list[Listing]:
+        """Return what the hub holds; see :func:`search`."""
+        found = [one for store in self._models.stores for one in _listings(store, all_versions=all_versions)]
+        return [one for one in found if one.matches(query) and kind in (None, one.architecture)]
+
+    def history(self, name: str) -> list[Entry]:
+        """Return every commit of a model's repository, the newest first."""
+        return self._models.history(name)
+
+    # Data sets
+
+    def pull_dataset(self, name: Address) -> AnnData:
+        """Return the data set a name means; see :func:`pull_dataset`."""
+        from hub_client.store import datasets
+
+        found = self._datasets.find(name)
+        with found.source.opened(found.ref) as folder:
+            return datasets.read(folder, ref=found.ref)
+
+    def push_dataset(
+        self,
+        adata: AnnData,
+        name: str,
+        *,
+        version: str,
+        license: str,
+        source: str,
+        title: str = "",
+        doi: str | None = None,
+        message: str | None = None,
+        parent: str | None = None,
+    ) -> Ref:
+        """Release a data set; see :func:`push_dataset`."""
+        from hub_client.data.fingerprint import fingerprint
+        from hub_client.store import datasets, releasing
+
+        store, repo = self._datasets.stores[-1], catalogue.repository(name)
+        record = datasets.describe(
+            name=repo.split("/")[-1],
+            version=version,
+            title=title,
+            license=license,
+            source=source,
+            doi=doi,
+            cells=adata.n_obs,
+            genes=adata.n_vars,
+            fingerprint=fingerprint(adata),
+        )
+        with TemporaryDirectory(prefix="archzoo-") as scratch:
+            folder = datasets.write(Path(scratch) / "release", adata, record)
+            head = parent or releasing.head(store, repo)
+            return store.commit(repo, folder, message=message or f"Release {version}", parent=head)
+
+    def search_datasets(self, query: str = "") -> list[Dataset]:
+        """Return the newest version of every data set with the query's words in its name or title."""
+        from hub_client.store import datasets
+
+        found = [
+            datasets.parse(store.read(ref, DOCUMENT["datasets"]), source=str(ref)).called(repo)
+            for store in self._datasets.stores
+            for repo in store.repos()
+            for ref in [store.resolve(repo)]
+        ]
+        return [one for one in found if one.matches(query)]
+
+
+def pull(name: Address, *, hub: Hub | Address | None = None) -> Model:
+    """Return the model a name means, every hash and shape checked.
+
+    Parameters
+    ----------
+    name
+        ``pbmc-scpoli``, ``pbmc-scpoli@1.2.0``, ``owner/name@<commit>``, ``name@sha256:<digest>``, or a release folder.
+    hub
+        Where to look; None is the bundled zoo, then the default folder hub.
+
+    Raises
+    ------
+    NotFound
+        If nothing has this name, or several things have it; ``suggestions`` has close or full names.
+    IntegrityError
+        If a file is not the one its manifest names, or the manifest is not the one the digest names.
+    ManifestError
+        If the manifest is of a format this version does not read.
+
+    Examples
+    --------
+    >>> model = hub_client.pull("pbmc-scpoli")  # doctest: +SKIP
+    """
+    return _hub(hub).pull(name)
+
+
+def push(
+    model: Model | Address,
+    name: str,
+    *,
+    hub: Hub | Address | None = None,
+    version: str | None = None,
+    message: str | None = None,
+    parent: str | None = None,
+) -> Ref:
+    """Release a model and return where it is.
+
+    The manifest takes the repository's name and, where it has none, the date; it is otherwise released as it is.
+    Pushing the same release again changes nothing and returns the same place.
+
+    Parameters
+    ----------
+    model
+        A model, or a release folder.
+    name
+        The repository, ``owner/name``; made on the first push.
+    hub
+        Where to; None is the default folder hub.
+    version
+        The semantic version to release as; None is the manifest's own.
+    message
+        One line for the history.
+    parent
+        The commit, version or branch this release follows. None is the commit the model was pulled or grown from where
+        that is in this repository, else the head when this call began.
+
+    Raises
+    ------
+    TransportError
+        If somebody else pushed since (``ref`` is their release), the version is released already with other bytes, or
+        the hub cannot be written.
+    InvalidInput
+        If the name is not ``owner/name`` or the version is smaller than the change needs.
+    ManifestError, IntegrityError
+        If the release does not hold together.
+
+    Examples
+    --------
+    >>> hub_client.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
+    """
+    return _hub(hub).push(model, name, version=version, message=message, parent=parent)
+
+
+def search(
+    query: str = "", *, hub: Hub | Address | None = None, kind: str | None = None, all_versions: bool = False
+) -> list[Listing]:
+    """Return the models a hub holds, the newest version of each.
+
+    Parameters
+    ----------
+    query
+        Words that must all be in the name, the description or the labels, in any case.
+    hub
+        Where to look; None is the bundled zoo and the default folder hub.
+    kind
+        An architecture, as in ``scpoli``.
+    all_versions
+        Whether to list every version, the newest last.
+
+    Examples
+    --------
+    >>> [release.name for release in hub_client.search("pbmc")]  # doctest: +SKIP
+    ['pbmc-scpoli']
+    """
+    return _hub(hub).search(query, kind=kind, all_versions=all_versions)
+
+
+def resolve(name: Address, *, hub: Hub | Address | None = None) -> Ref:
+    """Return the pinned release a name means, without reading its weights.
+
+    Raises
+    ------
+    NotFound
+        As :func:`pull`.
+    """
+    return _hub(hub).resolve(name)
+
+
+def download(name: Address, into: Address, *, hub: Hub | Address | None = None) -> Path:
+    """Write the release a name means into a folder, every hash and shape checked, and return the folder.
+
+    Raises
+    ------
+    InvalidInput
+        If something lies in ``into``.
+    TransportError
+        If ``into`` cannot be written; nothing is left behind.
+    NotFound, IntegrityError, ManifestError
+        As :func:`pull`.
+    """
+    return _hub(hub).download(name, into)
+
+
+def pull_dataset(name: Address, *, hub: Hub | Address | None = None) -> AnnData:
+    """Return the data set a name means, every hash checked; ``uns["archzoo_dataset"]`` says which it is.
+
+    Raises
+    ------
+    NotFound
+        As :func:`pull`.
+    IntegrityError
+        If a file is not the one that was pushed, or holds anything but plain arrays.
+    """
+    return _hub(hub).pull_dataset(name)
+
+
+def push_dataset(
+    adata: AnnData,
+    name: str,
+    *,
+    version: str,
+    license: str,
+    source: str,
+    hub: Hub | Address | None = None,
+    title: str = "",
+    doi: str | None = None,
+    message: str | None = None,
+    parent: str | None = None,
+) -> Ref:
+    """Release a data set and return where it is; ``adata`` is not written to.
+
+    Parameters
+    ----------
+    adata
+        The cells; counts in ``X`` are what the fingerprint is of.
+    name
+        The repository, ``owner/name``.
+    version
+        The semantic version to release as.
+    license
+        The SPDX id of what others may do with it.
+    source
+        Where the cells come from: an accession, a URL, a sentence.
+    hub
+        Where to; None is the default folder hub.
+    title, doi
+        What it is, and what to cite.
+    message, parent
+        As :func:`push`.
+
+    Raises
+    ------
+    TransportError
+        As :func:`push`.
+    InvalidInput
+        If ``adata`` holds something that cannot be stored as plain arrays.
+    """
+    return _hub(hub).push_dataset(
+        adata,
+        name,
+        version=version,
+        license=license,
+        source=source,
+        title=title,
+        doi=doi,
+        message=message,
+        parent=parent,
+    )
+
+
+def _hub(hub: Hub | Address | None) -> Hub:
+    return hub if isinstance(hub, Hub) else Hub(hub)
+
+
+def _stores(address: Address | None, kind: Kind) -> list[Store]:
+    """Return the stores to search, the one that is pushed to last."""
+    bundled: list[Store] = [BundledStore(kind=kind)]
+    if address is None:
+        return [*bundled, FolderStore(default_folder().absolute(), kind=kind)]
+    if address == ADDRESS:
+        return bundled
+    catalogue.refuse_address(str(address))
+    return [FolderStore(Path(address).expanduser().absolute(), kind=kind)]
+
+
+def _listings(store: Store, *, all_versions: bool) -> Iterator[Listing]:
+    for repo in store.repos():
+        try:
+            refs = store.releases(repo) if all_versions else [store.resolve(repo)]
+            yield from [listing(ref, store.read(ref, DOCUMENT["models"])) for ref in refs]
+        except (errors.IntegrityError, errors.ManifestError) as error:
+            warnings.warn(f"{repo} in {store.address} is left out: {error}", UserWarning, stacklevel=4)
+
+
+def _as_folder(model: Model | Address, folder: Path) -> tuple[Path, str | None]:
+    """Return a release folder of the model, and the commit it was pulled or grown from."""
+    if isinstance(model, str | Path):
+        return Path(model).expanduser(), None
+    return model.save(folder), model.ref.commit if model.ref else None
+
+
+def _check_digest(manifest: Manifest, ref: Ref) -> None:
+    if manifest.digest != ref.digest:
+        raise errors.IntegrityError(
+            f"the manifest has sha256 {manifest.digest}, but {ref} was asked for. Pull it again.",
+            file=DOCUMENT["models"],
+            expected=ref.digest,
+            actual=manifest.digest,
+        )
+
+
+def _vacant(folder: Path) -> Path:
+    folder = folder.expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise errors.InvalidInput(f"{folder} exists already. Choose another folder.", facts={"into": folder})
+    return folder

@@ -1,0 +1,198 @@
+"""Names to pinned releases. A name that could mean two things is an error with suggestions, never a guess.
+
+=============================  =====================================================================
+``pbmc-scpoli``                the newest version, in whichever hub has it
+``my-lab/pbmc-scpoli``         the same by its full name
+``name@1.2.0``                 a version
+``name@main``                  a tag or a branch
+``name@3f2a91c``               a commit, by 7 or more of its 40 hex digits
+``name@sha256:8c41d0e2b7aa``   a digest, by 12 or more of its 64 hex digits
+``./mapped-model``             a release folder: a path that begins with ``.``, ``/`` or ``~`` or ends with ``/``
+=============================  =====================================================================
+
+A full name wins over a last part: what comes with archzoo has no owner, so ``pbmc-scpoli`` is its full name, and
+somebody's ``my-lab/pbmc-scpoli`` does not make it ambiguous.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from hub_client import errors
+from hub_client.store.plain import PlainFolder
+from hub_client.store.protocol import DOCUMENT, Entry, Kind, Source, Store
+from hub_client.store.ref import Ref
+
+_SLUG = r"[a-z0-9]+(?:[-_.][a-z0-9]+)*"
+_NAME = re.compile(rf"(?:{_SLUG}/)?{_SLUG}")
+_REVISION = re.compile(r"sha256:[0-9a-f]{12,64}|[A-Za-z0-9]+(?:[-_./]?[A-Za-z0-9]+)*")
+_LONGEST = 96
+
+
+@dataclass(frozen=True)
+class Name:
+    """A repository, as far as it was named, and a revision or None for the newest version."""
+
+    repo: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A release and where to get it from."""
+
+    ref: Ref
+    source: Source
+
+
+def parse(text: str) -> Name:
+    """Return the parts of a name.
+
+    Raises
+    ------
+    InvalidInput
+        If it is not written as one.
+    Unsupported
+        If it names a kind of hub that this version cannot reach.
+    """
+    refuse_address(text)
+    repo, at, revision = text.partition("@")
+    if not _NAME.fullmatch(repo) or max(map(len, repo.split("/"))) > _LONGEST:
+        raise errors.InvalidInput(
+            f"{text!r} is not a release's name: expected name or owner/name in lower-case letters, digits and single "
+            "- _ . between them, then optionally @version. A folder is written with ./ in front.",
+            facts={"name": text},
+        )
+    if at and not _REVISION.fullmatch(revision):
+        raise errors.InvalidInput(
+            f"{text!r}: after @ comes a version (1.2.0), a tag, a branch, a commit (7 to 40 hex digits) or sha256: and "
+            f"12 to 64 digits of a digest; {revision!r} is none of these.",
+            facts={"name": text, "revision": revision},
+        )
+    return Name(repo, revision or None)
+
+
+def repository(text: str) -> str:
+    """Return the repository a push goes to: ``owner/name`` and nothing more.
+
+    Raises
+    ------
+    InvalidInput
+        If the owner is missing or there is a revision.
+    """
+    name = parse(text)
+    if "/" not in name.repo or name.revision:
+        raise errors.InvalidInput(
+            f"a push goes to owner/name, as in my-lab/{name.repo.split('/')[-1]}; {text!r} was given. A version is "
+            "passed as version=.",
+            facts={"name": text},
+        )
+    return name.repo
+
+
+def refuse_address(text: str) -> None:
+    """Raise Unsupported if the text is the address of a hub on the network."""
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        raise errors.Unsupported(
+            f"{text!r}: this version of archzoo does not reach {scheme}:// hubs. It reads and writes hubs in folders: "
+            "give a folder, such as a network drive your lab shares, with hub= or ARCHZOO_HUB.",
+            kind=f"{scheme} hub",
+            verb="connect",
+        )
+
+
+class Catalogue:
+    """What several stores of one kind hold, by name."""
+
+    def __init__(self, stores: Sequence[Store], *, kind: Kind) -> None:
+        self.stores = tuple(stores)
+        self.kind: Kind = kind
+
+    def find(self, name: str | Path) -> Found:
+        """Return the release a name or a path means.
+
+        Raises
+        ------
+        NotFound
+            If nothing has this name, with close names; or if several things have it, with their full names.
+        InvalidInput
+            If it is not written as a name.
+        """
+        if isinstance(name, Path) or _looks_like_path(name):
+            return self._at(Path(name).expanduser())
+        wanted = parse(name)
+        places = self._places(wanted.repo)
+        if not places and wanted.revision is None and (Path(name) / DOCUMENT[self.kind]).is_file():
+            return self._at(Path(name))
+        store, repo = self._one(wanted, places)
+        try:
+            return Found(store.resolve(repo, wanted.revision), store)
+        except errors.NotFound as error:
+            raise self._with_namesakes(error, repo) from None
+
+    def history(self, name: str) -> list[Entry]:
+        """Return every commit of the repository a name means, the newest first; errors as :meth:`find`."""
+        wanted = parse(name)
+        store, repo = self._one(wanted, self._places(wanted.repo))
+        return store.history(repo)
+
+    def _at(self, path: Path) -> Found:
+        folder = PlainFolder(path, self.kind)
+        return Found(folder.ref(), folder)
+
+    def _places(self, repo: str) -> list[tuple[Store, str]]:
+        """Return every repository with this full name, else every one whose last part it is."""
+        held = [(store, full) for store in self.stores for full in store.repos()]
+        exact = [place for place in held if place[1] == repo]
+        return exact or [place for place in held if place[1].split("/")[-1] == repo]
+
+    def _one(self, wanted: Name, places: list[tuple[Store, str]]) -> tuple[Store, str]:
+        if len(places) == 1:
+            return places[0]
+        hubs = errors.names(store.address for store in self.stores)
+        if not places:
+            raise errors.NotFound(
+                f"no {_NOUN[self.kind]} is called {wanted.repo!r} in {hubs}.",
+                name=wanted.repo,
+                suggestions=_close(wanted.repo, (full for store in self.stores for full in store.repos())),
+            )
+        where = errors.names(f"{full} in {store.address}" for store, full in places)
+        raise errors.NotFound(
+            f"{wanted.repo!r} is ambiguous: it could be {where}. Write the full name, or choose one hub with hub=.",
+            name=wanted.repo,
+            suggestions=sorted({full for _, full in places}),
+        )
+
+    def _with_namesakes(self, error: errors.NotFound, repo: str) -> errors.NotFound:
+        """Return the error with the versions that repositories of the same last part have."""
+        last = repo.split("/")[-1]
+        others = [
+            f"{full}@{store.releases(full)[-1].version}"
+            for store in self.stores
+            for full in store.repos()
+            if full != repo and full.split("/")[-1] == last
+        ]
+        if not others:
+            return error
+        message = f"{error} Of the same last name there is {errors.names(others)}."
+        return errors.NotFound(message, name=error.name)
+
+
+_NOUN = {"models": "model", "datasets": "data set"}
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~", "\\")) or name.endswith(("/", "\\"))
+
+
+def _close(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known names that are nearly this one, by full name or by last part."""
+    full = {candidate: candidate for candidate in known}
+    last = {candidate.split("/")[-1]: candidate for candidate in full}
+    matches = get_close_matches(name, [*full, *last], n=3, cutoff=0.6)
+    return list(dict.fromkeys(full.get(match) or last[match] for match in matches))

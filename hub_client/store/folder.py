@@ -1,0 +1,206 @@
+"""The folder hub: git repositories in a folder, large files beside them as git-lfs keeps them.
+
+::
+
+    <root>/<models|datasets>/<owner>/<name>.git     a bare repository
+    <root>/<models|datasets>/<owner>/<name>.lock    held by the one who pushes to it
+
+A push writes, each on the disk before the next begins: large files, git objects, the branch, the version's tag. Moving
+the branch is the one step that releases: until then nobody sees anything of the push, from then on everybody sees all
+of it. A tag only repeats what the head's document says; where a push died between branch and tag, readers take the
+head's version from its document, and the next push writes the tag first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hub_client import errors
+from hub_client.store import durable, git, locks
+from hub_client.store.protocol import DOCUMENT, SEMVER, Entry, Kind, choose, semver, stated_version
+from hub_client.store.ref import Ref
+
+_REPO = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*/[a-z0-9]+(?:[-_.][a-z0-9]+)*")
+
+
+class FolderStore:
+    """A :class:`~hub_client.store.protocol.Store` in a folder that may not exist yet."""
+
+    def __init__(self, root: Path, *, kind: Kind, timeout: float = 120.0) -> None:
+        self.kind: Kind = kind
+        self.address = str(root)
+        self._root = root / kind
+        self._timeout = timeout
+
+    def repos(self) -> list[str]:
+        """Return the full names of all repositories with at least one release, sorted."""
+        paths = self._root.glob("*/*.git")
+        found = {f"{path.parent.name}/{path.name.removesuffix('.git')}": path for path in paths}
+        return sorted(name for name, path in found.items() if _REPO.fullmatch(name) and _head(path))
+
+    def releases(self, repo: str) -> list[Ref]:
+        """Return every released version, the newest last."""
+        with self._repository(repo) as repository:
+            versions = self._versions(repository)
+            return [self._ref(repository, repo, versions[v], v) for v in sorted(versions, key=semver)]
+
+    def resolve(self, repo: str, revision: str | None = None) -> Ref:
+        """Return the release a revision names, or the newest; NotFound if there is none, or several."""
+        with self._repository(repo) as repository:
+            versions = self._versions(repository)
+            commit = choose(
+                repo,
+                revision,
+                versions=versions,
+                names=repository.branches() | repository.tags(),
+                history=lambda: self._entries(repository, versions),
+            )
+            return self._ref(repository, repo, commit, _version_of(commit, versions))
+
+    def read(self, ref: Ref, path: str) -> bytes:
+        """Return one small file of a release, checked."""
+        with self._repository(ref.repo) as repository:
+            return repository.read(ref.commit, path)
+
+    def fetch(self, ref: Ref, folder: Path) -> Path:
+        """Write a release's files into a new or empty folder, every hash checked, and return the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._repository(ref.repo) as repository:
+            repository.checkout(ref.commit, folder)
+        _check_digest(folder / DOCUMENT[self.kind], ref)
+        return folder
+
+    @contextmanager
+    def opened(self, ref: Ref) -> Iterator[Path]:
+        """Give a folder to read a release from while the context lasts."""
+        with TemporaryDirectory(prefix="archzoo-") as folder:
+            yield self.fetch(ref, Path(folder) / "release")
+
+    def history(self, repo: str) -> list[Entry]:
+        """Return every commit, the newest first."""
+        with self._repository(repo) as repository:
+            versions = self._versions(repository)
+            return [self._entry(repository, node, versions) for node in repository.line(repository.head())]
+
+    def commit(self, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
+        """Store a release folder as the next commit of a repository; see the protocol and this module's head."""
+        if not _REPO.fullmatch(repo):
+            raise errors.InvalidInput(
+                f"{repo!r} is not a repository's name; a folder hub needs owner/name in lower-case letters, digits "
+                "and single - _ . between them, as in my-lab/pbmc-scpoli.",
+                facts={"repo": repo},
+            )
+        path = self._path(repo)
+        with (
+            durable.writing(f"the hub {self.address}", otherwise="choose another hub with hub="),
+            locks.writer(path.with_suffix(".lock"), timeout=self._timeout),
+        ):
+            git.create(path)
+            with git.opened(path) as repository:
+                return self._commit(repository, repo, folder, message=message, parent=parent)
+
+    def _commit(self, repository: git.Repository, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
+        data = (folder / DOCUMENT[self.kind]).read_bytes()
+        version, digest = stated_version(data), hashlib.sha256(data).hexdigest()
+        if version is None:
+            raise errors.ManifestError(f"{folder / DOCUMENT[self.kind]} states no semantic version such as 1.0.0.")
+        self._finish_last_push(repository)
+        taken = self._taken(repository, repo, version)
+        if taken and taken.digest == digest:
+            repository.store(folder)
+            return taken
+        self._check_parent(repository, repo, parent)
+        if taken:
+            raise errors.TransportError(
+                f"{taken} is released already and a released version never changes. Push under another version.",
+                ref=taken,
+            )
+        commit = repository.add(folder, message=message, parent=parent)
+        if not repository.advance(parent, commit):
+            self._check_parent(repository, repo, parent)
+        repository.tag(version, commit)
+        return Ref(repo, commit, version, digest, self.address)
+
+    def _finish_last_push(self, repository: git.Repository) -> None:
+        for version, commit in self._versions(repository).items():
+            if version not in repository.tags():
+                repository.tag(version, commit)
+
+    def _taken(self, repository: git.Repository, repo: str, version: str) -> Ref | None:
+        commit = self._versions(repository).get(version)
+        return self._ref(repository, repo, commit, version) if commit else None
+
+    def _check_parent(self, repository: git.Repository, repo: str, parent: str | None) -> None:
+        head = repository.head()
+        if head == parent:
+            return
+        if head is None:
+            raise errors.TransportError(f"{repo} has no commits yet in the hub {self.address}: push without parent=.")
+        ref = self._ref(repository, repo, head, _version_of(head, self._versions(repository)))
+        raise errors.TransportError(
+            f"{repo} has moved on: its head is {ref}, and this push follows {(parent or 'nothing')[:12]}. Pull again "
+            f"and redo your change on it; or, if it may follow that one as it is, push with parent={head[:12]!r}.",
+            ref=ref,
+        )
+
+    def _path(self, repo: str) -> Path:
+        return self._root / f"{repo}.git"
+
+    @contextmanager
+    def _repository(self, repo: str) -> Iterator[git.Repository]:
+        path = self._path(repo)
+        if not _REPO.fullmatch(repo) or not path.is_dir():
+            raise errors.NotFound(f"the hub {self.address} has no {self.kind} repository {repo!r}.", name=repo)
+        with git.opened(path) as repository:
+            yield repository
+
+    def _document(self, repository: git.Repository, commit: str) -> bytes:
+        return repository.read(commit, DOCUMENT[self.kind])
+
+    def _versions(self, repository: git.Repository) -> dict[str, str]:
+        """Return version to commit: the tags, and the head's own where a push died before tagging it."""
+        versions = {name: commit for name, commit in repository.tags().items() if SEMVER.fullmatch(name)}
+        head = repository.head()
+        if head is None or head in versions.values():
+            return versions
+        stated = stated_version(self._document(repository, head))
+        return ({stated: head} if stated else {}) | versions
+
+    def _ref(self, repository: git.Repository, repo: str, commit: str, version: str | None) -> Ref:
+        digest = hashlib.sha256(self._document(repository, commit)).hexdigest()
+        return Ref(repo, commit, version, digest, self.address)
+
+    def _entry(self, repository: git.Repository, node: git.Node, versions: dict[str, str]) -> Entry:
+        digest = hashlib.sha256(self._document(repository, node.id)).hexdigest()
+        return Entry(node.id, _version_of(node.id, versions), digest, node.message, node.date)
+
+    def _entries(self, repository: git.Repository, versions: dict[str, str]) -> list[Entry]:
+        """Return the commits of every branch and tag, each once."""
+        tips = (repository.branches() | repository.tags()).values()
+        nodes = {node.id: node for tip in tips for node in repository.line(tip)}
+        return [self._entry(repository, node, versions) for node in nodes.values()]
+
+
+def _head(path: Path) -> str | None:
+    with git.opened(path) as repository:
+        return repository.head()
+
+
+def _version_of(commit: str, versions: dict[str, str]) -> str | None:
+    return next((version for version, tagged in versions.items() if tagged == commit), None)
+
+
+def _check_digest(path: Path, ref: Ref) -> None:
+    actual = durable.sha256(path)
+    if actual != ref.digest:
+        raise errors.IntegrityError(
+            f"{path.name} has sha256 {actual}, but {ref} was asked for. Pull from another hub.",
+            file=path.name,
+            expected=ref.digest,
+            actual=actual,
+        )

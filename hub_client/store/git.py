@@ -1,0 +1,226 @@
+"""One bare git repository: commits of flat folders, read with every hash checked and written to last."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dulwich.errors import ChecksumMismatch, FileFormatException
+from dulwich.file import FileLocked
+from dulwich.objects import Blob, Commit, ShaFile, Tree
+from dulwich.repo import Repo
+
+from hub_client import errors
+from hub_client.store import durable, lfs
+from hub_client.store.protocol import FILE_NAME
+
+_BRANCH = b"refs/heads/main"
+_HEADS = b"refs/heads/"
+_TAGS = b"refs/tags/"
+_NOTHING = b"0" * 40
+_AUTHOR = b"archzoo <archzoo@localhost>"  # who and where stays with whoever pushed
+_FILE = 0o100644
+_ATTRIBUTES = ".gitattributes"
+_LOCK_AGE = 1.0  # seconds; git holds a ref's lock for far less
+
+
+@dataclass(frozen=True)
+class Node:
+    """One commit: its id and its parent's, 40 hex digits; what was said about it; when it was made, UTC."""
+
+    id: str
+    parent: str | None
+    message: str
+    date: datetime
+
+
+def create(path: Path) -> None:
+    """Make an empty repository; it appears whole or not at all. The caller holds the repository's lock."""
+    if path.exists():
+        return
+    staged = path.with_name(path.name + ".new")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        Repo.init_bare(str(staged), default_branch=b"main").close()
+        staged.rename(path)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Repository]:
+    """Open a repository and close it again."""
+    with Repo(str(path)) as repo:
+        yield Repository(path, repo)
+
+
+class Repository:
+    """A bare repository whose large files are git-lfs objects."""
+
+    def __init__(self, path: Path, repo: Any) -> None:
+        self.path = path
+        self.large = lfs.LargeFiles(path)
+        self._repo = repo
+
+    # Reading
+
+    def head(self) -> str | None:
+        """Return the newest commit of the main branch, or None before the first."""
+        return self.branches().get("main")
+
+    def branches(self) -> dict[str, str]:
+        """Return branch names and their commits."""
+        return self._refs(_HEADS)
+
+    def tags(self) -> dict[str, str]:
+        """Return tag names and their commits."""
+        return self._refs(_TAGS)
+
+    def _refs(self, base: bytes) -> dict[str, str]:
+        return {name.decode(): commit.decode() for name, commit in self._repo.refs.as_dict(base).items()}
+
+    def line(self, tip: str | None) -> Iterator[Node]:
+        """Return a commit and its ancestors, the newest first."""
+        while tip is not None:
+            commit = self._object(tip.encode(), Commit)
+            parent = commit.parents[0].decode() if commit.parents else None
+            date = datetime.fromtimestamp(commit.author_time, tz=UTC)
+            yield Node(tip, parent, commit.message.decode(errors="replace").strip(), date)
+            tip = parent
+
+    def read(self, commit: str, name: str) -> bytes:
+        """Return one small file of a commit.
+
+        Raises
+        ------
+        IntegrityError
+            If the commit has no such file, or its bytes are not those that were committed.
+        """
+        entries = self._entries(commit)
+        if name not in entries:
+            raise _broken(name, f"is not in commit {commit[:12]}")
+        return self._object(entries[name], Blob).as_raw_string()  # type: ignore[no-any-return]
+
+    def checkout(self, commit: str, folder: Path) -> None:
+        """Write the files of a commit into a folder, every hash checked.
+
+        Raises
+        ------
+        IntegrityError
+            If a file is missing, has other bytes, or is not a plain file of a plain name.
+        """
+        for name, sha in self._entries(commit).items():
+            data = self._object(sha, Blob).as_raw_string()
+            if pointer := lfs.Pointer.parse(data):
+                self.large.copy(pointer, folder / name)
+            elif name != _ATTRIBUTES:
+                (folder / name).write_bytes(data)
+
+    def _entries(self, commit: str) -> dict[str, bytes]:
+        tree = self._object(self._object(commit.encode(), Commit).tree, Tree)
+        entries = {entry.path.decode(errors="replace"): entry for entry in tree.iteritems()}
+        for name, entry in entries.items():
+            if entry.mode != _FILE or not (name == _ATTRIBUTES or FILE_NAME.fullmatch(name)):
+                raise _broken(name, "is not a plain file with a plain name")
+        return {name: entry.sha for name, entry in entries.items()}
+
+    def _object(self, sha: bytes, kind: type[ShaFile]) -> Any:
+        """Return one object; its bytes are hashed here, whichever version of dulwich reads them."""
+        try:
+            found = self._repo.object_store[sha]
+        except KeyError:
+            raise _broken(sha.decode(), "is missing") from None
+        except (ChecksumMismatch, FileFormatException, zlib.error, ValueError) as error:
+            raise _broken(sha.decode(), f"is damaged ({error})") from error
+        if not isinstance(found, kind) or kind.from_string(found.as_raw_string()).id != sha:
+            raise _broken(sha.decode(), "has other bytes than its name says")
+        return found
+
+    # Writing; the caller holds the repository's lock
+
+    def add(self, folder: Path, *, message: str, parent: str | None) -> str:
+        """Store a folder as a commit that no branch has yet, and return its id."""
+        commit = Commit()
+        commit.tree = self.store(folder)
+        commit.parents = [parent.encode()] if parent else []
+        commit.author = commit.committer = _AUTHOR
+        commit.author_time = commit.commit_time = int(time.time())
+        commit.author_timezone = commit.commit_timezone = 0
+        commit.encoding = b"UTF-8"
+        commit.message = message.strip().encode() + b"\n"
+        return self._put(commit).decode()
+
+    def store(self, folder: Path) -> bytes:
+        """Store a folder's files and return the id of their tree; broken copies of them are replaced."""
+        self._sweep()
+        tree, files = Tree(), sorted(folder.iterdir())
+        large = [path for path in files if lfs.is_large(path)]
+        for path in files:
+            data = self.large.put(path).to_bytes() if path in large else path.read_bytes()
+            tree.add(path.name.encode(), _FILE, self._put(Blob.from_string(data)))
+        attributes = Blob.from_string(lfs.attributes([path.name for path in large]))
+        tree.add(_ATTRIBUTES.encode(), _FILE, self._put(attributes))
+        return self._put(tree)
+
+    def _put(self, item: ShaFile) -> bytes:
+        """Write one object durably, in git's own layout, unless it is there already."""
+        sha: bytes = item.id
+        path = self.path / "objects" / sha[:2].decode() / sha[2:].decode()
+        if not self._sound(sha, type(item)):
+            staged = durable.stage([item.as_legacy_object()], staging=self.large.staging)
+            durable.publish(staged, path)
+        return sha
+
+    def _sound(self, sha: bytes, kind: type[ShaFile]) -> bool:
+        try:
+            self._object(sha, kind)
+        except errors.IntegrityError:
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        """Remove what a push that died had not finished writing."""
+        self.large.staging.mkdir(parents=True, exist_ok=True)
+        for path in self.large.staging.iterdir():
+            path.unlink()
+
+    def advance(self, old: str | None, new: str) -> bool:
+        """Move the main branch from ``old`` to ``new``; False if it was elsewhere."""
+        return self._set(_BRANCH, old, new)
+
+    def tag(self, name: str, commit: str) -> bool:
+        """Give a commit a tag for good; False if the tag has another commit."""
+        return self._set(_TAGS + name.encode(), None, commit) or self.tags().get(name) == commit
+
+    def _set(self, name: bytes, old: str | None, new: str) -> bool:
+        self._release_stale(self.path / f"{name.decode()}.lock")
+        expected = old.encode() if old else _NOTHING
+        try:
+            return bool(self._repo.refs.set_if_equals(name, expected, new.encode()))
+        except FileLocked as error:
+            raise errors.TransportError(
+                f"{self.path} is being written by another program (it holds {error.lockfilename!r}); try again."
+            ) from error
+
+    def _release_stale(self, lock: Path) -> None:
+        """Remove a ref lock whose owner died: no push of ours can hold it now, and git holds one for milliseconds."""
+        deadline = time.monotonic() + _LOCK_AGE
+        while lock.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lock.unlink(missing_ok=True)
+
+
+def _broken(file: str, what: str) -> errors.IntegrityError:
+    return errors.IntegrityError(
+        f"{file} {what}. The hub's copy is damaged: push the release again to repair it, or pull from another hub.",
+        file=file,
+    )

@@ -1,0 +1,119 @@
+"""What a search shows of a release, read from its manifest leniently: any format version can be listed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from hub_client import errors
+from hub_client.store.ref import Ref
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One released model.
+
+    Attributes
+    ----------
+    name
+        The full name: what ``pull`` takes.
+    version, title, license, digest, commit, hub
+        As in its manifest and its :class:`~hub_client.store.ref.Ref`.
+    architecture
+        The kind, as in ``scpoli``.
+    organism, tissue
+        Labels of the ontology terms.
+    genes, cells
+        How many genes it reads; how many cells it was trained on.
+    labels
+        The names it can transfer, of all levels.
+    """
+
+    name: str
+    version: str | None
+    title: str
+    summary: str
+    architecture: str
+    organism: str | None
+    tissue: tuple[str, ...]
+    genes: int
+    cells: int
+    labels: tuple[str, ...]
+    license: str | None
+    digest: str
+    commit: str
+    hub: str
+
+    def matches(self, query: str) -> bool:
+        """Return whether every word of the query is in the name or the description, in any case."""
+        parts = (self.name, self.title, self.summary, self.architecture, self.organism, *self.tissue, *self.labels)
+        text = " ".join(filter(None, parts)).lower()
+        return all(word in text for word in query.lower().split())
+
+
+class _Kind(BaseModel):
+    kind: str = "unknown"
+
+
+class _Term(BaseModel):
+    label: str = ""
+
+
+class _Genes(BaseModel):
+    panel: tuple[Any, ...] = ()
+
+
+class _Level(BaseModel):
+    categories: tuple[str, ...] = ()
+
+
+class _Data(BaseModel):
+    cells: int = 0
+
+
+class _Training(BaseModel):
+    datasets: tuple[_Data, ...] = ()
+
+
+class _Listed(BaseModel):
+    title: str = ""
+    summary: str = ""
+    architecture: _Kind = _Kind()
+    organism: _Term | None = None
+    tissue: tuple[_Term, ...] = ()
+    genes: _Genes = _Genes()
+    labels: tuple[_Level, ...] = ()
+    training: _Training = _Training()
+    license: str | None = None
+
+
+def listing(ref: Ref, document: bytes) -> Listing:
+    """Return what a manifest says about itself.
+
+    Raises
+    ------
+    ManifestError
+        If it is no manifest of any format.
+    """
+    try:
+        found = _Listed.model_validate_json(document)
+    except ValidationError as error:
+        raise errors.ManifestError(f"the manifest of {ref} cannot be listed: {error.error_count()} problems.") from None
+    return Listing(
+        name=ref.repo,
+        version=ref.version,
+        title=found.title,
+        summary=found.summary,
+        architecture=found.architecture.kind,
+        organism=found.organism.label if found.organism else None,
+        tissue=tuple(term.label for term in found.tissue),
+        genes=len(found.genes.panel),
+        cells=sum(data.cells for data in found.training.datasets),
+        labels=tuple(dict.fromkeys(name for level in found.labels for name in level.categories)),
+        license=found.license,
+        digest=ref.digest,
+        commit=ref.commit,
+        hub=ref.hub,
+    )
