@@ -1,0 +1,75 @@
+"""The ``archzoo`` command: the verbs, with tables and progress for people and ``--json`` for scripts.
+
+Nothing heavy is imported here; each command imports what it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+import hub_client
+from hub_client.cli import cache, catalogue, mapping, releases
+from hub_client.cli.failures import failing, table_of_codes
+
+app = typer.Typer(
+    name="archzoo",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=table_of_codes(),
+)
+
+for name, command in {
+    "list": catalogue.list_models,
+    "info": catalogue.info,
+    "map": mapping.map_cells,
+    "pull": releases.pull,
+    "push": releases.push,
+    "validate": releases.validate,
+    "build": releases.build,
+}.items():
+    app.command(name)(command)
+app.add_typer(cache.app, name="cache")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"archzoo {hub_client.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    """Map single cells onto published reference models.
+
+    Models come from the zoo that is part of archzoo and from your own hub, a folder: `$ARCHZOO_HUB`,
+    or `~/.local/share/archzoo/hub`.
+
+    A first session:
+
+    ```
+    archzoo list
+    archzoo info pbmc-scpoli
+    archzoo map pbmc-scpoli --query pbmc68k --out mapped.h5ad --save-model mapped-model
+    archzoo push mapped-model --to my-lab/pbmc-scpoli-68k
+    ```
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 when all went well, else the code of the kind of error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"]  # a reader of a failed command adds it at the end
+    with failing(debug=len(words) < len(given)):
+        app(words, prog_name="archzoo")
+    sys.exit(0)

@@ -1,0 +1,196 @@
+"""``archzoo map``: the main job, from a query file to labels."""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hub_client import errors
+from hub_client.cli import failures, options, report, screen
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from hub_client.manifest.plan import Plan
+    from hub_client.model import Model
+
+
+def _option(metavar: str | None, help: str, panel: str, *flags: str, **limits: float) -> Any:
+    return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **limits)
+
+
+CELLS, TRAINING, OUTPUT = "The query", "Training", "Output"
+Query = Annotated[
+    str, _option("FILE", "Cells to map, raw counts: `.h5ad`, `.zarr`, `.h5mu`; or `pbmc68k`, an example.", CELLS)
+]
+Conditions = Annotated[
+    list[str] | None,
+    _option("KEY=COLUMN", "The obs column of a condition. Repeatable.", CELLS, "--condition", "-c"),
+]
+Labels = Annotated[
+    list[str] | None, _option("LEVEL=COLUMN", "The obs column of labels to train with. Repeatable.", CELLS)
+]
+Truth = Annotated[
+    list[str] | None, _option("LEVEL=COLUMN", "The obs column to judge predictions by. Repeatable.", CELLS)
+]
+Layer = Annotated[str | None, _option("NAME", "The layer that holds counts.", CELLS)]
+MinCoverage = Annotated[
+    float | None, _option("SHARE", "Share of the model's genes to insist on, 0 to 1; else the model's own.", CELLS)
+]
+UnknownAbove = Annotated[float | None, _option("SHARE", "Call cells more uncertain than this unknown, 0 to 1.", CELLS)]
+PlanFile = Annotated[Path | None, _option("FILE", "A training plan in TOML, instead of the default.", TRAINING)]
+Epochs = Annotated[int | None, _option("N", "Epochs, instead of the plan's.", TRAINING)]
+Start = Annotated[Literal["random", "mean", "best"] | None, _option(None, "What new conditions start from.", TRAINING)]
+Seed = Annotated[int, _option("N", "The same seed gives the same result.", TRAINING)]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], _option(None, "Where to train.", TRAINING)]
+Precision = Annotated[Literal["32-true", "16-mixed", "bf16-mixed"], _option(None, "Numbers to train in.", TRAINING)]
+Out = Annotated[Path, _option("FILE", "The mapped query, `.h5ad` or `.zarr`.", OUTPUT, "--out", "-o")]
+SaveModel = Annotated[Path | None, _option("FOLDER", "Where to save the updated model, too.", OUTPUT)]
+Force = Annotated[bool, _option(None, "Replace outputs that exist.", OUTPUT, "--force")]
+Quiet = Annotated[bool, _option(None, "No progress bars.", OUTPUT, "--quiet", "-q")]
+
+
+def map_cells(
+    model: options.ModelName,
+    query: Query,
+    out: Out,
+    save_model: SaveModel = None,
+    condition: Conditions = None,
+    labels: Labels = None,
+    truth: Truth = None,
+    layer: Layer = None,
+    min_coverage: MinCoverage = None,
+    unknown_above: UnknownAbove = None,
+    plan: PlanFile = None,
+    epochs: Epochs = None,
+    start: Start = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "32-true",
+    hub: options.HubFolder = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Map cells onto a reference: match the genes, add the query's conditions, train only those, predict labels.
+
+    The reference itself does not move: its own cells keep their place in the latent space. The output is the query
+    with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it came to be in
+    `uns["archzoo"]`. Without `--condition`, the query is one new batch.
+
+    For example:
+
+    ```
+    archzoo map pbmc-scpoli --query pbmc68k --out mapped.h5ad
+    archzoo map pbmc-scpoli --query lupus.h5ad -c batch=donor --out mapped.h5ad --save-model lupus-model
+    archzoo map pbmc-scpoli --query lupus.h5ad --layer counts --truth cell_type=author_label --out mapped.h5ad
+    ```
+    """
+    from hub_client.client import Hub
+    from hub_client.mapping import map_query
+
+    _check_outputs(out, save_model, force=force)
+    truth_columns = options.pairs(truth, option="--truth")
+    settings: dict[str, Any] = {
+        "conditions": options.pairs(condition, option="--condition"),
+        "labels": options.pairs(labels, option="--labels"),
+        "layer": layer,
+        "min_coverage": min_coverage,
+        "unknown_above": unknown_above,
+        "start": start,
+    }
+    reference = Hub(hub).pull(model)
+    settings["plan"] = _plan(plan, epochs=epochs, reference=reference)
+    cells = _query(query)
+    mapping = map_query(
+        cells,
+        reference,
+        **{name: value for name, value in settings.items() if value is not None},
+        seed=seed,
+        accelerator=device,
+        precision=precision,
+        progress=not quiet,
+    )
+    _write(mapping.adata, out)
+    if save_model:
+        mapping.model.save(save_model, overwrite=force)
+    summary = report.summary(mapping, reference, truth=report.judged(mapping, cells, truth_columns))
+    summary["written"] = {"query": str(out), "model": str(save_model) if save_model else None}
+    if as_json:
+        screen.say_json(summary)
+    else:
+        report.show(summary)
+    if mapping.history.stopped == "interrupted":
+        raise typer.Exit(failures.INTERRUPTED)
+
+
+WRITERS: dict[str, Callable[[AnnData, Path], None]] = {
+    ".h5ad": lambda adata, path: adata.write_h5ad(path),
+    ".zarr": lambda adata, path: adata.write_zarr(path),
+}
+
+
+def _check_outputs(out: Path, save_model: Path | None, *, force: bool) -> None:
+    if out.suffix not in WRITERS:
+        raise errors.InvalidInput(f"--out {out}: the name must end in {' or '.join(WRITERS)}.", facts={"out": out})
+    for option, path in {"--out": out, "--save-model": save_model}.items():
+        if path is not None and path.exists() and not force:
+            raise errors.InvalidInput(
+                f"{option} {path} exists already. Choose another name, or replace it with --force.",
+                facts={option: path},
+            )
+
+
+def _query(name: str) -> AnnData | Path:
+    from hub_client.data.examples import EXAMPLES, bundled_query
+
+    if name in EXAMPLES:
+        return bundled_query(name)
+    if not Path(name).exists():
+        raise errors.NotFound(
+            f"--query {name}: no such file, and no example of that name.", name=name, suggestions=tuple(EXAMPLES)
+        )
+    return Path(name)
+
+
+def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:
+    from hub_client.manifest.plan import Plan
+
+    plan = _read_plan(file) if file else reference.manifest.query_plan
+    if epochs is None:
+        return plan
+    return Plan.model_validate((plan or Plan()).model_dump() | {"epochs": epochs})
+
+
+def _read_plan(file: Path) -> Plan:
+    from pydantic import ValidationError
+
+    from hub_client.manifest.plan import Plan
+    from hub_client.manifest.reading import explained
+
+    try:
+        return Plan.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise errors.NotFound(f"--plan {file}: no such file.", name=str(file)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.ManifestError(f"--plan {file} is not TOML: {error}.", path=str(file)) from None
+    except ValidationError as error:
+        raise errors.ManifestError(
+            f"--plan {file} is not a valid plan:", path=str(file), problems=explained(error, Plan)
+        ) from None
+
+
+def _write(adata: AnnData, out: Path) -> None:
+    """Write beside the target and rename, so that a failed or killed run leaves no half a file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        part = Path(folder) / out.name
+        WRITERS[out.suffix](adata, part)
+        if out.is_dir():
+            out.rename(Path(folder) / "replaced")
+        part.replace(out)

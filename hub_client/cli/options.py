@@ -1,0 +1,73 @@
+"""Options that several commands share, how their values are read, and how a pinned release is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from hub_client import errors
+from hub_client.store.ref import Ref
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the names of models that begin so, for the shell; none where the hub cannot be read."""
+    from hub_client.client import search
+
+    try:
+        return sorted({listing.name for listing in search() if listing.name.startswith(incomplete)})
+    except (errors.HubClientError, OSError):
+        return []
+
+
+def pairs(values: Sequence[str] | None, *, option: str) -> dict[str, str] | None:
+    """Return ``["batch=donor"]`` as ``{"batch": "donor"}``; None for none.
+
+    Raises
+    ------
+    InvalidInput
+        If a value is not ``KEY=COLUMN``, or a key is given twice.
+    """
+    split = [value.partition("=") for value in values or ()]
+    keys = [key for key, _, _ in split]
+    if not all(key and column for key, _, column in split) or len(set(keys)) < len(keys):
+        raise errors.InvalidInput(
+            f"{option} {' '.join(values or ())}: expected KEY=COLUMN, the model's key and the query's obs column, and "
+            "each key once.",
+            facts={option: values},
+        )
+    return {key: column for key, _, column in split} or None
+
+
+def told(ref: Ref) -> dict[str, Any]:
+    """Return a pinned release for JSON; its repository is called ``name``, as everywhere in the output."""
+    record = asdict(ref)
+    return {"name": record.pop("repo"), **record}
+
+
+def identity(ref: Ref) -> dict[str, str]:
+    """Return a pinned release as facts for people."""
+    return {
+        "name": ref.repo,
+        "version": ref.version or "none",
+        "commit": ref.commit,
+        "digest": f"sha256:{ref.digest}",
+        "hub": ref.hub,
+    }
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+HubFolder = Annotated[
+    str | None,
+    typer.Option("--hub", metavar="FOLDER", help="Only this hub: a folder, or `bundled`.", show_default=False),
+]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        help="A name (`pbmc-scpoli`, `my-lab/kidney@1.2.0`), or a release folder (`./kidney`).",
+        autocompletion=complete_model,
+        show_default=False,
+    ),
+]

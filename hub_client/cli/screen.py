@@ -1,0 +1,84 @@
+"""What people see: tables that fit the terminal, and JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PIPED_WIDTH = 240
+"""Columns of a table that nobody's terminal has to hold."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading; of columns that do not fit together, those with the highest ``rank`` are left out."""
+
+    title: str
+    justify: Literal["left", "right"] = "left"
+    rank: int = 0
+
+
+def console() -> Console:
+    """Return a console on standard output; wide when it is no terminal."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    return Console(highlight=False, width=width)
+
+
+def say(text: str = "") -> None:
+    """Write a line to standard output, as it is."""
+    typer.echo(text)
+
+
+def say_paragraph(text: str) -> None:
+    """Write text to standard output, wrapped between words."""
+    console().print(Text(text))
+
+
+def complain(text: str) -> None:
+    """Write a line to standard error, as it is."""
+    typer.echo(text, err=True)
+
+
+def say_json(value: Any) -> None:
+    """Write a value as JSON to standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table, without the least important columns where the terminal is too narrow for all."""
+    out = console()
+    shown = _fitting(columns, rows, width=out.width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index in shown:
+        table.add_column(columns[index].title, justify=columns[index].justify, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in shown))
+    out.print(table)
+
+
+def say_facts(facts: dict[str, str]) -> None:
+    """Write one fact a line, names left, values wrapped at the right of them."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text(value))
+    console().print(table)
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[int]:
+    widths = [max(map(len, [column.title, *(row[i] for row in rows)])) + 2 for i, column in enumerate(columns)]
+    shown = list(range(len(columns)))
+    while sum(widths[i] for i in shown) > width + 2 and (droppable := [i for i in shown if columns[i].rank]):
+        shown.remove(max(droppable, key=lambda i: columns[i].rank))
+    return shown
