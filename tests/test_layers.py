@@ -23,6 +23,7 @@ FLOORS = [
     "train",
     "predict",
     "evaluate",
+    "calibrate",
     "legacy",
     "model",
     "architectures",
