@@ -146,7 +146,8 @@ def uncertainty(scores: Scores, calibration: Calibration | None) -> NDArray[np.f
     if calibration and calibration.distance_scale and scores.kind == "distance":
         nearest = np.maximum(scores.values.min(axis=1), 1e-12)
         confidence = confidence * np.minimum(1.0, calibration.distance_scale / nearest)
-    return np.clip(1.0 - confidence, 0.0, 1.0)
+    unsure: NDArray[np.float64] = np.clip(1.0 - confidence, 0.0, 1.0)
+    return unsure
 
 
 def calibration_of(manifest: Manifest, level: str) -> Calibration | None:

@@ -97,7 +97,7 @@ class GrowingTable(NamedModule):
         looked_up = torch.ones(len(self.reference) + len(self.query), dtype=torch.bool, device=self.reference.device)
         if codes is not None:
             looked_up = torch.zeros_like(looked_up).index_fill_(0, codes, True)
-        parts = looked_up.split([len(self.reference), len(self.query)])
+        parts = (looked_up[: len(self.reference)], looked_up[len(self.reference) :])
         for table, chosen in zip((self.reference, self.query), parts, strict=True):
             if table.requires_grad and len(table):
                 norm = torch.linalg.vector_norm(table, dim=1, keepdim=True)

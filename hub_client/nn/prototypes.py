@@ -42,7 +42,8 @@ class PrototypeTable(NamedModule):
         z, codes = z[known], codes[known]
         distance = torch.linalg.vector_norm(z - self.means[codes], dim=1)
         per_label = torch.bincount(codes, minlength=len(self.cells)).clamp(min=1)
-        return (distance / per_label[codes]).sum()
+        total: Tensor = (distance / per_label[codes]).sum()
+        return total
 
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Return the axis names of means, covariances and cell numbers."""

@@ -80,7 +80,7 @@ class History:
         """Return a figure of each loss term over epochs, training and validation."""
         from matplotlib.figure import Figure
 
-        terms = sorted({c.removeprefix("train_") for c in self.epochs if str(c).startswith("train_")})
+        terms = sorted({c.removeprefix("train_") for c in map(str, self.epochs) if c.startswith("train_")})
         figure = Figure(figsize=(3.2 * max(len(terms), 1), 2.6), layout="constrained")
         for axes, term in zip(np.atleast_1d(figure.subplots(1, max(len(terms), 1))), terms, strict=False):
             for split in ("train", "validation"):
@@ -200,7 +200,7 @@ def run(
 
 def _fabric(runtime: Runtime) -> Fabric:
     with _quiet():
-        fabric = Fabric(accelerator=runtime.accelerator, devices=runtime.devices, precision=runtime.precision)  # type: ignore[arg-type]
+        fabric = Fabric(accelerator=runtime.accelerator, devices=runtime.devices, precision=runtime.precision)
         fabric.launch()
     return fabric
 
@@ -344,8 +344,9 @@ class _Loop:
 
     def _condition_weights(self, train: NDArray[np.int64]) -> NDArray[np.float64]:
         codes = self.data.batches.combinations.cpu().numpy()[train]
-        weights: NDArray[np.float64] = 1.0 / np.bincount(codes)[codes]
-        return weights / weights.sum()
+        weights = 1.0 / np.bincount(codes)[codes]
+        shares: NDArray[np.float64] = weights / weights.sum()
+        return shares
 
     @torch.no_grad()
     def _validate(self, objective: dict[str, float]) -> dict[str, float]:

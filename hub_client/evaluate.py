@@ -1,0 +1,129 @@
+"""evaluate(): Predictions + truth -> Report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from hub_client import errors
+from hub_client.manifest.report import LabelScore, LevelReport, Report
+from hub_client.predict import UNKNOWN, LabelPrediction, Predictions
+
+BINS = 10
+Names = NDArray[np.str_]
+
+
+def evaluate(predictions: Predictions, truth: Mapping[str, ArrayLike] | pd.DataFrame) -> Report:
+    """Return how well predictions recover the truth.
+
+    Parameters
+    ----------
+    predictions
+        From :func:`hub_client.predict`.
+    truth
+        Label level to the true label of each cell, ``(cells,)`` in the predictions' order; a Series or DataFrame is
+        matched by cell name. Cells without a true label (missing or empty) and cells whose true label the model does
+        not know are left out and counted.
+
+    Raises
+    ------
+    VocabularyError
+        If the truth has a level that was not predicted, lacks cells, or shares no label with the model.
+
+    Examples
+    --------
+    >>> report = hub_client.evaluate(predictions, {"cell_type": adata.obs["cell_type"]})  # doctest: +SKIP
+    >>> report["cell_type"].macro_f1  # doctest: +SKIP
+    """
+    columns = {str(key): truth[str(key)] for key in truth}
+    if strangers := [key for key in columns if key not in predictions.levels]:
+        raise errors.VocabularyError(
+            f"the truth has levels {errors.names(strangers)}, but {errors.names(predictions.levels) or 'none'} were "
+            "predicted. Rename the truth's columns to the model's label keys.",
+            field="level",
+            unknown=strangers,
+            known=predictions.levels,
+        )
+    return Report(levels=tuple(_level(key, predictions, values) for key, values in columns.items()))
+
+
+def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport:
+    predicted, truth = predictions.levels[key], _in_order(key, predictions, values)
+    known = list(predicted.probabilities.columns)
+    kept = np.isin(truth, known)
+    if not kept.any():
+        raise errors.VocabularyError(
+            f"no true label of level {key!r} is known to the model, which knows {errors.names(known)}.",
+            field=key,
+            unknown=np.unique(truth).tolist(),
+            known=known,
+        )
+    strangers = pd.Series(truth[~kept & (truth != "")]).value_counts()
+    return _report(
+        key, truth[kept], _rows(predicted, kept), {str(name): int(count) for name, count in strangers.items()}
+    )
+
+
+def _in_order(key: str, predictions: Predictions, values: ArrayLike) -> Names:
+    if isinstance(values, pd.Series):
+        values = values.reindex(predictions.obs_names)
+    column = pd.Series(np.asarray(values, dtype=object))
+    if len(column) != len(predictions.obs_names):
+        raise errors.VocabularyError(
+            f"the truth of level {key!r} has {len(column):,} values for {len(predictions.obs_names):,} cells.",
+            field=key,
+        )
+    names: Names = column.where(column.notna(), "").to_numpy(dtype=str)
+    return names
+
+
+def _rows(predicted: LabelPrediction, kept: NDArray[np.bool_]) -> tuple[Names, NDArray[np.float64]]:
+    return predicted.labels[kept].astype(str), predicted.uncertainty[kept]
+
+
+def _report(
+    key: str, truth: Names, predicted: tuple[Names, NDArray[np.float64]], strangers: dict[str, int]
+) -> LevelReport:
+    labels, unsure = predicted
+    right = labels == truth
+    scores = tuple(_score(label, truth, labels) for label in sorted(set(truth.tolist())))
+    return LevelReport(
+        level=key,
+        cells=len(truth),
+        accuracy=float(right.mean()),
+        macro_f1=float(np.mean([score.f1 for score in scores])),
+        mean_uncertainty=float(unsure.mean()),
+        calibration_error=calibration_error(1 - unsure, right),
+        error_auroc=_error_auroc(unsure, right),
+        unknown=int((labels == UNKNOWN).sum()),
+        not_in_model=strangers,
+        labels=scores,
+    )
+
+
+def _score(label: str, truth: Names, labels: Names) -> LabelScore:
+    """Return one label's precision, recall and F1, 0 where a ratio has no denominator."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth == label, labels == label, average="binary", zero_division=0.0
+    )
+    return LabelScore(
+        label=label, cells=int((truth == label).sum()), precision=float(precision), recall=float(recall), f1=float(f1)
+    )
+
+
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Return the expected calibration error of confidences ``(cells,)`` over ten equal-width bins."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
+    return float(np.sum(gaps))
+
+
+def _error_auroc(unsure: NDArray[np.float64], right: NDArray[np.bool_]) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    return None if right.all() or not right.any() else float(roc_auc_score(~right, unsure))

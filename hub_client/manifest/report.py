@@ -1,0 +1,50 @@
+"""Report: how predictions compare with the truth."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt
+
+from hub_client.manifest._frozen import Frozen
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class LabelScore(Frozen):
+    """One label's row: one against the rest."""
+
+    label: str
+    cells: NonNegativeInt
+    precision: Share
+    recall: Share
+    f1: Share
+
+
+class LevelReport(Frozen):
+    """How one label level was recovered, over the cells whose true label the model knows."""
+
+    level: str
+    cells: NonNegativeInt
+    accuracy: Share
+    macro_f1: Share
+    """Mean F1 over the labels that occur in the truth and that the model knows."""
+    mean_uncertainty: Share
+    calibration_error: Share
+    """Expected calibration error over ten equal-width bins of confidence (Guo 2017, arXiv:1706.04599)."""
+    error_auroc: Share | None
+    """How well uncertainty ranks wrong cells above right ones; None where all cells are right or all wrong."""
+    unknown: NonNegativeInt
+    """Cells that were called unknown; they count as wrong."""
+    not_in_model: dict[str, NonNegativeInt]
+    """Labels of the truth that the model does not know, and their cells, which are left out."""
+    labels: tuple[LabelScore, ...]
+
+
+class Report(Frozen):
+    """How predictions compare with the truth, one entry per label level."""
+
+    levels: tuple[LevelReport, ...]
+
+    def __getitem__(self, level: str) -> LevelReport:
+        return next(report for report in self.levels if report.level == level)

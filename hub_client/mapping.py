@@ -1,0 +1,171 @@
+"""map_query(): align, surgery, train and predict in one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping as MappingOf
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from hub_client.architectures import Start
+from hub_client.client import pull
+from hub_client.data import reading
+from hub_client.data.align import Query, align
+from hub_client.data.cells import Cells, GeneReport
+from hub_client.manifest.plan import Plan
+from hub_client.model import Model
+from hub_client.nn.training import History
+from hub_client.predict import Predictions, predict
+from hub_client.surgery import surgery
+from hub_client.train import query_plan, train, versions
+
+LATENT_KEY = "X_latent"
+PROVENANCE_KEY = "archzoo"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """The result of :func:`map_query`.
+
+    Attributes
+    ----------
+    adata
+        A copy of the query with ``obsm["X_latent"]``, ``obs["<label key>_pred"]``, ``obs["<label key>_uncertainty"]``
+        and, in ``uns["archzoo"]``, where they come from.
+    model
+        The model that knows the query's conditions: what to push.
+    predictions
+        Latent, labels, probabilities and scores.
+    history
+        How training went; None where the model knew all conditions already, so that there was nothing to train.
+    alignment
+        What alignment found: coverage, missing and renamed genes, warnings.
+    """
+
+    adata: AnnData
+    model: Model
+    predictions: Predictions
+    history: History | None
+    alignment: GeneReport
+
+
+def map_query(
+    adata: Query,
+    model_or_name: Model | str | Path,
+    *,
+    conditions: MappingOf[str, str] | None = None,
+    labels: MappingOf[str, str] | None = None,
+    layer: str | None = None,
+    min_coverage: float | None = None,
+    size_factor: str | None = None,
+    start: Start = "mean",
+    plan: Plan | None = None,
+    seed: int = 0,
+    unknown_above: float | None = None,
+    accelerator: str = "auto",
+    devices: int | str | list[int] = 1,
+    precision: str = "32-true",
+    progress: bool = True,
+) -> Mapping:
+    """Map a query onto a reference: align its genes, make room for its conditions, train those, label its cells.
+
+    Parameters
+    ----------
+    adata
+        The query, ``(cells, genes)``: AnnData, MuData or a path. It is not written to.
+    model_or_name
+        The reference, or its name as :func:`hub_client.pull` takes it.
+    conditions
+        The manifest's condition keys to obs columns. A query with one batch may leave this out and gets one new
+        category.
+    labels
+        The manifest's label levels to obs columns, for a query that is labelled in part: new labels get prototypes.
+    layer, min_coverage, size_factor
+        As for :func:`hub_client.align`.
+    start
+        As for :func:`hub_client.surgery`.
+    plan, seed, accelerator, devices, precision, progress
+        As for :func:`hub_client.train`.
+    unknown_above
+        As for :func:`hub_client.predict`.
+
+    Returns
+    -------
+    Mapping
+        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``.
+
+    Raises
+    ------
+    NotFound, AlignmentError, VocabularyError, InvalidInput
+        As the verbs it is made of.
+
+    Examples
+    --------
+    >>> mapping = hub_client.map_query(adata, "pbmc-scpoli", conditions={"batch": "donor"})  # doctest: +SKIP
+    >>> mapping.adata.obs["cell_type_pred"]  # doctest: +SKIP
+    """
+    reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)
+    query = reading.opened(adata)
+    cells = align(
+        query,
+        reference,
+        conditions=conditions,
+        labels=labels,
+        layer=layer,
+        min_coverage=min_coverage,
+        size_factor=size_factor,
+    )
+    for warning in cells.report.warnings:
+        _log.warning(warning)
+    model, history = reference, None
+    if has_news(reference, cells):
+        model = surgery(reference, cells, start=start, seed=seed)
+        runtime: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "precision": precision}
+        history = train(model, cells, plan=plan, seed=seed, progress=progress, **runtime)
+    predictions = predict(model, cells, unknown_above=unknown_above)
+    provenance = _provenance(reference, cells, plan=plan or query_plan(model), seed=seed, start=start)
+    return Mapping(_written(query, predictions, provenance), model, predictions, history, cells.report)
+
+
+def has_news(reference: Model, cells: Cells) -> bool:
+    """Return whether cells have conditions, combinations of conditions or labels the reference does not know."""
+    vocabulary = reference.vocabulary
+    rows = pd.DataFrame({key: cells.conditions[key] for key in vocabulary.conditions}).drop_duplicates()
+    combined = set(rows.itertuples(index=False, name=None)) - set(vocabulary.combinations)
+    strangers = (set(names) - {*vocabulary.labels[key].names, ""} for key, names in cells.labels.items())
+    return bool(combined) or any(strangers)
+
+
+def _written(query: AnnData, predictions: Predictions, provenance: dict[str, Any]) -> AnnData:
+    """Return a copy of the query, in memory, with latent, labels and provenance."""
+    out = query.to_memory() if query.isbacked else query.copy()
+    out.obsm[LATENT_KEY] = predictions.latent
+    for name, column in predictions.to_frame().items():
+        out.obs[str(name)] = column.to_numpy() if column.dtype.kind == "f" else pd.Categorical(column)
+    out.uns[PROVENANCE_KEY] = provenance
+    return out
+
+
+def _provenance(reference: Model, cells: Cells, *, plan: Plan, seed: int, start: Start) -> dict[str, Any]:
+    """Return where the results come from, in types every AnnData file format can hold.
+
+    The alignment report and the plan are JSON texts: gene names as keys would not survive HDF5.
+    """
+    manifest, ref = reference.manifest, reference.ref
+    known = {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
+    known |= {"name": ref.repo, "commit": ref.commit, "digest": ref.digest, "hub": ref.hub} if ref else {}
+    return {
+        "reference": known,
+        "alignment": json.dumps(asdict(cells.report), ensure_ascii=False),
+        "plan": plan.model_dump_json(),
+        "seed": seed,
+        "start": start,
+        "versions": versions(),
+    }
