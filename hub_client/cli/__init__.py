@@ -5,8 +5,9 @@ Nothing heavy is imported here; each command imports what it runs.
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,7 +25,7 @@ app = typer.Typer(
     epilog=table_of_codes(),
 )
 
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "list": catalogue.list_models,
     "info": catalogue.info,
     "map": mapping.map_cells,
@@ -32,7 +33,8 @@ for name, command in {
     "push": releases.push,
     "validate": releases.validate,
     "build": releases.build,
-}.items():
+}
+for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(cache.app, name="cache")
 
@@ -70,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 when all went well, else the code of the kind of error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]  # a reader of a failed command adds it at the end
+    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     with failing(debug=len(words) < len(given)):
         app(words, prog_name="archzoo")
     sys.exit(0)

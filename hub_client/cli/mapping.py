@@ -14,14 +14,19 @@ from hub_client import errors
 from hub_client.cli import failures, options, report, screen
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from hub_client.manifest.plan import Plan
     from hub_client.model import Model
 
 
-def _option(metavar: str | None, help: str, panel: str, *flags: str, **limits: float) -> Any:
-    return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **limits)
+def _option(metavar: str | None, help: str, panel: str, *flags: str) -> Any:
+    return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
+
+
+def _share(help: str, panel: str) -> Any:
+    return typer.Option(metavar="SHARE", help=help, rich_help_panel=panel, min=0, max=1)
 
 
 CELLS, TRAINING, OUTPUT = "The query", "Training", "Output"
@@ -40,9 +45,9 @@ Truth = Annotated[
 ]
 Layer = Annotated[str | None, _option("NAME", "The layer that holds counts.", CELLS)]
 MinCoverage = Annotated[
-    float | None, _option("SHARE", "Share of the model's genes to insist on, 0 to 1; else the model's own.", CELLS)
+    float | None, _share("Share of the model's genes to insist on, 0 to 1, instead of the model's own.", CELLS)
 ]
-UnknownAbove = Annotated[float | None, _option("SHARE", "Call cells more uncertain than this unknown, 0 to 1.", CELLS)]
+UnknownAbove = Annotated[float | None, _share("Call cells that are less sure than this unknown, 0 to 1.", CELLS)]
 PlanFile = Annotated[Path | None, _option("FILE", "A training plan in TOML, instead of the default.", TRAINING)]
 Epochs = Annotated[int | None, _option("N", "Epochs, instead of the plan's.", TRAINING)]
 Start = Annotated[Literal["random", "mean", "best"] | None, _option(None, "What new conditions start from.", TRAINING)]
@@ -92,21 +97,25 @@ def map_cells(
     ```
     """
     from hub_client.client import Hub
-    from hub_client.mapping import map_query
 
     _check_outputs(out, save_model, force=force)
-    truth_columns = options.pairs(truth, option="--truth")
     settings: dict[str, Any] = {
-        "conditions": options.pairs(condition, option="--condition"),
+        "conditions": options.pairs(condition, option="--condition") or _example_conditions(query),
         "labels": options.pairs(labels, option="--labels"),
         "layer": layer,
         "min_coverage": min_coverage,
         "unknown_above": unknown_above,
         "start": start,
     }
+    truth_columns = options.pairs(truth, option="--truth") or {}
     reference = Hub(hub).pull(model)
     settings["plan"] = _plan(plan, epochs=epochs, reference=reference)
+
+    from hub_client.evaluate import evaluate  # not before cheap mistakes are told: this loads torch
+    from hub_client.mapping import map_query
+
     cells = _query(query)
+    known = _truth(cells, truth_columns)
     mapping = map_query(
         cells,
         reference,
@@ -119,13 +128,10 @@ def map_cells(
     _write(mapping.adata, out)
     if save_model:
         mapping.model.save(save_model, overwrite=force)
-    summary = report.summary(mapping, reference, truth=report.judged(mapping, cells, truth_columns))
-    summary["written"] = {"query": str(out), "model": str(save_model) if save_model else None}
-    if as_json:
-        screen.say_json(summary)
-    else:
-        report.show(summary)
-    if mapping.history.stopped == "interrupted":
+    record = report.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
+    record["written"] = {"query": str(out), "model": str(save_model) if save_model else None}
+    (screen.say_json if as_json else report.show)(record)
+    if mapping.history and mapping.history.stopped == "interrupted":
         raise typer.Exit(failures.INTERRUPTED)
 
 
@@ -146,16 +152,31 @@ def _check_outputs(out: Path, save_model: Path | None, *, force: bool) -> None:
             )
 
 
-def _query(name: str) -> AnnData | Path:
+def _query(name: str) -> AnnData:
     from hub_client.data.examples import EXAMPLES, bundled_query
+    from hub_client.data.reading import opened
 
     if name in EXAMPLES:
         return bundled_query(name)
-    if not Path(name).exists():
-        raise errors.NotFound(
-            f"--query {name}: no such file, and no example of that name.", name=name, suggestions=tuple(EXAMPLES)
+    return opened(name)
+
+
+def _example_conditions(name: str) -> dict[str, str] | None:
+    from hub_client.data.examples import EXAMPLES
+
+    return {"batch": "batch"} if name in EXAMPLES else None
+
+
+def _truth(cells: AnnData, columns: dict[str, str]) -> dict[str, pd.Series]:
+    """Return the obs columns predictions shall be judged by: before training, so that a slip costs no time."""
+    if lost := [column for column in columns.values() if column not in cells.obs]:
+        raise errors.VocabularyError(
+            f"--truth: the query's obs has no column {errors.names(lost)}; it has {errors.names(cells.obs.columns)}.",
+            field="truth",
+            unknown=lost,
+            known=cells.obs.columns,
         )
-    return Path(name)
+    return {level: cells.obs[column] for level, column in columns.items()}
 
 
 def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:

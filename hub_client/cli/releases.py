@@ -74,13 +74,13 @@ def validate(model: options.ModelName, hub: options.HubFolder = None, as_json: o
     ```
     """
     from hub_client.client import Hub
-    from hub_client.manifest.publishing import lacking
+    from hub_client.manifest.publishing import publishing_problems
 
     with TemporaryDirectory(prefix="archzoo-") as folder:
         place = Hub(hub)
         ref = place.resolve(model)
         place.download(model, Path(folder) / "release")
-    problems = lacking(place.manifest(model))
+    problems = publishing_problems(place.manifest(model))
     if as_json:
         screen.say_json({**options.told(ref), "problems": problems})
     else:

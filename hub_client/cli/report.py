@@ -8,23 +8,25 @@ from hub_client.cli import screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hub_client.data.cells import GeneReport
+    from hub_client.manifest.report import Report
     from hub_client.mapping import Mapping
     from hub_client.model import Model
+    from hub_client.nn.training import History
+    from hub_client.predict import LabelPrediction
 
 MISSING_SHOWN = 10
 
 
-def summary(mapping: Mapping, reference: Model) -> dict[str, Any]:
+def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dict[str, Any]:
     """Return what is worth telling about a mapping, ready for JSON."""
     return {
         "reference": _place(reference),
         "cells": mapping.adata.n_obs,
         "genes": _genes(mapping.alignment, total=len(reference.vocabulary.genes)),
-        "training": _training(mapping),
-        "labels": {level: _labels(mapping.adata.obs, level) for level in reference.vocabulary.labels},
+        "training": _training(mapping.history) if mapping.history else None,
+        "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
+        "evaluation": judged.model_dump(mode="json")["levels"] if judged else None,
         "warnings": list(mapping.alignment.warnings),
     }
 
@@ -52,8 +54,7 @@ def _genes(found: GeneReport, *, total: int) -> dict[str, Any]:
     }
 
 
-def _training(mapping: Mapping) -> dict[str, Any]:
-    history = mapping.history
+def _training(history: History) -> dict[str, Any]:
     return {
         "epochs": len(history.epochs),
         "best_epoch": history.best_epoch,
@@ -63,31 +64,38 @@ def _training(mapping: Mapping) -> dict[str, Any]:
     }
 
 
-def _labels(obs: pd.DataFrame, level: str) -> list[dict[str, Any]]:
-    uncertainty = obs[f"{level}_uncertainty"].groupby(obs[f"{level}_pred"].astype(str))
-    table = uncertainty.agg(["size", "mean"]).sort_values("size", ascending=False)
-    return [
-        {"label": str(label), "cells": int(row["size"]), "mean_uncertainty": float(row["mean"])}
-        for label, row in table.iterrows()
-    ]
+def _labels(found: LabelPrediction) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    grouped = pd.Series(found.uncertainty).groupby(found.labels.astype(str)).agg(["size", "mean"])
+    rows = grouped.sort_values("size", ascending=False, kind="stable").itertuples()
+    return [{"label": str(row[0]), "cells": int(row[1]), "mean_uncertainty": float(row[2])} for row in rows]
 
 
 def show(record: dict[str, Any]) -> None:
     """Print a summary for people."""
-    genes, training = record["genes"], record["training"]
     screen.say_facts(
         {
             "reference": _reference_line(record["reference"]),
             "cells": f"{record['cells']:,}",
-            "genes": _gene_line(genes),
-            "missing": _missing_line(genes),
-            "training": f"{training['epochs']} epochs in {training['seconds']:.1f} s on {training['device']}, "
-            f"{training['stopped']}",
+            "genes": _gene_line(record["genes"]),
+            "not measured": _missing_line(record["genes"]),
+            "training": _training_line(record["training"]),
+            "written": " and ".join(filter(None, record["written"].values())),
         }
     )
     for level, rows in record["labels"].items():
         screen.say()
         _show_labels(level, rows, total=record["cells"])
+    for level in record["evaluation"] or ():
+        screen.say()
+        _show_evaluation(level)
+
+
+def _training_line(training: dict[str, Any] | None) -> str:
+    if training is None:
+        return "none: the model knew all conditions already"
+    return f"{training['epochs']} epochs in {training['seconds']:.1f} s on {training['device']} ({training['stopped']})"
 
 
 def _reference_line(reference: dict[str, Any]) -> str:
@@ -108,15 +116,28 @@ def _missing_line(genes: dict[str, Any]) -> str:
     return ", ".join(genes["most_used_missing"]) + (f" and {more:,} more" if more else "") or "none"
 
 
-LABEL_COLUMNS = [Column(""), Column("cells", "right"), Column("share", "right"), Column("mean uncertainty", "right")]
-
-
 def _show_labels(level: str, rows: list[dict[str, Any]], *, total: int) -> None:
-    columns = [Column(level), *LABEL_COLUMNS[1:]]
+    columns = [Column(level), Column("cells", "right"), Column("share", "right"), Column("mean uncertainty", "right")]
     screen.say_table(
         columns,
         [
             [row["label"], f"{row['cells']:,}", f"{row['cells'] / total:.1%}", f"{row['mean_uncertainty']:.3f}"]
             for row in rows
+        ],
+    )
+
+
+def _show_evaluation(level: dict[str, Any]) -> None:
+    left_out = sum(level["not_in_model"].values())
+    screen.say(
+        f"{level['level']}: accuracy {level['accuracy']:.3f}, macro-F1 {level['macro_f1']:.3f} over {level['cells']:,} "
+        f"cells" + (f"; {left_out:,} cells with labels unknown to the model left out" if left_out else "")
+    )
+    columns = [Column("true label"), *(Column(name, "right") for name in ("cells", "precision", "recall", "F1"))]
+    screen.say_table(
+        columns,
+        [
+            [row["label"], f"{row['cells']:,}", *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))]
+            for row in level["labels"]
         ],
     )
