@@ -72,7 +72,7 @@ def _blocks(matrix: Any) -> Iterator[sparse.csr_matrix]:
     if isinstance(matrix, CSCDataset):
         matrix = matrix.to_memory()
     if sparse.issparse(matrix) and matrix.format != "csr":
-        matrix = matrix.tocsr()
+        matrix = (matrix if matrix.format == "csc" else matrix.astype(np.float64)).tocsr()  # COO sums what is repeated
     for block in row_blocks(matrix):
         canonical = sparse.csr_matrix(block, dtype=np.float64, copy=True)
         canonical.sum_duplicates()
