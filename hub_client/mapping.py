@@ -15,8 +15,9 @@ from anndata import AnnData
 from hub_client.architectures import Start
 from hub_client.client import pull
 from hub_client.data import reading
-from hub_client.data.align import Query, align
+from hub_client.data.align import align
 from hub_client.data.cells import Cells, GeneReport
+from hub_client.data.reading import Query
 from hub_client.manifest.plan import Plan
 from hub_client.model import Model
 from hub_client.nn.training import History

@@ -115,6 +115,7 @@ class ScPoli(nn.Module):
         self.theta = self._theta(named)
         self.prototypes = nn.ModuleList([self._prototypes(key, named) for key in self._prototype_levels()])
         self.register_buffer("unlabelled", torch.zeros(manifest.prototypes.unlabelled, self.config.latent))
+        self.keep_dropout = False
         self._freeze()
 
     @classmethod
@@ -268,9 +269,16 @@ class ScPoli(nn.Module):
         """Train in place what may move: everything, or after surgery the rows of new conditions."""
         return run(self, cells, plan=plan, seed=seed, runtime=runtime, vocabulary=self.vocabulary)
 
-    def trains_whole(self) -> bool:
-        """Return whether all of the network trains; after surgery it runs as in inference."""
-        return not self.grown_by_surgery
+    def in_training(self) -> list[nn.Module]:
+        """Return what runs in training mode: everything, or after surgery the tables that grew.
+
+        The frozen network runs as in inference, without dropout unless ``keep_dropout`` is set (scArches'
+        ``remove_dropout=False``), and never updates the running statistics of batch normalisation.
+        """
+        if not self.grown_by_surgery:
+            return [self]
+        dropouts = [module for module in self.modules() if isinstance(module, nn.Dropout)]
+        return [*self.tables(), *(dropouts if self.keep_dropout else [])]
 
     def first_judged_epoch(self, plan: Plan) -> int:
         """Return the first epoch with prototypes; without labels all epochs are judged."""
@@ -303,7 +311,7 @@ class ScPoli(nn.Module):
 
     def before_training(self, plan: Plan, data: Split) -> None:
         """Compute frozen first-layer products once instead of once an epoch."""
-        if self.grown_by_surgery:
+        if not self.encoder.hidden.first.expression.weight.requires_grad:
             data.batches.expression = self._products(data.batches)
 
     @torch.no_grad()

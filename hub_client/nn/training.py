@@ -23,7 +23,6 @@ from hub_client.data.batches import Batch, Batches
 from hub_client.data.cells import Cells
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.plan import EarlyStopping, Plan
-from hub_client.nn.layers import GrowingTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,12 +107,8 @@ class Trainee(Protocol):
         """Return the first epoch whose validation loss counts for early stopping and the best weights."""
         ...
 
-    def trains_whole(self) -> bool:
-        """Return whether all of the network trains; after surgery it does not, and runs without dropout."""
-        ...
-
-    def tables(self) -> list[GrowingTable]:
-        """Return every table that surgery grows."""
+    def in_training(self) -> list[nn.Module]:
+        """Return the modules that run in training mode: all of a reference, but only the tables after surgery."""
         ...
 
     def before_training(self, plan: Plan, data: Split) -> None:
@@ -315,9 +310,9 @@ class _Loop:
         return row, self._judge(epoch, row)
 
     def _train(self, objective: dict[str, float]) -> dict[str, float]:
-        self.network.train(self.network.trains_whole())
-        for table in self.network.tables():
-            table.train()
+        self.network.eval()
+        for module in self.network.in_training():
+            module.train()
         sums: _Sums = _Sums()
         for index in self._shuffled():
             batch = self.data.batches.take(index)
