@@ -22,6 +22,7 @@ FLOORS = [
     "surgery",
     "train",
     "predict",
+    "calibrate",
     "evaluate",
     "calibrate",
     "legacy",
@@ -144,13 +145,18 @@ def test_no_pickles_outside_legacy() -> None:
     assert found == []
 
 
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How many lines a function's body has, its docstring aside."""
+    documented = ast.get_docstring(function) is not None and len(function.body) > 1
+    return (function.body[-1].end_lineno or 0) - function.body[int(documented)].lineno + 1
+
+
 def test_functions_fit_a_screen() -> None:
     long = [
         f"{module}.{node.name}: {lines} lines"
         for module, tree in TREES.items()
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (lines := (node.body[-1].end_lineno or 0) - node.body[0].lineno + 1) > LONGEST_FUNCTION
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (lines := code_lines(node)) > LONGEST_FUNCTION
     ]
     assert long == []
 

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
 from hub_client import errors
-from hub_client.data import counts, genes, matrix, reading
-from hub_client.data.cells import Cells, GeneReport, Names
-from hub_client.manifest.v1 import Condition, Manifest
-
-Weights = NDArray[np.float32]
+from hub_client.data import coverage as coverages
+from hub_client.data import genes, layers, obs, reading
+from hub_client.data import matrix as matrices
+from hub_client.data.cells import Cells, GeneReport
+from hub_client.data.counts import Tally
+from hub_client.data.coverage import Coverage
+from hub_client.data.genes import Match, Panel
+from hub_client.data.layers import Source
+from hub_client.data.reading import Query
+from hub_client.manifest.v1 import Manifest
 
 
 class Network(Protocol):
     """What alignment asks of a network."""
 
-    def gene_usage(self) -> Weights:
+    def gene_usage(self) -> NDArray[np.float32]:
         """Return how much the encoder uses each gene, ``(genes,)``."""
+        ...
+
+
+@runtime_checkable
+class KnowsMeans(Protocol):
+    """A network that knows what a gene the query did not measure would be."""
+
+    def gene_means(self) -> NDArray[np.float32]:
+        """Return the reference's mean of each gene, in the unit the network reads, ``(genes,)``."""
         ...
 
 
@@ -44,17 +54,8 @@ class ModelLike(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Source:
-    """One matrix of a query and the genes of its columns."""
-
-    name: str
-    matrix: Any
-    var: pd.DataFrame
-
-
 def align(
-    adata: Any,
+    adata: Query,
     model: ModelLike | Manifest,
     *,
     conditions: Mapping[str, str] | None = None,
@@ -63,51 +64,159 @@ def align(
     min_coverage: float | None = None,
     size_factor: str | None = None,
 ) -> Cells:
-    """Return a query's cells in the model's gene order, with their conditions and labels.
+    """Return a query's cells in a model's gene order, with their conditions and labels.
+
+    Genes are matched by name, never by position: by Ensembl id or symbol, whichever of var_names and the columns of
+    ``adata.var`` finds more of the model's genes. A gene is looked up by its exact name; without an Ensembl version;
+    by the panel's own pairs of id and symbol; and, for human models, by HGNC's table: Ensembl id, approved symbol,
+    previous symbol, alias. Names that could mean two genes are not used, and case is not changed.
+
+    Every value of the matrix is checked. Matrices on disk are read in blocks and sparse ones stay sparse: memory is
+    that of the result. ``adata`` is never written to.
+
+    Parameters
+    ----------
+    adata
+        The query, ``(cells, query genes)``: AnnData, in memory or backed; MuData, of which the modality ``rna`` is
+        read; or the path of a ``.h5ad``, ``.zarr``, ``.zarr.zip`` or ``.h5mu``.
+    model
+        The model whose genes and keys count. With a manifest alone, coverage is not weighted.
+    conditions
+        The manifest's condition keys to the query's obs columns. If left out, columns that are named like the keys are
+        taken; a key without one gives all cells one new category, ``query``.
+    labels
+        The manifest's label levels to the query's obs columns; if left out, no labels are taken. Missing values and the
+        manifest's unlabelled value mean a cell without a label.
+    layer
+        The matrix to read: a layer's name, ``raw`` or ``X``. If left out: the layer the manifest hints at, if the query
+        has it and it holds counts, and X otherwise.
+    min_coverage
+        Share of the model's genes the query must measure, in [0, 1]; takes the place of both of the manifest's
+        thresholds, the one that warns and the one that refuses.
+    size_factor
+        The obs column with each cell's size factor; takes the place of the manifest's.
+
+    Returns
+    -------
+    Cells
+        Counts, ``(cells, genes)``. For models that read log1p values: the query's own, or, if it holds counts, log1p of
+        the counts scaled to the manifest's ``target_sum`` over all genes the query measured. Genes the query lacks are
+        zero, or the reference's mean where the manifest says so (which fills their columns: memory grows by one value
+        for each cell and missing gene). ``.report`` says what was found.
+
+    Raises
+    ------
+    AlignmentError
+        If there are no cells or no genes, cell names repeat, the matrix does not hold what the model reads, too few of
+        the model's genes are measured, or one is measured twice and the manifest does not allow that.
+    VocabularyError
+        If a key, column or layer is not there, a condition has gaps, or a category is one the model cannot learn.
+    InvalidInput
+        If ``adata`` is nothing that can be read, or ``min_coverage`` is not in [0, 1].
+    NotFound
+        If there is no file at the path.
+    Unsupported
+        If the manifest fills missing genes with means and there is no network that knows them.
+
+    Examples
+    --------
+    >>> cells = align(adata, reference, conditions={"batch": "donor"})  # doctest: +SKIP
+    >>> cells.report.coverage  # doctest: +SKIP
+    0.966
     """
     query = reading.opened(adata)
-    manifest, usage = _contract(model)
-    _check_axes(query)
-    source = _source(query, layer, hint=manifest.input.layer)
-    panel = genes.Panel.of(manifest)
+    _check_query(query, min_coverage)
+    manifest, network = (model, None) if isinstance(model, Manifest) else (model.manifest, model.network)
+    said = obs.said(query.obs, manifest, conditions=conditions, labels=labels, size_factor=size_factor)
+    source = layers.chosen(query, layer=layer, hint=manifest.input.layer)
+    panel = Panel.of(manifest)
     match = genes.settled(genes.match(source.var, panel), policy=manifest.genes.duplicates)
-    tally = counts.Tally()
-    x = matrix.pick(source.matrix, match.target, genes=len(panel.names), look=tally.add)
-    names, notes = _conditions(query.obs, manifest, conditions)
-    present = np.zeros(len(panel.names), dtype=bool)
-    present[match.found] = True
-    report = GeneReport(coverage=float(present.mean()), source=source.name, renamed=match.renamed, id_type=match.id_type, warnings=tuple(notes),
-        missing=tuple(match.panel[~present]), unused=int((match.target < 0).sum()))
+    coverage = Coverage.of(match, None if network is None else network.gene_usage())
+    low = coverages.check(coverage, coverages.Case(query, source, manifest, panel), minimum=min_coverage)
+    x, doubts = _values(query, source, match, manifest=manifest)
+    settings = {"layer": layer, "min_coverage": min_coverage, "size_factor": size_factor, "conditions": said.columns}
+    x = _filled(x, match, manifest=manifest, network=network)
     return Cells(
         x=x,
-        obs_names=query.obs_names.to_numpy().astype(object),
-        conditions=names,
-        labels={key: _texts(query.obs[column]) for key, column in (labels or {}).items()},
-        size_factor=np.maximum(np.asarray(x.sum(axis=1)).reshape(-1), 1).astype(np.float32),
-        report=report,
+        obs_names=query.obs_names.to_numpy().astype(str).astype(object),
+        conditions=said.conditions,
+        labels=said.labels,
+        size_factor=_totals(x, manifest) if said.size_factors is None else said.size_factors,
+        report=GeneReport(
+            coverage=coverage.plain,
+            weighted_coverage=coverage.weighted,
+            missing=coverage.missing,
+            unused=int((match.target < 0).sum()),
+            renamed=match.renamed,
+            summed=tuple(match.panel[match.repeated]),
+            source=source.name,
+            column=match.column,
+            id_type=match.id_type,
+            warnings=(*low, *match.doubts, *doubts, *said.notes),
+            settings={name: value for name, value in settings.items() if value},
+        ),
     )
 
 
-def _contract(model):
-    if isinstance(model, Manifest):
-        return model, None
-    return model.manifest, np.asarray(model.network.gene_usage(), dtype=np.float64)
+def _check_query(query: AnnData, min_coverage: float | None) -> None:
+    if min_coverage is not None and not 0 <= min_coverage <= 1:
+        raise errors.InvalidInput(
+            f"min_coverage is {min_coverage}; give a share of the model's genes between 0 and 1.",
+            facts={"min_coverage": min_coverage},
+        )
+    if not query.n_obs:
+        raise errors.AlignmentError("the query has no cells; check the filter that made it.")
+    if not query.n_vars:
+        raise errors.AlignmentError("the query has no genes; check the filter that made it.")
+    repeated = query.obs_names[query.obs_names.duplicated()].unique()
+    if len(repeated):
+        raise errors.AlignmentError(
+            f"{len(repeated):,} cell names occur more than once in the query's obs_names: {errors.names(repeated)}. "
+            "Results are returned by cell name: call adata.obs_names_make_unique() first."
+        )
 
-def _check_axes(query): ...
 
-def _source(query, layer, *, hint):
-    if layer is None or layer == "X":
-        return Source("X", query.X, query.var)
-    if layer in query.layers:
-        return Source(f"layers/{layer}", query.layers[layer], query.var)
-    return Source("raw", query.raw.X, query.raw.var)
+def _values(
+    query: AnnData, source: Source, match: Match, *, manifest: Manifest
+) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
+    """Return the model's columns in the unit the network reads, and warnings about them."""
+    tally = Tally()
+    x = matrices.pick(source.matrix, match.target, genes=len(match.panel), look=tally.add)
+    doubts = layers.check(source, query, tally=tally, spec=manifest.input)
+    if manifest.input.kind == "log1p" and tally.counts:
+        x = _logged(x, matrices.row_sums(source.matrix), target_sum=manifest.input.target_sum)
+        doubts = (*doubts, f"{source.name} holds counts: log1p of them, as this model reads, was made here.")
+    empty = int((np.diff(x.indptr) == 0).sum())
+    note = f"{empty:,} of {len(query):,} cells have no counts in the model's genes: what is said of them means nothing."
+    return x, (*doubts, note) if empty else doubts
 
-def _texts(column):
-    return np.array(["" if v != v else str(v) for v in column], dtype=str)
 
-def _conditions(obs, manifest, conditions):
-    found, notes = {}, []
-    for c in manifest.conditions:
-        column = (conditions or {}).get(c.key, c.key if c.key in obs else None)
-        found[c.key] = np.full(len(obs), "query") if column is None else _texts(obs[column])
-    return found, notes
+def _logged(x: sparse.csr_matrix, totals: NDArray[np.float64], *, target_sum: float | None) -> sparse.csr_matrix:
+    factors = np.ones_like(totals) if target_sum is None else target_sum / np.maximum(totals, 1)
+    logs = np.log1p(x.data * np.repeat(factors, np.diff(x.indptr)))
+    return sparse.csr_matrix((logs.astype(np.float32), x.indices, x.indptr), shape=x.shape)
+
+
+def _filled(x: sparse.csr_matrix, match: Match, *, manifest: Manifest, network: object) -> sparse.csr_matrix:
+    """Return the matrix with the genes the query lacks at the reference's mean, if the manifest says so."""
+    missing = np.setdiff1d(np.arange(len(match.panel)), match.found)
+    if manifest.genes.missing == "zero" or not missing.size:
+        return x
+    if not isinstance(network, KnowsMeans):
+        raise errors.Unsupported(
+            f"the model {manifest.name} reads the reference's mean for the {missing.size:,} genes the query lacks, and "
+            f"{'its network has' if network else 'a manifest alone has'} no means; give a model that has gene_means.",
+            kind=manifest.architecture.kind,
+            verb="align",
+        )
+    means = network.gene_means().astype(np.float32)[missing]
+    starts = np.arange(x.shape[0] + 1) * missing.size
+    fill = sparse.csr_matrix((np.tile(means, x.shape[0]), np.tile(missing, x.shape[0]), starts), shape=x.shape)
+    return x + fill
+
+
+def _totals(x: sparse.csr_matrix, manifest: Manifest) -> NDArray[np.float32]:
+    """Return the sum over the model's genes; 1 for cells without counts, and for log1p input, whose loss has no use."""
+    if manifest.input.kind == "log1p":
+        return np.ones(x.shape[0], dtype=np.float32)
+    return np.maximum(matrices.row_sums(x), 1).astype(np.float32)

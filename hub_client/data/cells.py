@@ -33,12 +33,15 @@ class GeneReport:
         Panel genes that several query genes were summed into.
     source
         Where the counts came from: ``X``, ``raw`` or ``layers/<name>``.
+    column
+        Where the query's gene names were found: ``var_names`` or a column of var.
     id_type
-        How the query's genes were matched: ``ensembl`` or ``symbol``.
+        What those names are, most of them: ``ensembl`` or ``symbol``.
     warnings
         What the user should know, one sentence each.
     settings
-        What the caller overrode (``min_coverage``, ``layer``), for the record.
+        What the caller decided (``layer``, ``min_coverage``, ``size_factor``) and the obs column of each condition, for
+        the record.
     """
 
     coverage: float
@@ -48,6 +51,7 @@ class GeneReport:
     renamed: dict[str, str] = field(default_factory=dict)
     summed: tuple[str, ...] = ()
     source: str = "X"
+    column: str = "var_names"
     id_type: str = "symbol"
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +71,7 @@ class Cells:
     conditions
         Condition key to the category name of each cell, ``(cells,)``.
     labels
-        Label level to the label of each cell, ``(cells,)``; cells without a label hold ``""``. Absent levels: no labels.
+        Label level to the label of each cell, ``(cells,)``; cells without one hold ``""``. Absent levels: no labels.
     size_factor
         Counts per cell, ``(cells,)`` float32: the sum over the model's genes, or the manifest's obs column.
     report

@@ -51,9 +51,14 @@ class Tally:
         self.whole &= piece.dtype.kind in "iub" or bool((np.rint(piece) == piece).all())
 
     @property
+    def finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return not (self.nan or self.infinite)
+
+    @property
     def counts(self) -> bool:
         """Whether the values are counts: finite, not negative, whole."""
-        return self.whole and self.smallest >= 0 and not self.nan and not self.infinite
+        return self.whole and self.finite and self.smallest >= 0
 
 
 def are_counts(matrix: Any) -> bool:

@@ -204,9 +204,23 @@ class Match:
         used = self.names[self.target >= 0]
         return "ensembl" if 2 * sum(map(is_ensembl, used)) > len(used) else "symbol"
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the user should know about genes that were not used, one sentence each."""
+        better = (
+            f"{len(self.superseded):,} of the query's genes were not used, as another of them is the same gene under "
+        )
+        twice = (
+            f"{len(self.ambiguous):,} of the model's genes count as missing, as several of the query's genes have an "
+        )
+        return (
+            *([f"{better}its current name: {errors.names(self.superseded)}."] if self.superseded else ()),
+            *([f"{twice}old name or alias of each: {errors.names(self.ambiguous)}."] if self.ambiguous else ()),
+        )
+
     def claimants(self, gene: int) -> list[str]:
         """Return the query's names for one gene of the panel."""
-        return self.names[self.target == gene].tolist()
+        return [str(name) for name in self.names[self.target == gene]]
 
     def without(self, dropped: NDArray[np.bool_]) -> Match:
         """Return the match with some of the query's genes unused."""

@@ -1,4 +1,4 @@
-"""Expression matrices in all their forms, read block by block: the model's columns of them, in its order, as one CSR."""
+"""Expression matrices in all their forms, read block by block: the model's columns, in its order, as one CSR."""
 
 from __future__ import annotations
 

@@ -1,61 +1,175 @@
-"""Open a query: AnnData, MuData or a file of either, without reading its matrices into memory."""
+"""Open a query: AnnData, MuData or a file of either, its matrices left where they are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
+import anndata
 import h5py
+import pandas as pd
 import zarr
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
+from mudata import MuData
+from zarr.errors import GroupNotFoundError
+from zarr.storage import ZipStore
 
 from hub_client import errors
 
-Group = h5py.Group | zarr.Group
+Query: TypeAlias = AnnData | MuData | str | Path
+Group: TypeAlias = h5py.Group | zarr.Group
 
-SUFFIXES = (".h5ad", ".h5mu", ".zarr", ".zarr.zip")
 RNA = "rna"
+_IN_MEMORY = ("obs", "var", "obsm", "varm", "uns")
+_ON_DISK = ("layers", "obsp", "varp")
+
+
+def opened(query: Query) -> AnnData:
+    """Return the cells of a query, its matrices neither copied nor read.
+
+    Parameters
+    ----------
+    query
+        AnnData; MuData, of which the modality ``rna`` is taken, with the columns all modalities share added to its obs;
+        or a path, as :func:`read_cells` takes.
+
+    Raises
+    ------
+    InvalidInput
+        If it is none of these.
+    AlignmentError
+        If a MuData has no modality ``rna``.
+    NotFound
+        If there is nothing at the path.
+    """
+    if isinstance(query, str | Path):
+        return read_cells(query)
+    if isinstance(query, MuData):
+        return _modality(query)
+    if isinstance(query, AnnData):
+        return query
+    raise errors.InvalidInput(
+        f"a query is an AnnData, a MuData or the path of a file that holds one, not a {type(query).__name__}.",
+        facts={"query": type(query).__name__},
+    )
 
 
 def read_cells(path: str | Path) -> AnnData:
-    """Return the cells of a file; its matrices stay on disk until they are used.
+    """Return the cells of a file; X, layers and raw stay on disk until they are used.
 
-    X, layers and raw are read by blocks while they are aligned; ``.to_memory()`` reads all of them.
+    The file stays open as long as the result lives. ``.to_memory()`` returns a copy with everything read.
 
     Parameters
     ----------
     path
-        A ``.h5ad`` file, a ``.zarr`` folder, a ``.zarr.zip`` or a ``.h5mu`` file (its modality ``rna``).
+        A ``.h5ad`` or ``.h5mu`` file, or a zarr folder or ``.zarr.zip`` of either; of a MuData the modality ``rna``.
 
     Raises
     ------
     NotFound
         If there is nothing at the path.
     InvalidInput
-        If the file is none of these, or is damaged.
+        If it is none of these, or is damaged.
+    AlignmentError
+        If a MuData has no modality ``rna``.
     """
-    group = _opened(Path(path))
-    return _cells(group)
+    path = Path(path)
+    if not path.exists():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = [str(path.parent / name) for name in get_close_matches(path.name, near, n=3, cutoff=0.8)]
+        raise errors.NotFound(f"there is no file or folder {path}.", name=str(path), suggestions=close)
+    try:
+        return _cells(_group(path), path)
+    except (OSError, BadZipFile, KeyError, GroupNotFoundError) as error:
+        raise errors.InvalidInput(
+            f"{path} cannot be read as {path.suffix or 'a zarr folder'}: {error}. It may be damaged or only partly "
+            "copied: fetch or write it again.",
+            facts={"path": str(path)},
+        ) from error
 
 
-def _opened(path: Path) -> Group:
-    return h5py.File(path, "r") if path.suffix in {".h5ad", ".h5mu"} else zarr.open_group(str(path), mode="r")
+def _group(path: Path) -> Group:
+    if path.is_dir():
+        return zarr.open_group(path, mode="r")
+    if path.suffix not in _OPENERS:
+        raise errors.InvalidInput(
+            f"{path.name} is not a file archzoo reads: it takes .h5ad, .h5mu, .zarr and .zarr.zip. "
+            f"{_ADVICE.get(path.suffix, _OTHERWISE)}",
+            facts={"path": str(path)},
+        )
+    return _OPENERS[path.suffix](path)
 
 
-def _cells(group: Group) -> AnnData:
-    tables = {name: read_elem(group[name]) for name in ("obs", "var", "obsm", "varm", "uns") if name in group}
-    layers = {name: _lazy(group["layers"][name]) for name in group.get("layers", ())}
-    raw = {"X": _lazy(group["raw/X"]), "var": read_elem(group["raw/var"])} if "raw" in group else None
-    return AnnData(X=_lazy(group["X"]) if "X" in group else None, layers=layers, raw=raw, **tables)
+def _open_hdf5(path: Path) -> h5py.Group:
+    return h5py.File(path, "r")
+
+
+def _open_zip(path: Path) -> zarr.Group:
+    return zarr.open_group(ZipStore(path, mode="r"), mode="r")
+
+
+_OPENERS: dict[str, Callable[[Path], Group]] = {".h5ad": _open_hdf5, ".h5mu": _open_hdf5, ".zip": _open_zip}
+_PICKLE = "Pickles can run any code when they are opened, so archzoo never does: save the AnnData with write_h5ad()."
+_OTHERWISE = "Read it with scanpy, and pass the AnnData or save it with write_h5ad()."
+_ADVICE = {
+    ".pkl": _PICKLE,
+    ".pickle": _PICKLE,
+    ".h5": "Read it with scanpy.read_10x_h5(), and pass the AnnData or save it with write_h5ad().",
+    ".rds": "Save it from R as .h5ad, with the packages anndataR or zellkonverter.",
+}
+
+
+def _cells(group: Group, path: Path) -> AnnData:
+    if group.attrs.get("encoding-type") == "MuData":
+        return _modality_on_disk(group)
+    if path.suffix == ".h5ad" and group.attrs.get("encoding-type") != "anndata":
+        return anndata.read_h5ad(path, backed="r")  # written before anndata 0.8, which marked no file
+    return AnnData(
+        X=_lazy(group["X"]) if "X" in group else None,
+        raw={"X": _lazy(group["raw/X"]), "var": read_elem(group["raw/var"])} if "raw" in group else None,
+        **{name: read_elem(group[name]) for name in _IN_MEMORY if name in group},
+        **{name: {key: _lazy(group[name][key]) for key in group[name]} for name in _ON_DISK if name in group},
+    )
 
 
 def _lazy(element: Any) -> Any:
-    return sparse_dataset(element) if isinstance(element, (h5py.Group, zarr.Group)) else element
+    return sparse_dataset(element) if isinstance(element, h5py.Group | zarr.Group) else element
 
 
-def opened(adata: Any) -> AnnData:
-    """Return the AnnData of a query given as AnnData, MuData or path."""
-    if isinstance(adata, (str, Path)):
-        return read_cells(adata)
-    return adata
+def _modality_on_disk(group: Group) -> AnnData:
+    _check_modality(list(group["mod"]))
+    rna = _cells(group[f"mod/{RNA}"], Path())
+    rna.obs = _with_shared(rna.obs, read_elem(group["obs"]))
+    return rna
+
+
+def _modality(query: MuData) -> AnnData:
+    _check_modality(list(query.mod))
+    rna = query.mod[RNA]
+    return AnnData(
+        X=rna.X,
+        obs=_with_shared(rna.obs, query.obs),
+        var=rna.var,
+        layers=dict(rna.layers),
+        obsm=dict(rna.obsm),
+        uns=dict(rna.uns),
+        raw=None if rna.raw is None else {"X": rna.raw.X, "var": rna.raw.var},
+    )
+
+
+def _check_modality(found: list[str]) -> None:
+    if RNA not in found:
+        raise errors.AlignmentError(
+            f"the MuData has no modality {RNA!r}, only {errors.names(found)}: pass the one that holds gene expression, "
+            "mdata.mod[name]."
+        )
+
+
+def _with_shared(own: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
+    """Return a modality's obs with the columns of the whole MuData's that belong to no modality."""
+    extra = [name for name in shared.columns if ":" not in str(name) and name not in own]
+    return own.join(shared[extra])

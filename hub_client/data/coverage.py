@@ -1,0 +1,171 @@
+"""How much of a model's panel a query measured, and why so little where it is little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from hub_client import errors
+from hub_client.data import genes
+from hub_client.data.genes import Match, Panel
+from hub_client.data.layers import Source
+from hub_client.manifest.v1 import Manifest
+
+_ORGANISMS = {"NCBITaxon:9606": "human", "NCBITaxon:10090": "mouse"}
+_LIKE_GENES = 0.1
+"""Share of the panel that obs_names, or names in another case, must find to be taken for its genes."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which of a model's genes a query measured.
+
+    Attributes
+    ----------
+    plain
+        Share of the genes, in [0, 1].
+    weighted
+        Share of the encoder's use of genes, in [0, 1]; None without weights.
+    measured
+        How many genes.
+    missing
+        The other genes, the most used first (in panel order without weights).
+    """
+
+    plain: float
+    weighted: float | None
+    measured: int
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, match: Match, usage: NDArray[np.float32] | None) -> Coverage:
+        """Return the coverage of a match; ``usage`` is how much the encoder uses each gene, ``(genes,)``."""
+        absent = np.ones(match.panel.size, dtype=bool)
+        absent[match.found] = False
+        weights = np.zeros(absent.size) if usage is None else usage.astype(np.float64)
+        order = np.flatnonzero(absent)[np.argsort(-weights[absent], kind="stable")]
+        weighted = float(weights[~absent].sum() / weights.sum()) if weights.any() else None
+        return cls(float((~absent).mean()), weighted, int((~absent).sum()), tuple(match.panel[order]))
+
+    def __str__(self) -> str:
+        total = self.measured + len(self.missing)
+        used = "" if self.weighted is None else f", {self.weighted:.1%} weighted by use"
+        return f"{self.measured:,} of the model's {total:,} genes ({self.plain:.1%}{used})"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A query, the matrix of it that was read, and the model it was to be read for."""
+
+    adata: AnnData
+    source: Source
+    manifest: Manifest
+    panel: Panel
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the query's genes."""
+        return [str(name) for name in self.source.var.index]
+
+
+def check(coverage: Coverage, case: Case, *, minimum: float | None) -> tuple[str, ...]:
+    """Return a warning where coverage is below the manifest's ``coverage_warn``; refuse below ``coverage_refuse``.
+
+    Parameters
+    ----------
+    minimum
+        Takes the place of both thresholds, if given.
+
+    Raises
+    ------
+    AlignmentError
+        If coverage is below ``coverage_refuse``, or no gene is shared; with the likely reason.
+    """
+    policy = case.manifest.genes
+    refuse, warn = (policy.coverage_refuse, policy.coverage_warn) if minimum is None else (minimum, minimum)
+    if coverage.measured == 0 or coverage.plain < refuse:
+        reason = next(filter(None, (why(coverage, case) for why in _REASONS)), "")
+        raise errors.AlignmentError(
+            f"{_refusal(coverage, case, refuse)}{reason}", coverage=coverage.plain, missing=coverage.missing
+        )
+    if coverage.plain >= warn:
+        return ()
+    most = "Missing" if coverage.weighted is None else "Missing, the most used first"
+    return (f"the query measures {coverage}, below {warn:.0%}. {most}: {errors.names(coverage.missing)}.",)
+
+
+def _refusal(coverage: Coverage, case: Case, refuse: float) -> str:
+    if coverage.measured == 0:
+        return (
+            f"the query shares no gene with the model {case.manifest.name}, which reads "
+            f"{errors.names(case.panel.names)}; the query has {errors.names(case.names)}."
+        )
+    return (
+        f"the query measures {coverage}; the model {case.manifest.name} asks for at least {refuse:.0%}. Missing, the "
+        f"most used first: {errors.names(coverage.missing)}. Pass min_coverage= to map it all the same."
+    )
+
+
+def _other_organism(coverage: Coverage, case: Case) -> str:
+    theirs, ours = genes.organism(case.names), _organism(case.manifest)
+    if theirs is None or theirs == ours:
+        return ""
+    return (
+        f" Its genes look like {theirs} genes, the model's {f'are {ours}' if ours else 'do not'}: map them to their "
+        f"orthologues first, or choose a model for {theirs}."
+    )
+
+
+def _transposed(coverage: Coverage, case: Case) -> str:
+    found = sum(case.panel.find(str(name)) is not None for name in case.adata.obs_names)
+    if found / len(case.panel.names) <= max(_LIKE_GENES, coverage.plain):
+        return ""
+    return " Its obs_names are genes: cells belong in rows, so pass adata.T."
+
+
+def _numbered(coverage: Coverage, case: Case) -> str:
+    if not all(name.isdigit() for name in case.names):
+        return ""
+    return " Its var_names are numbers: put the genes' names back into adata.var_names or a column of adata.var."
+
+
+def _more_in_raw(coverage: Coverage, case: Case) -> str:
+    if case.adata.raw is None or case.source.name == "raw":
+        return ""
+    found = int(genes.match(case.adata.raw.var, case.panel).found.size)
+    return f" adata.raw measures {found:,} of them: pass layer='raw'." if found > coverage.measured else ""
+
+
+def _other_case(coverage: Coverage, case: Case) -> str:
+    known = {name.upper() for name in case.panel.names}
+    found = sum(name.upper() in known for name in case.names)
+    if found <= max(_LIKE_GENES * len(known), coverage.measured):
+        return ""
+    return " But for upper and lower case the names are the model's: correct the case of adata.var_names."
+
+
+def _other_ids(coverage: Coverage, case: Case) -> str:
+    theirs, ours = _id_type(case.names), case.panel.id_type
+    if coverage.measured or theirs == ours:
+        return ""
+    return (
+        f" It names genes by {_KINDS[theirs]}, the model by {_KINDS[ours]}, and no table at hand pairs them: put the "
+        f"{_KINDS[ours]} into a column of adata.var."
+    )
+
+
+_REASONS = (_other_organism, _transposed, _numbered, _more_in_raw, _other_case, _other_ids)
+_KINDS = {"ensembl": "Ensembl ids", "symbol": "symbols"}
+
+
+def _organism(manifest: Manifest) -> str | None:
+    if manifest.organism is None:
+        return genes.organism(manifest.genes.names)
+    return _ORGANISMS.get(manifest.organism.id, manifest.organism.label)
+
+
+def _id_type(names: list[str]) -> str:
+    return "ensembl" if 2 * sum(map(genes.is_ensembl, names)) > len(names) else "symbol"

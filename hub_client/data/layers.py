@@ -1,0 +1,149 @@
+"""Which of a query's matrices to read, and whether it holds what the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from hub_client import errors
+from hub_client.data import counts
+from hub_client.data import matrix as matrices
+from hub_client.data.counts import Tally
+from hub_client.manifest.v1 import InputSpec
+
+
+@dataclass(frozen=True)
+class Source:
+    """One matrix of a query, with the genes of its columns.
+
+    Attributes
+    ----------
+    name
+        ``X``, ``raw`` or ``layers/<name>``.
+    matrix
+        ``(cells, query genes)``, in memory or on disk.
+    var
+        The query's gene table, ``(query genes, columns)``.
+    """
+
+    name: str
+    matrix: Any
+    var: pd.DataFrame
+
+    @property
+    def argument(self) -> str:
+        """What ``layer=`` has to be to read this matrix."""
+        return self.name.removeprefix("layers/")
+
+
+def sources(adata: AnnData) -> Iterator[Source]:
+    """Yield every matrix of a query: layers, then raw, then X."""
+    yield from (Source(f"layers/{name}", adata.layers[name], adata.var) for name in adata.layers)
+    if adata.raw is not None:
+        yield Source("raw", adata.raw.X, adata.raw.var)
+    if adata.X is not None:
+        yield Source("X", adata.X, adata.var)
+
+
+def chosen(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
+    """Return the matrix to read: the one asked for, else the hinted layer if it holds counts, else X.
+
+    Parameters
+    ----------
+    layer
+        A layer's name, ``raw``, ``X`` or None.
+    hint
+        The layer the reference's counts were in, from the manifest.
+
+    Raises
+    ------
+    VocabularyError
+        If the query has no such layer.
+    AlignmentError
+        If X was not set.
+    """
+    found = {source.argument: source for source in reversed(list(sources(adata)))}  # a layer named raw or X wins
+    if layer is not None and layer not in found:
+        raise errors.VocabularyError(
+            f"the query has no layer {layer!r}; layer= can be {errors.names(sorted(found)) or 'nothing'}.",
+            field="layer",
+            unknown=[layer],
+            known=sorted(found),
+        )
+    if layer is not None:
+        return found[layer]
+    if hint in found and counts.are_counts(found[hint].matrix):
+        return found[hint]
+    if adata.X is None:
+        raise errors.AlignmentError(f"the query's X is not set.{_elsewhere(adata, but='X')}")
+    return found["X"] if found["X"].name == "X" else Source("X", adata.X, adata.var)
+
+
+def check(source: Source, adata: AnnData, *, tally: Tally, spec: InputSpec) -> tuple[str, ...]:
+    """Return warnings about values the model can read; refuse those it cannot.
+
+    Parameters
+    ----------
+    tally
+        Of every stored value of the matrix.
+    spec
+        What the model reads. For ``log1p``, counts pass too: they are transformed.
+
+    Raises
+    ------
+    AlignmentError
+        If the values are not what the model reads; the message says what they look like and which other matrix of the
+        query holds counts.
+    """
+    if tally.largest == 0 and tally.counts:
+        raise errors.AlignmentError(f"{source.name} holds nothing but zeros.{_elsewhere(adata, but=source.name)}")
+    if tally.counts:
+        return _doubts(tally, source)
+    sample = matrices.head(source.matrix, rows=counts.SAMPLE)
+    if spec.kind == "log1p" and tally.smallest >= 0 and tally.largest <= counts.LOG_LARGEST and tally.finite:
+        return _doubts_of_logs(sample, source, spec)
+    raise errors.AlignmentError(
+        f"{source.name} holds {counts.described(tally, sample)}, but this model reads {_READS[spec.kind]}."
+        f"{_elsewhere(adata, but=source.name) or _ADVICE}"
+    )
+
+
+_READS = {
+    "counts": "raw counts: whole numbers, none negative",
+    "log1p": "log1p of normalised counts, or raw counts to make them from",
+}
+_ADVICE = (
+    " No layer and no raw of this query holds counts either: start from the counts before normalisation. Estimated "
+    "counts can be rounded: adata.layers['counts'] = adata.X.round(), then pass layer='counts'."
+)
+
+
+def _elsewhere(adata: AnnData, *, but: str) -> str:
+    """Return a sentence on which other matrices of the query hold counts, or nothing."""
+    found = [source for source in sources(adata) if source.name != but and counts.are_counts(source.matrix)]
+    shown = [f"{source.name} does: pass layer={source.argument!r}" for source in found]
+    return f" But {'; '.join(shown)}." if shown else ""
+
+
+def _doubts(tally: Tally, source: Source) -> tuple[str, ...]:
+    if tally.largest > 1:
+        return ()
+    return (f"{source.name} holds only zeros and ones: if the counts were binarised, pass the layer that has them.",)
+
+
+def _doubts_of_logs(sample: sparse.csr_matrix, source: Source, spec: InputSpec) -> tuple[str, ...]:
+    totals = matrices.row_sums(sample.astype(np.float64).expm1())
+    total = float(np.median(totals))
+    steady = bool(np.allclose(totals, total, rtol=0.01))
+    if spec.target_sum is None or not steady or np.isclose(total, spec.target_sum, rtol=0.02):
+        return ()
+    return (
+        f"each cell of {source.name} was scaled to {total:,.0f} before log1p, the reference's to "
+        f"{spec.target_sum:,.0f}: pass the layer that holds raw counts, and they are scaled as the reference was.",
+    )

@@ -1,0 +1,221 @@
+"""What a query's obs says of its cells: conditions, labels and size factors, by the manifest's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import count
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hub_client import errors
+from hub_client.data.cells import Names
+from hub_client.manifest.v1 import Condition, LabelLevel, Manifest
+
+NEW = "query"
+"""The category of a query that does not say which conditions its cells come from."""
+
+
+def _column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
+    """Return a column of obs.
+
+    Raises
+    ------
+    VocabularyError
+        If obs has no such column; the message suggests those that are named like it.
+    """
+    if name in obs:
+        return obs[name]
+    known = [str(known) for known in obs.columns]
+    close = get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f"Did you mean {errors.names(close)}?" if close else f"It has {errors.names(known) or 'no columns'}."
+    raise errors.VocabularyError(
+        f"the query's obs has no column {name!r}, which was to hold {purpose}. {hint}",
+        field="obs",
+        unknown=[name],
+        known=known,
+    )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What obs says of each cell.
+
+    Attributes
+    ----------
+    conditions
+        Condition key to category, ``(cells,)``.
+    labels
+        Label level to label, ``(cells,)``; ``""`` for cells without one.
+    size_factors
+        ``(cells,)``, or None where they are the counts' sums.
+    columns
+        The obs column each condition key was read from; a key that is not here gave all cells one new category.
+    notes
+        What the user should know, one sentence each.
+    """
+
+    conditions: dict[str, Names]
+    labels: dict[str, Names]
+    size_factors: NDArray[np.float32] | None
+    columns: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def said(
+    obs: pd.DataFrame,
+    manifest: Manifest,
+    *,
+    conditions: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    size_factor: str | None = None,
+) -> Said:
+    """Return what a query's obs says of its cells, under the manifest's keys.
+
+    Parameters
+    ----------
+    obs
+        The query's cells, ``(cells, columns)``.
+    conditions
+        Condition key to obs column, for each of the manifest's keys. If left out, columns named like the keys are read;
+        a key without one gives all cells one new category.
+    labels
+        Label level to obs column; levels that are not named have no labels.
+    size_factor
+        The obs column with size factors; takes the place of the manifest's.
+
+    Raises
+    ------
+    VocabularyError
+        If a key is not the manifest's or one of its keys is left out, a column is not there, a condition has gaps or a
+        category the model can neither know nor learn, or a size factor is not a positive number.
+    """
+    columns = _condition_columns(obs, manifest, given=conditions)
+    found = {c.key: _condition(obs, c, columns.get(c.key)) for c in manifest.conditions}
+    factors = size_factor or manifest.input.size_factor
+    return Said(
+        conditions=found,
+        labels=_label_levels(obs, manifest, columns=labels or {}),
+        size_factors=_size_factors(obs, factors) if factors else None,
+        columns=columns,
+        notes=tuple(_one_category(key, found[key]) for key in found if key not in columns),
+    )
+
+
+def _one_category(key: str, values: Names) -> str:
+    return (
+        f"no obs column was given for the condition {key!r}: all {len(values):,} cells are taken as one new category, "
+        f"{str(values[0])!r}. If they are several, pass conditions={{{key!r}: obs column}}."
+    )
+
+
+def _condition_columns(obs: pd.DataFrame, manifest: Manifest, *, given: Mapping[str, str] | None) -> dict[str, str]:
+    keys = [condition.key for condition in manifest.conditions]
+    if not given:
+        return {key: key for key in keys if key in obs}
+    _check_keys(given, keys, argument="conditions")
+    if lacking := [key for key in keys if key not in given]:
+        raise errors.VocabularyError(
+            f"conditions= gives a column for {errors.names(given)}, but none for {errors.names(lacking)}; "
+            f"the model {manifest.name} needs one for each of {errors.names(keys)}.",
+            field="conditions",
+            unknown=lacking,
+            known=keys,
+        )
+    return dict(given)
+
+
+def _condition(obs: pd.DataFrame, condition: Condition, name: str | None) -> Names:
+    if name is None:
+        values = np.full(len(obs), _unused(condition.categories))
+    else:
+        values = _whole_column(_column(obs, name, purpose=f"the condition {condition.key!r}"), condition.key)
+    strangers = sorted(set(np.unique(values).tolist()) - set(condition.categories))
+    if strangers and condition.unknown == "error":
+        raise errors.VocabularyError(
+            f"the condition {condition.key!r} has categories this model cannot learn: {errors.names(strangers)}. "
+            f"It takes {errors.names(condition.categories)}; pass conditions={{{condition.key!r}: column}} with a "
+            "column that holds these.",
+            field=condition.key,
+            unknown=strangers,
+            known=condition.categories,
+        )
+    return values
+
+
+def _unused(taken: Sequence[str]) -> str:
+    numbered = (f"{NEW}-{number}" for number in count(2))
+    return NEW if NEW not in taken else next(name for name in numbered if name not in taken)
+
+
+def _whole_column(values: pd.Series, key: str) -> Names:
+    gaps = int(values.isna().sum())
+    if gaps:
+        raise errors.VocabularyError(
+            f"obs[{values.name!r}], the condition {key!r}, has no value (NaN) for {gaps:,} of {len(values):,} cells. "
+            "Every cell needs one: fill the gaps in, or leave these cells out.",
+            field=key,
+            unknown=["NaN"],
+        )
+    return texts(values)
+
+
+def _label_levels(obs: pd.DataFrame, manifest: Manifest, *, columns: Mapping[str, str]) -> dict[str, Names]:
+    levels = {level.key: level for level in manifest.labels}
+    _check_keys(columns, levels, argument="labels")
+    return {
+        key: _labels(_column(obs, name, purpose=f"the labels {key!r}"), levels[key]) for key, name in columns.items()
+    }
+
+
+def _labels(values: pd.Series, level: LabelLevel) -> Names:
+    found = texts(values)
+    return np.where(found == level.unlabelled, "", found) if level.unlabelled else found
+
+
+def _check_keys(given: Iterable[str], known: Iterable[str], *, argument: str) -> None:
+    keys = list(known)
+    if strangers := [key for key in given if key not in keys]:
+        raise errors.VocabularyError(
+            f"{argument}= names {errors.names(strangers)}, but the model's {argument} are "
+            f"{errors.names(keys) or 'none'}. Write {argument}={{model's key: your obs column}}.",
+            field=argument,
+            unknown=strangers,
+            known=keys,
+        )
+
+
+def texts(values: pd.Series) -> Names:
+    """Return a column as text, ``(cells,)``: whole numbers without a decimal point, ``""`` for missing values."""
+    codes, distinct = pd.factorize(values)
+    names = np.array([*map(_text, distinct), ""], dtype=str)
+    found: Names = names[codes]
+    return found
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _size_factors(obs: pd.DataFrame, name: str) -> NDArray[np.float32]:
+    """Return the size factor of each cell from a column of obs, ``(cells,)``.
+
+    Raises
+    ------
+    VocabularyError
+        If the column is not there, or holds anything but positive numbers.
+    """
+    values = pd.to_numeric(_column(obs, name, purpose="each cell's size factor (its total counts)"), errors="coerce")
+    factors = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = int((~(np.isfinite(factors) & (factors > 0))).sum())
+    if wrong:
+        raise errors.VocabularyError(
+            f"obs[{name!r}] should hold each cell's size factor, a positive number; {wrong:,} of {len(factors):,} "
+            "cells have none. Correct the column, or pass size_factor= with another one.",
+            field=name,
+        )
+    single: NDArray[np.float32] = factors.astype(np.float32)
+    return single
