@@ -18,7 +18,11 @@ import hub_client
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SHOW_WHERE = "import hub_client; from hub_client._resources import zoo; print(hub_client.__file__); print(zoo())"
+NOT_YET_IMPORTED = {"scvi-tools"}
+"""Three of the architectures that manifests can name run through it."""
+SHOW_WHERE = (
+    "import hub_client; from hub_client._resources import released; print(hub_client.__file__); print(released())"
+)
 
 
 def normal(name: str) -> str:
@@ -82,6 +86,7 @@ def test_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     sdist = build(ROOT, target="sdist", out=tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
+    assert not (tmp_path / sdist.name.removesuffix(".tar.gz") / "tests").exists()
     again = build(tmp_path / sdist.name.removesuffix(".tar.gz"), target="wheel", out=tmp_path / "wheel")
     assert wheel_names(again) == wheel_names(wheel)
 
@@ -101,7 +106,7 @@ def test_what_is_imported_is_declared() -> None:
 
 
 def test_what_is_declared_is_imported() -> None:
-    assert distributions(PROJECT["dependencies"]) - third_party() == set()
+    assert distributions(PROJECT["dependencies"]) - third_party() == NOT_YET_IMPORTED
 
 
 def test_constraints_pin_every_dependency() -> None:
