@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import platformdirs
 
@@ -16,7 +16,7 @@ from hub_client.store import _atomic, catalogue
 from hub_client.store.bundled import ADDRESS, BundledStore
 from hub_client.store.catalogue import Catalogue
 from hub_client.store.folder import FolderStore
-from hub_client.store.listing import Listing, listing
+from hub_client.store.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.store.protocol import DOCUMENT, Entry, Kind, Store
 from hub_client.store.ref import Ref
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from hub_client.manifest.v1 import Manifest
     from hub_client.model import Model
-    from hub_client.store.datasets import Dataset
+
+_Shown = TypeVar("_Shown", Listing, DatasetListing)
 
 HUB_VARIABLE = "ARCHZOO_HUB"
 
@@ -122,7 +123,7 @@ class Hub:
 
     def search(self, query: str = "", *, kind: str | None = None, all_versions: bool = False) -> list[Listing]:
         """Return what the hub holds; see :func:`search`."""
-        found = [one for store in self._models.stores for one in _listings(store, all_versions=all_versions)]
+        found = _shown(self._models, listing, all_versions=all_versions)
         return [one for one in found if one.matches(query) and kind in (None, one.architecture)]
 
     def history(self, name: str) -> list[Entry]:
@@ -133,11 +134,21 @@ class Hub:
 
     def pull_dataset(self, name: Address) -> AnnData:
         """Return the data set a name means; see :func:`pull_dataset`."""
+        from hub_client.data.fingerprint import fingerprint
         from hub_client.store import datasets
 
         found = self._datasets.find(name)
         with found.source.opened(found.ref) as folder:
-            return datasets.read(folder, ref=found.ref)
+            record, adata = datasets.read(folder, digest=found.ref.digest)
+        if (actual := fingerprint(adata)) != record.fingerprint:
+            raise errors.IntegrityError(
+                f"the genes and counts of {found.ref} have fingerprint {actual}, but its record says "
+                f"{record.fingerprint}. Ask whoever released it for an intact one.",
+                file=datasets.DATA,
+                expected=record.fingerprint,
+                actual=actual,
+            )
+        return adata
 
     def push_dataset(
         self,
@@ -173,16 +184,9 @@ class Hub:
             head = parent or releasing.head(store, repo)
             return store.commit(repo, folder, message=message or f"Release {version}", parent=head)
 
-    def search_datasets(self, query: str = "") -> list[Dataset]:
-        """Return the newest version of every data set with the query's words in its name or title."""
-        from hub_client.store import datasets
-
-        found = [
-            datasets.parse(store.read(ref, DOCUMENT["datasets"]), source=str(ref)).called(repo)
-            for store in self._datasets.stores
-            for repo in store.repos()
-            for ref in [store.resolve(repo)]
-        ]
+    def search_datasets(self, query: str = "") -> list[DatasetListing]:
+        """Return the newest version of every data set with all words of the query in its name, title or source."""
+        found = _shown(self._datasets, dataset_listing, all_versions=False)
         return [one for one in found if one.matches(query)]
 
 
@@ -310,7 +314,7 @@ def download(name: Address, into: Address, *, hub: Hub | Address | None = None) 
 
 
 def pull_dataset(name: Address, *, hub: Hub | Address | None = None) -> AnnData:
-    """Return the data set a name means, every hash checked; ``uns["archzoo_dataset"]`` says which it is.
+    """Return the data set a name means, as it was pushed: every hash and the fingerprint are checked.
 
     Raises
     ------
@@ -391,13 +395,17 @@ def _stores(address: Address | None, kind: Kind) -> list[Store]:
     return [FolderStore(Path(address).expanduser().absolute(), kind=kind)]
 
 
-def _listings(store: Store, *, all_versions: bool) -> Iterator[Listing]:
-    for repo in store.repos():
-        try:
-            refs = store.releases(repo) if all_versions else [store.resolve(repo)]
-            yield from [listing(ref, store.read(ref, DOCUMENT["models"])) for ref in refs]
-        except (errors.IntegrityError, errors.ManifestError) as error:
-            warnings.warn(f"{repo} in {store.address} is left out: {error}", UserWarning, stacklevel=4)
+def _shown(place: Catalogue, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool) -> list[_Shown]:
+    """Return what each release says about itself; one that cannot be read is left out with a warning."""
+    found = []
+    for store in place.stores:
+        for repo in store.repos():
+            try:
+                refs = store.releases(repo) if all_versions else [store.resolve(repo)]
+                found += [show(ref, store.read(ref, DOCUMENT[store.kind])) for ref in refs]
+            except (errors.IntegrityError, errors.ManifestError) as error:
+                warnings.warn(f"{repo} in {store.address} is left out: {error}", UserWarning, stacklevel=4)
+    return found
 
 
 def _as_folder(model: Model | Address, folder: Path) -> tuple[Path, str | None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from hub_client import errors
 from hub_client.store.ref import Ref
+
+_Record = TypeVar("_Record", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,41 @@ class Listing:
     def matches(self, query: str) -> bool:
         """Return whether every word of the query is in the name or the description, in any case."""
         parts = (self.name, self.title, self.summary, self.architecture, self.organism, *self.tissue, *self.labels)
-        text = " ".join(filter(None, parts)).lower()
-        return all(word in text for word in query.lower().split())
+        return _all_words(query, " ".join(filter(None, parts)))
+
+
+@dataclass(frozen=True)
+class DatasetListing:
+    """One released data set; the fields are those of its record and its :class:`~hub_client.store.ref.Ref`."""
+
+    name: str
+    version: str | None
+    title: str
+    cells: int
+    genes: int
+    license: str
+    source: str
+    fingerprint: str
+    digest: str
+    commit: str
+    hub: str
+
+    def matches(self, query: str) -> bool:
+        """Return whether every word of the query is in the name, title or source, in any case."""
+        return _all_words(query, f"{self.name} {self.title} {self.source}")
+
+
+def _all_words(query: str, text: str) -> bool:
+    return all(word in text.lower() for word in query.lower().split())
+
+
+class _ListedDataset(BaseModel):
+    title: str = ""
+    cells: int = 0
+    genes: int = 0
+    license: str = ""
+    source: str = ""
+    fingerprint: str = ""
 
 
 class _Kind(BaseModel):
@@ -97,10 +132,7 @@ def listing(ref: Ref, document: bytes) -> Listing:
     ManifestError
         If it is no manifest of any format.
     """
-    try:
-        found = _Listed.model_validate_json(document)
-    except ValidationError as error:
-        raise errors.ManifestError(f"the manifest of {ref} cannot be listed: {error.error_count()} problems.") from None
+    found = _parsed(_Listed, ref, document)
     return Listing(
         name=ref.repo,
         version=ref.version,
@@ -117,3 +149,18 @@ def listing(ref: Ref, document: bytes) -> Listing:
         commit=ref.commit,
         hub=ref.hub,
     )
+
+
+def dataset_listing(ref: Ref, document: bytes) -> DatasetListing:
+    """Return what a data set's record says about itself; ManifestError if it is none."""
+    found = _parsed(_ListedDataset, ref, document)
+    return DatasetListing(
+        name=ref.repo, version=ref.version, digest=ref.digest, commit=ref.commit, hub=ref.hub, **found.model_dump()
+    )
+
+
+def _parsed(model: type[_Record], ref: Ref, document: bytes) -> _Record:
+    try:
+        return model.model_validate_json(document)
+    except ValidationError as error:
+        raise errors.ManifestError(f"{ref} cannot be listed: its record has {error.error_count()} faults.") from None
