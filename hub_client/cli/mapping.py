@@ -153,18 +153,18 @@ def _check_outputs(out: Path, save_model: Path | None, *, force: bool) -> None:
 
 
 def _query(name: str) -> AnnData:
-    from hub_client.data.examples import EXAMPLES, bundled_query
+    from hub_client.data.examples import QUERIES, bundled_query
     from hub_client.data.reading import opened
 
-    if name in EXAMPLES:
+    if name in QUERIES:
         return bundled_query(name)
     return opened(name)
 
 
 def _example_conditions(name: str) -> dict[str, str] | None:
-    from hub_client.data.examples import EXAMPLES
+    from hub_client.data.examples import QUERIES
 
-    return {"batch": "batch"} if name in EXAMPLES else None
+    return {"batch": "batch"} if name in QUERIES else None
 
 
 def _truth(cells: AnnData, columns: dict[str, str]) -> dict[str, pd.Series]:

@@ -13,7 +13,7 @@ from hub_client.store.ref import Ref
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder.", show_default=False)]
 To = Annotated[str, typer.Option("--to", metavar="OWNER/NAME", help="Where in the hub.", show_default=False)]
-Version = Annotated[str | None, typer.Option(metavar="X.Y.Z", help="Its version, instead of the next free one.")]
+Version = Annotated[str | None, typer.Option(metavar="X.Y.Z", help="Its version, instead of its manifest's.")]
 Message = Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT", help="What changed.")]
 Recipe = Annotated[Path, typer.Argument(help="A recipe, in TOML.", show_default=False)]
 Data = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the recipe's data sets lie.", show_default=False)]
