@@ -26,4 +26,6 @@ fix:
 	ruff format .
 
 generate:
+	python -m hub_client.manifest.schema
+	python -m hub_client.store.card
 	python -m typer hub_client.cli utils docs --name archzoo --title "The archzoo command" --output docs/command.md

@@ -28,8 +28,15 @@ def strict(data: bytes | str, *, limit: int) -> Any:
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         text.encode("utf-8")
+        found = _parsed(text)
+        if "\\ud" in text.lower():
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
-        raise ValueError("is not UTF-8 text") from None
+        raise ValueError("is not UTF-8 text, or escapes half a character") from None
+    return found
+
+
+def _parsed(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:

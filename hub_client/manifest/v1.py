@@ -9,7 +9,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -382,12 +383,16 @@ class ImportedFrom(Frozen):
     lost: tuple[str, ...] = ()
 
 
-class Origin(NamedTuple):
-    """The file a manifest was read from: its sha256, the fields as read, and what this format does not know."""
+@dataclass(frozen=True)
+class Origin:
+    """The file a manifest was read from: its sha256, the fields as read, and what this format does not know.
 
-    digest: str
-    fields: dict[str, Any]
-    unknown: dict[str, JsonValue]
+    All are equal, so that manifests are compared by what they say and not by how it was formatted.
+    """
+
+    digest: str = field(default="", compare=False)
+    fields: dict[str, Any] = field(default_factory=dict, compare=False)
+    unknown: dict[str, JsonValue] = field(default_factory=dict, compare=False)
 
 
 class Manifest(Frozen):
@@ -434,7 +439,7 @@ class Manifest(Frozen):
     limitations: str = ""
     extensions: dict[Annotated[str, Field(pattern=r"^x-[a-z0-9-]+$")], JsonValue] = {}
 
-    _origin: Origin | None = PrivateAttr(default=None)
+    _origin: Origin = PrivateAttr(default=Origin())
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON: sorted keys, UTF-8, newline at the end.
@@ -454,14 +459,14 @@ class Manifest(Frozen):
     @property
     def digest(self) -> str:
         """The release digest, 64 hex digits: sha256 of the file this was read from, or of the canonical JSON."""
-        if self._origin and self._origin.fields == self.__dict__:
+        if self._origin.fields == self.__dict__:
             return self._origin.digest
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @property
     def unknown(self) -> dict[str, JsonValue]:
         """What a newer minor format says that this one does not know: dotted place to value."""
-        return dict(self._origin.unknown) if self._origin else {}
+        return dict(self._origin.unknown)
 
     def read_from(self, data: bytes, *, unknown: dict[str, JsonValue] | None = None) -> Self:
         """Return this manifest knowing the bytes it was read from: they, not our rewriting, make the digest."""
@@ -568,9 +573,9 @@ def _check_input(manifest: Manifest) -> None:
 def _check_kind(manifest: Manifest) -> None:
     """Refuse parts that belong to another architecture."""
     kind = manifest.architecture.kind
-    for field, owners in _ONLY.items():
-        if getattr(manifest, field) and kind not in owners:
-            raise ValueError(f"{field} are for {' and '.join(owners)}, not for {kind}")
+    for part, owners in _ONLY.items():
+        if getattr(manifest, part) and kind not in owners:
+            raise ValueError(f"{part} are for {' and '.join(owners)}, not for {kind}")
     if kind == "totalvi" and manifest.proteins is None:
         raise ValueError("totalvi needs proteins")
     wanted = _ENCODING.get(kind)

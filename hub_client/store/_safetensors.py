@@ -91,7 +91,7 @@ def dump(tensors: Mapping[str, Tensor], manifest: Manifest) -> bytes:
 
 def _bad(message: str, *, expected: object = None, actual: object = None) -> errors.IntegrityError:
     return errors.IntegrityError(
-        f"{FILE} {message}. Fetch the release again, or ask its authors for an intact one.",
+        f"{FILE} {message}. It was not loaded or written: get an intact release, or train the model again.",
         file=FILE,
         expected=expected,
         actual=actual,
@@ -145,7 +145,7 @@ def _entry(name: str, value: Any, start: int) -> Entry:
 
 
 def _sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and len(values) <= 8 and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def _check_contiguous(entries: list[Entry], start: int, end: int) -> None:

@@ -146,11 +146,18 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _trusted_dtype(array: dict[str, Any], codecs: list[Any]) -> bool:
-    """Return whether an array is of plain values; format 2 writes text as objects behind a text codec."""
-    if "data_type" in array:
-        kind = array["data_type"]
-        return (kind.get("name") if isinstance(kind, dict) else kind) in DTYPES
-    kind = array.get("dtype")
+    """Return whether an array is of plain values, in whichever of the two formats' words it says so."""
+    said = [_plain_3(array["data_type"])] if "data_type" in array else []
+    said += [_plain_2(array["dtype"], codecs)] if "dtype" in array else []
+    return bool(said) and all(said)
+
+
+def _plain_3(kind: Any) -> bool:
+    return (kind.get("name") if isinstance(kind, dict) else kind) in DTYPES
+
+
+def _plain_2(kind: Any, codecs: list[Any]) -> bool:
+    """Return whether a format 2 dtype is plain; it writes text as objects behind a text codec."""
     if not isinstance(kind, str) or len(kind) < 2:
         return False
     return kind[1] in _KINDS_2 or (kind[1] == "O" and "vlen-utf8" in codecs)

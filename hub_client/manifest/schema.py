@@ -1,0 +1,39 @@
+"""JSON Schema of manifests and recipes; ``python -m hub_client.manifest.schema`` writes them to ``schemas/``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from hub_client.manifest.recipe import Recipe
+from hub_client.manifest.v1 import SCHEMA_VERSION, Manifest
+
+SCHEMAS: dict[str, type[BaseModel]] = {f"manifest-{SCHEMA_VERSION}.json": Manifest, "recipe-1.json": Recipe}
+"""File name to the model whose schema it holds. A file of an earlier version is never removed."""
+FOLDER = Path(__file__).resolve().parents[2] / "schemas"
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) that the file of this name holds."""
+    found = SCHEMAS[name].model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:archzoo:{name}", **found}
+
+
+def text(name: str) -> str:
+    """Return the schema file's text: sorted keys, newline at the end."""
+    return json.dumps(schema(name), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write(folder: Path = FOLDER) -> list[Path]:
+    """Write every schema file and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SCHEMAS:
+        (folder / name).write_text(text(name), encoding="utf-8")
+    return [folder / name for name in SCHEMAS]
+
+
+if __name__ == "__main__":
+    write()
