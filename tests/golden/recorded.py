@@ -1,0 +1,114 @@
+"""Recordings of scArches, and our models made from them. README.md says what they hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from hub_client.data.cells import Cells, GeneReport
+from hub_client.legacy import scpoli
+from hub_client.model import Model
+
+HERE = Path(__file__).parent
+REFERENCES = {
+    "scpoli_query_unlabeled": "scpoli_default",
+    "scpoli_multi_query_newtype": "scpoli_multi",
+    "scpoli_shot_surgery": "scpoli_default",
+}
+DATA = {"scpoli_query_unlabeled": "query", "scpoli_multi_query_newtype": "query_newtype"}
+
+
+def arrays(file: str, part: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays below ``part/`` in one file."""
+    with np.load(HERE / f"{file}.npz", allow_pickle=False) as found:
+        return {name.removeprefix(f"{part}/"): found[name] for name in found.files if name.startswith(f"{part}/")}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One model as scArches ran it."""
+
+    name: str
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        kind = self.name.split("_")[0]
+        found: dict[str, Any] = json.loads((HERE / f"{kind}.json").read_text())[self.name]
+        return found
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.facts["attrs"]
+        return found
+
+    @property
+    def reference(self) -> Recording | None:
+        """The model surgery started from."""
+        return Recording(REFERENCES[self.name]) if self.name in REFERENCES else None
+
+    def part(self, name: str) -> dict[str, NDArray[Any]]:
+        """Return the arrays of one part: state, forward, outputs, ..."""
+        return arrays(self.name, name)
+
+    @cached_property
+    def state(self) -> dict[str, NDArray[Any]]:
+        return self.part("state")
+
+    @cached_property
+    def forward(self) -> dict[str, NDArray[Any]]:
+        return self.part("forward")
+
+    @cached_property
+    def outputs(self) -> dict[str, NDArray[Any]]:
+        return self.part("outputs")
+
+    def cells(self) -> Cells:
+        """Return the cells the model was trained on."""
+        found = cells(DATA.get(self.name, "ref"), attributes=self.attributes)
+        if self.name == "scpoli_unknown_zinb":
+            labels = np.where((names := arrays("cells", "ref_unknown_obs")["cell_type"]) == "Unknown", "", names)
+            return found.relabelled({"cell_type": labels})
+        return found
+
+    def model(self, *, state: str = "state") -> Model:
+        """Return our model with the recorded weights."""
+        labelled = {"mean": self.outputs["prototypes_labeled_mean"], "cov": self.outputs["prototypes_labeled_cov"]}
+        means = self.outputs.get("prototypes_unlabeled_mean")
+        before = self.reference
+        manifest = scpoli.manifest_of(
+            self.attributes,
+            list(arrays("cells", "ref")["var_names"]),
+            name=self.name.replace("_", "-"),
+            unlabelled=0 if means is None else len(means),
+            reference=before.attributes if before else None,
+        )
+        model = Model.build(manifest)
+        unlabelled = None if means is None else {"mean": means}
+        model.network.load(
+            scpoli.tensors_of(self.part(state), self.attributes, labelled=labelled, unlabelled=unlabelled)
+        )
+        model.describe()
+        return model
+
+
+def cells(data: str, *, attributes: dict[str, Any]) -> Cells:
+    """Return the cells of one data set with the conditions and labels a model reads."""
+    found = arrays("cells", data)
+    counts = found["X"].astype(np.float32)
+    if attributes["recon_loss_"] == "mse":
+        counts = np.log1p(counts / counts.sum(1, keepdims=True) * 1000)
+    return Cells(
+        x=csr_matrix(counts),
+        obs_names=found["obs_names"].astype(object),
+        conditions={key: found[f"obs_{key}"] for key in attributes["condition_keys_"]},
+        labels={key: found[f"obs_{key}"] for key in attributes["cell_type_keys_"]},
+        size_factor=counts.sum(1),
+        report=GeneReport(coverage=1.0),
+    )
