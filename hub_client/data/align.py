@@ -12,13 +12,13 @@ from scipy import sparse
 
 from hub_client import errors
 from hub_client.data import coverage as coverages
-from hub_client.data import genes, layers, obs, reading
+from hub_client.data import genes, obs, reading, sources
 from hub_client.data import matrix as matrices
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.counts import Tally
 from hub_client.data.coverage import Coverage
 from hub_client.data.genes import Match, Panel
-from hub_client.data.layers import Source
+from hub_client.data.sources import Source
 from hub_client.data.reading import Query
 from hub_client.manifest.v1 import Manifest
 
@@ -128,7 +128,7 @@ def align(
     _check_query(query, min_coverage)
     manifest, network = (model, None) if isinstance(model, Manifest) else (model.manifest, model.network)
     said = obs.said(query.obs, manifest, conditions=conditions, labels=labels, size_factor=size_factor)
-    source = layers.chosen(query, layer=layer, hint=manifest.input.layer)
+    source = sources.chosen(query, layer=layer, hint=manifest.input.layer)
     panel = Panel.of(manifest)
     match = genes.settled(genes.match(source.var, panel), policy=manifest.genes.duplicates)
     coverage = Coverage.of(match, None if network is None else network.gene_usage())
@@ -182,7 +182,7 @@ def _values(
     """Return the model's columns in the unit the network reads, and warnings about them."""
     tally = Tally()
     x = matrices.pick(source.matrix, match.target, genes=len(match.panel), look=tally.add)
-    doubts = layers.check(source, query, tally=tally, spec=manifest.input)
+    doubts = sources.check(source, query, tally=tally, spec=manifest.input)
     if manifest.input.kind == "log1p" and tally.counts:
         x = _logged(x, matrices.row_sums(source.matrix), target_sum=manifest.input.target_sum)
         doubts = (*doubts, f"{source.name} holds counts: log1p of them, as this model reads, was made here.")

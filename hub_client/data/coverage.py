@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hub_client import errors
 from hub_client.data import genes
 from hub_client.data.genes import Match, Panel
-from hub_client.data.layers import Source
+from hub_client.data.sources import Source
 from hub_client.manifest.v1 import Manifest
 
 _ORGANISMS = {"NCBITaxon:9606": "human", "NCBITaxon:10090": "mouse"}

@@ -56,7 +56,7 @@ def pick(matrix: Any, target: Indices, *, genes: int, look: Look) -> sparse.csr_
 def row_sums(matrix: Any) -> NDArray[np.float64]:
     """Return the sum of each row over all columns, ``(cells,)``."""
     if isinstance(matrix, _BY_COLUMN):
-        return np.stack([_sums(block) for block in _column_blocks(matrix)]).sum(axis=0)
+        return sum((_sums(block) for block in _column_blocks(matrix)), start=np.zeros(matrix.shape[0]))
     return np.concatenate([_sums(block) for block in _row_blocks(matrix)])
 
 
@@ -135,4 +135,5 @@ def _stored(block: Any) -> NDArray[Any]:
 
 
 def _sums(block: Any) -> NDArray[np.float64]:
-    return np.asarray(block.sum(axis=1, dtype=np.float64)).reshape(-1)
+    sums: NDArray[np.float64] = np.asarray(block.sum(axis=1, dtype=np.float64)).reshape(-1)
+    return sums

@@ -42,7 +42,7 @@ class Source:
         return self.name.removeprefix("layers/")
 
 
-def sources(adata: AnnData) -> Iterator[Source]:
+def every(adata: AnnData) -> Iterator[Source]:
     """Yield every matrix of a query: layers, then raw, then X."""
     yield from (Source(f"layers/{name}", adata.layers[name], adata.var) for name in adata.layers)
     if adata.raw is not None:
@@ -68,7 +68,7 @@ def chosen(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
     AlignmentError
         If X was not set.
     """
-    found = {source.argument: source for source in reversed(list(sources(adata)))}  # a layer named raw or X wins
+    found = {source.argument: source for source in reversed(list(every(adata)))}  # a layer named raw or X wins
     if layer is not None and layer not in found:
         raise errors.VocabularyError(
             f"the query has no layer {layer!r}; layer= can be {errors.names(sorted(found)) or 'nothing'}.",
@@ -126,7 +126,7 @@ _ADVICE = (
 
 def _elsewhere(adata: AnnData, *, but: str) -> str:
     """Return a sentence on which other matrices of the query hold counts, or nothing."""
-    found = [source for source in sources(adata) if source.name != but and counts.are_counts(source.matrix)]
+    found = [source for source in every(adata) if source.name != but and counts.are_counts(source.matrix)]
     shown = [f"{source.name} does: pass layer={source.argument!r}" for source in found]
     return f" But {'; '.join(shown)}." if shown else ""
 
