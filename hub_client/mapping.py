@@ -146,7 +146,7 @@ def has_news(reference: Model, cells: Cells) -> bool:
 
 def _written(query: AnnData, predictions: Predictions, provenance: dict[str, Any]) -> AnnData:
     """Return a copy of the query, in memory, with latent, labels and provenance."""
-    out = query.to_memory() if query.isbacked else query.copy()
+    out = query.to_memory(copy=True)
     out.obsm[LATENT_KEY] = predictions.latent
     for name, column in predictions.to_frame().items():
         out.obs[str(name)] = column.to_numpy() if column.dtype.kind == "f" else pd.Categorical(column)

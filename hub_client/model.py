@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from hub_client.architectures import Architecture, architecture
 from hub_client.data.vocabulary import Vocabulary
@@ -80,6 +82,20 @@ class Model:
         """
         self.describe()
         return bundle.write(Path(folder), self.manifest, self.tensors(), overwrite=overwrite)
+
+    @contextmanager
+    def on(self, device: str) -> Iterator[None]:
+        """Keep the network on a device for a while: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``."""
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if not isinstance(self.network, nn.Module):
+            yield
+            return
+        home = next(self.network.parameters()).device
+        self.network.to(name)
+        try:
+            yield
+        finally:
+            self.network.to(home)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of a release of this model."""

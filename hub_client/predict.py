@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import nn
 
 from hub_client import errors
 from hub_client.architectures import Scores
@@ -91,7 +87,7 @@ def embed(model: Model, cells: Cells, *, batch_size: int = 512, device: str = "a
     VocabularyError
         If the cells have conditions that the model does not know: run :func:`hub_client.surgery` first.
     """
-    with _on(model, device):
+    with model.on(device):
         return model.network.embed(cells, batch_size=batch_size)
 
 
@@ -123,7 +119,7 @@ def predict(
             f"unknown_above is {unknown_above}; it is an uncertainty between 0 and 1.",
             facts={"unknown_above": unknown_above},
         )
-    with _on(model, device):
+    with model.on(device):
         latent = model.network.embed(cells, batch_size=batch_size)
         scores = model.network.score(latent) if model.manifest.labels else {}
     levels = {key: _labelled(key, found, model.manifest, cells, unknown_above) for key, found in scores.items()}
@@ -167,19 +163,3 @@ def _labelled(
     index, columns = pd.Index(cells.obs_names), list(scores.labels)
     frames = (pd.DataFrame(values, index=index, columns=columns) for values in (likely, scores.values))
     return LabelPrediction(labels, unsure, *frames)
-
-
-@contextmanager
-def _on(model: Model, device: str) -> Iterator[None]:
-    """Put the network on a device for a while."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    network = model.network
-    if not isinstance(network, nn.Module):
-        yield
-        return
-    home = next(network.parameters()).device
-    network.to(name)
-    try:
-        yield
-    finally:
-        network.to(home)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Lineage, 
 from hub_client.model import Model
 
 
-def surgery(reference: Model, cells: Cells, *, start: Start = "mean", seed: int = 0) -> Model:
+def surgery(reference: Model, cells: Cells, *, start: Start = "mean", seed: int = 0, device: str = "auto") -> Model:
     """Return a new model with room for the conditions (and labels) of ``cells`` that the reference does not know.
 
     The reference's weights are frozen in the new model and the reference itself is not touched: a reference cell's
@@ -31,6 +32,8 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "mean", seed: int 
         that reconstructs the query best) or ``random``.
     seed
         Of random rows, and of the cells that ``best`` tries.
+    device
+        Where ``best`` tries them: ``auto``, ``cpu`` or ``cuda``.
 
     Raises
     ------
@@ -42,7 +45,8 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "mean", seed: int 
     >>> model = hub_client.surgery(reference, cells)  # doctest: +SKIP
     """
     manifest = _grown(reference, cells, start)
-    network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
+    with reference.on(device):
+        network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
     if manifest.lineage and copied:
         manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
     return Model(manifest, network, reference.ref, extras=reference.extras)
@@ -58,6 +62,7 @@ def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
         "conditions": conditions,
         "combinations": _combinations(reference, conditions, cells, version),
         "labels": tuple(_level(level, cells.labels.get(level.key, ()), version) for level in old.labels),
+        "prototypes": old.prototypes.model_copy(update={"unlabelled": 0}),
         "lineage": Lineage(parent=_parent(reference), relation="surgery", new_rows=start),
         "training": Training(),
         "metrics": (),
@@ -128,4 +133,61 @@ def _level(level: LabelLevel, values: Iterable[str], version: str) -> LabelLevel
     )
 
 
-__all__ = ["surgery"]
+def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], cells: Cells) -> Model:
+    """Return a model that knows one label more: unlabelled prototypes that somebody gave a name.
+
+    Parameters
+    ----------
+    model
+        A model with unlabelled prototypes.
+    level
+        The label level that gets the label.
+    label
+        Its name.
+    clusters
+        Numbers of the unlabelled prototypes whose mean becomes the label's prototype.
+    cells
+        The cells its covariance is measured on: those it is the nearest prototype of.
+
+    Raises
+    ------
+    VocabularyError
+        If there is no such level or cluster, or the label is known already.
+    Unsupported
+        If the architecture has no prototypes.
+    """
+    known = model.vocabulary.labels
+    if level not in known or label in known[level]:
+        raise errors.VocabularyError(
+            f"{label!r} cannot be added to level {level!r}: the model's levels are {errors.names(known) or 'none'}, "
+            "and a label can be added to one of them once.",
+            field=level,
+            unknown=[label],
+            known=known[level].names if level in known else known,
+        )
+    version = model.manifest.version
+    levels = tuple(_level(lv, [label], version) if lv.key == level else lv for lv in model.manifest.labels)
+    manifest = Manifest.model_validate(model.manifest.model_dump() | {"labels": _dumped(levels)})
+    network = model.network.labelled(manifest, level=level, clusters=clusters, cells=cells)
+    return Model(manifest, network, model.ref, extras=model.extras)
+
+
+def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
+    """Return a grown model whose old weights may move too: this gives up the promise that reference latents stay.
+
+    Parameters
+    ----------
+    model
+        From :func:`surgery`.
+    parts
+        ``all`` weights, or besides the condition rows only the encoder's first ``expression`` weights.
+    """
+    lineage = Lineage(parent=model.manifest.lineage.parent if model.manifest.lineage else None, relation="retrain")
+    manifest = model.manifest.model_copy(update={"lineage": lineage})
+    network = type(model.network).build(manifest)
+    network.load(model.network.tensors())
+    network.restrict(parts)
+    return Model(manifest, network, model.ref, extras=model.extras)
+
+
+__all__ = ["add_label", "retraining", "surgery"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
@@ -84,6 +85,14 @@ class Architecture(Protocol):
 
     def facts(self) -> dict[str, object]:
         """Return the manifest's fields that training can change."""
+        ...
+
+    def labelled(self, manifest: Manifest, *, level: str, clusters: Sequence[int], cells: Cells) -> Self:
+        """Return the same function with a label more, the last of ``level``, made of unlabelled prototypes."""
+        ...
+
+    def restrict(self, parts: Literal["all", "expression"]) -> None:
+        """Let only some parts of a whole network train: all, or the condition rows and first expression weights."""
         ...
 
     def gene_usage(self) -> Array:

@@ -11,9 +11,9 @@ somebody asks for them; a label name that occurs at two levels has a prototype a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -462,18 +462,85 @@ class ScPoli(nn.Module):
         rows = self.vocabulary.combinations
         return np.array([self._trial(cells.rows(chosen), rows[code]) for code in combinations])
 
-    @torch.no_grad()
     def _trial(self, cells: Cells, combination: tuple[str, ...]) -> float:
         keys = self.vocabulary.conditions
         names = {key: np.full(len(cells), value) for key, value in zip(keys, combination, strict=True)}
-        batches = self.eval().batches(replace(cells, conditions=names))
-        total = [self.reconstruction(b, self.encode(b)[0]).double().sum() for b in batches.in_order(1024)]
-        return float(torch.stack(total).sum()) / len(cells)
+        return float(self.reconstruction_losses(replace(cells, conditions=names)).mean(dtype=np.float64))
+
+    @torch.no_grad()
+    def reconstruction_losses(self, cells: Cells, *, batch_size: int = 1024) -> Array:
+        """Return each cell's reconstruction loss at its posterior mean, ``(cells,)`` (nats; squared error for mse)."""
+        batches = self.eval().batches(cells).in_order(batch_size)
+        found: Array = torch.cat([self.reconstruction(batch, self.encode(batch)[0]) for batch in batches]).cpu().numpy()
+        return found
+
+    @torch.no_grad()
+    def labelled(self, manifest: Manifest, *, level: str, clusters: Sequence[int], cells: Cells) -> ScPoli:
+        """Return the same function with a label more, the last of ``level``, at the mean of unlabelled prototypes.
+
+        Raises
+        ------
+        VocabularyError
+            If there is no unlabelled prototype with such a number.
+        """
+        if strangers := [number for number in clusters if not 0 <= number < len(self.unlabelled)]:
+            raise errors.VocabularyError(
+                f"there are no unlabelled prototypes {errors.names(strangers)}; the model has {len(self.unlabelled)}, "
+                "numbered from 0.",
+                field="clusters",
+                unknown=strangers,
+                known=range(len(self.unlabelled)),
+            )
+        network = ScPoli.build(manifest)
+        network.load(_padded(self.tensors(), network.tensors()))
+        table = network._prototype_tables()[network._prototype_levels().index(level)]
+        table.means[-1], table.cells[-1] = self.unlabelled[list(clusters)].mean(0), 1.0
+        latent = self.embed(cells)
+        nearest = network.distances(latent)[level].values.argmin(axis=1) == len(table.cells) - 1
+        table.measure(torch.from_numpy(latent[nearest]), code=-1)
+        return network
+
+    def restrict(self, parts: Literal["all", "expression"]) -> None:
+        """Let only some parts train: all, or the condition rows and the encoder's first expression weights."""
+        if parts == "expression":
+            self.requires_grad_(False)
+            for module in (*self.tables(), self.encoder.hidden.first.expression):
+                module.requires_grad_(True)
+
+    def embedding_rows(self) -> dict[str, Tensor]:
+        """Return each condition key's embeddings, ``(conditions, embedding)``."""
+        return {k: t.rows.detach() for k, t in zip(self.vocabulary.conditions, self._embedding_tables(), strict=True)}
+
+    def labelled_prototypes(self) -> tuple[Tensor, Tensor]:
+        """Return means ``(labels, latent)`` and covariances ``(labels, latent, latent)``, level after level."""
+        tables = self._prototype_tables()
+        width = self.config.latent
+        means = torch.cat([torch.zeros(0, width), *(table.means.cpu() for table in tables)])
+        return means, torch.cat([torch.zeros(0, width, width), *(table.covariances.cpu() for table in tables)])
+
+    @torch.no_grad()
+    def place_prototypes(self, means: Tensor, covariances: Tensor) -> None:
+        """Put the prototypes where :meth:`labelled_prototypes` said they were."""
+        sizes = [len(table.cells) for table in self._prototype_tables()]
+        if len(means) != sum(sizes):
+            raise errors.InvalidInput(
+                f"{len(means)} prototypes were given for {sum(sizes)} labels; give one for each label of each level.",
+                facts={"prototypes": len(means), "labels": sum(sizes)},
+            )
+        blocks = (torch.split(means, sizes), torch.split(covariances, sizes))
+        parts = zip(self._prototype_tables(), *blocks, strict=True)
+        for table, mean, covariance in parts:
+            table.means.copy_(mean)
+            table.covariances.copy_(covariance)
+            table.cells.fill_(1.0)
 
 
 def _padded(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return old tensors with the rows that only the new network has appended: random rows, or zero prototypes."""
-    return {name: torch.cat([old[name], new[name][len(old[name]) :]]) for name in new}
+    """Return old tensors with the rows that only the new network has appended: random rows, or zero prototypes.
+
+    Unlabelled prototypes, of which the new network has none, are left behind: they are of the old cells.
+    """
+    return {name: torch.cat([old[name], rows[len(old[name]) :]])[: len(rows)] for name, rows in new.items()}
 
 
 def _random(old: ScPoli, new: ScPoli, cells: Cells, seed: int) -> dict[str, str]:

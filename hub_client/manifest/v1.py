@@ -255,6 +255,11 @@ class PrototypeLevel(Frozen):
     means: Text
     covariances: Text | None = None
 
+    @classmethod
+    def of(cls, position: int, level: str) -> Self:
+        """Return the level's prototypes under the names scPoli's tensors have."""
+        return cls(level=level, means=f"prototypes.{position}.means", covariances=f"prototypes.{position}.covariances")
+
 
 class Prototypes(Frozen):
     """scPoli's prototypes."""

@@ -33,8 +33,13 @@ class PrototypeTable(NamedModule):
         for code in torch.unique(codes[codes >= self.frozen]).tolist():
             members = latent[codes == code]
             self.means[code] = members.mean(0)
-            self.covariances[code] = losses.covariance(members) if len(members) > 1 else 0.0
-            self.cells[code] = len(members)
+            self.measure(members, code=code)
+
+    @torch.no_grad()
+    def measure(self, members: Tensor, *, code: int) -> None:
+        """Record the covariance and number of a label's cells, ``(members, latent)``."""
+        self.covariances[code] = losses.covariance(members) if len(members) > 1 else 0.0
+        self.cells[code] = max(len(members), 1)
 
     def loss(self, z: Tensor, codes: Tensor) -> Tensor:
         """Return the sum over labels of the mean distance of their cells to their prototype (De Donno 2023, eq. 6)."""

@@ -1,0 +1,7 @@
+"""scArches' documented classes as a thin coat over archzoo: its names, parameters and defaults, our mathematics."""
+
+from __future__ import annotations
+
+from hub_client.compat.scpoli import scPoli
+
+__all__ = ["scPoli"]

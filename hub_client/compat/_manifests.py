@@ -1,0 +1,88 @@
+"""What scArches' constructor arguments say, as a manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hub_client import errors
+from hub_client.manifest.v1 import Condition, Embedding, Gene, Genes, LabelLevel
+
+_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}$")
+
+
+def as_list(keys: str | Sequence[str] | None) -> list[str]:
+    """Return scArches' one-or-many argument as a list."""
+    if keys is None:
+        return []
+    return [keys] if isinstance(keys, str) else list(keys)
+
+
+def genes(names: Iterable[str]) -> Genes:
+    """Return a gene panel of ``names``, in their order."""
+    panel = [str(name) for name in names]
+    if all(_ENSEMBL.match(name) for name in panel):
+        return Genes(id_type="ensembl", panel=tuple(Gene(id=name) for name in panel))
+    return Genes(id_type="symbol", panel=tuple(Gene(symbol=name) for name in panel))
+
+
+def categories(obs: pd.DataFrame, key: str) -> tuple[str, ...]:
+    """Return the sorted categories of an obs column.
+
+    Raises
+    ------
+    VocabularyError
+        If there is no such column, or it has gaps.
+    """
+    if key not in obs:
+        raise errors.VocabularyError(
+            f"obs has no column {key!r}; it has {errors.names(obs.columns)}.",
+            field="obs",
+            unknown=[key],
+            known=obs.columns,
+        )
+    if obs[key].isna().any():
+        raise errors.VocabularyError(
+            f"obs[{key!r}] is missing for {int(obs[key].isna().sum()):,} cells; fill them in or leave these cells out.",
+            field=key,
+        )
+    return tuple(sorted(obs[key].astype(str).unique().tolist()))
+
+
+def conditions(
+    obs: pd.DataFrame, keys: list[str], declared: dict[str, list[str]] | None, dims: int | list[int], max_norm: float
+) -> tuple[Condition, ...]:
+    """Return the condition keys with their categories: the declared ones, or the sorted ones of ``obs``."""
+    sizes = [dims] * len(keys) if isinstance(dims, int) else list(dims)
+    if len(sizes) != len(keys):
+        raise errors.InvalidInput(
+            f"embedding_dims has {len(sizes)} entries for {len(keys)} condition keys; give one for each.",
+            facts={"embedding_dims": dims, "condition_keys": keys},
+        )
+    return tuple(
+        Condition(
+            key=key,
+            categories=tuple((declared or {}).get(key) or categories(obs, key)),
+            encoding=Embedding(dim=size, max_norm=max_norm),
+        )
+        for key, size in zip(keys, sizes, strict=True)
+    )
+
+
+def levels(
+    obs: pd.DataFrame, keys: list[str], declared: dict[str, list[str]] | None, labelled: dict[str, Any]
+) -> tuple[LabelLevel, ...]:
+    """Return the label levels: the declared cell types of each, or the sorted ones of its labelled cells."""
+    found = []
+    for key in keys:
+        categories(obs, key)
+        seen = sorted(set(np.asarray(labelled[key], dtype=str).tolist()) - {""})
+        names = [name for name, where in declared.items() if key in where] if declared else seen
+        if not names:
+            raise errors.VocabularyError(f"obs[{key!r}] labels no cell; leave it out of cell_type_keys.", field=key)
+        found.append(LabelLevel(key=key, categories=tuple(names), ontology=dict.fromkeys(names)))
+    return tuple(found)

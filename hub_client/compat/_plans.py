@@ -1,0 +1,101 @@
+"""scArches' training arguments as a Plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hub_client import errors
+from hub_client.manifest.plan import EarlyStopping, Plan
+
+DEFAULTS: dict[str, Any] = {
+    "weight_decay": 0.04,
+    "batch_size": 128,
+    "train_frac": 0.9,
+    "use_early_stopping": True,
+    "early_stopping_kwargs": None,
+    "alpha_kl": 1.0,
+    "alpha_epoch_anneal": None,
+    "alpha_iter_anneal": None,
+    "clip_value": 0.0,
+    "use_stratified_sampling": False,
+    "seed": 2020,
+    "unlabeled_weight": 0.0,
+    "clustering": "leiden",
+    "clustering_res": 2.0,
+    "n_clusters": None,
+    "monitor": True,
+    "n_workers": 0,
+}
+"""The keyword arguments of scArches' scPoli trainer and their defaults."""
+
+_STOPPING = {
+    "early_stopping_metric": None,
+    "mode": None,
+    "threshold": "threshold",
+    "patience": "patience",
+    "reduce_lr": None,
+    "lr_patience": "reduce_patience",
+    "lr_factor": "reduce_factor",
+}
+
+
+def training_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Return scArches' keyword arguments with the defaults filled in.
+
+    Raises
+    ------
+    InvalidInput
+        If one has a name scArches' trainer does not know.
+    """
+    if strangers := sorted(set(given) - set(DEFAULTS)):
+        raise errors.InvalidInput(
+            f"train() does not know {errors.names(strangers)}; it takes {errors.names(DEFAULTS, shown=len(DEFAULTS))}.",
+            facts={name: given[name] for name in strangers},
+        )
+    return DEFAULTS | given
+
+
+def plan(arguments: dict[str, Any], *, cells: int, **ours: Any) -> Plan:
+    """Return the Plan that scArches' trainer arguments describe; ``cells`` turns iterations into epochs."""
+    return Plan(
+        batch_size=arguments["batch_size"],
+        weight_decay=arguments["weight_decay"],
+        gradient_clip=arguments["clip_value"] or None,
+        kl_weight=arguments["alpha_kl"],
+        kl_anneal_epochs=_anneal_epochs(arguments, cells=cells),
+        validation_fraction=1 - arguments["train_frac"],
+        sampling="stratified" if arguments["use_stratified_sampling"] else "shuffle",
+        early_stopping=_stopping(arguments),
+        unlabelled_weight=arguments["unlabeled_weight"],
+        unlabelled_clustering=arguments["clustering"],
+        unlabelled_clusters=arguments["n_clusters"],
+        leiden_resolution=arguments["clustering_res"],
+        **ours,
+    )
+
+
+def _anneal_epochs(arguments: dict[str, Any], *, cells: int) -> float:
+    if arguments["alpha_epoch_anneal"] is not None:
+        return float(arguments["alpha_epoch_anneal"])
+    if arguments["alpha_iter_anneal"] is None:
+        return 0.0
+    steps: int = max(1, round(cells * arguments["train_frac"] / arguments["batch_size"]))
+    return float(arguments["alpha_iter_anneal"]) / steps
+
+
+def _stopping(arguments: dict[str, Any]) -> EarlyStopping | None:
+    if not arguments["use_early_stopping"]:
+        return None
+    given = dict(arguments["early_stopping_kwargs"] or {})
+    if strangers := sorted(set(given) - set(_STOPPING)):
+        raise errors.InvalidInput(
+            f"early_stopping_kwargs has {errors.names(strangers)}; known are {errors.names(_STOPPING, shown=7)}.",
+            facts={name: given[name] for name in strangers},
+        )
+    if given.get("early_stopping_metric", "val_unweighted_loss") not in ("val_unweighted_loss",):
+        raise errors.InvalidInput(
+            f"early_stopping_metric is {given['early_stopping_metric']!r}; it can be 'val_unweighted_loss' only.",
+            facts=given,
+        )
+    rule = {ours: given[theirs] for theirs, ours in _STOPPING.items() if ours and theirs in given}
+    return EarlyStopping(**rule | ({} if given.get("reduce_lr", True) else {"reduce_patience": None}))

@@ -1,0 +1,689 @@
+"""scPoli as scArches documents it: De Donno 2023, doi 10.1038/s41592-023-02035-2.
+
+Where the numbers differ on purpose from scArches 0.6.1: genes are matched by name; categories are sorted instead of in
+order of appearance; surgery trains the rows of new conditions and leaves the reference bit-identical; prototypes and
+``classify`` use the posterior mean; unlabelled prototypes are made when they are asked for; saved models hold no rows
+of ``obs``; the caller's AnnData is never written to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from anndata import read_h5ad as read_anndata
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from hub_client import errors
+from hub_client.architectures.scpoli import ScPoli
+from hub_client.compat import _manifests, _plans
+from hub_client.data.align import align
+from hub_client.data.cells import Cells, Names
+from hub_client.legacy.scpoli import relative_uncertainty
+from hub_client.manifest.configs import Normalization
+from hub_client.manifest.configs import ScPoli as Config
+from hub_client.manifest.v1 import Combination, InputSpec, Manifest, PrototypeLevel, Prototypes
+from hub_client.model import Model
+from hub_client.nn.training import History
+from hub_client.predict import embed
+from hub_client.surgery import add_label, retraining, surgery
+from hub_client.train import train
+
+SAMPLE_SEED = 0
+"""Seed of the latent that ``get_latent(mean=False)`` samples."""
+
+
+class scPoli:
+    """A trainable scPoli on one AnnData, with scArches' parameters and defaults.
+
+    Parameters
+    ----------
+    adata
+        Cells to train on, ``(cells, genes)``: counts for nb, zinb and poisson, log1p values for mse.
+    share_metadata
+        Whether :meth:`get_conditional_embeddings` adds what ``obs`` says of each condition. Kept in memory only.
+    obs_metadata
+        That table, if it should not be read from ``adata.obs``: one row per condition.
+    condition_keys
+        obs columns with batches or other conditions.
+    conditions
+        Condition key to its ordered categories; None: the sorted ones of ``adata``.
+    conditions_combined
+        Ordered combinations of several keys' categories, joined by ``_``; None: those of ``adata``.
+    inject_condition
+        Which networks see the condition embeddings: ``encoder``, ``decoder``.
+    cell_type_keys
+        obs columns with labels, one per level.
+    cell_types
+        Label to the cell type keys it occurs in; None: the sorted ones of ``adata``.
+    unknown_ct_names
+        Labels that mean a cell is not labelled.
+    labeled_indices
+        Positions of the cells whose labels are used; None: all.
+    prototypes_labeled, prototypes_unlabeled
+        Prototypes to start from: ``{"mean": (labels, latent), "cov": (labels, latent, latent)}``.
+    hidden_layer_sizes
+        Widths of the encoder's hidden layers; None: one of ``ceil(sqrt(genes))``.
+    latent_dim, embedding_dims, embedding_max_norm
+        Sizes of the latent and of each key's condition embeddings, and the longest embedding.
+    dr_rate
+        Dropout.
+    use_mmd, mmd_on, mmd_boundary, beta
+        scArches accepts these for scPoli and ignores them; here ``use_mmd=True`` is refused.
+    recon_loss
+        ``nb``, ``zinb``, ``mse`` or ``poisson``.
+    use_bn, use_ln
+        Batch or layer normalisation.
+
+    Raises
+    ------
+    Unsupported
+        For ``use_mmd=True``, and for a ``recon_loss`` that scArches names but cannot train.
+    VocabularyError
+        If an obs column is missing or has gaps.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData,
+        share_metadata: bool = True,
+        obs_metadata: pd.DataFrame | None = None,
+        condition_keys: str | list[str] | None = None,
+        conditions: dict[str, list[str]] | None = None,
+        conditions_combined: list[str] | None = None,
+        inject_condition: Sequence[Literal["encoder", "decoder"]] = ("encoder", "decoder"),
+        cell_type_keys: str | list[str] | None = None,
+        cell_types: dict[str, list[str]] | None = None,
+        unknown_ct_names: list[str] | None = None,
+        labeled_indices: Sequence[int] | None = None,
+        prototypes_labeled: dict[str, Any] | None = None,
+        prototypes_unlabeled: dict[str, Any] | None = None,
+        hidden_layer_sizes: list[int] | None = None,
+        latent_dim: int = 10,
+        embedding_dims: int | list[int] = 10,
+        embedding_max_norm: float = 1.0,
+        dr_rate: float = 0.05,
+        use_mmd: bool = False,
+        mmd_on: Literal["z", "y"] = "z",
+        mmd_boundary: int | None = None,
+        recon_loss: Literal["nb", "zinb", "mse", "poisson"] = "nb",
+        beta: float = 1,
+        use_bn: bool = False,
+        use_ln: bool = True,
+    ) -> None:
+        _refuse(use_mmd=use_mmd, recon_loss=recon_loss)
+        self._coat(adata, labeled_indices, unknown_ct_names, share_metadata, obs_metadata)
+        keys = _manifests.as_list(cell_type_keys)
+        named = _labels(adata, keys, labeled_indices, self.unknown_ct_names_)
+        levels = _manifests.levels(adata.obs, keys, cell_types, named)
+        described = _manifests.conditions(
+            adata.obs, _manifests.as_list(condition_keys), conditions, embedding_dims, embedding_max_norm
+        )
+        config = Config(
+            hidden=tuple(hidden_layer_sizes or [math.ceil(math.sqrt(adata.n_vars))]),
+            latent=latent_dim,
+            dropout=dr_rate,
+            likelihood=recon_loss,
+            normalization=_normalization(use_bn, use_ln),
+            inject=tuple(inject_condition),
+        )
+        self._hold(
+            Model.build(
+                Manifest(
+                    name="scpoli",
+                    architecture=config,
+                    genes=_manifests.genes(adata.var_names),
+                    input=InputSpec(kind="log1p" if recon_loss == "mse" else "counts"),
+                    conditions=described,
+                    combinations=_combinations(adata.obs, [c.key for c in described], conditions_combined),
+                    labels=levels,
+                    prototypes=Prototypes(
+                        levels=tuple(PrototypeLevel.of(position, level.key) for position, level in enumerate(levels)),
+                        unlabelled=len(prototypes_unlabeled["mean"]) if prototypes_unlabeled else 0,
+                    ),
+                )
+            )
+        )
+        self._place(prototypes_labeled, prototypes_unlabeled)
+
+    def _coat(
+        self,
+        adata: AnnData | None,
+        labeled: Sequence[int] | None,
+        unknown: list[str] | None,
+        share: bool = True,
+        metadata: pd.DataFrame | None = None,
+    ) -> None:
+        self.adata, self.labeled_indices_, self.unknown_ct_names_ = adata, labeled, unknown
+        self.share_metadata_, self.obs_metadata_ = share, metadata
+        self.is_trained_ = False
+        self.history: History | None = None
+
+    def _hold(self, model: Model) -> None:
+        self.model = model
+
+    def _place(self, labelled: dict[str, Any] | None, unlabelled: dict[str, Any] | None) -> None:
+        if labelled:
+            self._network.place_prototypes(_tensor(labelled["mean"]), _tensor(labelled["cov"]))
+        if unlabelled:
+            self._network.unlabelled = _tensor(unlabelled["mean"])
+
+    @classmethod
+    def _around(cls, model: Model, adata: AnnData | None, **coat: Any) -> Self:
+        made = cls.__new__(cls)
+        made._coat(adata, coat.pop("labeled", None), coat.pop("unknown", None), **coat)
+        made._hold(model)
+        return made
+
+    # --- what scArches keeps as attributes ---------------------------------------------------------------------------
+
+    @property
+    def _network(self) -> ScPoli:
+        network = self.model.network
+        if not isinstance(network, ScPoli):
+            raise errors.Unsupported(f"{network.kind} is not scPoli.", kind=network.kind, verb="compat.scPoli")
+        return network
+
+    @property
+    def _config(self) -> Config:
+        return self._network.config
+
+    @property
+    def condition_keys_(self) -> list[str]:
+        """Condition keys."""
+        return [condition.key for condition in self.model.manifest.conditions]
+
+    @property
+    def conditions_(self) -> dict[str, list[str]]:
+        """Condition key to its ordered categories."""
+        return {condition.key: list(condition.categories) for condition in self.model.manifest.conditions}
+
+    @property
+    def conditions_combined_(self) -> list[str]:
+        """Ordered combinations of conditions, joined by ``_``."""
+        return ["_".join(row) for row in self.model.vocabulary.combinations]
+
+    @property
+    def cell_type_keys_(self) -> list[str]:
+        """Label levels."""
+        return [level.key for level in self.model.manifest.labels]
+
+    @property
+    def cell_types_(self) -> dict[str, list[str]]:
+        """Label to the levels it occurs in."""
+        found: dict[str, list[str]] = {}
+        for level in self.model.manifest.labels:
+            for name in level.categories:
+                found.setdefault(name, []).append(level.key)
+        return found
+
+    @property
+    def hidden_layer_sizes_(self) -> list[int]:
+        """Widths of the encoder's hidden layers."""
+        return list(self._config.hidden)
+
+    @property
+    def latent_dim_(self) -> int:
+        """Size of the latent."""
+        return self._config.latent
+
+    @property
+    def recon_loss_(self) -> str:
+        """Likelihood."""
+        return self._config.likelihood
+
+    @property
+    def input_dim_(self) -> int:
+        """Number of genes."""
+        return len(self.model.manifest.genes.panel)
+
+    @property
+    def prototypes_labeled_(self) -> dict[str, NDArray[np.float32]]:
+        """Means ``(labels, latent)`` and covariances ``(labels, latent, latent)``, level after level."""
+        mean, cov = self._network.labelled_prototypes()
+        return {"mean": mean.numpy(), "cov": cov.numpy()}
+
+    @property
+    def prototypes_unlabeled_(self) -> dict[str, NDArray[np.float32]]:
+        """Means of the unlabelled prototypes, ``(prototypes, latent)``."""
+        return {"mean": self._network.unlabelled.cpu().numpy()}
+
+    # --- the documented methods --------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        n_epochs: int = 100,
+        pretraining_epochs: int | None = None,
+        eta: float = 1,
+        lr: float = 0.001,
+        eps: float = 0.01,
+        alpha_epoch_anneal: float | None = 1e2,
+        reload_best: bool = False,
+        prototype_training: bool = True,
+        unlabeled_prototype_training: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Train on the AnnData the model was made with.
+
+        Parameters
+        ----------
+        n_epochs, pretraining_epochs
+            Epochs in all, and those before prototypes join the loss; None: nine tenths, or all without labels.
+        eta
+            Weight of the prototype loss.
+        lr, eps
+            Adam's learning rate and epsilon. scArches' epsilon of 0.01 undertrains; 1e-8 does not.
+        alpha_epoch_anneal
+            Epochs over which the KL weight rises.
+        reload_best
+            Whether to keep the weights of the best validation epoch.
+        prototype_training, unlabeled_prototype_training
+            Whether prototypes are trained, and whether unlabelled ones are made after training if ``unlabeled_weight``
+            is not 0 (otherwise they are made by :meth:`get_prototypes_info` or :meth:`add_new_cell_type`).
+        **kwargs
+            What scArches' trainer takes: ``weight_decay``, ``batch_size``, ``train_frac``, ``use_early_stopping``,
+            ``early_stopping_kwargs``, ``alpha_kl``, ``alpha_iter_anneal``, ``clip_value``, ``seed``,
+            ``use_stratified_sampling``, ``unlabeled_weight``, ``clustering``, ``clustering_res``, ``n_clusters``,
+            ``monitor``, ``n_workers`` (has no use here: minibatches are gathered in the process).
+
+        Raises
+        ------
+        InvalidInput
+            For an unknown keyword, or a model loaded without an AnnData.
+        """
+        arguments = _plans.training_arguments(kwargs | {"alpha_epoch_anneal": alpha_epoch_anneal})
+        if not unlabeled_prototype_training:
+            arguments["unlabeled_weight"] = 0.0
+        cells = self._training_cells()
+        silent = not (prototype_training and cells.labels)
+        chosen = _plans.plan(
+            arguments,
+            cells=len(cells),
+            epochs=n_epochs,
+            pretraining_epochs=n_epochs if silent else pretraining_epochs,
+            prototype_weight=eta,
+            learning_rate=lr,
+            adam_epsilon=eps,
+            keep_best=reload_best,
+        )
+        self.history = train(self.model, cells, plan=chosen, seed=arguments["seed"], progress=arguments["monitor"])
+        self.is_trained_ = True
+
+    def get_latent(self, adata: AnnData, mean: bool = False) -> NDArray[np.float32]:
+        """Return the latent of cells, ``(cells, latent)``: a seeded sample of the posterior, or its mean."""
+        cells = self._cells(adata)
+        if mean:
+            return embed(self.model, cells)
+        centre, variance = self._network.posterior(cells)
+        noise = np.random.default_rng(SAMPLE_SEED).standard_normal(centre.shape, dtype=np.float32)
+        sampled: NDArray[np.float32] = (centre + np.sqrt(variance) * noise).astype(np.float32)
+        return sampled
+
+    def classify(
+        self,
+        adata: AnnData | NDArray[np.float32],
+        prototype: bool = False,
+        p: int = 2,
+        get_prob: bool = False,
+        log_distance: bool = True,
+        scale_uncertainties: bool = False,
+    ) -> dict[str, dict[str, Any]]:
+        """Return labels by the nearest prototype, from the posterior mean.
+
+        Parameters
+        ----------
+        adata
+            Cells, or with ``prototype=True`` points of the latent, ``(points, latent)``.
+        prototype
+            Whether ``adata`` holds points of the latent.
+        p
+            The order of the norm that measures distances.
+        get_prob
+            Return the softmax of negative distances and, as ``uncert``, the best label's probability (a confidence).
+        log_distance
+            Without effect, as in scArches.
+        scale_uncertainties
+            Scale ``uncert`` to [0, 1] over the given cells.
+
+        Returns
+        -------
+        dict
+            Per level: ``preds`` ``(cells,)``, ``uncert`` ``(cells,)`` (the distance to the nearest prototype), and
+            ``weighted_distances`` ``(cells, labels)`` in the level's order of labels. For an uncertainty in [0, 1]
+            that means the same for every architecture see :func:`hub_client.predict`.
+        """
+        points = np.asarray(adata) if prototype else embed(self.model, self._cells(adata))
+        scores = self._network.distances(points, power=float(p))
+        return {
+            key: _classified(found.labels, np.asarray(found.values), get_prob, scale_uncertainties)
+            for key, found in scores.items()
+        }
+
+    def get_conditional_embeddings(self) -> AnnData | dict[str, AnnData]:
+        """Return condition embeddings, ``(conditions, embedding)`` AnnData; a dict by key for several keys."""
+        tables = self._network.embedding_rows()
+        found = {key: self._embeddings(key, rows) for key, rows in tables.items()}
+        return next(iter(found.values())) if len(found) == 1 else found
+
+    def _embeddings(self, key: str, rows: torch.Tensor) -> AnnData:
+        names = self.conditions_[key]
+        obs = pd.DataFrame(index=pd.Index(names, name=key))
+        metadata = self._metadata(key) if self.share_metadata_ else None
+        return AnnData(rows.cpu().numpy(), obs=obs if metadata is None else metadata.reindex(names))
+
+    def _metadata(self, key: str) -> pd.DataFrame | None:
+        """Return what obs says of each condition: the columns with one value per condition."""
+        if self.obs_metadata_ is not None:
+            return self.obs_metadata_
+        if self.adata is None or key not in self.adata.obs:
+            return None
+        groups = self.adata.obs.groupby(self.adata.obs[key].astype(str), observed=True)
+        constant = groups.nunique(dropna=False).max() <= 1
+        return groups.first()[[name for name in constant.index[constant] if name != key]]
+
+    def get_prototypes_info(self, prototype_set: Literal["labeled", "unlabeled"] = "labeled") -> AnnData:
+        """Return prototypes as AnnData, ``(prototypes, latent)``, with names and what :meth:`classify` says of them."""
+        sets = {"labeled": self._labelled_points, "unlabeled": self._unlabelled_points}
+        if prototype_set not in sets:
+            raise errors.InvalidInput(
+                f"prototype_set is {prototype_set!r}; it is 'labeled' or 'unlabeled'.",
+                facts={"prototype_set": prototype_set},
+            )
+        points, names = sets[prototype_set]()
+        obs: dict[str, Any] = {"batch": f"prototype-Set {prototype_set.capitalize()}"}
+        for key, found in self.classify(points, prototype=True).items():
+            obs |= {key: names, f"{key}_pred": found["preds"], f"{key}_uncert": found["uncert"]}
+        return AnnData(points, obs=pd.DataFrame(obs, index=[str(i) for i in range(len(points))]))
+
+    def _labelled_points(self) -> tuple[NDArray[np.float32], list[str]]:
+        names = [name for level in self.model.manifest.labels for name in level.categories]
+        return self.prototypes_labeled_["mean"], names
+
+    def _unlabelled_points(self) -> tuple[NDArray[np.float32], list[str]]:
+        if not len(self._network.unlabelled):
+            plan = self.model.manifest.training.plan or _plans.plan(_plans.DEFAULTS, cells=1)
+            self._network.cluster_unlabelled(self._training_cells(), plan)
+        points = self.prototypes_unlabeled_["mean"]
+        return points, [str(number) for number in range(len(points))]
+
+    def add_new_cell_type(
+        self,
+        cell_type_name: str,
+        obs_key: str,
+        prototypes: list[int],
+        x: AnnData | None = None,
+        c: object = None,
+    ) -> None:
+        """Name unlabelled prototypes: their mean becomes the prototype of a new label.
+
+        Parameters
+        ----------
+        cell_type_name
+            The new label.
+        obs_key
+            The level it belongs to.
+        prototypes
+            Numbers of the unlabelled prototypes.
+        x
+            The cells the new prototype's covariance is measured on; None: the model's.
+        c
+            Accepted for scArches' sake: an AnnData brings its own conditions.
+        """
+        self._unlabelled_points()
+        cells = self._training_cells() if x is None else self._cells(x)
+        self._hold(add_label(self.model, obs_key, label=cell_type_name, clusters=prototypes, cells=cells))
+
+    def get_recon_loss(
+        self,
+        adata: AnnData,
+        batch_size: int = 128,
+        condition_encoders: dict[str, dict[str, int]] | None = None,
+        conditions_combined_encoder: dict[str, int] | None = None,
+    ) -> float:
+        """Return the mean reconstruction loss of cells (nats; squared error for mse), from the posterior mean.
+
+        Parameters
+        ----------
+        adata
+            Cells.
+        batch_size
+            Cells at a time.
+        condition_encoders
+            Condition key to a code for each category: the codes of known categories, to try cells under other
+            conditions than their own.
+        conditions_combined_encoder
+            The same for combinations. It must agree with ``condition_encoders``, and is needed for nothing else.
+        """
+        obs = _recoded(adata.obs, self.conditions_, condition_encoders or {})
+        cells = self._cells(AnnData(adata.X, obs=obs, var=adata.var))
+        _check_combined(adata.obs, cells, self.conditions_combined_, conditions_combined_encoder)
+        return float(self._network.reconstruction_losses(cells, batch_size=batch_size).mean())
+
+    def save(
+        self, dir_path: str, overwrite: bool = False, save_anndata: bool = False, **anndata_write_kwargs: Any
+    ) -> None:
+        """Write the model to ``dir_path`` as a release folder (no pickle), and its AnnData beside it if asked to.
+
+        The AnnData goes to ``<dir_path>.h5ad``: nothing but a model belongs in a release.
+        """
+        self.model.save(dir_path, overwrite=overwrite)
+        if save_anndata and self.adata is not None:
+            self.adata.write_h5ad(_beside(dir_path), **anndata_write_kwargs)
+
+    @classmethod
+    def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
+        """Return the model :meth:`save` wrote, with ``adata`` or the AnnData saved beside it.
+
+        ``map_location`` is accepted for scArches' sake: weights are read to the CPU, and training chooses the device.
+        """
+        if adata is None and _beside(dir_path).exists():
+            adata = read_anndata(_beside(dir_path))
+        made = cls._around(Model.load(dir_path), adata)
+        made.is_trained_ = made.model.manifest.training.plan is not None
+        return made
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: str | Path | Self | Model,
+        labeled_indices: Sequence[int] | None = None,
+        unknown_ct_names: list[str] | None = None,
+        freeze: bool = True,
+        freeze_expression: bool = True,
+        remove_dropout: bool = True,
+        return_new_conditions: bool = False,
+        map_location: object = None,
+    ) -> Any:
+        """Return a model with room for the conditions and labels of a query: architecture surgery.
+
+        Parameters
+        ----------
+        adata
+            The query.
+        reference_model
+            A model, or where one is saved.
+        labeled_indices
+            Positions of the cells whose labels are used; ``[]`` for an unlabelled query, None for all.
+        unknown_ct_names
+            Labels that mean a cell is not labelled.
+        freeze
+            Train the rows of new conditions only. False trains everything, and moves the reference.
+        freeze_expression
+            False also trains the encoder's first expression weights, and moves the reference.
+        remove_dropout
+            Whether the query trains without dropout.
+        return_new_conditions
+            Also return the new categories of each condition key.
+        map_location
+            Accepted for scArches' sake.
+        """
+        reference = _reference(reference_model)
+        made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
+        cells = made._training_cells()
+        grown = surgery(reference, cells, start="random")
+        if not (freeze and freeze_expression):
+            grown = retraining(grown, parts="all" if not freeze else "expression")
+        made._hold(grown)
+        made._network.keep_dropout = not remove_dropout
+        if not return_new_conditions:
+            return made
+        return made, {key: list(axis.new) for key, axis in grown.vocabulary.conditions.items()}
+
+    @classmethod
+    def shot_surgery(
+        cls,
+        adata: AnnData,
+        reference_model: str | Path | Self | Model,
+        labeled_indices: Sequence[int] | None = None,
+        unknown_ct_names: list[str] | None = None,
+        train_epochs: int = 0,
+        batch_size: int = 128,
+        subsample: float = 1.0,
+        force_cuda: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Return a model whose new conditions start as the known ones that reconstruct their cells best.
+
+        Parameters
+        ----------
+        adata, reference_model, labeled_indices, unknown_ct_names
+            As for :meth:`load_query_data`.
+        train_epochs
+            Epochs to train afterwards; 0 is zero-shot.
+        batch_size
+            Cells at a time.
+        subsample
+            Share of each condition's cells that is tried.
+        force_cuda
+            Use a GPU where there is one.
+        **kwargs
+            As for :meth:`train`.
+        """
+        reference = _reference(reference_model)
+        made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
+        cells = made._training_cells()
+        tried = cells.rows(_subsample(cells, subsample)) if subsample < 1 else cells
+        made._hold(surgery(reference, tried, start="best", device="auto" if force_cuda else "cpu"))
+        if train_epochs:
+            made.train(n_epochs=train_epochs, batch_size=batch_size, **kwargs)
+        return made
+
+    # --- cells -------------------------------------------------------------------------------------------------------
+
+    def _cells(self, adata: AnnData) -> Cells:
+        return align(adata, self.model, conditions={key: key for key in self.condition_keys_})
+
+    def _training_cells(self) -> Cells:
+        if self.adata is None:
+            raise errors.InvalidInput("this model was loaded without its AnnData: pass adata= to load().")
+        keys = [key for key in self.cell_type_keys_ if key in self.adata.obs]
+        labels = _labels(self.adata, keys, self.labeled_indices_, self.unknown_ct_names_)
+        return self._cells(self.adata).relabelled({key: names for key, names in labels.items() if (names != "").any()})
+
+
+def _subsample(cells: Cells, share: float) -> NDArray[np.int64]:
+    """Return a seeded share of each combination of conditions and labels, at least one cell of each."""
+    groups = pd.DataFrame(cells.conditions | {f"label of {key}": names for key, names in cells.labels.items()})
+    grouped = groups.groupby(list(groups.columns), sort=True).indices.values()
+    draw = np.random.default_rng(SAMPLE_SEED)
+    chosen = [draw.permutation(members)[: math.ceil(share * len(members))] for members in grouped]
+    return np.sort(np.concatenate(chosen))
+
+
+def _refuse(*, use_mmd: bool, recon_loss: str) -> None:
+    if use_mmd:
+        raise errors.Unsupported(
+            "scPoli has no MMD penalty; leave use_mmd at False, or use trVAE.", kind="scpoli", verb="use_mmd"
+        )
+    if recon_loss not in ("nb", "zinb", "mse", "poisson"):
+        raise errors.Unsupported(
+            f"recon_loss is {recon_loss!r}; scPoli trains with 'nb', 'zinb', 'mse' or 'poisson'.",
+            kind="scpoli",
+            verb="recon_loss",
+        )
+
+
+def _normalization(use_bn: bool, use_ln: bool) -> Normalization:
+    return "batch" if use_bn else "layer" if use_ln else "none"
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(values), dtype=torch.float32)
+
+
+def _beside(dir_path: str) -> Path:
+    return Path(f"{Path(dir_path)}.h5ad")
+
+
+def _reference(given: str | Path | scPoli | Model) -> Model:
+    if isinstance(given, scPoli):
+        return given.model
+    return given if isinstance(given, Model) else scPoli.load(str(given)).model
+
+
+def _labels(
+    adata: AnnData, keys: list[str], labelled: Sequence[int] | None, unknown: list[str] | None
+) -> dict[str, Names]:
+    """Return the label of each cell per level, ``""`` for cells that are not labelled."""
+    chosen = np.ones(adata.n_obs, dtype=bool)
+    if labelled is not None:
+        chosen[:] = False
+        chosen[np.asarray(labelled, dtype=int)] = True
+    found = {}
+    for key in keys:
+        _manifests.categories(adata.obs, key)
+        names = adata.obs[key].astype(str).to_numpy(dtype=str)
+        found[key] = np.where(chosen & ~np.isin(names, unknown or []), names, "")
+    return found
+
+
+def _combinations(obs: pd.DataFrame, keys: list[str], declared: list[str] | None) -> tuple[Combination, ...]:
+    """Return the observed combinations of several keys: in the declared order, else sorted."""
+    if len(keys) < 2:
+        return ()
+    rows = sorted({tuple(map(str, row)) for row in obs[keys].itertuples(index=False, name=None)})
+    if declared is not None:
+        by_name = {"_".join(row): row for row in rows}
+        rows = [by_name[name] for name in declared if name in by_name]
+    return tuple(Combination(values=row) for row in rows)
+
+
+def _classified(labels: tuple[str, ...], distances: NDArray[Any], get_prob: bool, scale: bool) -> dict[str, Any]:
+    values = softmax(-distances, axis=1) if get_prob else distances
+    best = values.argmax(axis=1) if get_prob else values.argmin(axis=1)
+    unsure = np.take_along_axis(values, best[:, None], axis=1)[:, 0]
+    return {
+        "preds": np.array(labels)[best],
+        "uncert": relative_uncertainty(unsure) if scale else unsure,
+        "weighted_distances": values,
+    }
+
+
+def _recoded(obs: pd.DataFrame, conditions: dict[str, list[str]], encoders: dict[str, dict[str, int]]) -> pd.DataFrame:
+    """Return conditions as the encoders' codes name them."""
+    columns = {key: obs[key].astype(str) for key in conditions}
+    for key, encoder in encoders.items():
+        columns[key] = columns[key].map(lambda name, e=encoder, k=key: conditions[k][e[name]])
+    return pd.DataFrame(columns, index=obs.index)
+
+
+def _check_combined(obs: pd.DataFrame, cells: Cells, known: list[str], encoder: dict[str, int] | None) -> None:
+    if encoder is None:
+        return
+    keys = list(cells.conditions)
+    given = obs[keys].astype(str).agg("_".join, axis=1).map(encoder).map(lambda code: known[code])
+    meant = pd.DataFrame(cells.conditions, index=obs.index)[keys].agg("_".join, axis=1)
+    if not (given == meant).all():
+        raise errors.InvalidInput(
+            "conditions_combined_encoder and condition_encoders name different conditions for the same cells; "
+            "give encoders that agree.",
+            facts={"conditions_combined_encoder": encoder},
+        )
