@@ -19,3 +19,17 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs CUDA devices that are not here."""
+    marks = {mark.name for mark in item.iter_markers()}
+    needed = 2 if "multigpu" in marks else 1 if "gpu" in marks else 0
+    if needed and (found := cuda_devices()) < needed:
+        pytest.skip(f"needs {needed} CUDA device(s), found {found}")
+
+
+def cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count()
