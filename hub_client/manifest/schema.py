@@ -1,8 +1,9 @@
-"""JSON Schema of manifests and recipes; ``python -m hub_client.manifest.schema`` writes them to ``schemas/``."""
+"""JSON Schema of manifests and recipes; ``python -m hub_client.manifest.schema [FOLDER]`` writes ``schemas/``."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,4 +37,4 @@ def write(folder: Path = FOLDER) -> list[Path]:
 
 
 if __name__ == "__main__":
-    write()
+    write(*map(Path, sys.argv[1:]))

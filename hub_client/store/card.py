@@ -7,6 +7,7 @@ digest, because the manifest that has this digest names the card's.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from string import Template
@@ -363,13 +364,22 @@ _SECTIONS: dict[str, Callable[[Manifest], str]] = {
 }
 
 
-def render_zoo(released: Path, cards: Path) -> list[Path]:
-    """Write ``<cards>/<name>.md`` from the newest version of each released model, and return what was written."""
+def render_zoo(released: Path | None = None, cards: Path | None = None) -> list[Path]:
+    """Write ``<cards>/<name>.md`` from the newest version of each released model, and return what was written.
+
+    Parameters
+    ----------
+    released
+        Release folders as ``<name>/<version>``; None is the bundled zoo.
+    cards
+        Where the cards go; None is the bundled zoo's.
+    """
+    released, cards = released or _resources.released(), cards or _resources.cards()
     written = []
-    for model in sorted(path for path in released.iterdir() if path.is_dir()):
-        source = max(model.glob("*/manifest.json"), key=_version)
-        written.append(cards / f"{model.name}.md")
-        written[-1].write_text(render(read_manifest(source.read_bytes(), source=str(source))), encoding="utf-8")
+    for name in sorted({path.parts[-3] for path in released.glob("*/*/manifest.json")}):
+        newest = max((released / name).glob("*/manifest.json"), key=_version)
+        written.append(cards / f"{name}.md")
+        written[-1].write_text(render(read_manifest(newest.read_bytes(), source=str(newest))), encoding="utf-8")
     return written
 
 
@@ -378,4 +388,4 @@ def _version(manifest: Path) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    render_zoo(_resources.released(), _resources.cards())
+    render_zoo(*map(Path, sys.argv[1:]))
