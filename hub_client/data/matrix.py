@@ -57,7 +57,7 @@ def row_sums(matrix: Any) -> NDArray[np.float64]:
     """Return the sum of each row over all columns, ``(cells,)``."""
     if isinstance(matrix, _BY_COLUMN):
         return sum((_sums(block) for block in _column_blocks(matrix)), start=np.zeros(matrix.shape[0]))
-    return np.concatenate([_sums(block) for block in _row_blocks(matrix)])
+    return np.concatenate([_sums(block) for block in row_blocks(matrix)])
 
 
 def head(matrix: Any, *, rows: int) -> sparse.csr_matrix:
@@ -69,7 +69,7 @@ def head(matrix: Any, *, rows: int) -> sparse.csr_matrix:
 
 def _by_rows(matrix: Any, wanted: Indices, *, look: Look) -> sparse.csr_matrix:
     parts = []
-    for block in _row_blocks(matrix):
+    for block in row_blocks(matrix):
         look(_stored(block))
         parts.append(sparse.csr_matrix(block[:, wanted]))
     return sparse.vstack(parts, format="csr")
@@ -94,7 +94,7 @@ def _renamed(block: sparse.csr_matrix, target: Indices, *, genes: int) -> sparse
     return renamed
 
 
-def _row_blocks(matrix: Any) -> Iterator[Any]:
+def row_blocks(matrix: Any) -> Iterator[Any]:
     """Yield consecutive rows: CSR, or numpy of a dense matrix; a CSR in memory as it is, since slices are copies."""
     if isinstance(matrix, _IN_MEMORY):
         yield matrix
