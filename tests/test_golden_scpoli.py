@@ -16,7 +16,7 @@ from hub_client.legacy import scpoli as legacy
 from hub_client.manifest.plan import Plan
 from hub_client.model import Model
 from hub_client.predict import predict, probabilities
-from hub_client.surgery import surgery
+from hub_client.surgery import add_label, surgery
 from tests.golden.recorded import Recording, cells
 
 REFERENCES = ["scpoli_default", "scpoli_multi", "scpoli_unknown_zinb", "scpoli_mse_encoder_only"]
@@ -343,3 +343,21 @@ def test_losses_that_choose_the_best_start() -> None:
     for new, losses in recording.facts["mapping"]["recon_losses"].items():
         found = network.trial_losses(query.rows(query.conditions["batch"] == new), [0, 1, 2])
         assert_allclose(found, [losses[name] for name in known], rtol=1e-5)
+
+
+def test_a_label_for_unlabelled_prototypes() -> None:
+    """scArches' add_new_cell_type."""
+    recording = Recording("scpoli_query_unlabeled")
+    expected = recording.part("add_new_cell_type")
+    name, level = str(expected["name"]), str(expected["obs_key"])
+    query = recording.cells()
+    model = add_label(
+        recording.model(), level, label=name, clusters=expected["unlabeled_prototypes"].tolist(), cells=query
+    )
+    (table,) = network_of(model)._prototype_tables()
+    assert model.vocabulary.labels[level].names == (*recording.attributes["cell_types_"], name)
+    assert_allclose(value(table.means), expected["labeled_mean"], rtol=0, atol=1e-5)
+    assert_allclose(value(table.covariances), expected["labeled_cov"], rtol=0, atol=1e-5)
+    found = predict(model, query, device="cpu").levels[level]
+    assert_array_equal(found.labels.astype(str), expected["preds"])
+    assert_allclose(found.scores.to_numpy().min(1), expected["uncert"], rtol=0, atol=1e-5)

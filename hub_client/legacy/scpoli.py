@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.manifest._frozen import problems
-from hub_client.manifest.v1 import Manifest
+from hub_client.manifest.v1 import Manifest, PrototypeLevel
 
 Attributes = Mapping[str, Any]
 State = Mapping[str, ArrayLike | Tensor]
@@ -62,6 +62,7 @@ def manifest_of(
     """
     old = attributes if reference is None else reference
     levels = [_level(key, attributes, old) for key in attributes["cell_type_keys_"] or () if _labels(key, attributes)]
+    prototypes = [PrototypeLevel.of(position, level["key"]) for position, level in enumerate(levels)]
     fields = {
         "name": name,
         "version": REFERENCE if reference is None else QUERY,
@@ -71,7 +72,7 @@ def manifest_of(
         "conditions": [_condition(position, attributes, old) for position in range(len(attributes["conditions_"]))],
         "combinations": _combinations(attributes, old),
         "labels": levels,
-        "prototypes": {"levels": _prototypes([level["key"] for level in levels]), "unlabelled": unlabelled},
+        "prototypes": {"levels": prototypes, "unlabelled": unlabelled},
         "lineage": {"relation": "import" if reference is None else "surgery"},
     }
     try:
@@ -221,11 +222,6 @@ def _level(column: str, attributes: Attributes, old: Attributes) -> dict[str, An
 def _labels(column: str, attributes: Attributes) -> list[str]:
     """Return the labels of one level; scArches keeps those of all levels in one list."""
     return [str(name) for name, columns in attributes["cell_types_"].items() if column in columns]
-
-
-def _prototypes(keys: list[str]) -> list[dict[str, str]]:
-    parts = ("means", "covariances")
-    return [{"level": key} | {part: f"prototypes.{i}.{part}" for part in parts} for i, key in enumerate(keys)]
 
 
 # --- the tensors -----------------------------------------------------------------------------------------------------

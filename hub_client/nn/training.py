@@ -222,7 +222,7 @@ def _split(network: nn.Module, cells: Cells, plan: Plan, seed: int, fabric: Fabr
     train, validation = split(cells, vocabulary, fraction=plan.validation_fraction, seed=seed)
     if not len(train):
         raise errors.InvalidInput("there are no cells to train on: the query is empty.", facts={"cells": len(cells)})
-    if not any(parameter.requires_grad for parameter in network.parameters()):
+    if not any(parameter.requires_grad and parameter.numel() for parameter in network.parameters()):
         raise errors.InvalidInput(
             "there is nothing to train: all conditions of these cells are known to the model, and its rows are frozen. "
             "Use predict() as it is.",

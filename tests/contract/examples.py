@@ -1,0 +1,33 @@
+"""One small model of each architecture, in the variants whose code differs; a new architecture adds its rows."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from hub_client.manifest.plan import Plan
+from hub_client.manifest.v1 import Manifest
+from hub_client.model import Model
+from hub_client.train import train
+from tests.simulated import cells_for, manifest
+
+EXAMPLES: dict[str, Manifest] = {
+    "scpoli": manifest(),
+    "scpoli-two-conditions": manifest(conditions=("batch", "tech"), levels=("cell_type", "cell_class")),
+    "scpoli-zinb-batch-norm": manifest(likelihood="zinb", normalization="batch"),
+    "scpoli-mse-no-norm": manifest(likelihood="mse", normalization="none", inject=("encoder",)),
+    "scpoli-poisson-deep": manifest(likelihood="poisson", hidden=(16, 8), inject=("decoder",), levels=()),
+}
+SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)
+
+
+def untrained(example: str, *, seed: int = 0) -> Model:
+    """Return a model of an example nobody has trained."""
+    return Model.build(EXAMPLES[example], seed=seed)
+
+
+@cache
+def trained(example: str) -> Model:
+    """Return an example trained for a few epochs; callers must not train it."""
+    model = untrained(example)
+    train(model, cells_for(model.manifest), plan=SHORT, progress=False, accelerator="cpu")
+    return model

@@ -1,0 +1,98 @@
+"""Seeded counts with cell types, batches and technologies, for tests that need cells rather than biology."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from hub_client.data.align import align
+from hub_client.data.cells import Cells
+from hub_client.manifest.v1 import Manifest, PrototypeLevel
+
+GENES = tuple(f"g{number}" for number in range(60))
+CLASSES = {"T": "lymphoid", "B": "lymphoid", "NK": "lymphoid", "Mono": "myeloid"}
+REFERENCE, QUERY, SECOND_QUERY = ("b0", "b1", "b2"), ("q0", "q1"), ("r0",)
+
+
+def counts(
+    batches: Sequence[str] = REFERENCE, *, cells: int = 240, types: Sequence[str] = tuple(CLASSES), seed: int = 0
+) -> anndata.AnnData:
+    """Return counts whose gene means depend on type, batch and technology, with all four in obs."""
+    generator = np.random.default_rng([seed, cells])
+    obs = pd.DataFrame(
+        {
+            "batch": np.resize(list(batches), cells),
+            "tech": generator.choice(["v2", "v3"], cells),
+            "cell_type": generator.choice(list(types), cells),
+        },
+        index=[f"{batches[0]}-{number}" for number in range(cells)],
+    )
+    obs["cell_class"] = obs["cell_type"].map(CLASSES).fillna("other")
+    logs = sum(_effects(key, obs[key], size=size) for key, size in SIZES.items())
+    depth = generator.lognormal(0, 0.3, (cells, 1))
+    x = generator.poisson(generator.gamma(3.0, np.exp(logs) * depth / 3.0)).astype(np.float32)
+    return anndata.AnnData(csr_matrix(x), obs=obs, var=pd.DataFrame(index=list(GENES)))
+
+
+SIZES = {"cell_type": 0.8, "batch": 0.3, "tech": 0.2}
+"""Standard deviation of each column's effect on the log mean of a gene."""
+
+
+def _effects(key: str, values: pd.Series, *, size: float) -> NDArray[Any]:
+    """Return each cell's effect on each gene, ``(cells, genes)``: a value has the same in every data set."""
+    rows = {
+        value: np.random.default_rng([*f"{key}={value}".encode()]).normal(0, size, len(GENES)) for value in set(values)
+    }
+    return np.stack([rows[value] for value in values])
+
+
+def log_counts(adata: anndata.AnnData) -> anndata.AnnData:
+    """Return log1p of counts scaled to 1,000 a cell, as models with squared error read it."""
+    found = adata.copy()
+    totals = np.asarray(found.X.sum(1))
+    found.X = csr_matrix(found.X.multiply(1000 / np.maximum(totals, 1))).log1p().astype(np.float32)
+    return found
+
+
+def cells_for(
+    manifest: Manifest, batches: Sequence[str] = REFERENCE, *, labelled: bool = True, **options: Any
+) -> Cells:
+    """Return simulated cells aligned to a manifest, with or without the labels of its levels."""
+    adata = counts(batches, **options)
+    columns = {level.key: level.key for level in manifest.labels if labelled}
+    return align(log_counts(adata) if manifest.input.kind == "log1p" else adata, manifest, labels=columns)
+
+
+def manifest(
+    kind: str = "scpoli",
+    *,
+    conditions: Sequence[str] = ("batch",),
+    levels: Sequence[str] = ("cell_type",),
+    encoding: dict[str, Any] | None = None,
+    **architecture: Any,
+) -> Manifest:
+    """Return the manifest of a small model of :func:`counts`' reference."""
+    known = {"batch": REFERENCE, "tech": ("v2", "v3")}
+    labels = {"cell_type": sorted(CLASSES), "cell_class": sorted(set(CLASSES.values()))}
+    encoding = {"kind": "embedding", "dim": 4} if encoding is None else encoding
+    likelihood = architecture.get("likelihood", "nb")
+    prototypes = [PrototypeLevel.of(position, key) for position, key in enumerate(levels)]
+    return Manifest.model_validate(
+        {
+            "name": "simulated",
+            "architecture": {"kind": kind, "hidden": (16,), "latent": 6} | architecture,
+            "genes": {"id_type": "symbol", "panel": [{"symbol": gene} for gene in GENES]},
+            "input": {"kind": "log1p", "target_sum": 1000} if likelihood == "mse" else {},
+            "conditions": [{"key": key, "categories": known[key], "encoding": encoding} for key in conditions],
+            "labels": [
+                {"key": key, "categories": labels[key], "ontology": dict.fromkeys(labels[key])} for key in levels
+            ],
+            "prototypes": {"levels": prototypes if kind == "scpoli" else ()},
+        }
+    )
