@@ -97,12 +97,11 @@ class Panel(Frozen):
     include: tuple[Text, ...] = ()
     """Genes that are in the panel whatever their rank."""
     include_measured: tuple[Literal["pbmc68k_reduced"], ...] = ()
-    """scanpy's bundled data sets whose genes are in the panel, so far as every data set measures them."""
+    """scanpy's bundled data sets whose genes (symbols) are in the panel, so far as every data set measures them."""
     exclude: tuple[Text, ...] = ()
     """Regular expressions; a gene whose name one of them matches is not chosen by rank."""
     coverage_warn: UnitInterval = 0.8
     coverage_refuse: UnitInterval = 0.5
-    missing: Literal["zero", "mean"] = "zero"
     duplicates: Literal["error", "sum", "first"] = "error"
 
     @field_validator("exclude")
@@ -114,6 +113,12 @@ class Panel(Frozen):
             except re.error as error:
                 raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
         return patterns
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.include_measured and self.id_type != "symbol":
+            raise ValueError("include_measured names genes by symbol, so it needs id_type = 'symbol'")
+        return self
 
 
 class ConditionRule(Frozen):
@@ -152,10 +157,10 @@ class Holdout(Frozen):
 
 
 class Gate(Frozen):
-    """What a metric must be for the release to be written."""
+    """What a metric of the held-out cells must be for the release to be written."""
 
-    metric: Text
-    """Its name in the release: ``<label level>.<accuracy, macro_f1 or calibration_error>``."""
+    level: Key
+    metric: Literal["accuracy", "macro_f1", "calibration_error"]
     at_least: float | None = None
     at_most: float | None = None
 
@@ -207,11 +212,15 @@ class Recipe(Frozen):
     architecture: ArchitectureConfig
     input: InputSpec = InputSpec()
     plan: Plan = Plan()
+    query_plan: Plan | None = None
+    """What the release recommends for training on queries; None is the defaults."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the held-out split, the first weights, training and the test vectors."""
     holdout: Holdout = Holdout()
     trust: TrustRule = TrustRule()
     gates: tuple[Gate, ...] = ()
+    atlas: bool = False
+    """Whether the release carries the latent, labels and conditions of the cells it was trained on."""
     test_cells: PositiveInt = 8
     """Simulated cells in the test vectors."""
 
@@ -245,6 +254,7 @@ class Recipe(Frozen):
         _check_unique("labels", [rule.key for rule in self.labels])
         for dataset in self.datasets:
             _check_keys(self, dataset)
+        _check_gates(self)
         _check_ontologies(self)
         return self
 
@@ -272,6 +282,12 @@ def _check_keys(recipe: Recipe, dataset: Dataset) -> None:
         )
     if strangers := sorted(dataset.labels.keys() - {rule.key for rule in recipe.labels}):
         raise ValueError(f"data set {dataset.name!r} has the label levels {errors.names(strangers)}, unknown to labels")
+
+
+def _check_gates(recipe: Recipe) -> None:
+    levels = [rule.key for rule in recipe.labels]
+    if strangers := [gate.level for gate in recipe.gates if gate.level not in levels]:
+        raise ValueError(f"gates name the label levels {errors.names(strangers)}, unknown to labels")
 
 
 def _check_ontologies(recipe: Recipe) -> None:

@@ -1,0 +1,327 @@
+"""build(): a recipe and its data to a release, trained, judged and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from hub_client import _resources, errors
+from hub_client.calibrate import calibrate
+from hub_client.data import datasets
+from hub_client.data.align import align
+from hub_client.data.cells import Cells
+from hub_client.data.fingerprint import fingerprint
+from hub_client.data.panel import paired, select_panel
+from hub_client.evaluate import evaluate
+from hub_client.manifest.recipe import Gate, LabelRule, Recipe
+from hub_client.manifest.report import Report
+from hub_client.manifest.v1 import (
+    Calibration,
+    Combination,
+    Condition,
+    Gene,
+    Genes,
+    LabelLevel,
+    Manifest,
+    Metric,
+    PrototypeLevel,
+    Prototypes,
+    Training,
+    Trust,
+)
+from hub_client.model import Model
+from hub_client.nn.training import split
+from hub_client.predict import Predictions, embed, predict, uncertainty
+from hub_client.store import bundle, card, reference
+from hub_client.train import train
+from hub_client.verify import with_test_vectors
+
+HUMAN = "NCBITaxon:9606"
+METRICS = {
+    "accuracy": "share of cells whose predicted label is the true one",
+    "macro_f1": "mean over labels of F1, so that rare labels count as much as common ones",
+    "calibration_error": "expected calibration error of the uncertainty over ten bins; each half is judged "
+    "by the calibration fitted on the other",
+}
+"""The metrics of a release, and what each says."""
+
+
+def build(
+    recipe: Recipe | str | Path,
+    *,
+    data: str | Path,
+    out: str | Path,
+    overwrite: bool = False,
+    progress: bool = True,
+    accelerator: str = "auto",
+) -> Path:
+    """Train a model as its recipe says, judge it by the recipe's gates, and return the release folder that was written.
+
+    Some cells are held out and never trained on: the uncertainty is calibrated on them and the release's metrics are
+    theirs. They hold for the very weights that are released. The same recipe and data give the same weights on the same
+    machine.
+
+    Parameters
+    ----------
+    recipe
+        A recipe, or the path of its TOML file.
+    data
+        The folder that holds the recipe's data sets.
+    out
+        Gets the release at ``<name>/<version>/``. If it is the bundled zoo of a checkout, the cards are rendered too.
+    overwrite
+        Whether to replace a release that is there already.
+    progress
+        Whether to show a bar while training.
+    accelerator
+        As for :func:`hub_client.train`.
+
+    Raises
+    ------
+    NotFound
+        If the recipe or a data set is not there.
+    ManifestError
+        If the recipe cannot be read.
+    IntegrityError
+        If a data set is not the one the recipe's fingerprint was taken of.
+    VocabularyError, AlignmentError
+        If the data's columns, labels, genes or counts are not what the recipe needs.
+    InvalidInput
+        If the release is there already, or a gate is not passed; nothing is written then.
+
+    Examples
+    --------
+    >>> build("zoo/recipes/pbmc-scpoli.toml", data="../shared/data", out="zoo/released")  # doctest: +SKIP
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    folder = Path(out) / recipe.name / recipe.version
+    _check_free(folder, overwrite=overwrite)
+    model, training, held_out = prepare(recipe, data=Path(data))
+    train(model, training, plan=recipe.plan, seed=recipe.seed, accelerator=accelerator, progress=progress)
+    _judge(model, held_out, recipe)
+    model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
+    extra = {reference.FILE: reference.dump(reference_atlas(model, training))} if recipe.atlas else {}
+    bundle.write(folder, model.manifest, model.tensors(), extra=extra, overwrite=overwrite)
+    if Path(out).resolve() == _resources.released().resolve():
+        card.render_zoo(_resources.released(), _resources.cards())
+    return folder
+
+
+def prepare(recipe: Recipe, *, data: Path) -> tuple[Model, Cells, Cells]:
+    """Return a recipe's untrained model, the cells to train it on and the cells held out.
+
+    Raises
+    ------
+    NotFound, IntegrityError, VocabularyError, AlignmentError
+        As :func:`build`.
+    """
+    source = datasets.load(recipe, data)
+    manifest = _draft(recipe, source)
+    cells = align(source.counts, manifest, labels={rule.key: rule.key for rule in recipe.labels})
+    model = Model.build(manifest, seed=recipe.seed)
+    training, held_out = split(cells, model.vocabulary, fraction=recipe.holdout.fraction, seed=recipe.seed)
+    return model, cells.rows(training.numpy()), cells.rows(held_out.numpy())
+
+
+def reference_atlas(model: Model, cells: Cells) -> AnnData:
+    """Return latent, labels and conditions of cells, without names, counts or donors, in random order."""
+    shared = {c.key: cells.conditions[c.key] for c in model.manifest.conditions if c.role != "donor"}
+    seed = model.manifest.training.seed or 0
+    return reference.atlas(embed(model, cells), conditions=shared, labels=cells.labels, seed=seed)
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse before hours of training what could not be written after them."""
+    if folder.exists() and not overwrite:
+        raise errors.InvalidInput(
+            f"{folder} exists already, and a released version does not change. Raise the recipe's version, or pass "
+            "overwrite=True if it was never given to anybody.",
+            facts={"folder": folder},
+        )
+
+
+# --- the manifest before training ---------------------------------------------------------------------------------
+
+
+def _draft(recipe: Recipe, source: datasets.Reference) -> Manifest:
+    obs = source.counts.obs
+    panel = select_panel(source.counts, recipe.panel, batches=obs[recipe.conditions[0].key].to_numpy(dtype=str))
+    return Manifest(
+        **{name: getattr(recipe, name) for name in _COPIED},
+        created=datetime.now(UTC).replace(microsecond=0),
+        organism=recipe.term(recipe.organism),
+        tissue=tuple(map(recipe.term, recipe.tissue)),
+        assay=tuple(map(recipe.term, recipe.assay)),
+        disease=tuple(map(recipe.term, recipe.disease)),
+        genes=_genes(recipe, panel),
+        conditions=tuple(
+            Condition(**dict(rule), categories=datasets.categories(obs[rule.key])) for rule in recipe.conditions
+        ),
+        combinations=_combinations(recipe, obs),
+        labels=tuple(_level(recipe, rule) for rule in recipe.labels),
+        prototypes=_PROTOTYPES.get(recipe.architecture.kind, _no_prototypes)(recipe),
+        training=Training(datasets=source.records),
+    )
+
+
+_COPIED = (
+    "name",
+    "version",
+    "title",
+    "summary",
+    "authors",
+    "citation",
+    "license",
+    "data_license",
+    "suspension_type",
+    "gene_annotation",
+    "architecture",
+    "input",
+    "query_plan",
+    "intended_use",
+    "limitations",
+)
+"""What a manifest says in the recipe's words."""
+
+
+def _genes(recipe: Recipe, names: tuple[str, ...]) -> Genes:
+    rules = recipe.panel
+    human = recipe.organism.id == HUMAN
+    own = "id" if rules.id_type == "ensembl" else "symbol"
+    panel = paired(names, id_type=rules.id_type) if human else tuple(Gene(**{own: name}) for name in names)
+    return Genes(
+        id_type=rules.id_type,
+        panel=panel,
+        coverage_warn=rules.coverage_warn,
+        coverage_refuse=rules.coverage_refuse,
+        duplicates=rules.duplicates,
+    )
+
+
+def _combinations(recipe: Recipe, obs: Any) -> tuple[Combination, ...]:
+    if len(recipe.conditions) < 2:
+        return ()
+    rows = zip(*(obs[rule.key] for rule in recipe.conditions), strict=True)
+    return tuple(Combination(values=row) for row in sorted(set(rows)))
+
+
+def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
+    prefixes = sorted({curie.partition(":")[0] for curie in rule.ontology.values()})
+    return LabelLevel(
+        key=rule.key,
+        categories=tuple(sorted(rule.ids)),
+        ontology=rule.ids,
+        ontology_release=", ".join(f"{prefix} {recipe.ontologies[prefix]}" for prefix in prefixes) or None,
+        parents=rule.parents,
+        unlabelled=rule.unlabelled,
+    )
+
+
+def _no_prototypes(recipe: Recipe) -> Prototypes:
+    return Prototypes()
+
+
+def _scpoli_prototypes(recipe: Recipe) -> Prototypes:
+    names = {rule.key: f"prototypes.{index}" for index, rule in enumerate(recipe.labels)}
+    return Prototypes(
+        levels=tuple(
+            PrototypeLevel(level=key, means=f"{name}.means", covariances=f"{name}.covariances")
+            for key, name in names.items()
+        )
+    )
+
+
+_PROTOTYPES = {"scpoli": _scpoli_prototypes}
+
+
+# --- what the held-out cells say ----------------------------------------------------------------------------------
+
+
+def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
+    """Calibrate a trained model, put its metrics into the manifest, and refuse it if it fails a gate."""
+    if not recipe.labels:
+        return
+    report = evaluate(_cross_fitted(model, held_out, recipe), held_out.labels)
+    calibrations = tuple(_calibrations(model, held_out, recipe).values())
+    said = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
+    model.manifest = model.manifest.changed(
+        trust=Trust(calibrations=calibrations, validated_on=said),
+        metrics=_metrics(report, held_out, model.manifest, recipe),
+    )
+    _check_gates(recipe, report)
+
+
+def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> dict[str, Calibration]:
+    scores = model.network.score(embed(model, cells))
+    rule = recipe.trust
+    return {
+        level: calibrate(
+            found,
+            cells.labels[level],
+            level=level,
+            unknown_above=rule.unknown_above,
+            distance_quantile=rule.distance_quantile,
+        )
+        for level, found in scores.items()
+    }
+
+
+def _cross_fitted(model: Model, cells: Cells, recipe: Recipe) -> Predictions:
+    """Return predictions in which each half's uncertainty is calibrated on the other half."""
+    predictions = predict(model, cells)
+    scores = model.network.score(predictions.latent)
+    unsure = {level: np.empty(len(cells)) for level in scores}
+    for fitted, judged in _halves(model, cells, recipe.seed):
+        calibrations = _calibrations(model, cells.rows(fitted), recipe)
+        for level, found in scores.items():
+            rows = replace(found, values=found.values[judged])
+            unsure[level][judged] = uncertainty(rows, calibrations[level])
+    levels = {level: replace(p, uncertainty=unsure[level]) for level, p in predictions.levels.items()}
+    return replace(predictions, levels=levels)
+
+
+def _halves(model: Model, cells: Cells, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    one, other = (rows.numpy() for rows in split(cells, model.vocabulary, fraction=0.5, seed=seed))
+    return [(one, other), (other, one)]
+
+
+def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -> tuple[Metric, ...]:
+    same: Mapping[str, Any] = {
+        "dataset": " + ".join(dataset.name for dataset in recipe.datasets),
+        "dataset_fingerprint": fingerprint(cells.x, manifest.genes.names),
+        "split": f"held out ({recipe.holdout.fraction:.0%}, stratified by conditions and label, never trained on)",
+        "seed": recipe.seed,
+    }
+    return tuple(
+        Metric(name=f"{level.level}.{name}", definition=says, value=getattr(level, name), n=level.cells, **same)
+        for level in report.levels
+        for name, says in METRICS.items()
+    )
+
+
+def _check_gates(recipe: Recipe, report: Report) -> None:
+    values = {(gate.level, gate.metric): getattr(report[gate.level], gate.metric) for gate in recipe.gates}
+    failed = [line for gate in recipe.gates if (line := _fault(gate, values[gate.level, gate.metric]))]
+    if failed:
+        raise errors.InvalidInput(
+            f"{recipe.name} {recipe.version} was not written: its held-out cells fail gates of the recipe:\n  "
+            + "\n  ".join(failed),
+            facts={f"{level}.{metric}": value for (level, metric), value in values.items()},
+        )
+
+
+def _fault(gate: Gate, value: float) -> str | None:
+    """Return what a gate says against a value, if anything."""
+    what = f"{gate.level}.{gate.metric} is {value:.4f}, wanted"
+    if gate.at_least is not None and value < gate.at_least:
+        return f"{what} at least {gate.at_least:g}"
+    if gate.at_most is not None and value > gate.at_most:
+        return f"{what} at most {gate.at_most:g}"
+    return None

@@ -1,0 +1,276 @@
+"""build(): from synthetic cells to a release in seconds, and what stops it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from hub_client import errors
+from hub_client.build import build
+from hub_client.data.fingerprint import fingerprint
+from hub_client.manifest.reading import read_manifest
+from hub_client.manifest.recipe import Recipe
+from hub_client.model import Model
+from hub_client.store import bundle, reference
+from hub_client.verify import verify
+
+GENES = [f"GENE{i}" for i in range(40)] + ["CD3D", "MS4A1", "MT-CO1", "MLL5"]
+LABELS = ("B", "T", "NK")
+
+
+def cells(batch: str, *, count: int, seed: int, dropped: int = 0) -> AnnData:
+    """Return cells of three labels with different profiles, under names that look like barcodes."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(LABELS, count)
+    profiles = np.random.default_rng(0).gamma(0.6, 4.0, (len(LABELS), len(GENES)))
+    counts = generator.poisson(profiles[[LABELS.index(label) for label in labels]])
+    names = [f"{batch}-ACGT{i:04d}-SECRETBARCODE" for i in range(count)]
+    obs = pd.DataFrame({"donor": f"SECRETDONOR-{batch}", "batch": batch, "type": labels}, index=names)
+    adata = AnnData(csr_matrix(counts, dtype=np.float32), obs=obs, var=pd.DataFrame(index=GENES))
+    return adata[:, dropped:].copy()
+
+
+def recipe(data: Path, **changes: Any) -> Recipe:
+    """Write two data sets into a folder and return a recipe of them."""
+    parts = {"one": cells("b1", count=260, seed=1), "two": cells("b2", count=140, seed=2, dropped=2)}
+    for name, part in parts.items():
+        part.write_h5ad(data / f"{name}.h5ad")
+    return Recipe.model_validate(described(parts) | changes)
+
+
+def described(parts: dict[str, AnnData]) -> dict[str, Any]:
+    return {
+        "recipe_version": 1,
+        "name": "tiny",
+        "version": "0.1.0",
+        "title": "Tiny",
+        "summary": "Three kinds of cells that never lived.",
+        "authors": [{"name": "Somebody"}],
+        "license": "CC0-1.0",
+        "data_license": "CC0-1.0",
+        "intended_use": "Tests.",
+        "limitations": "All of them.",
+        "ontologies": {"CL": "2026-03-26", "NCBITaxon": "2026-05-13"},
+        "organism": {"id": "NCBITaxon:9606", "label": "Homo sapiens"},
+        "datasets": [
+            {
+                "name": name,
+                "file": f"{name}.h5ad",
+                "source": "made here",
+                "fingerprint": fingerprint(part),
+                "conditions": {"batch": "batch"},
+                "labels": {"cell_type": "type"},
+            }
+            for name, part in parts.items()
+        ],
+        "panel": {"size": 30, "include": ["CD3D"], "exclude": ["^MT-"]},
+        "conditions": [{"key": "batch", "encoding": {"kind": "embedding", "dim": 2}}],
+        "labels": [{"key": "cell_type", "ontology": {"B": "CL:0000236", "T": "CL:0000084"}, "without_id": ["NK"]}],
+        "architecture": {"kind": "scpoli", "hidden": [16], "latent": 4},
+        "plan": {"epochs": 6, "pretraining_epochs": 3, "learning_rate": 0.01, "kl_anneal_epochs": 6},
+        "holdout": {"fraction": 0.25},
+        "gates": [{"level": "cell_type", "metric": "accuracy", "at_least": 0.8}],
+        "test_cells": 5,
+        "atlas": True,
+    }
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of two synthetic data sets."""
+    data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("zoo")
+    return build(recipe(data), data=data, out=out, progress=False)
+
+
+def test_a_release_is_written_where_the_zoo_keeps_it(released: Path) -> None:
+    assert released.parts[-2:] == ("tiny", "0.1.0")
+    manifest = bundle.verify(released)
+    assert {file.path for file in manifest.files} == {"README.md", "model.safetensors", "reference.zarr.zip"}
+
+
+def test_the_manifest_says_what_the_recipe_and_the_data_say(released: Path) -> None:
+    manifest = bundle.verify(released)
+    assert [c.categories for c in manifest.conditions] == [("b1", "b2")]
+    assert manifest.labels[0].ontology == {"B": "CL:0000236", "NK": None, "T": "CL:0000084"}
+    assert manifest.labels[0].ontology_release == "CL 2026-03-26"
+    assert [(d.name, d.cells) for d in manifest.training.datasets] == [("one", 260), ("two", 140)]
+    assert manifest.training.plan is not None and manifest.training.plan.epochs == manifest.training.epochs == 6
+    assert manifest.training.versions["torch"]
+
+
+def test_the_panel_has_the_genes_the_rules_ask_for(released: Path) -> None:
+    names = bundle.verify(released).genes.names
+    assert len(names) == 30
+    assert list(names) == sorted(names)
+    assert "CD3D" in names and "MT-CO1" not in names
+    assert not {"GENE0", "GENE1"} & set(names), "the second data set does not measure them"
+
+
+def test_symbols_are_paired_with_their_ensembl_ids(released: Path) -> None:
+    pairs = {gene.symbol: gene.id for gene in bundle.verify(released).genes.panel}
+    assert pairs["CD3D"] == "ENSG00000167286"
+    assert pairs.get("GENE5") is None
+
+
+def test_metrics_are_of_cells_that_were_held_out(released: Path) -> None:
+    manifest = bundle.verify(released)
+    metrics = {metric.name: metric for metric in manifest.metrics}
+    assert set(metrics) == {"cell_type.accuracy", "cell_type.macro_f1", "cell_type.calibration_error"}
+    assert metrics["cell_type.accuracy"].value > 0.8
+    assert {metric.n for metric in manifest.metrics} == {len_held_out(released)}
+    assert 80 <= metrics["cell_type.accuracy"].n <= 120
+    (calibration,) = manifest.trust.calibrations
+    assert calibration.level == "cell_type" and calibration.distance_scale is not None
+
+
+def len_held_out(released: Path) -> int:
+    atlas = reference.load((released / reference.FILE).read_bytes())
+    return 400 - atlas.n_obs
+
+
+def test_the_test_vectors_reproduce_after_loading(released: Path) -> None:
+    model = Model.load(released)
+    assert model.manifest.test_vectors is not None and model.manifest.test_vectors.cells == 5
+    verify(model)
+
+
+def test_other_weights_do_not_reproduce_the_test_vectors(released: Path) -> None:
+    model = Model.load(released)
+    tensors = model.network.tensors()
+    tensors["encoder.mean.bias"] += 0.01
+    model.network.load(tensors)
+    with pytest.raises(errors.IntegrityError, match=r"latent differs by up to 0\.01"):
+        verify(model)
+
+
+def test_test_vectors_survive_saving(released: Path, tmp_path: Path) -> None:
+    verify(Model.load(Model.load(released).save(tmp_path / "again")))
+
+
+def test_nothing_of_barcodes_or_donors_is_released(released: Path) -> None:
+    content = b"".join(path.read_bytes() for path in released.iterdir())
+    atlas = reference.load((released / reference.FILE).read_bytes())
+    assert b"SECRET" not in content
+    assert not any("SECRET" in name for name in atlas.obs_names)
+    assert set(atlas.obs.columns) == {"batch", "cell_type"}
+
+
+def test_no_test_vector_is_a_real_cell(released: Path) -> None:
+    counts = Model.load(released).extras["test_vectors.counts"].numpy()
+    names = list(bundle.verify(released).genes.names)
+    real = {
+        row.tobytes() for seed, batch, n in ((1, "b1", 260), (2, "b2", 140)) for row in _rows(batch, n, seed, names)
+    }
+    assert not any(row.astype(np.float32).tobytes() in real for row in counts)
+
+
+def _rows(batch: str, count: int, seed: int, names: list[str]) -> np.ndarray:
+    return cells(batch, count=count, seed=seed)[:, names].X.toarray()
+
+
+def weights(folder: Path) -> str:
+    files = read_manifest((folder / "manifest.json").read_bytes(), source=str(folder)).files
+    return next(file.sha256 for file in files if file.role == "weights")
+
+
+def test_the_same_recipe_and_data_give_the_same_weights(released: Path, tmp_path: Path) -> None:
+    same = recipe(tmp_path)
+    assert weights(build(same, data=tmp_path, out=tmp_path / "again", progress=False)) == weights(released)
+    other = same.model_copy(update={"seed": 1})
+    assert weights(build(other, data=tmp_path, out=tmp_path / "other", progress=False)) != weights(released)
+
+
+def test_a_failed_gate_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    gates = [
+        {"level": "cell_type", "metric": "accuracy", "at_least": 0.1},
+        {"level": "cell_type", "metric": "macro_f1", "at_least": 1.01},
+        {"level": "cell_type", "metric": "calibration_error", "at_most": -0.5},
+    ]
+    strict = recipe(tmp_path, gates=gates)
+    with pytest.raises(errors.InvalidInput, match=r"wanted at least 1\.01") as caught:
+        build(strict, data=tmp_path, out=tmp_path / "zoo", progress=False)
+    assert "wanted at most -0.5" in str(caught.value) and "accuracy is" not in str(caught.value)
+    assert caught.value.facts["cell_type.macro_f1"] <= 1
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_other_data_than_the_recipes_are_refused(tmp_path: Path) -> None:
+    wanted = recipe(tmp_path)
+    cells("b1", count=260, seed=3).write_h5ad(tmp_path / "one.h5ad")
+    with pytest.raises(errors.IntegrityError, match="not the data set 'one'") as caught:
+        build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False)
+    assert caught.value.expected == wanted.datasets[0].fingerprint != caught.value.actual
+
+
+def test_a_release_that_is_there_is_not_replaced(released: Path, tmp_path: Path) -> None:
+    same = recipe(tmp_path)
+    before = (released / "manifest.json").read_bytes()
+    with pytest.raises(errors.InvalidInput, match="exists already"):
+        build(same, data=tmp_path, out=released.parents[1], progress=False)
+    assert (released / "manifest.json").read_bytes() == before
+
+
+def _without(column: str) -> Callable[[AnnData], AnnData]:
+    return lambda adata: AnnData(adata.X, obs=adata.obs.drop(columns=column), var=adata.var)
+
+
+def _set(column: str, values: Any) -> Callable[[AnnData], AnnData]:
+    def change(adata: AnnData) -> AnnData:
+        adata.obs[column] = values(adata.obs[column])
+        return adata
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (_without("batch"), errors.VocabularyError, "no obs column 'batch'"),
+        (_without("type"), errors.VocabularyError, "no obs column 'type'"),
+        (
+            _set("batch", lambda old: old.where(old.index != old.index[3])),
+            errors.VocabularyError,
+            "1 cells have no value",
+        ),
+        (_set("type", lambda old: old.astype(str).replace("NK", "natural killer")), errors.VocabularyError, "natural"),
+    ],
+)
+def test_columns_that_the_recipe_needs(tmp_path: Path, change: Any, error: type, said: str) -> None:
+    wanted = recipe(tmp_path)
+    change(cells("b1", count=260, seed=1)).write_h5ad(tmp_path / "one.h5ad")
+    with pytest.raises(error, match=said):
+        build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False)
+
+
+def test_a_missing_file_says_where_it_can_be_had(tmp_path: Path) -> None:
+    wanted = recipe(tmp_path)
+    (tmp_path / "two.h5ad").unlink()
+    with pytest.raises(errors.NotFound, match="can be had from: made here"):
+        build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False)
+
+
+def test_labels_no_cell_has_are_named(tmp_path: Path) -> None:
+    level = {"key": "cell_type", "ontology": {"B": "CL:0000236"}, "without_id": ["NK", "T", "pDC"]}
+    with pytest.raises(errors.VocabularyError, match="no cell has: pDC"):
+        build(recipe(tmp_path, labels=[level]), data=tmp_path, out=tmp_path / "zoo", progress=False)
+
+
+def test_labels_can_be_renamed_and_cells_left_out(tmp_path: Path) -> None:
+    wanted = described({"one": cells("b1", count=260, seed=1)})
+    wanted["datasets"][0] |= {"rename": {"cell_type": {"T": "T cell"}}, "keep": {"type": ["B", "T"]}}
+    wanted["datasets"][0]["conditions"] = {"batch": {"constant": "only"}}
+    wanted["labels"] = [{"key": "cell_type", "without_id": ["B", "T cell"]}]
+    cells("b1", count=260, seed=1).write_h5ad(tmp_path / "one.h5ad")
+    folder = build(Recipe.model_validate(wanted), data=tmp_path, out=tmp_path / "zoo", progress=False)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["labels"][0]["categories"] == ["B", "T cell"]
+    assert manifest["conditions"][0]["categories"] == ["only"]
+    assert 100 < manifest["training"]["datasets"][0]["cells"] < 260
