@@ -49,7 +49,7 @@ def show(hub: options.HubFolder = None, as_json: options.Json = False) -> None:
             COLUMNS,
             [[r["kind"], r["name"], str(r["releases"]), str(r["commits"]), readable(r["bytes"])] for r in records],
         )
-    screen.say(f"{len(records)} repositories, {readable(sum(r['bytes'] for r in records))}")
+    screen.say(f"in all: {readable(sum(r['bytes'] for r in records))}")
 
 
 @app.command()

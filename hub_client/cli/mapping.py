@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import tomllib
-from collections.abc import Callable
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -115,7 +116,7 @@ def map_cells(
     from hub_client.mapping import map_query
 
     cells = _query(query)
-    known = _truth(cells, truth_columns)
+    known = _truth(cells, truth_columns, reference=reference)
     mapping = map_query(
         cells,
         reference,
@@ -135,10 +136,17 @@ def map_cells(
         raise typer.Exit(failures.INTERRUPTED)
 
 
-WRITERS: dict[str, Callable[[AnnData, Path], None]] = {
-    ".h5ad": lambda adata, path: adata.write_h5ad(path),
-    ".zarr": lambda adata, path: adata.write_zarr(path),
-}
+def _write_zarr(adata: AnnData, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Writing zarr v2|zarr v3 autosharding")  # news of anndata's next release
+        adata.write_zarr(path)
+
+
+def _write_h5ad(adata: AnnData, path: Path) -> None:
+    adata.write_h5ad(path)
+
+
+WRITERS = {".h5ad": _write_h5ad, ".zarr": _write_zarr}
 
 
 def _check_outputs(out: Path, save_model: Path | None, *, force: bool) -> None:
@@ -167,16 +175,21 @@ def _example_conditions(name: str) -> dict[str, str] | None:
     return {"batch": "batch"} if name in QUERIES else None
 
 
-def _truth(cells: AnnData, columns: dict[str, str]) -> dict[str, pd.Series]:
+def _truth(cells: AnnData, columns: dict[str, str], *, reference: Model) -> dict[str, pd.Series]:
     """Return the obs columns predictions shall be judged by: before training, so that a slip costs no time."""
-    if lost := [column for column in columns.values() if column not in cells.obs]:
+    _check_known("the model's label levels", columns, reference.vocabulary.labels)
+    _check_known("the query's obs columns", columns.values(), cells.obs.columns)
+    return {level: cells.obs[column] for level, column in columns.items()}
+
+
+def _check_known(what: str, wanted: Iterable[str], known: Iterable[str]) -> None:
+    if lost := [name for name in wanted if name not in known]:
         raise errors.VocabularyError(
-            f"--truth: the query's obs has no column {errors.names(lost)}; it has {errors.names(cells.obs.columns)}.",
+            f"--truth: {errors.names(lost)} not found in {what}: {errors.names(known) or 'none'}.",
             field="truth",
             unknown=lost,
-            known=cells.obs.columns,
+            known=known,
         )
-    return {level: cells.obs[column] for level, column in columns.items()}
 
 
 def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:

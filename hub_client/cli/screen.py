@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -41,7 +41,7 @@ def say(text: str = "") -> None:
 
 def say_paragraph(text: str) -> None:
     """Write text to standard output, wrapped between words."""
-    console().print(Text(text))
+    _print(console(), Text(text))
 
 
 def complain(text: str) -> None:
@@ -63,7 +63,7 @@ def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(columns[index].title, justify=columns[index].justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[index]) for index in shown))
-    out.print(table)
+    _print(out, table)
 
 
 def say_facts(facts: dict[str, str]) -> None:
@@ -73,7 +73,13 @@ def say_facts(facts: dict[str, str]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, Text(value))
-    console().print(table)
+    _print(console(), table)
+
+
+def _print(out: Console, shown: RenderableType) -> None:
+    with out.capture() as captured:
+        out.print(shown)
+    say("\n".join(line.rstrip() for line in captured.get().splitlines()))  # tables are padded to their full width
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[int]:

@@ -1,0 +1,292 @@
+"""The command line: exit codes, one-line errors, JSON and tables, on a folder hub with a small trained model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+import hub_client
+from hub_client import errors
+from hub_client.cli import main, options, screen
+from hub_client.cli.cache import readable
+from hub_client.cli.failures import EXIT_CODES, INTERRUPTED, exit_code
+from hub_client.cli.screen import Column
+from hub_client.manifest import Manifest, Plan
+from tests import examples
+
+COMMANDS = ["list", "info", "map", "pull", "push", "validate", "build", "cache"]
+NAME = "my-lab/tiny"
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Outcome]
+
+
+def cells(*, batches: tuple[str, str], seed: int) -> anndata.AnnData:
+    """Two labels that differ in the first gene, in two batches."""
+    generator = np.random.default_rng(seed)
+    labels = np.array(["T cell", "B cell"])[generator.integers(0, 2, 120)]
+    rates = np.where((labels == "T cell")[:, None], [20.0, 4, 4, 4], [2.0, 4, 4, 4])
+    obs = {"batch": np.tile(batches, 60), "cell_type": labels}
+    return anndata.AnnData(
+        generator.poisson(rates).astype(np.float32),
+        obs=pd.DataFrame(obs, index=[f"cell{i}" for i in range(120)]),
+        var=pd.DataFrame(index=[symbol for _, symbol in examples.GENES]),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release folder with a trained model, and ``query.h5ad`` beside it."""
+    home = tmp_path_factory.mktemp("cli")
+    model = hub_client.Model.build(examples.manifest(tensors=()))
+    known = {"batch": "batch"}, {"cell_type": "cell_type"}
+    reference = hub_client.align(cells(batches=("a", "b"), seed=0), model, conditions=known[0], labels=known[1])
+    hub_client.train(model, reference, plan=Plan(epochs=4, pretraining_epochs=3), progress=False)
+    cells(batches=("d1", "d2"), seed=1).write_h5ad(home / "query.h5ad")
+    return model.save(home / "tiny")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run the command line as a shell would, on a hub of its own and a screen of 120 columns."""
+    monkeypatch.setenv("ARCHZOO_HUB", str(tmp_path / "hub"))
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run_main(*words: str | Path) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Outcome(int(stopped.value.code or 0), captured.out, captured.err)
+
+    return run_main
+
+
+@pytest.fixture
+def pushed(run: Run, folder: Path) -> dict[str, Any]:
+    """The ref of the model in the hub."""
+    outcome = run("push", folder, "--to", NAME, "--json")
+    assert outcome.code == 0
+    ref: dict[str, Any] = outcome.json
+    return ref
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["cache", "ls"], ["cache", "verify"]])
+def test_help_teaches(run: Run, command: list[str]) -> None:
+    outcome = run(*command, "--help")
+    assert outcome.code == 0
+    assert "archzoo" in outcome.out and (command == ["cache"] or f"archzoo {' '.join(command)}".strip() in outcome.out)
+
+
+def test_help_lists_every_exit_code(run: Run) -> None:
+    text = run("--help").out
+    assert all(f"{code}: " in text for code in [0, 1, INTERRUPTED, *(code for code, _ in EXIT_CODES.values())])
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"archzoo {hub_client.__version__}\n"
+
+
+def test_every_error_has_an_exit_code_of_its_own() -> None:
+    codes = [code for code, _ in EXIT_CODES.values()]
+    assert set(EXIT_CODES) == set(errors.HubClientError.__subclasses__())
+    assert len(set(codes)) == len(codes) and not {0, 1, INTERRUPTED} & set(codes)
+    assert exit_code(OSError("disk full")) == 1
+
+
+def test_unknown_name_is_one_line_with_suggestions(run: Run, pushed: dict[str, Any]) -> None:
+    outcome = run("info", "my-lab/tinny")
+    assert outcome.code == 3
+    assert outcome.out == ""
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("error: ") and NAME in outcome.err
+
+
+def test_debug_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(errors.NotFound):
+        main(["info", "no-such-model", "--debug"])
+
+
+def test_usage_errors_end_with_2(run: Run, folder: Path) -> None:
+    query = folder.parent / "query.h5ad"
+    assert run("no-such-command").code == 2
+    assert run("map").code == 2
+    assert run("map", folder, "--query", query, "--out", "x.h5ad", "--min-coverage", "3").code == 2
+    assert run("map", folder, "--query", query, "--out", "x.h5ad", "-c", "batch").code == 2
+    assert run("map", folder, "--query", query, "--out", "x.csv").code == 2
+
+
+def test_list_shows_what_was_pushed(run: Run, pushed: dict[str, Any]) -> None:
+    listed = {row["name"]: row for row in run("list", "--json").json}
+    assert listed[NAME]["version"] == "1.0.0"
+    assert listed[NAME]["genes"] == 4
+    assert listed[NAME]["digest"] == pushed["digest"]
+    assert NAME in run("list", "tiny").out
+    nothing = run("list", "no-such-word")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert "no-such-word" in nothing.err
+
+
+def test_info_for_people_and_scripts(run: Run, pushed: dict[str, Any]) -> None:
+    text = run("info", NAME).out
+    assert "Tiny scPoli" in text and pushed["commit"] in text and "T cell, B cell" in text
+    told = run("info", NAME, "--json").json
+    assert told["ref"] == pushed
+    assert Manifest.model_validate(told["manifest"]).digest == pushed["digest"]
+
+
+def test_pull_writes_the_same_release(run: Run, pushed: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    outcome = run("pull", NAME, "--out", tmp_path / "pulled", "--json")
+    assert outcome.json == {**pushed, "folder": str(tmp_path / "pulled")}
+    weights = "model.safetensors"
+    assert (tmp_path / "pulled" / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+def test_validate_lists_what_is_missing(run: Run, folder: Path) -> None:
+    outcome = run("validate", folder)
+    assert outcome.code == 1
+    assert "intended_use" in outcome.out and "license:" not in outcome.out.replace("data_license:", "")
+
+
+def test_validate_names_a_flipped_byte(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("pull", folder, "--out", tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    outcome = run("validate", tmp_path / "broken")
+    assert outcome.code == 5
+    assert "model.safetensors" in outcome.err
+
+
+def test_cache_lists_and_verifies(run: Run, pushed: dict[str, Any], tmp_path: Path) -> None:
+    (record,) = run("cache", "ls", "--json").json["repositories"]
+    assert record["name"] == NAME and record["releases"] == record["commits"] == 1 and record["bytes"] > 1000
+    assert NAME in run("cache", "ls").out
+    assert run("cache", "verify").code == 0
+    (weights,) = (tmp_path / "hub").rglob("lfs/objects/*/*/*")
+    weights.chmod(0o644)
+    weights.write_bytes(b"x" * weights.stat().st_size)
+    outcome = run("cache", "verify")
+    assert outcome.code == 5
+    assert pushed["commit"][:12] in outcome.out and "1 broken" in outcome.out
+
+
+@pytest.mark.slow
+def test_map_writes_labels_and_a_model_that_can_be_pushed(
+    run: Run, pushed: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    out, model = tmp_path / "new" / "mapped.h5ad", tmp_path / "updated"
+    words = ["map", NAME, "--query", folder.parent / "query.h5ad", "-c", "batch=batch", "--epochs", "3", "--quiet"]
+    outcome = run(*words, "--out", out, "--save-model", model, "--truth", "cell_type=cell_type", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    record = outcome.json
+    mapped = anndata.read_h5ad(out)
+    counts = mapped.obs["cell_type_pred"].value_counts()
+    assert {row["label"]: row["cells"] for row in record["labels"]["cell_type"]} == counts[counts > 0].to_dict()
+    assert record["reference"]["commit"] == pushed["commit"]
+    assert record["genes"]["coverage"] == 1
+    assert record["training"]["epochs"] == 3
+    assert record["evaluation"][0]["accuracy"] == pytest.approx(
+        (mapped.obs["cell_type_pred"].astype(str) == mapped.obs["cell_type"].astype(str)).mean()
+    )
+    again = run("push", model, "--to", f"{NAME}-updated", "--json")
+    assert again.code == 0
+    assert run("info", f"{NAME}-updated", "--json").json["manifest"]["lineage"]["parent"]["digest"] == pushed["digest"]
+
+
+@pytest.mark.slow
+def test_map_for_people(run: Run, folder: Path, tmp_path: Path) -> None:
+    query, out = folder.parent / "query.h5ad", tmp_path / "mapped.zarr"
+    words = ["map", folder, "--query", query, "-c", "batch=batch", "--epochs", "2", "--out", out, "--quiet"]
+    text = run(*words, "--truth", "cell_type=cell_type").out
+    for expected in ("4 of 4 measured (100.0%)", "mean uncertainty", "macro-F1", "2 epochs", "mapped.zarr"):
+        assert expected in text
+    assert anndata.read_zarr(out).n_obs == 120
+    refused = run(*words)
+    assert refused.code == 2 and "--force" in refused.err
+    assert run(*words, "--force").code == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_map_reports_slips_before_training(run: Run, folder: Path, tmp_path: Path) -> None:
+    query = folder.parent / "query.h5ad"
+    words = ["map", folder, "--query", query, "--out", tmp_path / "mapped.h5ad"]
+    assert run("map", folder, "--query", tmp_path / "none.h5ad", "--out", tmp_path / "mapped.h5ad").code == 3
+    assert run(*words, "-c", "batch=donor").code == 8
+    assert run(*words, "--truth", "cell_type=author").code == 8
+    assert run(*words, "--truth", "tissue=batch").code == 8
+    assert run(*words, "--plan", tmp_path / "none.toml").code == 3
+    plan = tmp_path / "plan.toml"
+    plan.write_text("epochs = [")
+    assert run(*words, "--plan", plan).code == 7
+    plan.write_text("epoch = 3")
+    wrong = run(*words, "--plan", plan)
+    assert wrong.code == 7 and "epochs" in wrong.err
+    assert not (tmp_path / "mapped.h5ad").exists()
+
+
+def test_model_names_are_completed(run: Run, pushed: dict[str, Any]) -> None:
+    assert options.complete_model("my-lab/") == [NAME]
+    assert options.complete_model("nobody/") == []
+
+
+@pytest.mark.slow
+def test_the_installed_shape_of_the_command(folder: Path, tmp_path: Path) -> None:
+    """A process of its own: no traceback on stderr, the exit code from the table."""
+    code = "from hub_client.cli import main; main()"
+    words = [sys.executable, "-c", code, "info", "no-such-model"]
+    done = subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"ARCHZOO_HUB": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
+def test_pairs() -> None:
+    assert options.pairs(["batch=donor", "site=a=b"], option="-c") == {"batch": "donor", "site": "a=b"}
+    assert options.pairs(None, option="-c") is None
+    for wrong in (["batch"], ["=donor"], ["batch="], ["batch=a", "batch=b"]):
+        with pytest.raises(errors.InvalidInput, match="KEY=COLUMN"):
+            options.pairs(wrong, option="-c")
+
+
+@pytest.mark.parametrize(("width", "shown"), [(120, "name size note"), (20, "name size"), (10, "name")])
+def test_narrow_tables_lose_their_least_important_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, shown: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = [Column("name"), Column("size", "right", rank=1), Column("note", rank=2)]
+    screen.say_table(columns, [["kidney", "12", "a long note"]])
+    heading = capsys.readouterr().out.splitlines()[0]
+    assert heading.split() == shown.split()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (99_960, "100 kB"), (2_500_000, "2.5 MB")]
+)
+def test_sizes_are_readable(size: int, text: str) -> None:
+    assert readable(size) == text
