@@ -11,11 +11,13 @@ somebody asks for them; a label name that occurs at two levels has a prototype a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -253,9 +255,7 @@ class ScPoli(nn.Module):
 
     def prototype_loss(self, z: Tensor, labels: Tensor, *, unlabelled_weight: float = 0.0) -> Tensor:
         """Return the labelled prototypes' loss over all levels plus the weighted unlabelled prototypes' loss."""
-        keys = list(self.vocabulary.labels)
-        columns = [labels[:, keys.index(key)] for key in self._prototype_levels()]
-        parts = [table.loss(z, codes) for table, codes in zip(self._prototype_tables(), columns, strict=True)]
+        parts = [table.loss(z, codes) for table, codes in self._by_level(labels)]
         if len(self.unlabelled) and unlabelled_weight:
             parts.append(unlabelled_weight * unlabelled_loss(z, self.unlabelled))
         return torch.stack(parts).sum() if parts else z.new_zeros(())
@@ -266,8 +266,19 @@ class ScPoli(nn.Module):
     # --- training: what the loop asks --------------------------------------------------------------------------------
 
     def fit(self, cells: Cells, plan: Plan, *, seed: int, runtime: Runtime) -> History:
-        """Train in place what may move: everything, or after surgery the rows of new conditions."""
+        """Train in place what may move: everything, or after surgery the rows of new conditions.
+
+        A query that brings new labels but no new conditions has no rows to train; its prototypes are placed.
+        """
+        if not self.parameter_groups(plan) and self._moves(self.batches(cells).labels):
+            return self._fit_labels(cells)
         return run(self, cells, plan=plan, seed=seed, runtime=runtime, vocabulary=self.vocabulary)
+
+    def _fit_labels(self, cells: Cells) -> History:
+        started = time.perf_counter()
+        batches = self.batches(cells)
+        self._place(self._means(batches), batches.labels)
+        return History(pd.DataFrame(), None, "finished", time.perf_counter() - started, str(batches.device))
 
     def in_training(self) -> list[nn.Module]:
         """Return what runs in training mode: everything, or after surgery the tables that grew.
@@ -280,11 +291,11 @@ class ScPoli(nn.Module):
         dropouts = [module for module in self.modules() if isinstance(module, nn.Dropout)]
         return [*self.tables(), *(dropouts if self.keep_dropout else [])]
 
-    def first_judged_epoch(self, plan: Plan) -> int:
-        """Return the first epoch with prototypes; without labels all epochs are judged."""
-        if not len(self.prototypes) or self.grown_by_surgery:
-            return 0
-        return self._pretraining(plan)
+    def first_judged_epoch(self, plan: Plan, data: Split) -> int:
+        """Return the first epoch with prototypes in the loss, which then has another value; without them, 0."""
+        labelled = bool((data.labels >= 0).any())
+        join = self._pretraining(plan) if labelled or plan.unlabelled_weight else 0
+        return join if join < plan.epochs else 0
 
     def _pretraining(self, plan: Plan) -> int:
         return int(0.9 * plan.epochs) if plan.pretraining_epochs is None else plan.pretraining_epochs
@@ -322,9 +333,9 @@ class ScPoli(nn.Module):
         """Place the prototypes when they are about to join the loss."""
         if epoch == self._pretraining(plan):
             latent = self._means(data.batches, index=data.train)
-            self._place(latent, data)
-            if plan.unlabelled_weight and bool((data.batches.labels[data.train] < 0).any()):
-                self._place_unlabelled(latent, plan, seed=epoch)
+            self._place(latent, data.labels)
+            if plan.unlabelled_weight and bool((data.labels < 0).any()):
+                self._place_unlabelled(latent, plan, seed=int(torch.randint(2**31, ())))
 
     def after_step(self, plan: Plan, learning_rate: float) -> None:
         """Do nothing: scPoli has no proximal step."""
@@ -333,17 +344,31 @@ class ScPoli(nn.Module):
         """Move labelled prototypes to their cells' means, unlabelled ones one step down their loss."""
         for table in self._embedding_tables():
             table.shorten()
-        if epoch >= self._pretraining(plan):
+        steps_unlabelled = bool(len(self.unlabelled) and plan.unlabelled_weight)
+        if epoch >= self._pretraining(plan) and (self._moves(data.labels) or steps_unlabelled):
             latent = self._means(data.batches, index=data.train)
-            self._place(latent, data)
-            if len(self.unlabelled) and plan.unlabelled_weight:
+            self._place(latent, data.labels)
+            if steps_unlabelled:
                 self._step_unlabelled(latent, plan)
 
-    def _place(self, latent: Tensor, data: Split) -> None:
-        labels = data.batches.labels[data.train].to(latent.device)
+    def after_training(self, plan: Plan, data: Split) -> None:
+        """Place labelled prototypes also where training ended before they joined the loss."""
+        if self._moves(data.labels):
+            self._place(self._means(data.batches, index=data.train), data.labels)
+
+    def _moves(self, labels: Tensor) -> bool:
+        """Return whether prototypes that may move have cells among ``labels``, ``(cells, levels)``."""
+        return any(bool((codes >= table.frozen).any()) for table, codes in self._by_level(labels))
+
+    def _place(self, latent: Tensor, labels: Tensor) -> None:
+        for table, codes in self._by_level(labels.to(latent.device)):
+            table.place(latent, codes)
+
+    def _by_level(self, labels: Tensor) -> list[tuple[PrototypeTable, Tensor]]:
+        """Return each table of prototypes with its level's column of ``labels``, ``(cells, levels)``."""
         keys = list(self.vocabulary.labels)
-        for level, table in zip(self._prototype_levels(), self._prototype_tables(), strict=True):
-            table.place(latent, labels[:, keys.index(level)])
+        columns = [labels[:, keys.index(key)] for key in self._prototype_levels()]
+        return list(zip(self._prototype_tables(), columns, strict=True))
 
     def _place_unlabelled(self, latent: Tensor, plan: Plan, *, seed: int) -> None:
         codes = clusters(

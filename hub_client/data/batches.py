@@ -99,7 +99,7 @@ class Batches:
     def __init__(self, cells: Cells, vocabulary: Vocabulary, *, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         home = self.device if _fits(cells, self.device) else torch.device("cpu")
-        conditions = vocabulary.condition_codes(cells.conditions)
+        conditions = vocabulary.condition_codes(cells.conditions, cells=len(cells))
         self.genes = int(cells.x.shape[1])
         self._start = torch.from_numpy(cells.x.indptr.astype(np.int64)).to(home)
         self._columns = torch.from_numpy(cells.x.indices).to(home)

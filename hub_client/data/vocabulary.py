@@ -102,14 +102,18 @@ class Vocabulary:
         labels = {lv.key: _axis(lv.key, lv.categories, lv.added_in, current) for lv in manifest.labels}
         return cls(manifest.genes.names, conditions, rows, reference, labels)
 
-    def condition_codes(self, conditions: dict[str, NDArray[Any]]) -> Codes:
-        """Return condition codes ``(cells, conditions)`` from names ``{key: (cells,)}``."""
-        return np.stack([axis.codes(conditions[key]) for key, axis in self.conditions.items()], axis=1)
+    def condition_codes(self, conditions: dict[str, NDArray[Any]], *, cells: int = 0) -> Codes:
+        """Return condition codes ``(cells, conditions)`` from names ``{key: (cells,)}``.
+
+        ``cells`` is how many there are, for a model without conditions.
+        """
+        columns = [axis.codes(conditions[key]) for key, axis in self.conditions.items()]
+        return np.stack(columns, axis=1) if columns else np.empty((cells, 0), dtype=np.int64)
 
     def combination_codes(self, codes: Codes) -> Codes:
         """Return the combination of each row of condition codes, ``(cells,)``."""
-        if codes.shape[1] == 1:
-            return codes[:, 0]
+        if codes.shape[1] < 2:
+            return codes[:, 0] if codes.shape[1] else np.zeros(len(codes), dtype=np.int64)
         axes = list(self.conditions.values())
         table = {
             tuple(axis.names.index(v) for axis, v in zip(axes, row, strict=True)): i

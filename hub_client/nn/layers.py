@@ -147,7 +147,10 @@ class BatchNorm(NamedModule):
         self.norm = nn.BatchNorm1d(axis.size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(cells, axis)``."""
+        """Normalise ``(cells, axis)``; a minibatch of one cell, which has no variance, by the running statistics."""
+        if len(x) == 1:
+            norm = self.norm
+            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         out: Tensor = self.norm(x)
         return out
 

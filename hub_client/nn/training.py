@@ -103,7 +103,7 @@ class Trainee(Protocol):
         """Return the optimiser's groups: only what may move."""
         ...
 
-    def first_judged_epoch(self, plan: Plan) -> int:
+    def first_judged_epoch(self, plan: Plan, data: Split) -> int:
         """Return the first epoch whose validation loss counts for early stopping and the best weights."""
         ...
 
@@ -127,6 +127,10 @@ class Trainee(Protocol):
         """Do what follows an epoch, before validation."""
         ...
 
+    def after_training(self, plan: Plan, data: Split) -> None:
+        """Do what follows the last epoch, on the weights that are kept."""
+        ...
+
 
 @dataclass(frozen=True)
 class Split:
@@ -135,6 +139,11 @@ class Split:
     batches: Batches
     train: Tensor
     validation: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """Label codes of the training cells, ``(cells, levels)``; -1 where a cell has none."""
+        return self.batches.labels[self.train]
 
 
 def split(cells: Cells, vocabulary: Vocabulary, *, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -162,7 +171,7 @@ def _held_out(members: int, fraction: float, generator: np.random.Generator) -> 
 
 
 def _strata(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    combined = vocabulary.combination_codes(vocabulary.condition_codes(cells.conditions))
+    combined = vocabulary.combination_codes(vocabulary.condition_codes(cells.conditions, cells=len(cells)))
     levels = [axis for key, axis in vocabulary.labels.items() if key in cells.labels]
     if not levels:
         return combined
@@ -278,9 +287,11 @@ class _Loop:
         self.network.before_training(self.plan, self.data)
         self.shuffle = np.random.default_rng(self.seeds.spawn(1)[0])
         self.stopper = _Stopper(self.plan.early_stopping)
+        self.first_judged = self.network.first_judged_epoch(self.plan, self.data)
         stopped = self._epochs()
         if self.best is not None:
             self.network.load_state_dict(self.best)
+        self.network.after_training(self.plan, self.data)
         frame = pd.DataFrame(self.rows).rename_axis("epoch")
         return History(frame, self.best_epoch, stopped, time.perf_counter() - started, str(self.fabric.device))
 
@@ -358,7 +369,7 @@ class _Loop:
                 f"the loss became {loss} in epoch {epoch}. Lower Plan.learning_rate, or set Plan.gradient_clip.",
                 facts={"epoch": epoch, "loss": loss},
             )
-        if epoch < self.network.first_judged_epoch(self.plan):
+        if epoch < self.first_judged:
             return False
         improved, reduce, stop = self.stopper.judge(loss)
         if improved and self.plan.keep_best:
