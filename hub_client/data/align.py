@@ -18,8 +18,8 @@ from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.counts import Tally
 from hub_client.data.coverage import Coverage
 from hub_client.data.genes import Match, Panel
-from hub_client.data.sources import Source
 from hub_client.data.reading import Query
+from hub_client.data.sources import Source
 from hub_client.manifest.v1 import Manifest
 
 

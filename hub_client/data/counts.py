@@ -104,7 +104,7 @@ def _described_fractions(tally: Tally, sample: sparse.csr_matrix) -> str:
 
 
 def _nearly_whole(values: NDArray[Any]) -> bool:
-    return bool(values.size) and bool(np.allclose(values, np.rint(values), rtol=1e-3, atol=1e-3))
+    return bool(values.size) and bool(np.allclose(values, np.rint(values), rtol=1e-5, atol=1e-2))
 
 
 def _proportional(sample: sparse.csr_matrix) -> bool:

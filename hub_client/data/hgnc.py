@@ -62,9 +62,9 @@ class Hgnc:
 
 
 @cache
-def hgnc() -> Hgnc:
-    """Return the table shipped with the package."""
-    with lzma.open(TABLE, "rt", encoding="utf-8", newline="") as file:
+def hgnc(table: Path = TABLE) -> Hgnc:
+    """Return a table that :func:`build_table` wrote: the one shipped with the package."""
+    with lzma.open(table, "rt", encoding="utf-8", newline="") as file:
         return _indexed([row.rstrip("\r\n").split("\t") for row in file][1:])
 
 

@@ -24,7 +24,7 @@ Query: TypeAlias = AnnData | MuData | str | Path
 Group: TypeAlias = h5py.Group | zarr.Group
 
 RNA = "rna"
-_IN_MEMORY = ("obs", "var", "obsm", "varm", "uns")
+_IN_MEMORY = ("obsm", "varm", "uns")
 _ON_DISK = ("layers", "obsp", "varp")
 
 
@@ -131,6 +131,8 @@ def _cells(group: Group, path: Path) -> AnnData:
     return AnnData(
         X=_lazy(group["X"]) if "X" in group else None,
         raw={"X": _lazy(group["raw/X"]), "var": read_elem(group["raw/var"])} if "raw" in group else None,
+        obs=read_elem(group["obs"]),
+        var=read_elem(group["var"]),
         **{name: read_elem(group[name]) for name in _IN_MEMORY if name in group},
         **{name: {key: _lazy(group[name][key]) for key in group[name]} for name in _ON_DISK if name in group},
     )

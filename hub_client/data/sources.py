@@ -82,7 +82,7 @@ def chosen(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
         return found[hint]
     if adata.X is None:
         raise errors.AlignmentError(f"the query's X is not set.{_elsewhere(adata, but='X')}")
-    return found["X"] if found["X"].name == "X" else Source("X", adata.X, adata.var)
+    return Source("X", adata.X, adata.var)
 
 
 def check(source: Source, adata: AnnData, *, tally: Tally, spec: InputSpec) -> tuple[str, ...]:
