@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -481,6 +482,15 @@ def test_examples_satisfy_the_json_schema(kind: str) -> None:
     validator.validate(json.loads(examples.of_kind(kind).to_bytes()))
     with pytest.raises(jsonschema.ValidationError):
         validator.validate(examples.fields_of_kind(kind) | {"licence": "MIT"})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "zoo" / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_satisfy_the_json_schema(path: Path) -> None:
+    recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema("recipe-1.json"))
+    validator.validate(recipe)
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate(recipe | {"licence": "MIT"})
 
 
 # --- publishing ---------------------------------------------------------------------------------------------------

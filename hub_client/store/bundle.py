@@ -214,9 +214,9 @@ def _content(folder: Path, name: str, *, limit: int | None) -> bytearray:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise _broken(name, "is not a plain file")
-        size = found.st_size if limit is None else min(found.st_size, limit + 1)
-        content = bytearray(size)
-        return content[: file.readinto(content)]
+        content = bytearray(found.st_size if limit is None else min(found.st_size, limit + 1))
+        del content[file.readinto(content) :]
+        return content
 
 
 def _broken(file: str, fault: str, *, expected: object = None, actual: object = None) -> errors.IntegrityError:
