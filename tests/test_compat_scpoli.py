@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from hub_client import errors
+from hub_client.compat import scPoli
+from tests.golden.recorded import arrays
+
+DOCUMENTED = json.loads((Path(__file__).parent / "contract" / "documented_api.json").read_text())["scPoli"]
+pytestmark = pytest.mark.slow
+FAST = {"n_epochs": 6, "pretraining_epochs": 4, "monitor": False}
+
+
+def recorded(data: str) -> AnnData:
+    """Return scArches' reference or query as it was when its outputs were recorded."""
+    parts = arrays("cells", data)
+    obs = {name.removeprefix("obs_"): v for name, v in parts.items() if name.startswith("obs_") and name != "obs_names"}
+    return AnnData(
+        csr_matrix(parts["X"].astype(np.float32)),
+        obs=pd.DataFrame(obs, index=parts["obs_names"]),
+        var=pd.DataFrame(index=parts["var_names"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def reference_cells() -> AnnData:
+    return recorded("ref")
+
+
+@pytest.fixture(scope="module")
+def query_cells() -> AnnData:
+    return recorded("query")
+
+
+@pytest.fixture(scope="module")
+def reference(reference_cells: AnnData) -> scPoli:
+    model = scPoli(
+        reference_cells,
+        condition_keys=["batch", "tech"],
+        cell_type_keys=["cell_type", "cell_class"],
+        embedding_dims=[5, 3],
+        hidden_layer_sizes=[24],
+    )
+    model.train(n_epochs=60, pretraining_epochs=45, eps=1e-8, weight_decay=0, lr=0.01, monitor=False)
+    return model
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    return {name: p for name, p in inspect.signature(function).parameters.items() if name not in ("self", "cls")}
+
+
+def check_signature(function: Any, documented: dict[str, dict[str, Any]]) -> None:
+    ours = parameters(function)
+    assert [("**" if p.kind is p.VAR_KEYWORD else "") + name for name, p in ours.items()] == list(documented)
+    for name, facts in documented.items():
+        if facts.get("required"):
+            assert ours[name].default is inspect.Parameter.empty
+        elif "default" in facts:
+            default = ours[name].default
+            assert (list(default) if isinstance(default, tuple) else default) == facts["default"], name
+
+
+def test_constructor_has_the_documented_parameters() -> None:
+    check_signature(scPoli.__init__, DOCUMENTED["init"])
+
+
+@pytest.mark.parametrize("name", sorted(n for n, m in DOCUMENTED["methods"].items() if m["params"] is not None))
+def test_method_has_the_documented_parameters(name: str) -> None:
+    method = inspect.getattr_static(scPoli, name)
+    assert isinstance(method, classmethod) == DOCUMENTED["methods"][name]["classmethod"]
+    check_signature(getattr(scPoli, name), DOCUMENTED["methods"][name]["params"])
+
+
+@pytest.mark.parametrize("name", sorted(n for n, m in DOCUMENTED["methods"].items() if m["params"] is None))
+def test_method_listed_without_defaults(name: str) -> None:
+    listed = DOCUMENTED["methods"][name]["listed"].replace("[", "").replace("]", "").split(", ")
+    assert list(parameters(getattr(scPoli, name)))[: len(listed)] == listed
+
+
+def test_a_reference_learns_its_labels(reference: scPoli, reference_cells: AnnData) -> None:
+    found = reference.classify(reference_cells)
+    assert set(found) == {"cell_type", "cell_class"}
+    assert (found["cell_type"]["preds"] == reference_cells.obs["cell_type"]).mean() > 0.5
+    assert found["cell_type"]["weighted_distances"].shape == (reference_cells.n_obs, 4)
+    np.testing.assert_array_equal(found["cell_type"]["uncert"], found["cell_type"]["weighted_distances"].min(axis=1))
+
+
+def test_classify_as_probabilities(reference: scPoli, reference_cells: AnnData) -> None:
+    found = reference.classify(reference_cells, get_prob=True)["cell_type"]
+    np.testing.assert_allclose(found["weighted_distances"].sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found["uncert"], found["weighted_distances"].max(axis=1))
+    assert (found["preds"] == reference.classify(reference_cells)["cell_type"]["preds"]).all()
+
+
+def test_classify_scales_uncertainties(reference: scPoli, reference_cells: AnnData) -> None:
+    unsure = reference.classify(reference_cells, scale_uncertainties=True)["cell_type"]["uncert"]
+    assert unsure.min() == 0
+    assert unsure.max() == pytest.approx(1)
+
+
+def test_classify_by_another_norm(reference: scPoli, reference_cells: AnnData) -> None:
+    means = reference.prototypes_labeled_["mean"][:4]
+    latent = reference.get_latent(reference_cells, mean=True)
+    expected = np.abs(latent[:, None] - means[None]).sum(axis=2)
+    found = reference.classify(reference_cells, p=1)["cell_type"]["weighted_distances"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_latent_is_sampled_unless_the_mean_is_asked_for(reference: scPoli, reference_cells: AnnData) -> None:
+    mean = reference.get_latent(reference_cells, mean=True)
+    sample = reference.get_latent(reference_cells)
+    assert mean.shape == sample.shape == (reference_cells.n_obs, 10)
+    assert np.abs(mean - sample).max() > 0.01
+    np.testing.assert_array_equal(sample, reference.get_latent(reference_cells))
+
+
+def test_conditional_embeddings(reference: scPoli, reference_cells: AnnData) -> None:
+    found = reference.get_conditional_embeddings()
+    assert isinstance(found, dict)
+    assert found["batch"].obs_names.tolist() == ["b0", "b1", "b2"]
+    assert {key: table.shape for key, table in found.items()} == {"batch": (3, 5), "tech": (2, 3)}
+    assert np.linalg.norm(found["batch"].X, axis=1).max() <= 1 + 1e-6
+
+
+def test_conditional_embeddings_bring_metadata(reference_cells: AnnData) -> None:
+    cells = reference_cells.copy()
+    cells.obs["site"] = cells.obs["batch"].map({"b0": "here", "b1": "there", "b2": "there"})
+    found = scPoli(cells, condition_keys="batch").get_conditional_embeddings()
+    assert isinstance(found, AnnData)
+    assert found.obs["site"].tolist() == ["here", "there", "there"]
+    assert "tech" not in found.obs
+    bare = scPoli(cells, condition_keys="batch", share_metadata=False).get_conditional_embeddings()
+    assert isinstance(bare, AnnData)
+    assert bare.obs.empty
+
+
+def test_prototypes_info(reference: scPoli) -> None:
+    labelled = reference.get_prototypes_info()
+    assert labelled.shape == (6, 10)
+    assert labelled.obs["cell_type"].tolist() == ["B", "Mono", "NK", "T", "lymph", "myelo"]
+    assert labelled.obs["cell_type_pred"].tolist()[:4] == ["B", "Mono", "NK", "T"]
+    assert set(labelled.obs["batch"]) == {"prototype-Set Labeled"}
+    unlabelled = reference.get_prototypes_info("unlabeled")
+    assert unlabelled.shape == (len(reference.prototypes_unlabeled_["mean"]), 10)
+    with pytest.raises(errors.InvalidInput, match="'labeled' or 'unlabeled'"):
+        reference.get_prototypes_info("both")  # type: ignore[arg-type]
+
+
+def test_recon_loss_is_higher_under_a_foreign_condition(reference: scPoli, reference_cells: AnnData) -> None:
+    own = reference.get_recon_loss(reference_cells)
+    assert own == pytest.approx(reference.get_recon_loss(reference_cells, batch_size=7), rel=1e-6)
+    elsewhere = reference.get_recon_loss(
+        reference_cells, condition_encoders={"batch": dict.fromkeys(["b0", "b1", "b2"], 0)}
+    )
+    assert elsewhere > own
+
+
+def test_recon_loss_refuses_encoders_that_disagree(reference: scPoli, reference_cells: AnnData) -> None:
+    encoder = dict.fromkeys(reference.conditions_combined_, 0)
+    with pytest.raises(errors.InvalidInput, match="agree"):
+        reference.get_recon_loss(reference_cells, conditions_combined_encoder=encoder)
+    truth = {name: code for code, name in enumerate(reference.conditions_combined_)}
+    assert reference.get_recon_loss(reference_cells, conditions_combined_encoder=truth) > 0
+
+
+def test_save_and_load(reference: scPoli, reference_cells: AnnData, tmp_path: Path) -> None:
+    reference.save(str(tmp_path / "model"), save_anndata=True)
+    with pytest.raises(errors.InvalidInput):
+        reference.save(str(tmp_path / "model"))
+    again = scPoli.load(str(tmp_path / "model"))
+    assert again.is_trained_
+    assert again.adata is not None
+    latent = again.get_latent(reference_cells, mean=True)
+    np.testing.assert_array_equal(latent, reference.get_latent(reference_cells, mean=True))
+    assert (again.classify(reference_cells)["cell_type"]["preds"].shape) == (reference_cells.n_obs,)
+
+
+def test_a_model_trains_on_after_load(reference: scPoli, reference_cells: AnnData, tmp_path: Path) -> None:
+    reference.save(str(tmp_path / "model"))
+    again = scPoli.load(str(tmp_path / "model"))
+    with pytest.raises(errors.InvalidInput, match="without its AnnData"):
+        again.train(**FAST)
+    again = scPoli.load(str(tmp_path / "model"), adata=reference_cells)
+    before = again.get_latent(reference_cells, mean=True)
+    again.train(**FAST)
+    assert np.abs(again.get_latent(reference_cells, mean=True) - before).max() > 1e-3
+
+
+def test_an_unlabelled_query_leaves_the_reference_where_it_was(
+    reference: scPoli, reference_cells: AnnData, query_cells: AnnData
+) -> None:
+    model, new = scPoli.load_query_data(query_cells, reference, labeled_indices=[], return_new_conditions=True)
+    assert new == {"batch": ["q0", "q1"], "tech": []}
+    before = reference.get_latent(reference_cells, mean=True)
+    query_before = model.get_latent(query_cells, mean=True)
+    model.train(**FAST)
+    np.testing.assert_array_equal(model.get_latent(reference_cells, mean=True), before)
+    assert np.abs(model.get_latent(query_cells, mean=True) - query_before).max() > 1e-4
+    np.testing.assert_array_equal(model.prototypes_labeled_["mean"], reference.prototypes_labeled_["mean"])
+
+
+def test_a_labelled_query_brings_its_own_label(reference: scPoli, query_cells: AnnData) -> None:
+    cells = query_cells.copy()
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).replace("NK", "NEWTYPE")
+    model = scPoli.load_query_data(cells, reference, labeled_indices=list(range(0, cells.n_obs, 2)))
+    assert "NEWTYPE" in model.cell_types_
+    model.train(n_epochs=6, pretraining_epochs=2, monitor=False)
+    found = model.classify(cells)["cell_type"]["preds"]
+    assert (found[(cells.obs["cell_type"] == "NEWTYPE").to_numpy()] == "NEWTYPE").mean() > 0.5
+
+
+def test_unknown_cell_types_are_not_learned(reference_cells: AnnData) -> None:
+    cells = reference_cells.copy()
+    cells.obs["cell_type"] = np.where(np.arange(cells.n_obs) % 7 == 0, "Unknown", cells.obs["cell_type"])
+    model = scPoli(cells, condition_keys="batch", cell_type_keys="cell_type", unknown_ct_names=["Unknown"])
+    assert sorted(model.cell_types_) == ["B", "Mono", "NK", "T"]
+    model.train(**FAST, unlabeled_weight=0.1, clustering="kmeans", n_clusters=5)
+    assert model.prototypes_unlabeled_["mean"].shape == (5, 10)
+
+
+@pytest.mark.parametrize("options", [{"freeze": False}, {"freeze_expression": False}])
+def test_thawing_moves_the_reference(
+    reference: scPoli, reference_cells: AnnData, query_cells: AnnData, options: dict[str, bool]
+) -> None:
+    model = scPoli.load_query_data(query_cells, reference, labeled_indices=[], **options)
+    before = model.get_latent(reference_cells, mean=True)
+    model.train(**FAST)
+    assert np.abs(model.get_latent(reference_cells, mean=True) - before).max() > 1e-4
+
+
+def test_dropout_can_be_kept(reference: scPoli, query_cells: AnnData) -> None:
+    losses = []
+    for remove in (True, False):
+        model = scPoli.load_query_data(query_cells, reference, labeled_indices=[], remove_dropout=remove)
+        model.train(**FAST)
+        assert model.history is not None
+        losses.append(model.history.epochs["train_reconstruction"].iloc[0])
+    assert losses[0] != losses[1]
+
+
+def test_shot_surgery_copies_known_conditions(reference: scPoli, query_cells: AnnData) -> None:
+    model = scPoli.shot_surgery(query_cells, reference, labeled_indices=[], subsample=0.5)
+    assert model.model.manifest.lineage is not None
+    copied = model.model.manifest.lineage.copied
+    assert set(copied) == {"batch=q0", "batch=q1"}
+    embeddings = model.get_conditional_embeddings()
+    assert isinstance(embeddings, dict)
+    rows = embeddings["batch"]
+    np.testing.assert_array_equal(rows["q0"].X, rows[copied["batch=q0"]].X)
+    scPoli.shot_surgery(query_cells, reference, labeled_indices=[], train_epochs=2, monitor=False)
+
+
+def test_add_new_cell_type(reference: scPoli, query_cells: AnnData) -> None:
+    model = scPoli.load_query_data(query_cells, reference, labeled_indices=[])
+    unlabelled = model.get_prototypes_info("unlabeled").X
+    model.add_new_cell_type("NOVEL", "cell_type", [0, 1])
+    position = list(model.cell_types_).index("NOVEL")
+    centre = unlabelled[:2].mean(axis=0)
+    np.testing.assert_allclose(model.prototypes_labeled_["mean"][position], centre, rtol=1e-5)
+    assert model.classify(centre[None], prototype=True)["cell_type"]["preds"].tolist() == ["NOVEL"]
+    assert model.classify(query_cells)["cell_type"]["weighted_distances"].shape == (query_cells.n_obs, 5)
+    with pytest.raises(errors.VocabularyError, match="cannot be added"):
+        model.add_new_cell_type("NOVEL", "cell_type", [0])
+    with pytest.raises(errors.VocabularyError, match="numbered from 0"):
+        model.add_new_cell_type("OTHER", "cell_type", [999])
+
+
+def test_prototypes_can_be_given(reference: scPoli, reference_cells: AnnData) -> None:
+    given = reference.prototypes_labeled_
+    model = scPoli(
+        reference_cells,
+        condition_keys="batch",
+        cell_type_keys=["cell_type", "cell_class"],
+        prototypes_labeled={name: torch.from_numpy(values) for name, values in given.items()},
+        prototypes_unlabeled={"mean": np.ones((3, 10))},
+    )
+    np.testing.assert_array_equal(model.prototypes_labeled_["mean"], given["mean"])
+    assert model.prototypes_unlabeled_["mean"].shape == (3, 10)
+
+
+def test_declared_orders_are_kept(reference_cells: AnnData) -> None:
+    model = scPoli(
+        reference_cells,
+        condition_keys="batch",
+        conditions={"batch": ["b2", "b0", "b1"]},
+        cell_type_keys="cell_type",
+        cell_types={name: ["cell_type"] for name in ("T", "NK", "B", "Mono")},
+    )
+    assert model.conditions_ == {"batch": ["b2", "b0", "b1"]}
+    assert list(model.cell_types_) == ["T", "NK", "B", "Mono"]
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse"])
+def test_every_likelihood_trains(reference_cells: AnnData, likelihood: Any) -> None:
+    cells = reference_cells.copy()
+    if likelihood == "mse":
+        cells.X = csr_matrix(np.log1p(cells.X.toarray()), dtype=np.float32)
+    model = scPoli(cells, condition_keys="batch", recon_loss=likelihood, use_bn=True, use_ln=False)
+    model.train(
+        n_epochs=15, lr=0.01, eps=1e-8, monitor=False, clip_value=5.0, alpha_epoch_anneal=None, alpha_iter_anneal=9
+    )
+    assert model.history is not None
+    fit = model.history.epochs["train_reconstruction"]
+    assert fit.iloc[-1] < fit.iloc[0]
+
+
+def test_what_cannot_be_done_is_refused_by_name(reference_cells: AnnData, reference: scPoli) -> None:
+    with pytest.raises(errors.Unsupported, match="use_mmd"):
+        scPoli(reference_cells, use_mmd=True)
+    with pytest.raises(errors.Unsupported, match="nb_dist"):
+        scPoli(reference_cells, recon_loss="nb_dist")  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidInput, match="learning_rate"):
+        reference.train(learning_rate=1)
+    with pytest.raises(errors.InvalidInput, match="embedding_dims"):
+        scPoli(reference_cells, condition_keys="batch", embedding_dims=[1, 2])
+    with pytest.raises(errors.VocabularyError, match="no column 'donor'"):
+        scPoli(reference_cells, condition_keys="donor")
+    with pytest.raises(errors.VocabularyError, match="missing"):
+        gaps = reference_cells.copy()
+        gaps.obs["batch"] = gaps.obs["batch"].where(np.arange(gaps.n_obs) > 3)
+        scPoli(gaps, condition_keys="batch")
+
+
+def test_the_callers_anndata_is_not_written_to(reference_cells: AnnData) -> None:
+    cells = reference_cells.copy()
+    before = cells.copy()
+    model = scPoli(cells, condition_keys=["batch", "tech"], cell_type_keys="cell_type")
+    model.train(**FAST)
+    model.classify(cells)
+    pd.testing.assert_frame_equal(cells.obs, before.obs)
+    assert (cells.X != before.X).nnz == 0
+    assert not cells.uns
+    assert not cells.obsm
