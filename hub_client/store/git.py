@@ -162,13 +162,12 @@ class Repository:
     def store(self, folder: Path) -> bytes:
         """Store a folder's files and return the id of their tree; broken copies of them are replaced."""
         self._sweep()
-        tree, files = Tree(), sorted(folder.iterdir())
-        large = [path for path in files if lfs.is_large(path)]
-        for path in files:
-            data = self.large.put(path).to_bytes() if path in large else path.read_bytes()
-            tree.add(path.name.encode(), _FILE, self._put(Blob.from_string(data)))
-        attributes = Blob.from_string(lfs.attributes([path.name for path in large]))
-        tree.add(_ATTRIBUTES.encode(), _FILE, self._put(attributes))
+        files = sorted(folder.iterdir())
+        pointers = {path.name: self.large.put(path).to_bytes() for path in files if lfs.is_large(path)}
+        contents = {path.name: pointers.get(path.name) or path.read_bytes() for path in files}
+        tree = Tree()
+        for name, data in (contents | {_ATTRIBUTES: lfs.attributes(list(pointers))}).items():
+            tree.add(name.encode(), _FILE, self._put(Blob.from_string(data)))
         return self._put(tree)
 
     def _put(self, item: ShaFile) -> bytes:
