@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import anndata
-import numpy as np
-import pandas as pd
 import pytest
 
 import hub_client
@@ -23,7 +21,9 @@ from hub_client.cli.cache import readable
 from hub_client.cli.failures import EXIT_CODES, INTERRUPTED, exit_code
 from hub_client.cli.screen import Column
 from hub_client.manifest import Manifest, Plan
-from tests import examples
+from hub_client.manifest.publishing import NEEDED
+from hub_client.verify import with_test_vectors
+from tests import simulated
 
 COMMANDS = ["list", "info", "map", "pull", "push", "validate", "build", "cache"]
 NAME = "my-lab/tiny"
@@ -44,28 +44,14 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
-def cells(*, batches: tuple[str, str], seed: int) -> anndata.AnnData:
-    """Two labels that differ in the first gene, in two batches."""
-    generator = np.random.default_rng(seed)
-    labels = np.array(["T cell", "B cell"])[generator.integers(0, 2, 120)]
-    rates = np.where((labels == "T cell")[:, None], [20.0, 4, 4, 4], [2.0, 4, 4, 4])
-    obs = {"batch": np.tile(batches, 60), "cell_type": labels}
-    return anndata.AnnData(
-        generator.poisson(rates).astype(np.float32),
-        obs=pd.DataFrame(obs, index=[f"cell{i}" for i in range(120)]),
-        var=pd.DataFrame(index=[symbol for _, symbol in examples.GENES]),
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release folder with a trained model, and ``query.h5ad`` beside it."""
     home = tmp_path_factory.mktemp("cli")
-    model = hub_client.Model.build(examples.manifest(tensors=()))
-    known = {"batch": "batch"}, {"cell_type": "cell_type"}
-    reference = hub_client.align(cells(batches=("a", "b"), seed=0), model, conditions=known[0], labels=known[1])
-    hub_client.train(model, reference, plan=Plan(epochs=4, pretraining_epochs=3), progress=False)
-    cells(batches=("d1", "d2"), seed=1).write_h5ad(home / "query.h5ad")
+    model = hub_client.Model.build(simulated.manifest())
+    reference = simulated.cells_for(model.manifest)
+    hub_client.train(model, reference, plan=Plan(epochs=3, pretraining_epochs=2), progress=False, accelerator="cpu")
+    simulated.counts(simulated.QUERY, seed=1).write_h5ad(home / "query.h5ad")
     return model.save(home / "tiny")
 
 
@@ -142,7 +128,7 @@ def test_usage_errors_end_with_2(run: Run, folder: Path) -> None:
 def test_list_shows_what_was_pushed(run: Run, pushed: dict[str, Any]) -> None:
     listed = {row["name"]: row for row in run("list", "--json").json}
     assert listed[NAME]["version"] == "1.0.0"
-    assert listed[NAME]["genes"] == 4
+    assert listed[NAME]["genes"] == len(simulated.GENES)
     assert listed[NAME]["digest"] == pushed["digest"]
     assert NAME in run("list", "tiny").out
     nothing = run("list", "no-such-word")
@@ -152,7 +138,7 @@ def test_list_shows_what_was_pushed(run: Run, pushed: dict[str, Any]) -> None:
 
 def test_info_for_people_and_scripts(run: Run, pushed: dict[str, Any]) -> None:
     text = run("info", NAME).out
-    assert "Tiny scPoli" in text and pushed["commit"] in text and "T cell, B cell" in text
+    assert pushed["commit"] in text and "4: B, Mono, NK, T" in text
     told = run("info", NAME, "--json").json
     assert told["ref"] == pushed
     assert Manifest.model_validate(told["manifest"]).digest == pushed["digest"]
@@ -168,7 +154,19 @@ def test_pull_writes_the_same_release(run: Run, pushed: dict[str, Any], folder: 
 def test_validate_lists_what_is_missing(run: Run, folder: Path) -> None:
     outcome = run("validate", folder)
     assert outcome.code == 1
-    assert "intended_use" in outcome.out and "license:" not in outcome.out.replace("data_license:", "")
+    assert all(f"{field}: missing" in outcome.out for field in NEEDED)
+    assert [problem.split(":")[0] for problem in run("validate", folder, "--json").json["problems"]] == list(NEEDED)
+
+
+def test_validate_replays_test_vectors(run: Run, folder: Path, tmp_path: Path) -> None:
+    model = with_test_vectors(hub_client.Model.load(folder), simulated.cells_for(simulated.manifest()))
+    model.save(tmp_path / "vectors")
+    assert "test vectors reproduced" in run("validate", tmp_path / "vectors").out
+    assert model.manifest.test_vectors
+    model.extras[model.manifest.test_vectors.tensors["latent"]].add_(1)
+    model.save(tmp_path / "other")
+    outcome = run("validate", tmp_path / "other")
+    assert outcome.code == 5 and "latent" in outcome.err
 
 
 def test_validate_names_a_flipped_byte(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -223,9 +221,9 @@ def test_map_for_people(run: Run, folder: Path, tmp_path: Path) -> None:
     query, out = folder.parent / "query.h5ad", tmp_path / "mapped.zarr"
     words = ["map", folder, "--query", query, "-c", "batch=batch", "--epochs", "2", "--out", out, "--quiet"]
     text = run(*words, "--truth", "cell_type=cell_type").out
-    for expected in ("4 of 4 measured (100.0%)", "mean uncertainty", "macro-F1", "2 epochs", "mapped.zarr"):
+    for expected in ("60 of 60 measured (100.0%)", "mean uncertainty", "macro-F1", "2 epochs", "mapped.zarr"):
         assert expected in text
-    assert anndata.read_zarr(out).n_obs == 120
+    assert anndata.read_zarr(out).n_obs == 240
     refused = run(*words)
     assert refused.code == 2 and "--force" in refused.err
     assert run(*words, "--force").code == 0

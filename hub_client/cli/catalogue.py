@@ -83,7 +83,7 @@ def info(model: options.ModelName, hub: options.HubFolder = None, as_json: optio
     screen.say_facts({name: value for name, value in _facts(manifest, ref).items() if value})
     if manifest.metrics:
         screen.say()
-        _show_metrics(manifest)
+        show_metrics(manifest)
 
 
 def _row(listing: Listing) -> list[str]:
@@ -164,7 +164,8 @@ def _lineage(manifest: Manifest) -> str:
     return f"{lineage.relation} of {parent.name} {parent.version or ''}".strip() if parent else lineage.relation
 
 
-def _show_metrics(manifest: Manifest) -> None:
+def show_metrics(manifest: Manifest) -> None:
+    """Print a release's metrics as a table."""
     columns = [
         Column("metric"),
         Column("value", "right"),

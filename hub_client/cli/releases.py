@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hub_client.cli import options, screen
+from hub_client.cli import catalogue, options, screen
 from hub_client.store.ref import Ref
+
+if TYPE_CHECKING:
+    from hub_client.model import Model
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder.", show_default=False)]
 To = Annotated[str, typer.Option("--to", metavar="OWNER/NAME", help="Where in the hub.", show_default=False)]
@@ -18,6 +21,7 @@ Message = Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT", 
 Recipe = Annotated[Path, typer.Argument(help="A recipe, in TOML.", show_default=False)]
 Data = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the recipe's data sets lie.", show_default=False)]
 Zoo = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Gets NAME/VERSION/.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Replace a release that is there already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -62,9 +66,10 @@ def push(
 
 
 def validate(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
-    """Check a release: every file against its manifest, and what the manifest still lacks to be published.
+    """Check a release: every file against its manifest, its test vectors, and what it lacks to be published.
 
-    Ends with 1 if it could not be published as it is.
+    Test vectors are a few simulated cells with the latents and labels the model's maker got for them. Ends with 1 if
+    the release could not be published as it is.
 
     For example:
 
@@ -76,23 +81,36 @@ def validate(model: options.ModelName, hub: options.HubFolder = None, as_json: o
     from hub_client.client import Hub
     from hub_client.manifest.publishing import publishing_problems
 
+    place = Hub(hub)
+    ref = place.resolve(model)
     with TemporaryDirectory(prefix="archzoo-") as folder:
-        place = Hub(hub)
-        ref = place.resolve(model)
         place.download(model, Path(folder) / "release")
-    problems = publishing_problems(place.manifest(model))
+    manifest = place.manifest(model)
+    passed = ["files and manifest agree"]
+    if manifest.test_vectors:
+        _replay(place.pull(model))
+        passed.append("test vectors reproduced")
+    problems = publishing_problems(manifest)
     if as_json:
-        screen.say_json({**options.told(ref), "problems": problems})
+        screen.say_json({**options.told(ref), "passed": passed, "problems": problems})
     else:
-        screen.say(f"{ref}: every file is the one the manifest names")
-        for problem in problems:
-            screen.say(f"  {problem}")
+        screen.say("\n  ".join([f"{ref}: {'; '.join(passed)}", *problems]))
     if problems:
         raise typer.Exit(1)
 
 
-def build(recipe: Recipe, data: Data, out: Zoo, quiet: Quiet = False, as_json: options.Json = False) -> None:
+def _replay(model: Model) -> None:
+    from hub_client.verify import verify
+
+    verify(model)
+
+
+def build(
+    recipe: Recipe, data: Data, out: Zoo, force: Force = False, quiet: Quiet = False, as_json: options.Json = False
+) -> None:
     """Train a model as its recipe says, judge it by the recipe's gates, and write the release.
+
+    A release that misses a gate is not written.
 
     For example:
 
@@ -101,9 +119,14 @@ def build(recipe: Recipe, data: Data, out: Zoo, quiet: Quiet = False, as_json: o
     ```
     """
     from hub_client.build import build as build_release
+    from hub_client.client import Hub
 
-    built = build_release(recipe, data=data, out=out, progress=not quiet)
-    screen.say(str(built))
+    folder = build_release(recipe, data=data, out=out, overwrite=force, progress=not quiet)
+    built = Hub()
+    _tell(built.resolve(folder), folder=str(folder), as_json=as_json)
+    if not as_json:
+        screen.say()
+        catalogue.show_metrics(built.manifest(folder))
 
 
 def _tell(ref: Ref, *, as_json: bool, **more: Any) -> None:
