@@ -93,8 +93,8 @@ def test_a_full_card_says_what_a_reader_asks() -> None:
         "Citation",
     ]
     for fact in (
-        "hub_client.pull('example-scpoli@1.1.0')",
-        "conditions={'batch': 'your_column', 'chemistry': 'your_column'}",
+        'hub_client.pull("example-scpoli@1.1.0")',
+        'conditions={"batch": "your_column", "chemistry": "your_column"}',
         "Homo sapiens (NCBITaxon:9606)",
         "CC-BY-4.0 (weights), CC-BY-4.0 (training data)",
         "[Ada Lovelace](https://orcid.org/0000-0002-1825-0097)",
@@ -116,7 +116,7 @@ def test_a_sparse_card_has_no_empty_sections() -> None:
     manifest = examples.manifest(labels=[], prototypes={}, conditions=[], tensors=[], summary="")
     text = card.render(manifest)
     assert headings(text) == ["Tiny scPoli", "Use it", "At a glance", "Citation"]
-    assert "mapping.adata.obsm['X_latent']" in text
+    assert 'mapping.adata.obsm["X_latent"]' in text
 
 
 def test_the_quickstart_is_python() -> None:

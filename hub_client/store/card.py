@@ -118,13 +118,13 @@ def _summary(manifest: Manifest) -> str:
 
 
 def _quickstart(manifest: Manifest) -> str:
-    columns = "".join(f"{condition.key!r}: 'your_column', " for condition in manifest.conditions).rstrip(", ")
+    columns = ", ".join(f'{md.scalar(condition.key)}: "your_column"' for condition in manifest.conditions)
     given = f", conditions={{{columns}}}" if columns else ""
     lines = [
         "import hub_client",
         "",
-        f"reference = hub_client.pull({f'{manifest.name}@{manifest.version}'!r})",
-        f"mapping = hub_client.map_query('query.h5ad', reference{given})",
+        f'reference = hub_client.pull("{manifest.name}@{manifest.version}")',
+        f'mapping = hub_client.map_query("query.h5ad", reference{given})',
         *_read_out(manifest),
     ]
     return "\n".join(lines)
@@ -132,9 +132,9 @@ def _quickstart(manifest: Manifest) -> str:
 
 def _read_out(manifest: Manifest) -> list[str]:
     if not manifest.labels:
-        return ["mapping.adata.obsm['X_latent']"]
+        return ['mapping.adata.obsm["X_latent"]']
     key = manifest.labels[-1].key
-    return [f"mapping.adata.obs[[{f'{key}_pred'!r}, {f'{key}_uncertainty'!r}]]"]
+    return [f"mapping.adata.obs[[{md.scalar(f'{key}_pred')}, {md.scalar(f'{key}_uncertainty')}]]"]
 
 
 def _latent_note(manifest: Manifest) -> str:
@@ -217,8 +217,9 @@ def _level(level: LabelLevel) -> str:
     rows = [(md.text(name), level.ontology[name] or "", md.text(level.parents.get(name, ""))) for name in shown]
     more = len(level.categories) - len(shown)
     rest = f"\n\nand {more:,} more, named in `manifest.json`." if more else ""
-    release = f", ids of {md.text(level.ontology_release)}" if level.ontology_release else ""
-    head = f"{md.code(level.key)}: {len(level.categories):,} labels{release}."
+    release = f", ids of Cell Ontology release {md.text(level.ontology_release)}" if level.ontology_release else ""
+    count = len(level.categories)
+    head = f"{md.code(level.key)}: {count:,} {'label' if count == 1 else 'labels'}{release}."
     return f"{head}\n\n{md.table(['Label', 'Cell Ontology', 'Part of'], rows)}{rest}"
 
 
@@ -289,7 +290,9 @@ def _trust(manifest: Manifest) -> str:
         for c in manifest.trust.calibrations
     ]
     levels = levels or ["It is not calibrated in this release: use it to rank cells, not as a probability."]
-    checked = [f"Checked on {md.prose(manifest.trust.validated_on)}."] if manifest.trust.validated_on else []
+    checked = (
+        [f"Checked on {md.prose(manifest.trust.validated_on).rstrip('.')}."] if manifest.trust.validated_on else []
+    )
     return " ".join([said, *levels, *checked])
 
 
