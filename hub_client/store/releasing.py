@@ -10,7 +10,7 @@ from pathlib import Path
 from hub_client import errors
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Manifest
-from hub_client.store import bundle, durable
+from hub_client.store import bump, bundle, durable
 from hub_client.store.protocol import SEMVER, Entry, Store, semver
 from hub_client.store.ref import Ref
 from hub_client.store.renaming import released_as
@@ -68,7 +68,17 @@ def release(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Ref:
     again = taken.get(manifest.version)
     if again and parent == line[0].commit:
         _check_same(folder, again, highest=max(taken, key=semver))
+    _check_bump(store, folder, manifest.version, taken)
     return store.commit(repo, folder, message=draft.message or f"Release {manifest.version}", parent=parent)
+
+
+def _check_bump(store: Store, folder: Path, version: str, taken: dict[str, Ref]) -> None:
+    """Refuse a version that promises more than the weights keep, seen from the version before it."""
+    before = max((other for other in taken if semver(other) < semver(version)), key=semver, default=None)
+    if before is None or version in taken:
+        return
+    with store.opened(taken[before]) as previous:
+        bump.check(bundle.read(previous), bundle.read(folder), taken=taken)
 
 
 def head(store: Store, repo: str) -> str | None:

@@ -1,0 +1,138 @@
+"""Which part of a version has to rise: what changed between two releases, by their manifests and their weights.
+
+patch
+    The same weights and axes; only what is said about them changed.
+minor
+    Names were appended, and every weight that belongs to the names before is the same bit for bit: old cells keep their
+    latent. Surgery does exactly this. Prototypes and test vectors do not move cells, so they may change.
+major
+    Anything else: another latent space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hub_client import errors
+from hub_client.manifest.v1 import Manifest, TensorSpec
+from hub_client.store.bundle import WEIGHTS, Release
+from hub_client.store.protocol import semver
+
+LEVELS = ("major", "minor", "patch")
+_SAME = ("architecture", "input", "proteins", "covariates")
+
+
+def check(old: Release, new: Release, *, taken: Iterable[str]) -> None:
+    """Refuse a version that rises less than the change needs.
+
+    Parameters
+    ----------
+    old
+        The release whose version comes before.
+    new
+        The one that shall be released.
+    taken
+        All versions that are released.
+
+    Raises
+    ------
+    InvalidInput
+        If a higher part of the version has to rise.
+    """
+    level, reason = needed(old, new)
+    before, after = old.manifest.version, new.manifest.version
+    if LEVELS.index(raised(before, after)) <= LEVELS.index(level):
+        return
+    raise errors.InvalidInput(
+        f"{after} after {before} is a {raised(before, after)} release, but {reason}, which needs a {level} one: push "
+        f"with version={_next(level, before, taken)!r}.",
+        facts={"version": after, "previous": before, "needed": level},
+    )
+
+
+def raised(before: str, after: str) -> str:
+    """Return the highest part in which two versions differ."""
+    return next(level for level, b, a in zip(LEVELS, semver(before), semver(after), strict=True) if a != b)
+
+
+def needed(old: Release, new: Release) -> tuple[str, str]:
+    """Return the part of the version that has to rise, and why."""
+    if changed := _changed_axis(old.manifest, new.manifest):
+        return "major", f"{changed} changed otherwise than by appending"
+    if _weights(old.manifest) == _weights(new.manifest):
+        return "patch", "the description changed"
+    if moved := _moved_tensor(old, new):
+        return "major", f"the tensor {moved} has other values for what was there before"
+    return "minor", "weights were added"
+
+
+def _weights(manifest: Manifest) -> str:
+    return next(file.sha256 for file in manifest.files if file.path == WEIGHTS)
+
+
+def _changed_axis(old: Manifest, new: Manifest) -> str | None:
+    """Return the first field in which ``new`` is more than ``old`` with names appended."""
+    for field in _SAME:
+        if getattr(old, field) != getattr(new, field):
+            return field
+    if old.genes.panel != new.genes.panel or old.genes.id_type != new.genes.id_type:
+        return "genes"
+    axes, grown = _named_axes(old), _named_axes(new)
+    return next((name for name, names in axes.items() if not _begins(grown.get(name, ()), names)), None)
+
+
+def _named_axes(manifest: Manifest) -> Mapping[str, Sequence[object]]:
+    axes: dict[str, Sequence[object]] = {"condition keys": [(c.key, c.encoding) for c in manifest.conditions]}
+    axes |= {f"condition {c.key!r}": c.categories for c in manifest.conditions}
+    axes |= {"combinations": [c.values for c in manifest.combinations]}
+    axes |= {f"labels of {level.key!r}": level.categories for level in manifest.labels}
+    return axes | {"terms": [(term.id, term.kind, term.genes) for term in manifest.terms]}
+
+
+def _begins(longer: Sequence[object], shorter: Sequence[object]) -> bool:
+    return list(longer[: len(shorter)]) == list(shorter)
+
+
+def _moved_tensor(old: Release, new: Release) -> str | None:
+    """Return the first tensor whose values for the old names are not the old ones."""
+    sizes, grown = old.manifest.axes(), new.manifest.axes()
+    specs = {spec.name: spec for spec in new.manifest.tensors}
+    for name in old.tensors.keys() - _free(old.manifest):
+        if name not in specs or not _kept(old.tensors[name], new.tensors[name], specs[name], sizes, grown):
+            return name
+    return None
+
+
+def _free(manifest: Manifest) -> set[str]:
+    """Return the tensors that say nothing about where a cell lies."""
+    free = {"prototypes.unlabelled", *(manifest.test_vectors.tensors.values() if manifest.test_vectors else ())}
+    free |= {level.means for level in manifest.prototypes.levels}
+    return free | {level.covariances for level in manifest.prototypes.levels if level.covariances}
+
+
+def _kept(old: Tensor, new: Tensor, spec: TensorSpec, sizes: Mapping[str, int], grown: Mapping[str, int]) -> bool:
+    for dimension, axis in enumerate(spec.shape):
+        new = new.index_select(dimension, torch.tensor(_places(axis, sizes, grown), dtype=torch.int64))
+    return new.shape == old.shape and bool((new == old).all())
+
+
+def _places(axis: str, sizes: Mapping[str, int], grown: Mapping[str, int]) -> list[int]:
+    """Return where along a grown axis the old entries are; each part of the sum grew at its own end."""
+    places, start = [], 0
+    for part in axis.split("+"):
+        width = int(part) if part.isdigit() else grown[part]
+        kept = width if part.isdigit() else sizes.get(part, 0)
+        places += range(start, start + kept)
+        start += width
+    return places
+
+
+def _next(level: str, before: str, taken: Iterable[str]) -> str:
+    """Return the lowest free version that raises this part."""
+    major = semver(before)[0]
+    if level == "major":
+        return f"{max(semver(version)[0] for version in taken) + 1}.0.0"
+    return f"{major}.{max(semver(version)[1] for version in taken if semver(version)[0] == major) + 1}.0"
