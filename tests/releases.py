@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import examples
-
 from hub_client.store import bundle
+from tests import examples
 
 
 def release(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from releases import release
 
 from hub_client import errors
 from hub_client.store import catalogue
 from hub_client.store.bundled import BundledStore
 from hub_client.store.catalogue import Catalogue, Name
 from hub_client.store.folder import FolderStore
+from tests.releases import release
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from releases import contents, release, wide
 
 from hub_client import errors
 from hub_client.store import bundle, lfs
 from hub_client.store.bundled import BundledStore
 from hub_client.store.folder import FolderStore
 from hub_client.store.ref import Ref
+from tests.releases import contents, release, wide
 
 REPO = "lab/tiny-scpoli"
 NOBODY = 65534

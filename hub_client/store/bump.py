@@ -22,7 +22,6 @@ from hub_client.store.bundle import WEIGHTS, Release
 from hub_client.store.protocol import semver
 
 LEVELS = ("major", "minor", "patch")
-_SAME = ("architecture", "input", "proteins", "covariates")
 
 
 def check(old: Release, new: Release, *, taken: Iterable[str]) -> None:
@@ -75,18 +74,28 @@ def _weights(manifest: Manifest) -> str:
 
 def _changed_axis(old: Manifest, new: Manifest) -> str | None:
     """Return the first field in which ``new`` is more than ``old`` with names appended."""
-    for field in _SAME:
-        if getattr(old, field) != getattr(new, field):
-            return field
-    if old.genes.panel != new.genes.panel or old.genes.id_type != new.genes.id_type:
-        return "genes"
+    before, after = _fixed(old), _fixed(new)
+    if changed := [field for field in before if before[field] != after[field]]:
+        return changed[0]
     axes, grown = _named_axes(old), _named_axes(new)
     return next((name for name, names in axes.items() if not _begins(grown.get(name, ()), names)), None)
+
+
+def _fixed(manifest: Manifest) -> dict[str, object]:
+    """Return what no surgery changes."""
+    return {
+        "architecture": manifest.architecture,
+        "input": manifest.input,
+        "genes": (manifest.genes.id_type, manifest.genes.panel),
+        "proteins": manifest.proteins and manifest.proteins.panel,
+        "covariates": ([c.key for c in manifest.covariates.categorical], manifest.covariates.continuous),
+    }
 
 
 def _named_axes(manifest: Manifest) -> Mapping[str, Sequence[object]]:
     axes: dict[str, Sequence[object]] = {"condition keys": [(c.key, c.encoding) for c in manifest.conditions]}
     axes |= {f"condition {c.key!r}": c.categories for c in manifest.conditions}
+    axes |= {f"covariate {c.key!r}": c.categories for c in manifest.covariates.categorical}
     axes |= {"combinations": [c.values for c in manifest.combinations]}
     axes |= {f"labels of {level.key!r}": level.categories for level in manifest.labels}
     return axes | {"terms": [(term.id, term.kind, term.genes) for term in manifest.terms]}
@@ -99,9 +108,10 @@ def _begins(longer: Sequence[object], shorter: Sequence[object]) -> bool:
 def _moved_tensor(old: Release, new: Release) -> str | None:
     """Return the first tensor whose values for the old names are not the old ones."""
     sizes, grown = old.manifest.axes(), new.manifest.axes()
-    specs = {spec.name: spec for spec in new.manifest.tensors}
-    for name in old.tensors.keys() - _free(old.manifest):
-        if name not in specs or not _kept(old.tensors[name], new.tensors[name], specs[name], sizes, grown):
+    before, after = ({spec.name: spec for spec in release.manifest.tensors} for release in (old, new))
+    for name in sorted(before.keys() - _free(old.manifest)):
+        same = name in after and after[name].shape == before[name].shape
+        if not same or not _kept(old.tensors[name], new.tensors[name], after[name], sizes, grown):
             return name
     return None
 
@@ -121,7 +131,8 @@ def _kept(old: Tensor, new: Tensor, spec: TensorSpec, sizes: Mapping[str, int], 
 
 def _places(axis: str, sizes: Mapping[str, int], grown: Mapping[str, int]) -> list[int]:
     """Return where along a grown axis the old entries are; each part of the sum grew at its own end."""
-    places, start = [], 0
+    places: list[int] = []
+    start = 0
     for part in axis.split("+"):
         width = int(part) if part.isdigit() else grown[part]
         kept = width if part.isdigit() else sizes.get(part, 0)

@@ -102,7 +102,7 @@ def _parent(draft: Draft, manifest: Manifest, line: list[Entry], *, resolve: Cal
 
 
 def _version(draft: Draft, manifest: Manifest) -> str:
-    version = draft.version or manifest.version
+    version = manifest.version if draft.version is None else draft.version
     if not SEMVER.fullmatch(version):
         raise errors.InvalidInput(
             f"version {version!r} is not a semantic version; expected three numbers, as in 1.2.0.",

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from pushers import answer, order, pusher
-from releases import release, wide
 
 from hub_client.errors import TransportError
 from hub_client.store import bundle, locks
 from hub_client.store.folder import FolderStore
+from tests.pushers import answer, order, pusher
+from tests.releases import release, wide
 
 pytestmark = pytest.mark.slow
 
