@@ -29,7 +29,7 @@ def train(
     """Train a model in place and return how it went.
 
     A model that came out of :func:`hub_client.surgery` trains the rows of its new conditions and nothing else; any
-    other trains whole. Ctrl-C ends training after the current step and keeps the best weights so far.
+    other trains whole. Ctrl-C ends training and keeps the best weights so far.
 
     Parameters
     ----------

@@ -88,7 +88,8 @@ class History:
             if self.best_epoch is not None:
                 axes.axvline(self.best_epoch, color="0.6", linestyle=":", label="kept")
             axes.set(title=term, xlabel="epoch", ylabel="nats per cell" if term != "prototype" else "distance")
-        figure.axes[0].legend(frameon=False)
+        if terms:
+            figure.axes[0].legend(frameon=False)
         return figure
 
 
@@ -184,7 +185,8 @@ def run(
 ) -> History:
     """Train ``network``, a :class:`Trainee`, in place on ``cells``.
 
-    The caller's random state is left as it was. Ctrl-C ends training after the current step and keeps the best weights.
+    The caller's random state is left as it was. Ctrl-C ends training and keeps the best weights so far, or the current
+    ones while no epoch has been judged.
 
     Raises
     ------
