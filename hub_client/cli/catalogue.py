@@ -15,7 +15,6 @@ from hub_client.cli.screen import Column
 if TYPE_CHECKING:
     from hub_client.manifest.v1 import Manifest
     from hub_client.store.listing import Listing
-    from hub_client.store.ref import Ref
 
 COLUMNS = (
     Column("name"),
@@ -80,7 +79,9 @@ def info(model: options.ModelName, hub: options.HubFolder = None, as_json: optio
     if manifest.summary:
         screen.say_paragraph(manifest.summary)
     screen.say()
-    screen.say_facts({name: value for name, value in _facts(manifest, ref).items() if value})
+    screen.say_facts(options.identity(ref))
+    screen.say()
+    screen.say_facts({name: value for name, value in _facts(manifest).items() if value})
     if manifest.metrics:
         screen.say()
         show_metrics(manifest)
@@ -101,9 +102,8 @@ def _row(listing: Listing) -> list[str]:
     ]
 
 
-def _facts(manifest: Manifest, ref: Ref) -> dict[str, str]:
+def _facts(manifest: Manifest) -> dict[str, str]:
     return {
-        **options.identity(ref),
         "architecture": _architecture(manifest),
         **_origin(manifest),
         "genes": f"{len(manifest.genes.panel):,}, by {manifest.genes.id_type}; refuses a query with less than "

@@ -18,6 +18,9 @@ from rich.text import Text
 PIPED_WIDTH = 240
 """Columns of a table that nobody's terminal has to hold."""
 
+GAP = 3
+"""Blanks between the columns of a table, as rich sets them."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -60,7 +63,7 @@ def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     shown = _fitting(columns, rows, width=out.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index in shown:
-        table.add_column(columns[index].title, justify=columns[index].justify, overflow="fold")
+        table.add_column(columns[index].title, justify=columns[index].justify, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(Text(row[index]) for index in shown))
     _print(out, table)
@@ -72,7 +75,7 @@ def say_facts(facts: dict[str, str]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(" ".join(value.split())))
     _print(console(), table)
 
 
@@ -83,8 +86,8 @@ def _print(out: Console, shown: RenderableType) -> None:
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[int]:
-    widths = [max(map(len, [column.title, *(row[i] for row in rows)])) + 2 for i, column in enumerate(columns)]
+    widths = [max(map(len, [column.title, *(row[i] for row in rows)])) for i, column in enumerate(columns)]
     shown = list(range(len(columns)))
-    while sum(widths[i] for i in shown) > width + 2 and (droppable := [i for i in shown if columns[i].rank]):
+    while sum(widths[i] + GAP for i in shown) - GAP > width and (droppable := [i for i in shown if columns[i].rank]):
         shown.remove(max(droppable, key=lambda i: columns[i].rank))
     return shown
