@@ -179,7 +179,10 @@ def test_min_coverage_takes_the_place_of_both_thresholds_and_is_recorded() -> No
         align(queries.query(), queries.manifest(), min_coverage=50)
 
 
-def test_min_coverage_zero_still_needs_a_gene() -> None:
+def test_min_coverage_zero_is_recorded_and_still_needs_a_gene() -> None:
+    assert (
+        align(queries.query(queries.PANEL[:1]), queries.manifest(), min_coverage=0).report.settings["min_coverage"] == 0
+    )
     with pytest.raises(errors.AlignmentError, match="shares no gene"):
         align(queries.query(["X1", "X2"]), queries.manifest(), min_coverage=0)
 

@@ -100,8 +100,8 @@ def test_var_names_are_read_where_a_column_finds_no_more() -> None:
 
 
 def test_gaps_in_a_column_are_no_genes() -> None:
-    var = pd.DataFrame({"symbol": ["CD4", None, np.nan]}, index=["x", "y", "z"])
-    assert match(var, Panel.of(queries.manifest())).target.tolist() == [1, -1, -1]
+    var = pd.DataFrame({"symbol": [None, np.nan, "CD4"]}, index=["x", "y", "z"])
+    assert match(var, Panel.of(queries.manifest())).target.tolist() == [-1, -1, 1]
 
 
 def test_repeated_genes_are_an_error() -> None:

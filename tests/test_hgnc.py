@@ -62,6 +62,7 @@ def test_the_table_is_built_reproducibly_whatever_the_order_of_rows(tmp_path: Pa
     assert build(tmp_path, rows[::-1]).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_shipped_table_is_what_its_source_makes(shared_data: object, tmp_path: Path) -> None:
     source = shared_data("genes/hgnc_symbols.tsv.gz")  # type: ignore[operator]
     assert build_table(source, target=tmp_path / "again.tsv.xz").read_bytes() == TABLE.read_bytes()

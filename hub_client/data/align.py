@@ -132,8 +132,8 @@ def align(
     panel = Panel.of(manifest)
     match = genes.settled(genes.match(source.var, panel), policy=manifest.genes.duplicates)
     coverage = Coverage.of(match, None if network is None else network.gene_usage())
-    low = coverages.check(coverage, coverages.Case(query, source, manifest, panel), minimum=min_coverage)
-    x, doubts = _values(query, source, match, manifest=manifest)
+    low = coverages.check(coverage, coverages.Case(source, manifest, panel), minimum=min_coverage)
+    x, doubts = _values(source, match, manifest=manifest)
     settings = {"layer": layer, "min_coverage": min_coverage, "size_factor": size_factor, "conditions": said.columns}
     x = _filled(x, match, manifest=manifest, network=network)
     return Cells(
@@ -153,7 +153,7 @@ def align(
             column=match.column,
             id_type=match.id_type,
             warnings=(*low, *match.doubts, *doubts, *said.notes),
-            settings={name: value for name, value in settings.items() if value},
+            settings={name: value for name, value in settings.items() if value not in (None, {})},
         ),
     )
 
@@ -176,18 +176,16 @@ def _check_query(query: AnnData, min_coverage: float | None) -> None:
         )
 
 
-def _values(
-    query: AnnData, source: Source, match: Match, *, manifest: Manifest
-) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
+def _values(source: Source, match: Match, *, manifest: Manifest) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
     """Return the model's columns in the unit the network reads, and warnings about them."""
     tally = Tally()
     x = matrices.pick(source.matrix, match.target, genes=len(match.panel), look=tally.add)
-    doubts = sources.check(source, query, tally=tally, spec=manifest.input)
+    doubts = sources.check(source, tally=tally, spec=manifest.input)
     if manifest.input.kind == "log1p" and tally.counts:
         x = _logged(x, matrices.row_sums(source.matrix), target_sum=manifest.input.target_sum)
         doubts = (*doubts, f"{source.name} holds counts: log1p of them, as this model reads, was made here.")
     empty = int((np.diff(x.indptr) == 0).sum())
-    note = f"{empty:,} of {len(query):,} cells have no counts in the model's genes: what is said of them means nothing."
+    note = f"{empty:,} of {x.shape[0]:,} cells have no counts in the model's genes: what is said of them means nothing."
     return x, (*doubts, note) if empty else doubts
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from anndata import AnnData
 from numpy.typing import NDArray
 
 from hub_client import errors
@@ -58,9 +57,8 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Case:
-    """A query, the matrix of it that was read, and the model it was to be read for."""
+    """The matrix of a query that was read, and the model it was read for."""
 
-    adata: AnnData
     source: Source
     manifest: Manifest
     panel: Panel
@@ -120,7 +118,7 @@ def _other_organism(coverage: Coverage, case: Case) -> str:
 
 
 def _transposed(coverage: Coverage, case: Case) -> str:
-    found = sum(case.panel.find(str(name)) is not None for name in case.adata.obs_names)
+    found = sum(case.panel.find(str(name)) is not None for name in case.source.adata.obs_names)
     if found / len(case.panel.names) <= max(_LIKE_GENES, coverage.plain):
         return ""
     return " Its obs_names are genes: cells belong in rows, so pass adata.T."
@@ -133,9 +131,9 @@ def _numbered(coverage: Coverage, case: Case) -> str:
 
 
 def _more_in_raw(coverage: Coverage, case: Case) -> str:
-    if case.adata.raw is None or case.source.name == "raw":
+    if case.source.adata.raw is None or case.source.name == "raw":
         return ""
-    found = int(genes.match(case.adata.raw.var, case.panel).found.size)
+    found = int(genes.match(case.source.adata.raw.var, case.panel).found.size)
     return f" adata.raw measures {found:,} of them: pass layer='raw'." if found > coverage.measured else ""
 
 

@@ -248,7 +248,7 @@ def _columns(var: pd.DataFrame) -> dict[str, Texts]:
     columns = {"var_names": var.index.to_numpy().astype(str).astype(object)}
     for name in var.columns:
         values = var[name].to_numpy(dtype=object)
-        if any(isinstance(value, str) for value in values[:100]):
+        if any(isinstance(value, str) for value in values):
             columns[str(name)] = np.array([v if isinstance(v, str) else "" for v in values], dtype=object)
     return columns
 

@@ -130,7 +130,7 @@ def _cells(group: Group, path: Path) -> AnnData:
         return anndata.read_h5ad(path, backed="r")  # written before anndata 0.8, which marked no file
     return AnnData(
         X=_lazy(group["X"]) if "X" in group else None,
-        raw={"X": _lazy(group["raw/X"]), "var": read_elem(group["raw/var"])} if "raw" in group else None,
+        raw={"X": _lazy(group["raw/X"]), "var": read_elem(group["raw/var"])} if "raw/X" in group else None,
         obs=read_elem(group["obs"]),
         var=read_elem(group["var"]),
         **{name: read_elem(group[name]) for name in _IN_MEMORY if name in group},
@@ -158,6 +158,9 @@ def _modality(query: MuData) -> AnnData:
         var=rna.var,
         layers=dict(rna.layers),
         obsm=dict(rna.obsm),
+        varm=dict(rna.varm),
+        obsp=dict(rna.obsp),
+        varp=dict(rna.varp),
         uns=dict(rna.uns),
         raw=None if rna.raw is None else {"X": rna.raw.X, "var": rna.raw.var},
     )

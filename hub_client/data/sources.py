@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,24 @@ class Source:
     ----------
     name
         ``X``, ``raw`` or ``layers/<name>``.
-    matrix
-        ``(cells, query genes)``, in memory or on disk.
-    var
-        The query's gene table, ``(query genes, columns)``.
+    adata
+        The query.
     """
 
     name: str
-    matrix: Any
-    var: pd.DataFrame
+    adata: AnnData
+
+    @cached_property
+    def matrix(self) -> Any:
+        """``(cells, query genes)``, in memory or on disk; fetched once: of a view, anndata makes a copy each time."""
+        if self.name.startswith("layers/"):
+            return self.adata.layers[self.argument]
+        return self.adata.raw.X if self.name == "raw" else self.adata.X
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """The gene table, ``(query genes, columns)``."""
+        return self.adata.raw.var if self.name == "raw" else self.adata.var
 
     @property
     def argument(self) -> str:
@@ -42,13 +51,10 @@ class Source:
         return self.name.removeprefix("layers/")
 
 
-def every(adata: AnnData) -> Iterator[Source]:
-    """Yield every matrix of a query: layers, then raw, then X."""
-    yield from (Source(f"layers/{name}", adata.layers[name], adata.var) for name in adata.layers)
-    if adata.raw is not None:
-        yield Source("raw", adata.raw.X, adata.raw.var)
-    if adata.X is not None:
-        yield Source("X", adata.X, adata.var)
+def every(adata: AnnData) -> list[Source]:
+    """Return every matrix a query can have: layers, then raw, then X, which may not be set."""
+    names = [*(f"layers/{name}" for name in adata.layers), *(["raw"] if adata.raw is not None else []), "X"]
+    return [Source(name, adata) for name in names]
 
 
 def chosen(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
@@ -66,26 +72,25 @@ def chosen(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
     VocabularyError
         If the query has no such layer.
     AlignmentError
-        If X was not set.
+        If the matrix to read was not set.
     """
-    found = {source.argument: source for source in reversed(list(every(adata)))}  # a layer named raw or X wins
+    found = {source.argument: source for source in reversed(every(adata))}  # a layer named raw or X wins
     if layer is not None and layer not in found:
         raise errors.VocabularyError(
-            f"the query has no layer {layer!r}; layer= can be {errors.names(sorted(found)) or 'nothing'}.",
+            f"the query has no layer {layer!r}; layer= can be {errors.names(sorted(found))}.",
             field="layer",
             unknown=[layer],
             known=sorted(found),
         )
-    if layer is not None:
-        return found[layer]
-    if hint in found and counts.are_counts(found[hint].matrix):
+    if layer is None and hint in found and counts.are_counts(found[hint].matrix):
         return found[hint]
-    if adata.X is None:
-        raise errors.AlignmentError(f"the query's X is not set.{_elsewhere(adata, but='X')}")
-    return Source("X", adata.X, adata.var)
+    source = Source("X", adata) if layer is None else found[layer]
+    if source.matrix is None:
+        raise errors.AlignmentError(f"the query's {source.name} is not set.{_elsewhere(source)}")
+    return source
 
 
-def check(source: Source, adata: AnnData, *, tally: Tally, spec: InputSpec) -> tuple[str, ...]:
+def check(source: Source, *, tally: Tally, spec: InputSpec) -> tuple[str, ...]:
     """Return warnings about values the model can read; refuse those it cannot.
 
     Parameters
@@ -102,7 +107,7 @@ def check(source: Source, adata: AnnData, *, tally: Tally, spec: InputSpec) -> t
         query holds counts.
     """
     if tally.largest == 0 and tally.counts:
-        raise errors.AlignmentError(f"{source.name} holds nothing but zeros.{_elsewhere(adata, but=source.name)}")
+        raise errors.AlignmentError(f"{source.name} holds nothing but zeros.{_elsewhere(source)}")
     if tally.counts:
         return _doubts(tally, source)
     sample = matrices.head(source.matrix, rows=counts.SAMPLE)
@@ -110,7 +115,7 @@ def check(source: Source, adata: AnnData, *, tally: Tally, spec: InputSpec) -> t
         return _doubts_of_logs(sample, source, spec)
     raise errors.AlignmentError(
         f"{source.name} holds {counts.described(tally, sample)}, but this model reads {_READS[spec.kind]}."
-        f"{_elsewhere(adata, but=source.name) or _ADVICE}"
+        f"{_elsewhere(source) or _ADVICE}"
     )
 
 
@@ -124,10 +129,10 @@ _ADVICE = (
 )
 
 
-def _elsewhere(adata: AnnData, *, but: str) -> str:
+def _elsewhere(source: Source) -> str:
     """Return a sentence on which other matrices of the query hold counts, or nothing."""
-    found = [source for source in every(adata) if source.name != but and counts.are_counts(source.matrix)]
-    shown = [f"{source.name} does: pass layer={source.argument!r}" for source in found]
+    others = [other for other in every(source.adata) if other.name != source.name and other.matrix is not None]
+    shown = [f"{o.name} does: pass layer={o.argument!r}" for o in others if counts.are_counts(o.matrix)]
     return f" But {'; '.join(shown)}." if shown else ""
 
 
