@@ -14,14 +14,16 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from hub_client import errors
-from hub_client.build import build
+from hub_client.build import build, prepare
 from hub_client.data.fingerprint import fingerprint
+from hub_client.manifest.publishing import publishing_problems
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.recipe import Recipe
 from hub_client.model import Model
 from hub_client.store import bundle, reference
 from hub_client.verify import verify
 
+ROOT = Path(__file__).parents[1]
 GENES = [f"GENE{i}" for i in range(40)] + ["CD3D", "MS4A1", "MT-CO1", "MLL5"]
 LABELS = ("B", "T", "NK")
 
@@ -181,6 +183,7 @@ def weights(folder: Path) -> str:
     return next(file.sha256 for file in files if file.role == "weights")
 
 
+@pytest.mark.slow
 def test_the_same_recipe_and_data_give_the_same_weights(released: Path, tmp_path: Path) -> None:
     same = recipe(tmp_path)
     assert weights(build(same, data=tmp_path, out=tmp_path / "again", progress=False)) == weights(released)
@@ -188,6 +191,7 @@ def test_the_same_recipe_and_data_give_the_same_weights(released: Path, tmp_path
     assert weights(build(other, data=tmp_path, out=tmp_path / "other", progress=False)) != weights(released)
 
 
+@pytest.mark.slow
 def test_a_failed_gate_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     gates = [
         {"level": "cell_type", "metric": "accuracy", "at_least": 0.1},
@@ -263,6 +267,7 @@ def test_labels_no_cell_has_are_named(tmp_path: Path) -> None:
         build(recipe(tmp_path, labels=[level]), data=tmp_path, out=tmp_path / "zoo", progress=False)
 
 
+@pytest.mark.slow
 def test_labels_can_be_renamed_and_cells_left_out(tmp_path: Path) -> None:
     wanted = described({"one": cells("b1", count=260, seed=1)})
     wanted["datasets"][0] |= {"rename": {"cell_type": {"T": "T cell"}}, "keep": {"type": ["B", "T"]}}
@@ -274,3 +279,35 @@ def test_labels_can_be_renamed_and_cells_left_out(tmp_path: Path) -> None:
     assert manifest["labels"][0]["categories"] == ["B", "T cell"]
     assert manifest["conditions"][0]["categories"] == ["only"]
     assert 100 < manifest["training"]["datasets"][0]["cells"] < 260
+
+
+@pytest.mark.slow
+def test_the_zoos_recipe_fits_its_data(shared_data: Callable[[str], Path]) -> None:
+    import scanpy as sc
+
+    wanted = Recipe.read(ROOT / "zoo" / "recipes" / "pbmc-scpoli.toml")
+    model, training, held_out = prepare(wanted, data=shared_data("pbmc3k_10x.h5ad").parent)
+    names = set(model.manifest.genes.names)
+    assert len(names) == 2000
+    measured = set(sc.datasets.pbmc68k_reduced().raw.var_names)
+    assert len(names & measured) == 755
+    assert len(training) + len(held_out) == 5438
+    assert set(training.labels["cell_type_broad"]) == set(model.manifest.labels[0].categories)
+
+
+RELEASES = sorted(path.parent for path in (ROOT / "zoo" / "released").glob("*/*/manifest.json"))
+
+
+@pytest.mark.parametrize("folder", RELEASES, ids=lambda folder: "@".join(folder.parts[-2:]))
+def test_releases_of_the_zoo_are_whole_small_and_their_recipes(folder: Path) -> None:
+    model = Model.load(folder)
+    verify(model)
+    assert (model.manifest.name, model.manifest.version) == folder.parts[-2:]
+    assert publishing_problems(model.manifest) == []
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6
+    wanted = Recipe.read(ROOT / "zoo" / "recipes" / f"{model.manifest.name}.toml")
+    if wanted.version == model.manifest.version:
+        assert model.manifest.training.plan == wanted.plan
+        assert model.manifest.architecture == wanted.architecture
+        assert model.manifest.limitations == wanted.limitations
+        assert {d.fingerprint for d in model.manifest.training.datasets} == {d.fingerprint for d in wanted.datasets}
