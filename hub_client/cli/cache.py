@@ -31,7 +31,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 @app.command("ls")
 def show(hub: options.HubFolder = None, as_json: options.Json = False) -> None:
-    """List the repositories of the hub's folder, with their size on disk.
+    """List the hub's repositories and their size.
 
     For example:
 
@@ -54,7 +54,9 @@ def show(hub: options.HubFolder = None, as_json: options.Json = False) -> None:
 
 @app.command()
 def verify(hub: options.HubFolder = None, as_json: options.Json = False) -> None:
-    """Read every commit of the hub's folder again and check every file of it. Ends with 5 if one is broken.
+    """Check every file of every commit again.
+
+    Ends with 5 if one is broken.
 
     For example:
 

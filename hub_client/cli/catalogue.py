@@ -37,7 +37,9 @@ def list_models(
     hub: options.HubFolder = None,
     as_json: options.Json = False,
 ) -> None:
-    """List models: those that come with archzoo, and those in your hub.
+    """List the models there are.
+
+    Those that come with archzoo, and those in your hub.
 
     For example:
 
@@ -59,7 +61,7 @@ def list_models(
 
 
 def info(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
-    """Show what a model was made from, what it knows, and how good it is.
+    """Show what a model is and how good it is.
 
     For example:
 

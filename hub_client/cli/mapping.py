@@ -83,11 +83,13 @@ def map_cells(
     quiet: Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Map cells onto a reference: match the genes, add the query's conditions, train only those, predict labels.
+    """Map cells onto a reference and label them.
 
-    The reference itself does not move: its own cells keep their place in the latent space. The output is the query
-    with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it came to be in
-    `uns["archzoo"]`. Without `--condition`, the query is one new batch.
+    Matches the genes, adds the query's conditions to the model, trains only those, and predicts labels. The reference
+    itself does not move: its own cells keep their place in the latent space.
+
+    The output is the query with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it
+    came to be in `uns["archzoo"]`. Without `--condition`, the query is one new batch.
 
     For example:
 

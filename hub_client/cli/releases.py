@@ -26,7 +26,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 def pull(model: options.ModelName, out: Out, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
-    """Write a model's release to a new folder, every file checked against its manifest.
+    """Write a release to a new folder.
+
+    Every file is checked against the manifest.
 
     For example:
 
@@ -51,7 +53,9 @@ def push(
     hub: options.HubFolder = None,
     as_json: options.Json = False,
 ) -> None:
-    """Release a model from a folder into a hub, and print the commit and the digest to cite.
+    """Release a model folder into a hub.
+
+    Prints the commit and the digest, which a paper can cite.
 
     For example:
 
@@ -66,10 +70,11 @@ def push(
 
 
 def validate(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
-    """Check a release: every file against its manifest, its test vectors, and what it lacks to be published.
+    """Check a release.
 
-    Test vectors are a few simulated cells with the latents and labels the model's maker got for them. Ends with 1 if
-    the release could not be published as it is.
+    Checks every file against the manifest, then the test vectors (a few simulated cells with the latents and labels
+    that the model's maker got for them), then whether anything is missing that a published release needs. Ends with 1
+    if the release could not be published as it is.
 
     For example:
 
@@ -108,9 +113,9 @@ def _replay(model: Model) -> None:
 def build(
     recipe: Recipe, data: Data, out: Zoo, force: Force = False, quiet: Quiet = False, as_json: options.Json = False
 ) -> None:
-    """Train a model as its recipe says, judge it by the recipe's gates, and write the release.
+    """Train and release a model from its recipe.
 
-    A release that misses a gate is not written.
+    The model is judged by the recipe's gates, on cells it never saw. A release that misses a gate is not written.
 
     For example:
 
