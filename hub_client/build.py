@@ -18,6 +18,7 @@ from hub_client.data import datasets
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
+from hub_client.data.genes import HUMAN
 from hub_client.data.panel import paired, select_panel
 from hub_client.evaluate import evaluate
 from hub_client.manifest.recipe import Gate, LabelRule, Recipe
@@ -43,7 +44,6 @@ from hub_client.store import bundle, card, reference
 from hub_client.train import train
 from hub_client.verify import with_test_vectors
 
-HUMAN = "NCBITaxon:9606"
 METRICS = {
     "accuracy": "share of cells whose predicted label is the true one",
     "macro_f1": "mean over labels of F1, so that rare labels count as much as common ones",
@@ -104,7 +104,9 @@ def build(
     folder = Path(out) / recipe.name / recipe.version
     _check_free(folder, overwrite=overwrite)
     model, training, held_out = prepare(recipe, data=Path(data))
-    train(model, training, plan=recipe.plan, seed=recipe.seed, accelerator=accelerator, progress=progress)
+    history = train(model, training, plan=recipe.plan, seed=recipe.seed, accelerator=accelerator, progress=progress)
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt  # a model that is trained in part is no release
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     extra = {reference.FILE: reference.dump(reference_atlas(model, training))} if recipe.atlas else {}

@@ -25,7 +25,6 @@ FLOORS = [
     "verify",
     "predict",
     "calibrate",
-    "calibrate",
     "legacy",
     "model",
     "architectures",
