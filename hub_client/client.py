@@ -168,6 +168,7 @@ class Hub:
         from hub_client.store import datasets, releasing
 
         store, repo = self._datasets.stores[-1], catalogue.repository(name)
+        follows = releasing.parent(store, repo, named=parent)
         record = datasets.describe(
             name=repo.split("/")[-1],
             version=version,
@@ -181,8 +182,7 @@ class Hub:
         )
         with TemporaryDirectory(prefix="archzoo-") as scratch:
             folder = datasets.write(Path(scratch) / "release", adata, record)
-            head = parent or releasing.head(store, repo)
-            return store.commit(repo, folder, message=message or f"Release {version}", parent=head)
+            return store.commit(repo, folder, message=message or f"Release {version}", parent=follows)
 
     def search_datasets(self, query: str = "") -> list[DatasetListing]:
         """Return the newest version of every data set with all words of the query in its name, title or source."""
@@ -244,7 +244,7 @@ def push(
         One line for the history.
     parent
         The commit, version or branch this release follows. None is the commit the model was pulled or grown from where
-        that is in this repository, else the head when this call began.
+        that is in this repository, else the repository's newest.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from hub_client import errors
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Manifest
 from hub_client.store import bump, bundle, durable
-from hub_client.store.protocol import SEMVER, Entry, Store, semver
+from hub_client.store.protocol import SEMVER, Store, semver
 from hub_client.store.ref import Ref
 from hub_client.store.renaming import released_as
 
@@ -58,18 +58,17 @@ def release(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Ref:
     TransportError, InvalidInput, ManifestError, IntegrityError
         As :func:`hub_client.push`.
     """
-    line = _history(store, repo)
     content = bundle.read(draft.folder)
-    parent = _parent(draft, content.manifest, line, resolve=lambda revision: store.resolve(repo, revision))
-    taken = {str(ref.version): ref for ref in store.releases(repo)} if line else {}
+    follows = parent(store, repo, named=draft.parent, made_from=(draft.pulled, _origin(content.manifest)))
+    taken = {str(ref.version): ref for ref in store.releases(repo)} if repo in store.repos() else {}
     created = _created(store, taken.get(_version(draft, content.manifest)))
     manifest = _named(draft, content.manifest, repo, created=created)
     folder = _written(content, manifest, scratch / "release")
     again = taken.get(manifest.version)
-    if again and parent == line[0].commit:
+    if again and follows == parent(store, repo):
         _check_same(folder, again, highest=max(taken, key=semver))
     _check_bump(store, folder, manifest.version, taken)
-    return store.commit(repo, folder, message=draft.message or f"Release {manifest.version}", parent=parent)
+    return store.commit(repo, folder, message=draft.message or f"Release {manifest.version}", parent=follows)
 
 
 def _check_bump(store: Store, folder: Path, version: str, taken: dict[str, Ref]) -> None:
@@ -81,24 +80,28 @@ def _check_bump(store: Store, folder: Path, version: str, taken: dict[str, Ref])
         bump.check(bundle.read(previous), bundle.read(folder), taken=taken)
 
 
-def head(store: Store, repo: str) -> str | None:
-    """Return the newest commit of a repository, or None where there is none yet."""
-    line = _history(store, repo)
-    return line[0].commit if line else None
+def parent(store: Store, repo: str, *, named: str | None = None, made_from: Iterable[str | None] = ()) -> str | None:
+    """Return the commit the next release of a repository follows, as of now.
+
+    Parameters
+    ----------
+    store, repo
+        Where it goes.
+    named
+        The revision a user named, if any: it decides.
+    made_from
+        Commits, in whichever hub, the release was made from: else the first that is in this repository; else the head.
+    """
+    commits = [entry.commit for entry in store.history(repo)] if repo in store.repos() else []
+    if named is not None and commits:
+        return store.resolve(repo, named).commit
+    here = [commit for commit in made_from if commit in commits]
+    return named or next(iter([*here, *commits]), None)
 
 
-def _history(store: Store, repo: str) -> list[Entry]:
-    return store.history(repo) if repo in store.repos() else []
-
-
-def _parent(draft: Draft, manifest: Manifest, line: list[Entry], *, resolve: Callable[[str], Ref]) -> str | None:
-    """Return the commit a draft follows: the one named, else the one it was made from if it is here, else the head."""
-    if draft.parent is not None and line:
-        return resolve(draft.parent).commit
-    origin = manifest.lineage.parent.commit if manifest.lineage and manifest.lineage.parent else None
-    commits = [entry.commit for entry in line]
-    made_from = [commit for commit in (draft.pulled, origin) if commit in commits]
-    return draft.parent or next(iter([*made_from, *commits]), None)
+def _origin(manifest: Manifest) -> str | None:
+    """Return the commit of the release a model was grown from."""
+    return manifest.lineage.parent.commit if manifest.lineage and manifest.lineage.parent else None
 
 
 def _version(draft: Draft, manifest: Manifest) -> str:
