@@ -19,7 +19,7 @@ generated: generate
 	git diff --exit-code --stat -- schemas cards docs
 
 test:
-	pytest -n $(PYTEST_WORKERS)
+	pytest -n $(PYTEST_WORKERS) --dist worksteal
 
 fix:
 	ruff check --fix .
