@@ -311,3 +311,28 @@ def test_releases_of_the_zoo_are_whole_small_and_their_recipes(folder: Path) -> 
         assert model.manifest.architecture == wanted.architecture
         assert model.manifest.limitations == wanted.limitations
         assert {d.fingerprint for d in model.manifest.training.datasets} == {d.fingerprint for d in wanted.datasets}
+
+
+@pytest.mark.slow
+def test_several_conditions_and_label_levels_and_cells_without_labels(tmp_path: Path) -> None:
+    one = cells("b1", count=300, seed=1)
+    one.obs["stimulus"] = np.resize(["no", "yes", "yes"], 300)
+    one.obs["lineage"] = one.obs["type"].map({"B": "lymphoid", "T": "lymphoid", "NK": "innate"})
+    one.obs["type"] = one.obs["type"].astype(object).where(np.arange(300) >= 20).mask(np.arange(300) >= 290, "?")
+    one.write_h5ad(tmp_path / "one.h5ad")
+    wanted = described({"one": one}) | {"gates": [], "atlas": False}
+    wanted["datasets"][0] |= {"conditions": {"batch": "batch", "stimulus": "stimulus"}}
+    wanted["datasets"][0] |= {"labels": {"fine": "type", "coarse": "lineage"}}
+    wanted["conditions"] += [{"key": "stimulus", "role": "covariate", "encoding": {"kind": "embedding", "dim": 2}}]
+    wanted["labels"] = [
+        {"key": "coarse", "without_id": ["innate", "lymphoid"]},
+        {"key": "fine", "without_id": ["B", "NK", "T"], "parents": {"B": "lymphoid"}, "unlabelled": "?"},
+    ]
+    folder = build(Recipe.model_validate(wanted), data=tmp_path, out=tmp_path / "zoo", progress=False)
+    model = Model.load(folder)
+    verify(model)
+    assert [c.values for c in model.manifest.combinations] == [("b1", "no"), ("b1", "yes")]
+    assert [level.categories for level in model.manifest.labels] == [("innate", "lymphoid"), ("B", "NK", "T")]
+    judged = {metric.name: metric.n for metric in model.manifest.metrics}
+    assert judged["fine.accuracy"] < judged["coarse.accuracy"]
+    assert not (folder / reference.FILE).exists()
