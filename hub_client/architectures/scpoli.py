@@ -429,11 +429,9 @@ class ScPoli(nn.Module):
         return mean, variance
 
     def score(self, latent: Array) -> dict[str, Scores]:
-        """Return each level's evidence for points in the latent, ``(points, latent)``; nothing without prototypes."""
-        return self.distances(latent) if self._has_prototypes() else {}
-
-    def _has_prototypes(self) -> bool:
-        return any(bool((table.cells > 0).any()) for table in self._prototype_tables())
+        """Return the evidence of each level that has prototypes for points in the latent, ``(points, latent)``."""
+        placed = dict(zip(self._prototype_levels(), self._prototype_tables(), strict=True))
+        return {level: s for level, s in self.distances(latent).items() if bool((placed[level].cells > 0).any())}
 
     def distances(self, latent: Array, *, power: float = 2.0) -> dict[str, Scores]:
         """Return each level's distances of points in the latent, ``(points, latent)``, to its prototypes."""
