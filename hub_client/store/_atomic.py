@@ -102,12 +102,12 @@ def _sweep(folder: Path) -> None:
 
 
 def _settle(stage: Path, folder: Path) -> None:
-    _sync(stage)
+    sync(stage)
     if folder.exists():
         exchange(stage, folder)
     else:
         stage.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _exchanged(left: Path, right: Path) -> bool:
@@ -128,7 +128,7 @@ def _exchanged(left: Path, right: Path) -> bool:
     return not failed
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Make a folder's entries durable; a system that cannot open folders keeps them safe itself."""
     if not hasattr(os, "O_DIRECTORY"):
         return

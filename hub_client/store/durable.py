@@ -11,6 +11,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from hub_client import errors
+from hub_client.store._atomic import sync
+
+__all__ = ["chunks", "publish", "sha256", "stage", "sync", "writing"]
 
 _CHUNK = 1 << 20
 _REFUSED = {
@@ -77,12 +80,4 @@ def publish(staged: Path, path: Path) -> None:
     """Give a staged file its final name, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -121,9 +121,10 @@ class FolderStore:
                 ref=taken,
             )
         commit = repository.add(folder, message=message, parent=parent)
-        if not repository.advance(parent, commit):
+        while not repository.advance(parent, commit):
             self._check_parent(repository, repo, parent)
-        repository.tag(version, commit)
+        with suppress(OSError):  # it is released by now; the next push writes the tag
+            repository.tag(version, commit)
         return Ref(repo, commit, version, digest, self.address)
 
     def _finish_last_push(self, repository: git.Repository) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import zlib
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from dulwich.errors import ChecksumMismatch, FileFormatException
-from dulwich.file import FileLocked
 from dulwich.objects import Blob, Commit, ShaFile, Tree
 from dulwich.repo import Repo
 
@@ -21,10 +21,9 @@ from hub_client import errors
 from hub_client.store import durable, lfs
 from hub_client.store.protocol import FILE_NAME
 
-_BRANCH = b"refs/heads/main"
-_HEADS = b"refs/heads/"
-_TAGS = b"refs/tags/"
-_NOTHING = b"0" * 40
+_BRANCH = "refs/heads/main"
+_HEADS = "refs/heads/"
+_TAGS = "refs/tags/"
 _AUTHOR = b"archzoo <archzoo@localhost>"  # who and where stays with whoever pushed
 _FILE = 0o100644
 _ATTRIBUTES = ".gitattributes"
@@ -85,8 +84,8 @@ class Repository:
         """Return tag names and their commits."""
         return self._refs(_TAGS)
 
-    def _refs(self, base: bytes) -> dict[str, str]:
-        return {name.decode(): commit.decode() for name, commit in self._repo.refs.as_dict(base).items()}
+    def _refs(self, base: str) -> dict[str, str]:
+        return {name.decode(): commit.decode() for name, commit in self._repo.refs.as_dict(base.encode()).items()}
 
     def line(self, tip: str | None) -> Iterator[Node]:
         """Return a commit and its ancestors, the newest first."""
@@ -198,17 +197,36 @@ class Repository:
 
     def tag(self, name: str, commit: str) -> bool:
         """Give a commit a tag for good; False if the tag has another commit."""
-        return self._set(_TAGS + name.encode(), None, commit) or self.tags().get(name) == commit
+        return self._set(_TAGS + name, None, commit) or self.tags().get(name) == commit
 
-    def _set(self, name: bytes, old: str | None, new: str) -> bool:
-        self._release_stale(self.path / f"{name.decode()}.lock")
-        expected = old.encode() if old else _NOTHING
+    def _set(self, name: str, old: str | None, new: str) -> bool:
+        """Move a ref from ``old`` to ``new`` by git's own protocol, so that git itself keeps out meanwhile."""
+        path = self.path / name
+        lock = path.with_name(f"{path.name}.lock")
+        self._release_stale(lock)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return bool(self._repo.refs.set_if_equals(name, expected, new.encode()))
-        except FileLocked as error:
-            raise errors.TransportError(
-                f"{self.path} is being written by another program (it holds {error.lockfilename!r}); try again."
-            ) from error
+            file = lock.open("xb")
+        except FileExistsError as error:
+            raise errors.TransportError(f"{path} is being written by another program; try again.") from error
+        try:
+            with file:
+                file.write(f"{new}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+            if self._ref(name) != old:
+                lock.unlink()
+                return False
+            lock.replace(path)
+        except BaseException:
+            lock.unlink(missing_ok=True)
+            raise
+        durable.sync(path.parent)
+        return True
+
+    def _ref(self, name: str) -> str | None:
+        found = self._repo.refs.read_ref(name.encode())
+        return found.decode() if found else None
 
     def _release_stale(self, lock: Path) -> None:
         """Remove a ref lock whose owner died: no push of ours can hold it now, and git holds one for milliseconds."""

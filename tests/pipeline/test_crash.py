@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,6 +118,41 @@ def test_pushes_killed_at_random_moments_lose_nothing_that_was_acknowledged(hub:
     last = wide(tmp_path / "last", units=60_000, version="2.0.0", seed=99)
     ref = hub.commit(REPO, last, message="after all", parent=hub.history(REPO)[0].commit)
     assert sound(hub, tmp_path / "out", newest=27) >= {*acknowledged, ref.commit}
+
+
+@pytest.mark.parametrize("size", range(20, 640, 40))
+def test_a_disk_that_fills_during_a_push_loses_nothing(tmp_path: Path, size: int) -> None:
+    folders = [wide(tmp_path / f"release-{n}", units=10_000, version=f"1.{n}.0", seed=n) for n in range(2)]
+    with disk(tmp_path / "disk", kilobytes=size) as place:
+        hub, pushed = FolderStore(place / "hub", kind="models"), []
+        for folder in folders:
+            try:
+                pushed.append(hub.commit(REPO, folder, message="", parent=pushed[-1].commit if pushed else None))
+            except TransportError as error:
+                assert "no room left" in str(error)
+        assert hub.repos() == ([REPO] if pushed else [])
+        assert len(sound(hub, tmp_path / "out")) == len(pushed)
+        mount("-o", "remount,size=4m", str(place))
+        for folder in folders:
+            head = hub.history(REPO)[0].commit if hub.repos() else None
+            hub.commit(REPO, folder, message="", parent=head)
+        assert len(sound(hub, tmp_path / "after")) == 2
+
+
+@contextmanager
+def disk(place: Path, *, kilobytes: int) -> Iterator[Path]:
+    """Give a small file system of its own, where this process may mount one."""
+    place.mkdir()
+    if not mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)):
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def mount(*arguments: str) -> bool:
+    return bool(shutil.which("mount")) and subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
 
 
 def test_a_writer_that_holds_the_lock_is_waited_for_only_so_long(tmp_path: Path) -> None:
