@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -39,9 +40,10 @@ from hub_client.manifest.v1 import (
 )
 from hub_client.model import Model
 from hub_client.nn.training import split
-from hub_client.predict import Predictions, embed, predict, uncertainty
+from hub_client.predict import Predictions, embed, joined, predict
 from hub_client.store import bundle, card, reference
 from hub_client.train import train
+from hub_client.transfer import evidence
 from hub_client.verify import with_test_vectors
 
 METRICS = {
@@ -250,43 +252,50 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
     """Calibrate a trained model, put its metrics into the manifest, and refuse it if it fails a gate."""
     if not recipe.labels:
         return
-    report = evaluate(_cross_fitted(model, held_out, recipe), held_out.labels)
-    calibrations = tuple(_calibrations(model, held_out, recipe).values())
+    model.manifest = model.manifest.changed(trust=_unfitted(recipe))
+    report = evaluate(_cross_fitted(model, held_out, recipe), _by_name(held_out))
     said = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
     model.manifest = model.manifest.changed(
-        trust=Trust(calibrations=calibrations, validated_on=said),
+        trust=Trust(calibrations=_calibrations(model, held_out, recipe), validated_on=said),
         metrics=_metrics(report, held_out, model.manifest, recipe),
     )
     _check_gates(recipe, report)
 
 
-def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> dict[str, Calibration]:
-    scores = model.network.score(embed(model, cells))
+def _by_name(cells: Cells) -> dict[str, pd.Series]:
+    return {level: pd.Series(names, index=cells.obs_names) for level, names in cells.labels.items()}
+
+
+def _unfitted(recipe: Recipe) -> Trust:
+    """Return what the recipe decides of label transfer before anything is fitted."""
     rule = recipe.trust
-    return {
-        level: calibrate(
+    shared: Mapping[str, Any] = {"transfer": rule.transfer, "neighbors": rule.neighbors, "temperature": 1.0}
+    return Trust(calibrations=tuple(Calibration(level=level.key, **shared) for level in recipe.labels))
+
+
+def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
+    rule = recipe.trust
+    return tuple(
+        calibrate(
             found,
             cells.labels[level],
             level=level,
+            transfer=rule.transfer,
+            neighbors=rule.neighbors,
             unknown_above=rule.unknown_above,
             distance_quantile=rule.distance_quantile,
         )
-        for level, found in scores.items()
-    }
+        for level, found in evidence(model, embed(model, cells)).items()
+    )
 
 
 def _cross_fitted(model: Model, cells: Cells, recipe: Recipe) -> Predictions:
-    """Return predictions in which each half's uncertainty is calibrated on the other half."""
-    predictions = predict(model, cells)
-    scores = model.network.score(predictions.latent)
-    unsure = {level: np.empty(len(cells)) for level in scores}
+    """Return predictions in which each half of the cells is calibrated on the other half."""
+    parts = []
     for fitted, judged in _halves(model, cells, recipe.seed):
-        calibrations = _calibrations(model, cells.rows(fitted), recipe)
-        for level, found in scores.items():
-            rows = replace(found, values=found.values[judged])
-            unsure[level][judged] = uncertainty(rows, calibrations[level])
-    levels = {level: replace(p, uncertainty=unsure[level]) for level, p in predictions.levels.items()}
-    return replace(predictions, levels=levels)
+        trust = Trust(calibrations=_calibrations(model, cells.rows(fitted), recipe))
+        parts.append(predict(replace(model, manifest=model.manifest.changed(trust=trust)), cells.rows(judged)))
+    return joined(parts)
 
 
 def _halves(model: Model, cells: Cells, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:

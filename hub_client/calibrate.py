@@ -8,18 +8,21 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from hub_client import errors
-from hub_client.architectures import Scores
+from hub_client.architectures._base import Array
 from hub_client.manifest.v1 import Calibration
+from hub_client.transfer import SMALLEST, Evidence, Transfer, probabilities
 
 COLDEST, HOTTEST = 1e-3, 1e3
 """Bounds of the temperature, in the scores' own units (latent distance)."""
 
 
 def calibrate(
-    scores: Scores,
+    found: Evidence,
     truth: ArrayLike,
     *,
     level: str,
+    transfer: Transfer = "prototypes",
+    neighbors: int = 50,
     unknown_above: float = 0.5,
     distance_quantile: float | None = 0.99,
 ) -> Calibration:
@@ -32,17 +35,21 @@ def calibrate(
 
     Parameters
     ----------
-    scores
-        A level's evidence for held-out cells, ``(cells, labels)``.
+    found
+        What speaks for each of a level's labels in held-out cells, ``(cells, labels)``.
     truth
         Their labels, ``(cells,)``; cells with none, or with one that the level does not have, are left out.
     level
         The label level's key.
+    transfer
+        Where labels shall come from: ``prototypes``, ``neighbors`` or the ``average`` of both.
+    neighbors
+        How many reference cells vote.
     unknown_above
         Uncertainty above which a cell is to be called unknown.
     distance_quantile
         The share of rightly labelled cells that lie within the calibration's ``distance_scale`` of their prototype;
-        None, or scores that are probabilities, give no scale.
+        None, or a model without prototypes, gives no scale.
 
     Raises
     ------
@@ -52,34 +59,45 @@ def calibrate(
     Examples
     --------
     >>> import numpy as np
-    >>> scores = Scores(("B", "T"), np.tile([[1.0, 3.0], [3.0, 1.0]], (500, 1)), "distance")
+    >>> found = Evidence(("B", "T"), distances=np.tile([[1.0, 3.0], [3.0, 1.0]], (500, 1)))
     >>> truth = ["B", "T", "B", "B"] * 250
-    >>> round(calibrate(scores, truth, level="cell_type").temperature, 1)
+    >>> round(calibrate(found, truth, level="cell_type").temperature, 1)
     1.8
     """
-    values, codes = _labelled(scores, np.asarray(truth, dtype=str), level)
-    if scores.kind == "probability":
-        return Calibration(level=level, temperature=1.0, unknown_above=unknown_above)
-    return Calibration(
+    codes, kept = _codes(found, np.asarray(truth, dtype=str), level)
+    held_out = found.rows(kept)
+    rule = Calibration(
         level=level,
-        temperature=_temperature(values, codes),
-        distance_scale=_distance_scale(values, codes, distance_quantile),
+        transfer=transfer,
+        neighbors=neighbors,
+        temperature=1.0 if held_out.distances is None else _temperature(*_usable(held_out.distances, codes)),
+        distance_scale=_distance_scale(held_out, codes, distance_quantile),
         unknown_above=unknown_above,
     )
+    if transfer == "prototypes":
+        return rule
+    mixed = np.log(np.maximum(probabilities(held_out, rule), SMALLEST))
+    return rule.model_copy(update={"sharpness": 1 / _temperature(-mixed, codes)})
 
 
-def _labelled(scores: Scores, truth: NDArray[np.str_], level: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return distances and label codes, over labels that have a prototype and cells whose label is one of them."""
-    values = np.asarray(scores.values, dtype=np.float64)
-    usable = np.flatnonzero(np.isfinite(values).all(axis=0))
-    code = {scores.labels[column]: index for index, column in enumerate(usable)}
+def _codes(found: Evidence, truth: NDArray[np.str_], level: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the label codes of cells whose label has evidence, and which cells those are."""
+    code = {label: index for index, label in enumerate(found.labels)}
+    if found.distances is not None:
+        code = {label: i for label, i in code.items() if np.isfinite(found.distances[:, i]).all()}
     codes = np.array([code.get(str(label), -1) for label in truth], dtype=np.int64)
     if not (codes >= 0).any():
         raise errors.InvalidInput(
             f"no held-out cell has a label of {level!r}; calibration needs some. Hold out more cells.",
             facts={"level": level, "cells": len(codes)},
         )
-    return values[codes >= 0][:, usable], codes[codes >= 0]
+    return codes[codes >= 0], np.flatnonzero(codes >= 0)
+
+
+def _usable(distances: Array, codes: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the distances to labels that have a prototype, and the codes counted among those."""
+    usable = np.isfinite(distances).all(axis=0)
+    return distances[:, usable].astype(np.float64), (np.cumsum(usable) - 1)[codes]
 
 
 def _temperature(distances: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
@@ -98,8 +116,8 @@ def _temperature(distances: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
     return float(np.exp(minimize_scalar(surprise, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
-def _distance_scale(distances: NDArray[np.float64], codes: NDArray[np.int64], quantile: float | None) -> float | None:
-    right = distances.argmin(axis=1) == codes
-    if quantile is None or not right.any():
+def _distance_scale(found: Evidence, codes: NDArray[np.int64], quantile: float | None) -> float | None:
+    if quantile is None or found.distances is None:
         return None
-    return float(np.quantile(distances[right].min(axis=1), quantile))
+    right = found.distances.argmin(axis=1) == codes
+    return float(np.quantile(found.distances[right].min(axis=1), quantile)) if right.any() else None

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from anndata import AnnData
 from torch import Tensor, nn
 
 from hub_client.architectures import Architecture, architecture
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.v1 import Manifest, Training
-from hub_client.store import bundle
+from hub_client.store import bundle, reference
 from hub_client.store.ref import Ref
 
 
@@ -31,12 +32,16 @@ class Model:
         The pinned release this model was read from or grown from; None for one that was never released.
     extras
         Tensors of the release that are not the network's, such as test vectors.
+    reference
+        The reference's cells in the latent with labels and conditions, ``(cells, 0)`` with ``obsm["X_latent"]``, if
+        the release has them: what labels are transferred from by nearest neighbours.
     """
 
     manifest: Manifest
     network: Architecture
     ref: Ref | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: AnnData | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -70,7 +75,8 @@ class Model:
         model.network.load(release.tensors)
         known = model.network.tensors()
         extras = {name: tensor for name, tensor in release.tensors.items() if name not in known}
-        return cls(release.manifest, model.network, ref, extras)
+        cells = None if release.reference is None else reference.load(release.reference)
+        return cls(release.manifest, model.network, ref, extras, cells)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write a release folder, atomically, and return it.
@@ -81,7 +87,8 @@ class Model:
             If the folder exists and ``overwrite`` is False.
         """
         self.describe()
-        return bundle.write(Path(folder), self.manifest, self.tensors(), overwrite=overwrite)
+        extra = {} if self.reference is None else {bundle.REFERENCE: reference.dump(self.reference)}
+        return bundle.write(Path(folder), self.manifest, self.tensors(), extra=extra, overwrite=overwrite)
 
     @contextmanager
     def on(self, device: str) -> Iterator[None]:

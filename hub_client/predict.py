@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from hub_client import errors
-from hub_client.architectures import Scores
 from hub_client.architectures._base import Array
 from hub_client.data.cells import Cells
-from hub_client.manifest.v1 import Calibration, Manifest
+from hub_client.manifest.v1 import Calibration
 from hub_client.model import Model
+from hub_client.transfer import Evidence, calibration_of, evidence, probabilities, uncertainty
 
 UNKNOWN = "unknown"
 
@@ -31,14 +31,14 @@ class LabelPrediction:
         Estimated probability in [0, 1] that the label is wrong, ``(cells,)``; high is unsure.
     probabilities
         Probability of each label, ``(cells, labels)``; rows sum to 1.
-    scores
-        The evidence behind them, ``(cells, labels)``: for scPoli distances to prototypes (latent units).
+    distances
+        To each label's prototype, ``(cells, labels)`` (latent units); None for a model without prototypes.
     """
 
     labels: NDArray[np.object_]
     uncertainty: NDArray[np.float64]
     probabilities: pd.DataFrame
-    scores: pd.DataFrame
+    distances: pd.DataFrame | None
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ def predict(
 ) -> Predictions:
     """Return latent, labels and their uncertainty for every cell and label level.
 
-    Uncertainty is the estimated probability that the label is wrong. Scores become probabilities by a softmax at the
-    temperature that was fitted on held-out reference cells (``manifest.trust``); a cell farther from every prototype
-    than held-out reference cells are is less sure in proportion.
+    Labels come from distances to prototypes, from votes of the nearest reference cells, or from both, as the release's
+    maker found best (``manifest.trust``). Uncertainty is the estimated probability that the label is wrong: one minus
+    the best label's probability as calibrated on held-out reference cells, and more for a cell farther from every
+    prototype than those are.
 
     Parameters
     ----------
@@ -121,45 +122,39 @@ def predict(
         )
     with model.on(device):
         latent = model.network.embed(cells, batch_size=batch_size)
-        scores = model.network.score(latent) if model.manifest.labels else {}
-    levels = {key: _labelled(key, found, model.manifest, cells, unknown_above) for key, found in scores.items()}
+    levels = {
+        key: _labelled(found, calibration_of(model, key), cells, unknown_above)
+        for key, found in evidence(model, latent).items()
+    }
     return Predictions(cells.obs_names, latent, levels)
 
 
-def probabilities(scores: Scores, calibration: Calibration | None) -> NDArray[np.float64]:
-    """Return the probability of each label, ``(cells, labels)``; without a calibration the temperature is 1."""
-    values = np.asarray(scores.values, dtype=np.float64)
-    if scores.kind == "probability":
-        return values
-    temperature = calibration.temperature if calibration else 1.0
-    found: NDArray[np.float64] = softmax(-values / temperature, axis=1)
-    return found
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of several sets of cells, with the same levels, as one."""
+    return Predictions(
+        np.concatenate([part.obs_names for part in parts]),
+        np.concatenate([part.latent for part in parts]),
+        {key: _joined([part.levels[key] for part in parts]) for key in parts[0].levels},
+    )
 
 
-def uncertainty(scores: Scores, calibration: Calibration | None) -> NDArray[np.float64]:
-    """Return the estimated probability that the best label is wrong, ``(cells,)``, in [0, 1]."""
-    confidence = probabilities(scores, calibration).max(axis=1)
-    if calibration and calibration.distance_scale and scores.kind == "distance":
-        nearest = np.maximum(scores.values.min(axis=1), 1e-12)
-        confidence = confidence * np.minimum(1.0, calibration.distance_scale / nearest)
-    unsure: NDArray[np.float64] = np.clip(1.0 - confidence, 0.0, 1.0)
-    return unsure
-
-
-def calibration_of(manifest: Manifest, level: str) -> Calibration | None:
-    """Return how a level's scores become probabilities in this model, if it was fitted."""
-    return next((c for c in manifest.trust.calibrations if c.level == level), None)
+def _joined(parts: Sequence[LabelPrediction]) -> LabelPrediction:
+    distances = [part.distances for part in parts if part.distances is not None]
+    return LabelPrediction(
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.uncertainty for part in parts]),
+        pd.concat([part.probabilities for part in parts]),
+        pd.concat(distances) if distances else None,
+    )
 
 
 def _labelled(
-    key: str, scores: Scores, manifest: Manifest, cells: Cells, unknown_above: float | None
+    found: Evidence, calibration: Calibration | None, cells: Cells, unknown_above: float | None
 ) -> LabelPrediction:
-    calibration = calibration_of(manifest, key)
-    unsure = uncertainty(scores, calibration)
-    likely = probabilities(scores, calibration)
-    labels = np.array(scores.labels, dtype=object)[likely.argmax(axis=1)]
+    unsure, likely = uncertainty(found, calibration), probabilities(found, calibration)
+    labels = np.array(found.labels, dtype=object)[likely.argmax(axis=1)]
     if unknown_above is not None:
         labels[unsure > unknown_above] = UNKNOWN
-    index, columns = pd.Index(cells.obs_names), list(scores.labels)
-    frames = (pd.DataFrame(values, index=index, columns=columns) for values in (likely, scores.values))
-    return LabelPrediction(labels, unsure, *frames)
+    index, columns = pd.Index(cells.obs_names), list(found.labels)
+    distances = None if found.distances is None else pd.DataFrame(found.distances, index=index, columns=columns)
+    return LabelPrediction(labels, unsure, pd.DataFrame(likely, index=index, columns=columns), distances)

@@ -49,7 +49,7 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "mean", seed: int 
         network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
     if manifest.lineage and copied:
         manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
-    return Model(manifest, network, reference.ref, extras=reference.extras)
+    return Model(manifest, network, reference.ref, extras=reference.extras, reference=reference.reference)
 
 
 def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
@@ -169,7 +169,7 @@ def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], 
     levels = tuple(_level(lv, [label], version) if lv.key == level else lv for lv in model.manifest.labels)
     manifest = Manifest.model_validate(model.manifest.model_dump() | {"labels": _dumped(levels)})
     network = model.network.labelled(manifest, level=level, clusters=clusters, cells=cells)
-    return Model(manifest, network, model.ref, extras=model.extras)
+    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
 
 
 def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
@@ -187,7 +187,7 @@ def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
     network = type(model.network).build(manifest)
     network.load(model.network.tensors())
     network.restrict(parts)
-    return Model(manifest, network, model.ref, extras=model.extras)
+    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
 
 
 __all__ = ["add_label", "retraining", "surgery"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def with_test_vectors(model: Model, cells: Cells, *, count: int = 8, seed: int =
     vectors = TestVectors(cells=count, tensors={name.removeprefix(PREFIX): name for name in tensors})
     kept = tuple(spec for spec in model.manifest.tensors if not spec.name.startswith(PREFIX))
     manifest = model.manifest.changed(test_vectors=vectors, tensors=(*kept, *map(_spec, tensors)))
-    return Model(manifest, model.network, model.ref, {**model.extras, **tensors})
+    return replace(model, manifest=manifest, extras={**model.extras, **tensors})
 
 
 def verify(model: Model) -> None:

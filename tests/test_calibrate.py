@@ -7,19 +7,19 @@ import pytest
 from scipy.special import softmax
 
 from hub_client import errors
-from hub_client.architectures import Scores
 from hub_client.calibrate import calibrate
+from hub_client.transfer import Evidence
 
 LABELS = ("B", "NK", "T")
 
 
-def drawn(temperature: float, *, cells: int = 20_000) -> tuple[Scores, np.ndarray]:
+def drawn(temperature: float, *, cells: int = 20_000) -> tuple[Evidence, np.ndarray]:
     """Return distances, and labels drawn with the probabilities they have at a temperature."""
     generator = np.random.default_rng(0)
     distances = generator.gamma(2.0, 2.0, (cells, len(LABELS)))
     cumulative = softmax(-distances / temperature, axis=1).cumsum(axis=1)
     codes = (generator.random((cells, 1)) > cumulative).sum(axis=1).clip(max=len(LABELS) - 1)
-    return Scores(LABELS, distances.astype(np.float32), "distance"), np.array(LABELS)[codes]
+    return Evidence(LABELS, distances.astype(np.float32)), np.array(LABELS)[codes]
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
@@ -30,7 +30,7 @@ def test_the_temperature_that_drew_the_labels_is_found(temperature: float) -> No
 
 
 def test_two_labels_have_a_closed_form() -> None:
-    scores = Scores(("B", "T"), np.tile([[1.0, 3.0], [3.0, 1.0]], (500, 1)), "distance")
+    scores = Evidence(("B", "T"), np.tile([[1.0, 3.0], [3.0, 1.0]], (500, 1)))
     truth = ["B", "T", "B", "B"] * 250
     right = (750 * (1 - 1 / 1002) + 250 / 1002) / 1000
     expected = 2 / np.log(right / (1 - right))
@@ -39,7 +39,7 @@ def test_two_labels_have_a_closed_form() -> None:
 
 def test_no_mistake_on_few_cells_is_not_certainty() -> None:
     few, many = (
-        calibrate(Scores(("B", "T"), np.tile([[1.0, 3.0]], (n, 1)), "distance"), ["B"] * n, level="x").temperature
+        calibrate(Evidence(("B", "T"), np.tile([[1.0, 3.0]], (n, 1))), ["B"] * n, level="x").temperature
         for n in (8, 800)
     )
     assert softmax([-1 / few, -3 / few])[0] == pytest.approx(9 / 10, abs=1e-4)
@@ -50,7 +50,7 @@ def test_the_distance_scale_holds_the_quantile_of_rightly_labelled_cells() -> No
     near = np.linspace(0.0, 1.0, 101)
     distances = np.stack([near, np.full(101, 5.0)], axis=1)
     wrong = np.array([[50.0, 90.0]])
-    scores = Scores(("B", "T"), np.concatenate([distances, wrong]), "distance")
+    scores = Evidence(("B", "T"), np.concatenate([distances, wrong]))
     found = calibrate(scores, ["B"] * 101 + ["T"], level="x", distance_quantile=0.9)
     assert found.distance_scale == pytest.approx(0.9)
     assert calibrate(scores, ["B"] * 101 + ["T"], level="x", distance_quantile=None).distance_scale is None
@@ -58,26 +58,26 @@ def test_the_distance_scale_holds_the_quantile_of_rightly_labelled_cells() -> No
 
 def test_cells_without_a_known_label_do_not_count() -> None:
     scores, truth = drawn(1.0, cells=500)
-    more = Scores(LABELS, np.concatenate([scores.values, np.full((9, 3), 7.0, np.float32)]), "distance")
+    more = Evidence(LABELS, np.concatenate([scores.distances, np.full((9, 3), 7.0, np.float32)]))
     padded = np.concatenate([truth, ["", "Platelet", *[""] * 7]])
     assert calibrate(more, padded, level="x") == calibrate(scores, truth, level="x")
 
 
 def test_a_label_without_a_prototype_is_left_out() -> None:
     scores, truth = drawn(1.0, cells=500)
-    values = np.concatenate([scores.values, np.full((500, 1), np.inf, np.float32)], axis=1)
-    assert calibrate(Scores((*LABELS, "pDC"), values, "distance"), truth, level="x") == calibrate(
-        scores, truth, level="x"
-    )
+    values = np.concatenate([scores.distances, np.full((500, 1), np.inf, np.float32)], axis=1)
+    assert calibrate(Evidence((*LABELS, "pDC"), values), truth, level="x") == calibrate(scores, truth, level="x")
 
 
 def test_probabilities_stay_as_they_are() -> None:
-    found = calibrate(Scores(("B", "T"), np.array([[0.9, 0.1]]), "probability"), ["B"], level="x", unknown_above=0.4)
+    found = calibrate(
+        Evidence(("B", "T"), votes=np.array([[0.9, 0.1]])), ["B"], level="x", transfer="neighbors", unknown_above=0.4
+    )
     assert (found.temperature, found.distance_scale, found.unknown_above) == (1.0, None, 0.4)
 
 
 def test_a_single_label_needs_no_temperature() -> None:
-    assert calibrate(Scores(("B",), np.ones((3, 1)), "distance"), ["B"] * 3, level="x").temperature == 1.0
+    assert calibrate(Evidence(("B",), np.ones((3, 1))), ["B"] * 3, level="x").temperature == 1.0
 
 
 def test_no_labelled_cell_is_refused() -> None:

@@ -25,6 +25,7 @@ FLOORS = [
     "verify",
     "predict",
     "calibrate",
+    "transfer",
     "legacy",
     "model",
     "architectures",

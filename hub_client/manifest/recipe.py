@@ -172,8 +172,12 @@ class Gate(Frozen):
 
 
 class TrustRule(Frozen):
-    """How uncertainty is calibrated."""
+    """Where labels come from and how their uncertainty is calibrated."""
 
+    transfer: Literal["prototypes", "neighbors", "average"] = "prototypes"
+    """Distances to prototypes, votes of the nearest cells of the atlas, or the mean of both probabilities."""
+    neighbors: PositiveInt = 50
+    """How many cells of the atlas vote."""
     unknown_above: UnitInterval = 0.5
     """Uncertainty above which a cell is called unknown."""
     distance_quantile: Fraction | None = 0.99

@@ -326,13 +326,21 @@ class Metric(Frozen):
 
 
 class Calibration(Frozen):
-    """How one label level's scores become probabilities."""
+    """How one label level's evidence becomes labels and their probabilities."""
 
     level: Key
+    transfer: Literal["prototypes", "neighbors", "average"] = "prototypes"
+    """Where labels come from: distances to prototypes, votes of the nearest cells of ``reference.zarr.zip``, or the
+    mean of both probabilities."""
+    neighbors: PositiveInt = 50
+    """How many reference cells vote."""
     temperature: Annotated[float, Field(gt=0)]
-    """Scores are divided by this before the softmax."""
+    """Distances to prototypes are divided by this before the softmax."""
+    sharpness: Annotated[float, Field(gt=0)] = 1.0
+    """Probabilities are raised to this power and normalised again: above 1 sharpens them, below 1 flattens them."""
     distance_scale: Annotated[float, Field(gt=0)] | None = None
-    """Cells farther than this from every prototype are as unsure as a coin; None applies no distance rule."""
+    """A cell at d times this distance from its nearest prototype, d above 1, keeps 1/d of its confidence; None applies
+    no distance rule."""
     unknown_above: UnitInterval = 0.5
     """Uncertainty above which a cell is called unknown."""
 

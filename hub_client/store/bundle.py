@@ -42,11 +42,14 @@ class Release:
         Tensor name to tensor, on the CPU; empty when they were not asked for.
     folder
         Where it lies.
+    reference
+        The content of ``reference.zarr.zip``, if it has one.
     """
 
     manifest: Manifest
     tensors: dict[str, Tensor]
     folder: Path
+    reference: bytearray | None = None
 
 
 def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
@@ -72,13 +75,15 @@ def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
     manifest = _read_manifest(folder)
     _check_listing(folder, manifest)
     tensors: dict[str, Tensor] = {}
+    reference = None
     for file in manifest.files:
         content = _checked(folder, file)
         if file.path == WEIGHTS and load_tensors:
             tensors = _safetensors.load(content, manifest)
         else:
             _CHECKS[file.path](content, manifest)
-    return Release(manifest, tensors, folder)
+        reference = content if file.path == REFERENCE else reference
+    return Release(manifest, tensors, folder, reference)
 
 
 def verify(folder: str | Path) -> Manifest:
