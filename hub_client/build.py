@@ -41,7 +41,7 @@ from hub_client.manifest.v1 import (
 from hub_client.model import Model
 from hub_client.nn.training import split
 from hub_client.predict import Predictions, embed, joined, predict
-from hub_client.store import bundle, card, reference
+from hub_client.store import card, reference
 from hub_client.train import train
 from hub_client.transfer import evidence
 from hub_client.verify import with_test_vectors
@@ -109,10 +109,10 @@ def build(
     history = train(model, training, plan=recipe.plan, seed=recipe.seed, accelerator=accelerator, progress=progress)
     if history.stopped == "interrupted":
         raise KeyboardInterrupt  # a model that is trained in part is no release
+    model.reference = reference_atlas(model, training) if recipe.atlas else None
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
-    extra = {reference.FILE: reference.dump(reference_atlas(model, training))} if recipe.atlas else {}
-    bundle.write(folder, model.manifest, model.tensors(), extra=extra, overwrite=overwrite)
+    model.save(folder, overwrite=overwrite)
     if Path(out).resolve() == _resources.released().resolve():
         card.render_zoo(_resources.released(), _resources.cards())
     return folder

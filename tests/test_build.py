@@ -282,6 +282,16 @@ def test_labels_can_be_renamed_and_cells_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_labels_transferred_from_neighbours_come_out_the_same_after_loading(tmp_path: Path) -> None:
+    wanted = recipe(tmp_path, trust={"transfer": "average", "neighbors": 7})
+    model = Model.load(build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False))
+    (calibration,) = model.manifest.trust.calibrations
+    assert (calibration.transfer, calibration.neighbors) == ("average", 7)
+    assert model.reference is not None and model.reference.n_obs == 400 - model.manifest.metrics[0].n
+    verify(model)
+
+
+@pytest.mark.slow
 def test_the_zoos_recipe_fits_its_data(shared_data: Callable[[str], Path]) -> None:
     import scanpy as sc
 

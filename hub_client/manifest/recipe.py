@@ -259,6 +259,7 @@ class Recipe(Frozen):
         for dataset in self.datasets:
             _check_keys(self, dataset)
         _check_gates(self)
+        _check_transfer(self)
         _check_ontologies(self)
         return self
 
@@ -292,6 +293,11 @@ def _check_gates(recipe: Recipe) -> None:
     levels = [rule.key for rule in recipe.labels]
     if strangers := [gate.level for gate in recipe.gates if gate.level not in levels]:
         raise ValueError(f"gates name the label levels {errors.names(strangers)}, unknown to labels")
+
+
+def _check_transfer(recipe: Recipe) -> None:
+    if recipe.trust.transfer != "prototypes" and not recipe.atlas:
+        raise ValueError(f"trust.transfer = {recipe.trust.transfer!r} needs the atlas: set atlas = true")
 
 
 def _check_ontologies(recipe: Recipe) -> None:
