@@ -20,6 +20,7 @@ from hub_client.cli import main, options, screen
 from hub_client.cli.cache import readable
 from hub_client.cli.failures import EXIT_CODES, INTERRUPTED, exit_code
 from hub_client.cli.screen import Column
+from hub_client.cli.wording import as_options
 from hub_client.manifest import Manifest, Plan
 from hub_client.manifest.publishing import NEEDED
 from hub_client.verify import with_test_vectors
@@ -270,6 +271,31 @@ def test_pairs() -> None:
     for wrong in (["batch"], ["=donor"], ["batch="], ["batch=a", "batch=b"]):
         with pytest.raises(errors.InvalidInput, match="KEY=COLUMN"):
             options.pairs(wrong, option="-c")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Pass min_coverage= to map it.", "Pass --min-coverage to map it."),
+        ("pass layer='raw'.", "pass --layer raw."),
+        ("pass conditions={'batch': obs column}.", "pass --condition batch=COLUMN."),
+        ("pass overwrite=True to replace", "pass --force to replace"),
+        ("choose one hub with hub=.", "choose one hub with --hub."),
+        ("X holds counts = whole numbers", "X holds counts = whole numbers"),
+    ],
+)
+def test_messages_speak_of_options(said: str, told: str) -> None:
+    assert as_options(said) == told
+
+
+def test_warnings_are_lines_on_stderr(run: Run, folder: Path, tmp_path: Path) -> None:
+    simulated.counts(simulated.QUERY)[:, :45].copy().write_h5ad(tmp_path / "few.h5ad")
+    words = ["map", folder, "--query", tmp_path / "few.h5ad", "-c", "batch=batch", "--epochs", "1", "-q"]
+    outcome = run(*words, "--out", tmp_path / "mapped.h5ad", "--json")
+    assert outcome.code == 0
+    assert outcome.json["genes"]["coverage"] == 0.75
+    assert len(outcome.json["warnings"]) == 1
+    assert outcome.err == f"warning: {as_options(outcome.json['warnings'][0])}\n"
 
 
 @pytest.mark.parametrize(("width", "shown"), [(120, "name size note"), (20, "name size"), (10, "name")])

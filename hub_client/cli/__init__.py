@@ -5,7 +5,6 @@ Nothing heavy is imported here; each command imports what it runs.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
@@ -72,7 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 when all went well, else the code of the kind of error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]  # a reader of a failed command adds it at the end
-    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     with failing(debug=len(words) < len(given)):
         app(words, prog_name="archzoo")
     sys.exit(0)

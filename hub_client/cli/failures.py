@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hub_client import errors
 from hub_client.cli import screen
+from hub_client.cli.wording import as_options
 
 INTERRUPTED = 130
 
@@ -36,13 +38,27 @@ def table_of_codes() -> str:
     return "Exit codes:\n\n" + "\n".join(f"- {code}: {meaning}" for code, meaning in rows.items())
 
 
+class _Warnings(logging.Handler):
+    """Shows what the verbs log as one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        screen.complain(f"warning: {as_options(record.getMessage())}")
+
+
 @contextmanager
 def failing(*, debug: bool) -> Iterator[None]:
-    """Turn the errors we raise on purpose, and those of the operating system, into a line and an exit code."""
+    """Turn warnings into lines, and errors into a line and an exit code.
+
+    Errors are those we raise on purpose and those of the operating system; others are bugs and keep their traceback.
+    """
+    log, shown = logging.getLogger("hub_client"), _Warnings(logging.WARNING)
+    log.addHandler(shown)
     try:
         yield
     except (errors.HubClientError, OSError) as error:
         if debug:
             raise
-        screen.complain(f"error: {error}")
+        screen.complain(f"error: {as_options(str(error))}")
         sys.exit(exit_code(error))
+    finally:
+        log.removeHandler(shown)
