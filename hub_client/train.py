@@ -42,14 +42,15 @@ def train(
     seed
         Of the split, the order of cells, dropout and the sampled latent.
     accelerator, devices, precision
-        As Lightning Fabric takes them, such as ``"cuda"``, ``1``, ``"16-mixed"``.
+        As Lightning Fabric takes them, such as ``"cuda"`` and ``1``; the precision is ``"32-true"``, ``"16-mixed"`` or
+        ``"bf16-mixed"``.
     progress
         Whether to show a bar with loss terms and cells per second.
 
     Raises
     ------
     InvalidInput
-        If there is nothing to train, or the loss becomes NaN.
+        If there is nothing to train, the loss becomes NaN, or the devices or the precision are not to be had.
     VocabularyError
         If the cells have conditions that the model does not know.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,14 +30,15 @@ class Nonzero(NamedTuple):
     values: Tensor
 
 
-@dataclass(frozen=True)
 class Batch:
     """One minibatch.
 
+    Not a dataclass: into those Lightning looks, and in mixed precision it would round the counts.
+
     Attributes
     ----------
-    rows, columns, values
-        The stored entries of the minibatch's counts, each ``(nonzeros,)``.
+    nonzero
+        Cell, gene and value of every stored entry of the minibatch's counts.
     genes
         Number of genes.
     size_factor
@@ -56,29 +56,39 @@ class Batch:
         ``(cells, hidden.0)``.
     """
 
-    rows: Tensor
-    columns: Tensor
-    values: Tensor
-    genes: int
-    size_factor: Tensor
-    conditions: Tensor
-    combinations: Tensor
-    labels: Tensor
-    index: Tensor
-    expression: Tensor | None = None
+    def __init__(
+        self,
+        nonzero: Nonzero,
+        *,
+        genes: int,
+        size_factor: Tensor,
+        conditions: Tensor,
+        combinations: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        expression: Tensor | None = None,
+    ) -> None:
+        self.nonzero = nonzero
+        self.genes = genes
+        self.size_factor = size_factor
+        self.conditions = conditions
+        self.combinations = combinations
+        self.labels = labels
+        self.index = index
+        self.expression = expression
 
     def __len__(self) -> int:
         return len(self.size_factor)
 
     @property
-    def nonzero(self) -> Nonzero:
-        """Cell, gene and value of every stored entry."""
-        return Nonzero(self.rows, self.columns, self.values)
+    def values(self) -> Tensor:
+        """The stored counts, ``(nonzeros,)``."""
+        return self.nonzero.values
 
     def dense(self, values: Tensor) -> Tensor:
         """Return ``values``, one per stored entry, as ``(cells, genes)`` with zeros elsewhere."""
         matrix = values.new_zeros(len(self) * self.genes)
-        matrix[self.rows * self.genes + self.columns] = values
+        matrix[self.nonzero.rows * self.genes + self.nonzero.columns] = values
         return matrix.view(len(self), self.genes)
 
 
@@ -143,7 +153,16 @@ class Batches:
         )
         r, c, v, size, conditions, combinations, labels, index = (p.to(self.device, non_blocking=True) for p in parts)
         cached = None if self.expression is None else self.expression[index]
-        return Batch(r, c, v, self.genes, size, conditions, combinations, labels, index, cached)
+        return Batch(
+            Nonzero(r, c, v),
+            genes=self.genes,
+            size_factor=size,
+            conditions=conditions,
+            combinations=combinations,
+            labels=labels,
+            index=index,
+            expression=cached,
+        )
 
     def in_order(self, batch_size: int, *, index: Tensor | None = None) -> Iterator[Batch]:
         """Yield all cells (or those at ``index``) in order."""

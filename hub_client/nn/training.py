@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Terms = dict[str, Tensor]
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Weights, counts and losses are always float32; in mixed precision, matrix products are not."""
 SHOWN = {"reconstruction": "rec", "kl": "kl", "prototype": "proto", "mmd": "mmd", "hsic": "hsic"}
 """What the progress bar shows, and how it calls it."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where training runs; handed to Lightning Fabric as it is."""
+    """Where training runs, as Lightning Fabric says it; ``precision`` is one of ``PRECISIONS``."""
 
     accelerator: str = "auto"
     devices: int | str | list[int] = 1
@@ -205,8 +207,19 @@ def run(
 
 
 def _fabric(runtime: Runtime) -> Fabric:
+    if runtime.precision not in PRECISIONS:
+        raise errors.InvalidInput(
+            f"precision is {runtime.precision!r}; it is one of {errors.names(PRECISIONS)}.",
+            facts={"precision": runtime.precision},
+        )
     with _quiet():
-        fabric = Fabric(accelerator=runtime.accelerator, devices=runtime.devices, precision=runtime.precision)
+        try:
+            fabric = Fabric(accelerator=runtime.accelerator, devices=runtime.devices, precision=runtime.precision)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise errors.InvalidInput(
+                f"training cannot run with accelerator={runtime.accelerator!r}, devices={runtime.devices!r}: {error}",
+                facts={"accelerator": runtime.accelerator, "devices": runtime.devices},
+            ) from None
         fabric.launch()
     return fabric
 
@@ -218,15 +231,17 @@ def _cuda(fabric: Fabric) -> list[int]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Lightning's remarks on hardware; they are about the machine, not about the data."""
-    logger = logging.getLogger("lightning.fabric.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _split(network: nn.Module, cells: Cells, plan: Plan, seed: int, fabric: Fabric, vocabulary: Vocabulary) -> Split:
