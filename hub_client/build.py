@@ -268,24 +268,16 @@ def _by_name(cells: Cells) -> dict[str, pd.Series]:
 
 def _unfitted(recipe: Recipe) -> Trust:
     """Return what the recipe decides of label transfer before anything is fitted."""
-    rule = recipe.trust
-    shared: Mapping[str, Any] = {"transfer": rule.transfer, "neighbors": rule.neighbors, "temperature": 1.0}
-    return Trust(calibrations=tuple(Calibration(level=level.key, **shared) for level in recipe.labels))
+    decided = recipe.trust.model_dump(exclude={"distance_quantile"})
+    return Trust(calibrations=tuple(Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.labels))
 
 
 def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
-    rule = recipe.trust
+    found = evidence(model, embed(model, cells))
+    quantile = recipe.trust.distance_quantile
+    rules = [rule for rule in model.manifest.trust.calibrations if rule.level in found]
     return tuple(
-        calibrate(
-            found,
-            cells.labels[level],
-            level=level,
-            transfer=rule.transfer,
-            neighbors=rule.neighbors,
-            unknown_above=rule.unknown_above,
-            distance_quantile=rule.distance_quantile,
-        )
-        for level, found in evidence(model, embed(model, cells)).items()
+        calibrate(found[rule.level], cells.labels[rule.level], rule=rule, distance_quantile=quantile) for rule in rules
     )
 
 

@@ -8,28 +8,21 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from hub_client import errors
-from hub_client.architectures._base import Array
 from hub_client.manifest.v1 import Calibration
-from hub_client.transfer import SMALLEST, Evidence, Transfer, probabilities
+from hub_client.transfer import SMALLEST, VOTED, Evidence, logits, probabilities
 
 COLDEST, HOTTEST = 1e-3, 1e3
 """Bounds of the temperature, in the scores' own units (latent distance)."""
 
 
 def calibrate(
-    found: Evidence,
-    truth: ArrayLike,
-    *,
-    level: str,
-    transfer: Transfer = "prototypes",
-    neighbors: int = 50,
-    unknown_above: float = 0.5,
-    distance_quantile: float | None = 0.99,
+    found: Evidence, truth: ArrayLike, *, rule: Calibration, distance_quantile: float | None = 0.99
 ) -> Calibration:
     """Return the calibration under which cells that were not trained on are the least surprising.
 
     The temperature minimises the negative log-likelihood of the true labels (Guo 2017, arXiv 1706.04599, section 4.2,
-    with minus the distance for the logit). One number for all labels cannot change which label is the best. Of ``n``
+    with minus the distance or a Gaussian's log density for the logit; averages with votes are sharpened or flattened
+    in the same way). One number for all labels cannot change which label is the best. Of ``n``
     cells, all labels but the true one share a weight of ``1 / (n + 2)`` (as in Platt 1999), so that a model that made
     no mistake on few cells does not claim to make none.
 
@@ -39,14 +32,9 @@ def calibrate(
         What speaks for each of a level's labels in held-out cells, ``(cells, labels)``.
     truth
         Their labels, ``(cells,)``; cells with none, or with one that the level does not have, are left out.
-    level
-        The label level's key.
-    transfer
-        Where labels shall come from: ``prototypes``, ``neighbors`` or the ``average`` of both.
-    neighbors
-        How many reference cells vote.
-    unknown_above
-        Uncertainty above which a cell is to be called unknown.
+    rule
+        What is decided beforehand: the level, where labels come from, the prior, the threshold for unknown cells. Its
+        temperature, sharpness and distance scale are replaced.
     distance_quantile
         The share of rightly labelled cells that lie within the calibration's ``distance_scale`` of their prototype;
         None, or a model without prototypes, gives no scale.
@@ -61,23 +49,22 @@ def calibrate(
     >>> import numpy as np
     >>> found = Evidence(("B", "T"), distances=np.tile([[1.0, 3.0], [3.0, 1.0]], (500, 1)))
     >>> truth = ["B", "T", "B", "B"] * 250
-    >>> round(calibrate(found, truth, level="cell_type").temperature, 1)
+    >>> round(calibrate(found, truth, rule=Calibration(level="cell_type", temperature=1.0)).temperature, 1)
     1.8
     """
-    codes, kept = _codes(found, np.asarray(truth, dtype=str), level)
+    codes, kept = _codes(found, np.asarray(truth, dtype=str), rule.level)
     held_out = found.rows(kept)
-    rule = Calibration(
-        level=level,
-        transfer=transfer,
-        neighbors=neighbors,
-        temperature=1.0 if held_out.distances is None else _temperature(*_usable(held_out.distances, codes)),
-        distance_scale=_distance_scale(held_out, codes, distance_quantile),
-        unknown_above=unknown_above,
-    )
-    if transfer == "prototypes":
+    rule = _changed(rule, temperature=1.0, sharpness=1.0, distance_scale=_scale(held_out, codes, distance_quantile))
+    if (raw := logits(held_out, rule)) is not None:
+        rule = _changed(rule, temperature=_temperature(*_usable(-raw, codes)))
+    if rule.transfer not in VOTED:
         return rule
     mixed = np.log(np.maximum(probabilities(held_out, rule), SMALLEST))
-    return rule.model_copy(update={"sharpness": 1 / _temperature(-mixed, codes)})
+    return _changed(rule, sharpness=1 / _temperature(-mixed, codes))
+
+
+def _changed(rule: Calibration, **fitted: float | None) -> Calibration:
+    return rule.model_copy(update=fitted)
 
 
 def _codes(found: Evidence, truth: NDArray[np.str_], level: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -94,10 +81,10 @@ def _codes(found: Evidence, truth: NDArray[np.str_], level: str) -> tuple[NDArra
     return codes[codes >= 0], np.flatnonzero(codes >= 0)
 
 
-def _usable(distances: Array, codes: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the distances to labels that have a prototype, and the codes counted among those."""
+def _usable(distances: NDArray[np.float64], codes: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the distances (or minus logits) of labels that have a prototype, and the codes counted among those."""
     usable = np.isfinite(distances).all(axis=0)
-    return distances[:, usable].astype(np.float64), (np.cumsum(usable) - 1)[codes]
+    return distances[:, usable], (np.cumsum(usable) - 1)[codes]
 
 
 def _temperature(distances: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
@@ -116,7 +103,7 @@ def _temperature(distances: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
     return float(np.exp(minimize_scalar(surprise, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
-def _distance_scale(found: Evidence, codes: NDArray[np.int64], quantile: float | None) -> float | None:
+def _scale(found: Evidence, codes: NDArray[np.int64], quantile: float | None) -> float | None:
     if quantile is None or found.distances is None:
         return None
     right = found.distances.argmin(axis=1) == codes

@@ -78,7 +78,7 @@ class VocabularyError(HubClientError, ValueError):
 
 
 class Unsupported(HubClientError, NotImplementedError):
-    """This kind of model has no such verb."""
+    """The kind of model at hand has no such verb."""
 
     def __init__(self, message: str, *, kind: str, verb: str) -> None:
         super().__init__(message)

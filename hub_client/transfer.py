@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from hub_client import errors
 from hub_client.architectures import Scores
@@ -19,9 +18,8 @@ from hub_client.nn.neighbors import votes
 from hub_client.store.reference import LATENT
 
 Probabilities = NDArray[np.float64]
-Transfer = Literal["prototypes", "neighbors", "average"]
 SMALLEST = 1e-6
-"""What a label without a vote counts as, so that its logarithm is finite."""
+"""What a label without a vote or a share counts as, so that its logarithm is finite."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +32,24 @@ class Evidence:
         The level's categories, in manifest order.
     distances
         To each label's prototype, ``(cells, labels)``; infinite for a label without one; None without prototypes.
+    deviations
+        Squared Mahalanobis distances to each label's prototype, ``(cells, labels)``; None without covariances.
+    shares
+        Each label's share of the reference's cells, ``(labels,)``; None where that is not known.
     votes
         Each label's share of the nearest reference cells' votes, ``(cells, labels)``; None without reference cells.
     """
 
     labels: tuple[str, ...]
     distances: Array | None = None
+    deviations: Array | None = None
+    shares: Array | None = None
     votes: Probabilities | None = None
 
     def rows(self, index: NDArray[np.int64]) -> Evidence:
         """Return the evidence of some cells."""
-        distances = None if self.distances is None else self.distances[index]
-        return Evidence(self.labels, distances, None if self.votes is None else self.votes[index])
+        parts = {name: getattr(self, name) for name in ("distances", "deviations", "votes")}
+        return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
 
 
 def evidence(model: Model, latent: Array) -> dict[str, Evidence]:
@@ -55,18 +59,23 @@ def evidence(model: Model, latent: Array) -> dict[str, Evidence]:
     """
     scores = model.network.score(latent)
     found = {
-        key: Evidence(axis.names, _distances(scores.get(key)), _votes(model, key, latent, calibration_of(model, key)))
+        key: replace(
+            _by_prototypes(axis.names, scores.get(key)),
+            votes=_votes(model, key, latent, calibration_of(model, key)),
+        )
         for key, axis in model.vocabulary.labels.items()
     }
     return {key: level for key, level in found.items() if level.distances is not None or level.votes is not None}
 
 
-def _distances(scores: Scores | None) -> Array | None:
-    return np.asarray(scores.values) if scores is not None and scores.kind == "distance" else None
+def _by_prototypes(labels: tuple[str, ...], scores: Scores | None) -> Evidence:
+    if scores is None or scores.kind != "distance":
+        return Evidence(labels)
+    return Evidence(labels, scores.values, scores.deviations, scores.shares)
 
 
 def _votes(model: Model, level: str, latent: Array, rule: Calibration | None) -> Probabilities | None:
-    if model.reference is None or level not in model.reference.obs or (rule and rule.transfer == "prototypes"):
+    if model.reference is None or level not in model.reference.obs or (rule and rule.transfer not in VOTED):
         return None
     axis = model.vocabulary.labels[level]
     names = model.reference.obs[level].astype(object).fillna("").to_numpy(dtype=str)
@@ -80,6 +89,8 @@ def _votes(model: Model, level: str, latent: Array, rule: Calibration | None) ->
     )
 
 
+VOTED = ("neighbors", "average")
+"""The ways of transfer that ask the nearest reference cells."""
 DEFAULT = Calibration(level="any", temperature=1.0)
 """What holds where nothing was fitted."""
 VOTES_ONLY = DEFAULT.model_copy(update={"transfer": "neighbors"})
@@ -119,11 +130,36 @@ def uncertainty(found: Evidence, calibration: Calibration | None) -> Probabiliti
     return unsure
 
 
-def _prototypes(found: Evidence, rule: Calibration) -> Probabilities:
+def logits(found: Evidence, rule: Calibration) -> Probabilities | None:
+    """Return the logits of the labels before their temperature, ``(cells, labels)``; None where only votes count."""
+    return LOGITS[rule.transfer](found, rule) if rule.transfer in LOGITS else None
+
+
+def _by_distance(found: Evidence, rule: Calibration) -> Probabilities:
     if found.distances is None:
         raise _lacking("prototypes")
-    near: Probabilities = np.exp(log_softmax(-np.asarray(found.distances, np.float64) / rule.temperature, axis=1))
-    return near
+    return -np.asarray(found.distances, np.float64)
+
+
+def _by_density(found: Evidence, rule: Calibration) -> Probabilities:
+    """Return log densities of Gaussians with one covariance plus weighted log shares (Hastie 2009, equation 4.9)."""
+    if found.deviations is None or found.shares is None:
+        raise _lacking("prototypes with covariances")
+    log_shares = np.log(np.maximum(np.asarray(found.shares, np.float64), SMALLEST))
+    densities: Probabilities = rule.prior * log_shares - np.asarray(found.deviations, np.float64) / 2
+    return densities
+
+
+LOGITS: Mapping[str, Callable[[Evidence, Calibration], Probabilities]] = {
+    "prototypes": _by_distance,
+    "gaussians": _by_density,
+    "average": _by_distance,
+}
+
+
+def _tempered(found: Evidence, rule: Calibration) -> Probabilities:
+    likely: Probabilities = softmax(LOGITS[rule.transfer](found, rule) / rule.temperature, axis=1)
+    return likely
 
 
 def _neighbors(found: Evidence, rule: Calibration) -> Probabilities:
@@ -133,7 +169,7 @@ def _neighbors(found: Evidence, rule: Calibration) -> Probabilities:
 
 
 def _average(found: Evidence, rule: Calibration) -> Probabilities:
-    return (_prototypes(found, rule) + _neighbors(found, rule)) / 2
+    return (_tempered(found, rule) + _neighbors(found, rule)) / 2
 
 
 def _lacking(what: str) -> errors.Unsupported:
@@ -145,7 +181,8 @@ def _lacking(what: str) -> errors.Unsupported:
 
 
 TRANSFERS: Mapping[str, Callable[[Evidence, Calibration], Probabilities]] = {
-    "prototypes": _prototypes,
+    "prototypes": _tempered,
+    "gaussians": _tempered,
     "neighbors": _neighbors,
     "average": _average,
 }

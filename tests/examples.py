@@ -144,7 +144,18 @@ LABELS: list[dict[str, Any]] = [
     },
 ]
 TRUST: dict[str, Any] = {
-    "calibrations": [{"level": "cell_type", "temperature": 1.5, "distance_scale": 4.0, "unknown_above": 0.4}],
+    "calibrations": [
+        {
+            "level": "cell_type",
+            "transfer": "average",
+            "neighbors": 30,
+            "prior": 1.0,
+            "temperature": 1.5,
+            "sharpness": 1.2,
+            "distance_scale": 4.0,
+            "unknown_above": 0.4,
+        }
+    ],
     "validated_on": "held-out cells of the reference",
 }
 

@@ -430,8 +430,13 @@ class ScPoli(nn.Module):
 
     def score(self, latent: Array) -> dict[str, Scores]:
         """Return the evidence of each level that has prototypes for points in the latent, ``(points, latent)``."""
-        placed = dict(zip(self._prototype_levels(), self._prototype_tables(), strict=True))
-        return {level: s for level, s in self.distances(latent).items() if bool((placed[level].cells > 0).any())}
+        z = torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32))
+        tables = dict(zip(self._prototype_levels(), self._prototype_tables(), strict=True))
+        return {
+            level: replace(scores, deviations=tables[level].deviations(z).numpy(), shares=tables[level].shares.numpy())
+            for level, scores in self.distances(latent).items()
+            if bool((tables[level].cells > 0).any())
+        }
 
     def distances(self, latent: Array, *, power: float = 2.0) -> dict[str, Scores]:
         """Return each level's distances of points in the latent, ``(points, latent)``, to its prototypes."""

@@ -34,6 +34,7 @@ from hub_client.manifest.v1 import (
     Slug,
     Spdx,
     Text,
+    Transfer,
     UnitInterval,
 )
 
@@ -174,10 +175,12 @@ class Gate(Frozen):
 class TrustRule(Frozen):
     """Where labels come from and how their uncertainty is calibrated."""
 
-    transfer: Literal["prototypes", "neighbors", "average"] = "prototypes"
-    """Distances to prototypes, votes of the nearest cells of the atlas, or the mean of both probabilities."""
+    transfer: Transfer = "prototypes"
+    """Where labels come from: as in a manifest's calibrations; ``neighbors`` are those of the atlas."""
     neighbors: PositiveInt = 50
     """How many cells of the atlas vote."""
+    prior: Annotated[float, Field(ge=0)] = 0.0
+    """Gaussians: the power of each label's share of the reference's cells in its probability."""
     unknown_above: UnitInterval = 0.5
     """Uncertainty above which a cell is called unknown."""
     distance_quantile: Fraction | None = 0.99
@@ -296,7 +299,7 @@ def _check_gates(recipe: Recipe) -> None:
 
 
 def _check_transfer(recipe: Recipe) -> None:
-    if recipe.trust.transfer != "prototypes" and not recipe.atlas:
+    if recipe.trust.transfer in ("neighbors", "average") and not recipe.atlas:
         raise ValueError(f"trust.transfer = {recipe.trust.transfer!r} needs the atlas: set atlas = true")
 
 

@@ -325,17 +325,24 @@ class Metric(Frozen):
     seed: int | None = None
 
 
+Transfer = Literal["prototypes", "gaussians", "neighbors", "average"]
+
+
 class Calibration(Frozen):
     """How one label level's evidence becomes labels and their probabilities."""
 
     level: Key
-    transfer: Literal["prototypes", "neighbors", "average"] = "prototypes"
-    """Where labels come from: distances to prototypes, votes of the nearest cells of ``reference.zarr.zip``, or the
-    mean of both probabilities."""
+    transfer: Transfer = "prototypes"
+    """Where labels come from: ``prototypes`` (distances to them), ``gaussians`` (prototypes with the covariance their
+    cells share), ``neighbors`` (votes of the nearest cells of ``reference.zarr.zip``), or the ``average`` of the
+    probabilities of prototypes and neighbors."""
     neighbors: PositiveInt = 50
     """How many reference cells vote."""
+    prior: Annotated[float, Field(ge=0)] = 0.0
+    """Gaussians: the power of each label's share of the reference's cells in its probability; 0 holds all labels
+    equally likely beforehand."""
     temperature: Annotated[float, Field(gt=0)]
-    """Distances to prototypes are divided by this before the softmax."""
+    """Logits (minus the distance, or a Gaussian's log density) are divided by this before the softmax."""
     sharpness: Annotated[float, Field(gt=0)] = 1.0
     """Probabilities are raised to this power and normalised again: above 1 sharpens them, below 1 flattens them."""
     distance_scale: Annotated[float, Field(gt=0)] | None = None

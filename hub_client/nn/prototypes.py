@@ -50,6 +50,30 @@ class PrototypeTable(NamedModule):
         total: Tensor = (distance / per_label[codes]).sum()
         return total
 
+    @property
+    def shares(self) -> Tensor:
+        """Each label's share of the cells behind the prototypes, ``(labels,)``, on the CPU."""
+        cells = self.cells.cpu()
+        return cells / cells.sum()
+
+    def deviations(self, z: Tensor) -> Tensor:
+        """Return squared Mahalanobis distances of points ``(cells, latent)`` to each prototype, ``(cells, labels)``.
+
+        All labels share one covariance, the mean of theirs weighted by their cells: that of linear discriminant
+        analysis (Hastie 2009, The Elements of Statistical Learning, section 4.3). To each of its variances 1e-4 of
+        their mean is added, for labels of few cells. Labels without a prototype are infinitely far. On the CPU.
+        """
+        covariances, means = self.covariances.cpu().double(), self.means.cpu().double()
+        weights = (self.cells.cpu() - 1).clamp(min=0)
+        weights = weights if weights.sum() > 0 else (self.cells.cpu() > 0).to(weights.dtype)
+        shared = torch.einsum("k,kij->ij", weights.double() / weights.sum(), covariances)
+        ridge = 1e-4 * shared.diagonal().mean() + torch.finfo(torch.float32).tiny
+        root = torch.linalg.cholesky(shared + ridge * torch.eye(len(shared), dtype=shared.dtype))
+        points, centres = (torch.linalg.solve_triangular(root, x.T, upper=False).T for x in (z.double(), means))
+        squared = torch.cdist(points, centres).square().float()
+        squared[:, self.cells.cpu() == 0] = torch.inf
+        return squared
+
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Return the axis names of means, covariances and cell numbers."""
         labels, latent = self._axes
