@@ -298,7 +298,10 @@ class _Loop:
         self.network.to(self.fabric.device)
         self.trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
-            self.network.parameter_groups(self.plan), lr=self.plan.learning_rate, eps=self.plan.adam_epsilon
+            self.network.parameter_groups(self.plan),
+            lr=self.plan.learning_rate,
+            eps=self.plan.adam_epsilon,
+            fused=True,
         )
         self.module, self.optimizer = self.fabric.setup(self.network, self.optimizer)
         self.network.before_training(self.plan, self.data)
