@@ -66,7 +66,7 @@ def map_query(
     layer: str | None = None,
     min_coverage: float | None = None,
     size_factor: str | None = None,
-    start: Start = "mean",
+    start: Start = "best",
     plan: Plan | None = None,
     seed: int = 0,
     unknown_above: float | None = None,

@@ -14,7 +14,7 @@ from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Lineage, 
 from hub_client.model import Model
 
 
-def surgery(reference: Model, cells: Cells, *, start: Start = "mean", seed: int = 0, device: str = "auto") -> Model:
+def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int = 0, device: str = "auto") -> Model:
     """Return a new model with room for the conditions (and labels) of ``cells`` that the reference does not know.
 
     The reference's weights are frozen in the new model and the reference itself is not touched: a reference cell's
@@ -28,8 +28,8 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "mean", seed: int 
     cells
         The query, from :func:`hub_client.align`.
     start
-        How the rows of new conditions start: ``mean`` of the reference's, ``best`` (those of the reference condition
-        that reconstructs the query best) or ``random``.
+        How the rows of new conditions start: ``best`` (those of the reference condition that reconstructs the query
+        best), the ``mean`` of the reference's, or ``random``. docs/label-transfer.md compares them.
     seed
         Of random rows, and of the cells that ``best`` tries.
     device

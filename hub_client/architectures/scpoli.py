@@ -224,7 +224,9 @@ class ScPoli(nn.Module):
 
     def reconstruction(self, batch: Batch, z: Tensor) -> Tensor:
         """Return the negative log-likelihood (nats; squared error for mse) of each cell at ``z``, ``(cells,)``."""
-        hidden = self.decoder(z, self.condition_rows(batch))
+        return self._compared(batch, self.decoder(z, self.condition_rows(batch)))
+
+    def _compared(self, batch: Batch, hidden: Tensor) -> Tensor:
         return RECONSTRUCTIONS[self.config.likelihood](self, batch, hidden)
 
     def forward(
@@ -242,11 +244,12 @@ class ScPoli(nn.Module):
         ``noise`` is the standard normal draw behind the sampled latent, ``(cells, latent)``; None draws one, and
         ``sample=False`` takes the posterior mean.
         """
-        mean, variance = self.encode(batch)
+        conditions = self.condition_rows(batch)
+        mean, variance = self.encoder(self.expression_product(batch), conditions)
         noise = torch.randn_like(mean) if noise is None and sample else noise
         z = mean if noise is None else mean + torch.sqrt(variance) * noise
         terms = {
-            "reconstruction": self.reconstruction(batch, z).mean(),
+            "reconstruction": self._compared(batch, self.decoder(z, conditions)).mean(),
             "kl": losses.kl_standard_normal(mean, variance).mean(),
             "prototype": self._weighted_prototypes(z, batch, prototype_weight, unlabelled_weight),
         }

@@ -88,7 +88,7 @@ class Batch:
     def dense(self, values: Tensor) -> Tensor:
         """Return ``values``, one per stored entry, as ``(cells, genes)`` with zeros elsewhere."""
         matrix = values.new_zeros(len(self) * self.genes)
-        matrix[self.nonzero.rows * self.genes + self.nonzero.columns] = values
+        matrix.scatter_(0, self.nonzero.rows * self.genes + self.nonzero.columns, values)
         return matrix.view(len(self), self.genes)
 
 
@@ -136,15 +136,15 @@ class Batches:
     def take(self, index: Tensor) -> Batch:
         """Return the cells at ``index``, ``(cells,)`` int64, as one minibatch."""
         index = index.to(self._start.device)
-        first = self._start[index]
-        lengths = self._start[index + 1] - first
+        first = self._start.index_select(0, index)
+        lengths = self._start.index_select(0, index + 1) - first
         rows = torch.repeat_interleave(lengths)
         offset = first - (torch.cumsum(lengths, 0) - lengths)
-        entries = torch.arange(len(rows), device=rows.device) + offset[rows]
+        entries = torch.arange(len(rows), device=rows.device) + offset.index_select(0, rows)
         parts = (
             rows,
-            self._columns[entries].long(),
-            self._values[entries],
+            self._columns.index_select(0, entries).long(),
+            self._values.index_select(0, entries),
             self._size_factor[index],
             self._conditions[index],
             self._combinations[index],

@@ -39,7 +39,8 @@ class Plan(Frozen):
     """Share of cells held out, seeded and stratified by condition and finest label."""
     sampling: Literal["shuffle", "stratified"] = "shuffle"
     """``stratified`` draws with replacement, each condition equally often."""
-    early_stopping: EarlyStopping | None = EarlyStopping()
+    early_stopping: EarlyStopping | Literal[False] | None = EarlyStopping()
+    """None, or false in TOML, which has no null, trains all epochs."""
     keep_best: bool = True
     """Restore the weights of the best validation epoch."""
     pretraining_epochs: NonNegativeInt | None = None

@@ -63,8 +63,8 @@ def _series(coefficients: tuple[float, ...], z: Tensor) -> Tensor:
 def _count_loss(x: Tensor, mean: Tensor, theta: Tensor) -> Tensor:
     """Return ``-[x log(μ/(θ+μ)) + lgamma(x+θ) - lgamma(θ) - lgamma(x+1)]`` at non-zero counts.
 
-    With ``v = x+θ+4``, ``w = θ+4`` and Stirling's remainder S, the leading terms of the three gamma functions and of the
-    mean meet in one, ``x log((x+4)(θ+μ) / (v μ))``, which is small where the model fits. It is 0 at a count of 0.
+    With ``v = x+θ+4``, ``w = θ+4`` and Stirling's remainder S, the leading terms of the three gamma functions and of
+    the mean meet in one, ``x log((x+4)(θ+μ) / (v μ))``, which is small where the model fits. It is 0 at a count of 0.
     """
     w, y, x4 = theta + 4, x + theta, x + 4
     z = torch.stack((y + 4, w, x4))
@@ -74,7 +74,15 @@ def _count_loss(x: Tensor, mean: Tensor, theta: Tensor) -> Tensor:
     factorial = (x4 / (x + 1)).mul_(x4 / (x + 2)).mul_(x4 / (x + 3)).mul_(x4.sqrt()).log_()
     misfit = (theta + mean + EPSILON).mul_(x4).div_((mean + EPSILON).mul_(z[0])).log_().mul_(x)
     spread = (x / w).log1p_().mul_(w - 0.5)
-    return misfit.sub_(spread).add_(steps).add_(factorial).sub_(stirling[0]).add_(stirling[1]).add_(stirling[2]).add_(_CONSTANT)
+    return (
+        misfit.sub_(spread)
+        .add_(steps)
+        .add_(factorial)
+        .sub_(stirling[0])
+        .add_(stirling[1])
+        .add_(stirling[2])
+        .add_(_CONSTANT)
+    )
 
 
 def _digamma_difference(x: Tensor, theta: Tensor) -> Tensor:
@@ -156,7 +164,7 @@ class NegativeBinomial(torch.autograd.Function):
         return terms.loss.sum(1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         by_mean, by_theta, theta, codes = ctx.saved_tensors
         return (
@@ -185,7 +193,7 @@ class ZeroInflatedNegativeBinomial(torch.autograd.Function):
         return terms.loss.sum(1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         by_mean, by_theta, by_logits, theta, codes = ctx.saved_tensors
         return (
@@ -220,7 +228,7 @@ class Poisson(torch.autograd.Function):
         return loss.sum(1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
         return _scaled(slope, grad), None, None

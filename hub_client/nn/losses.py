@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 from torch.nn.functional import one_hot
 
+from hub_client.data.batches import Nonzero
 from hub_client.nn._counts import (
     NegativeBinomial,
-    Nonzero,
     Poisson,
     ZeroInflatedNegativeBinomial,
     entries,
@@ -195,7 +195,7 @@ class _MultiScaleKernel(torch.autograd.Function):
         return kernel
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         slope: Tensor = ctx.saved_tensors[0]
         return slope * grad

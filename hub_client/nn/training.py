@@ -306,7 +306,7 @@ class _Loop:
         self.module, self.optimizer = self.fabric.setup(self.network, self.optimizer)
         self.network.before_training(self.plan, self.data)
         self.shuffle = np.random.default_rng(self.seeds.spawn(1)[0])
-        self.stopper = _Stopper(self.plan.early_stopping)
+        self.stopper = _Stopper(self.plan.early_stopping or None)
         self.first_judged = self.network.first_judged_epoch(self.plan, self.data)
         stopped = self._epochs()
         if self.best is not None:
@@ -405,16 +405,18 @@ class _Sums:
     """Cell-weighted sums of loss terms, kept on the device until an epoch ends."""
 
     def __init__(self) -> None:
-        self.total: Terms = {}
+        self.names: tuple[str, ...] = ()
+        self.total: Tensor | float = 0.0
         self.cells = 0
 
     def add(self, terms: Terms, cells: int) -> None:
-        for name, value in terms.items():
-            self.total[name] = self.total.get(name, value.new_zeros(())) + value.detach() * cells
+        self.names = tuple(terms)
+        self.total = self.total + torch.stack([value.detach() for value in terms.values()]) * cells
         self.cells += cells
 
     def means(self) -> dict[str, float]:
-        return {name: float(value) / self.cells for name, value in self.total.items()}
+        sums = self.total.tolist() if isinstance(self.total, Tensor) else []
+        return {name: value / self.cells for name, value in zip(self.names, sums, strict=True)}
 
 
 class _Bar:
