@@ -2,8 +2,9 @@
 
     python benchmarks/losses.py [--threads 1] [--repeats 40] [--seed 0]
 
-Both sides see the same minibatch in the same process and take turns, forward and backward; the figure is the median of the
-paired ratios, with its quartiles. The inputs are simulated counts, one in ten not zero, and six combinations of conditions.
+Both sides see the same minibatch in the same process and take turns, forward and backward; the figure is the median of
+the paired ratios, with its quartiles. The inputs are simulated counts, one in ten not zero, and six combinations of
+conditions.
 """
 
 from __future__ import annotations
