@@ -2,9 +2,10 @@
 
     python benchmarks/label_transfer.py ../shared/data/pbmc_multibatch.h5ad [--seeds 0 1 2] [--folds]
 
-Reference and query are the file's ``obs["split"]``: four batches, and two query batches that are mapped each on its own.
-``--folds`` maps each reference batch onto the other three instead: what settings were chosen by. The score is over cells
-whose true label the reference has: accuracy, and F1 averaged over the labels that occur among them. Prints Markdown.
+Reference and query are the file's ``obs["split"]``: four batches, and two query batches that are mapped each on its
+own. ``--folds`` maps each reference batch onto the other three instead: what settings were chosen by. The score is over
+cells whose true label the reference has: accuracy, and F1 averaged over the labels that occur among them. Prints
+Markdown.
 """
 
 from __future__ import annotations
