@@ -5,7 +5,9 @@ The public names load on first use, so that ``import hub_client`` loads no torch
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,6 +58,21 @@ __all__ = [
     "surgery",
     "train",
 ]
+
+
+class _Package(ModuleType):
+    """A package whose verbs are not hidden by the modules they live in.
+
+    Importing ``hub_client.train`` makes Python set the package's attribute ``train`` to that module, but
+    ``hub_client.train`` is the function.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

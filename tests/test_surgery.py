@@ -68,7 +68,7 @@ def test_what_was_said_of_the_reference_is_not_said_of_the_query() -> None:
     assert model.manifest.training.epochs == 0
     assert (model.manifest.metrics, model.manifest.files, model.manifest.created) == ((), (), None)
     assert model.manifest.lineage is not None
-    assert (model.manifest.lineage.relation, model.manifest.lineage.new_rows) == ("surgery", "mean")
+    assert (model.manifest.lineage.relation, model.manifest.lineage.new_rows) == ("surgery", "best")
 
 
 def test_lineage_names_the_pinned_parent() -> None:

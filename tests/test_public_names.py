@@ -1,0 +1,81 @@
+"""The names scripts are written against, and what importing them costs."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import hub_client
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = [
+    "pull",
+    "push",
+    "search",
+    "align",
+    "surgery",
+    "train",
+    "embed",
+    "predict",
+    "evaluate",
+    "map_query",
+    "pull_dataset",
+    "push_dataset",
+    "Hub",
+    "Model",
+    "Manifest",
+]
+PARAMETERS = {
+    "align": ["adata", "model", "conditions", "layer", "min_coverage"],
+    "map_query": ["adata", "model_or_name", "conditions", "plan", "seed"],
+    "surgery": ["reference", "cells"],
+    "train": ["model", "cells"],
+}
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(hub_client.__all__) == sorted(PUBLIC)
+    assert set(PUBLIC) <= set(dir(hub_client))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_name_is_what_it_says(name: str) -> None:
+    found = getattr(hub_client, name)
+    assert callable(found)
+    assert found.__name__ == name
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_parameters_that_scripts_use(name: str) -> None:
+    found = inspect.signature(getattr(hub_client, name)).parameters
+    assert set(PARAMETERS[name]) <= set(found)
+    positional = [p for p in found.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    assert len(positional) <= 2
+
+
+def test_a_name_that_does_not_exist() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'pul'"):
+        hub_client.pul  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["train", "surgery", "predict", "evaluate"])
+def test_a_verb_is_not_hidden_by_the_module_it_lives_in(name: str) -> None:
+    code = f"import hub_client, hub_client.mapping, hub_client.{name}; print(hub_client.{name}.__name__)"
+    assert run(code) == name
+    assert not isinstance(getattr(hub_client, name), ModuleType)
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    heavy = {"torch", "scvi", "scanpy", "anndata", "lightning"}
+    code = f"import hub_client, sys; print(sorted({heavy} & set(sys.modules)))"
+    assert run(code) == "[]"
