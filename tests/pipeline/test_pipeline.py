@@ -1,0 +1,116 @@
+"""The straight line: pull, map, push, pull again, on every kind of hub, and on the bundled model with real cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hub_client
+from hub_client import _resources, errors
+from hub_client.data.examples import bundled_query
+from hub_client.manifest import Plan
+from hub_client.model import Model
+from hub_client.verify import verify
+from tests import simulated
+
+PLAN = Plan(epochs=3, pretraining_epochs=2)
+
+
+@pytest.fixture(params=["folder"])
+def hub(request: pytest.FixtureRequest, tmp_path: Path) -> hub_client.Hub:
+    """A hub to push to, one of each kind."""
+    return hub_client.Hub(tmp_path / request.param)
+
+
+@pytest.fixture
+def published(hub: hub_client.Hub) -> Model:
+    model = Model.build(simulated.manifest())
+    hub_client.train(model, simulated.cells_for(model.manifest), plan=PLAN, progress=False)
+    hub.push(model, "atlas/simulated")
+    return hub.pull("atlas/simulated")
+
+
+@pytest.mark.slow
+def test_pull_map_push_pull(hub: hub_client.Hub, published: Model) -> None:
+    query, old = simulated.counts(simulated.QUERY, cells=80), simulated.cells_for(published.manifest)
+    mapping = hub_client.map_query(query, published, conditions={"batch": "batch"}, plan=PLAN, progress=False)
+    ref = hub.push(mapping.model, "my-lab/simulated-query")
+    again = hub.pull("my-lab/simulated-query")
+    cells = hub_client.align(query, again, conditions={"batch": "batch"})
+    np.testing.assert_array_equal(hub_client.embed(again, cells), mapping.adata.obsm["X_latent"])
+    np.testing.assert_array_equal(hub_client.embed(again, old), hub_client.embed(published, old))
+    (condition,) = again.manifest.conditions
+    assert (condition.key, condition.categories) == ("batch", (*simulated.REFERENCE, *simulated.QUERY))
+    assert again.manifest.lineage is not None
+    assert again.manifest.lineage.parent is not None
+    assert published.ref is not None
+    parent = again.manifest.lineage.parent
+    assert (parent.commit, parent.digest) == (published.ref.commit, published.ref.digest)
+    assert (ref.version, again.ref) == ("1.1.0", ref)
+    listed = {listing.name: listing.version for listing in hub.search()}
+    assert listed == {"atlas/simulated": "1.0.0", "my-lab/simulated-query": "1.1.0"}
+
+
+@pytest.mark.slow
+def test_a_second_cohort_on_the_pushed_model(hub: hub_client.Hub, published: Model) -> None:
+    for name, batches in (("first", simulated.QUERY), ("second", simulated.SECOND_QUERY)):
+        before = published if name == "first" else hub.pull("my-lab/first")
+        query = simulated.counts(batches, cells=50)
+        mapping = hub_client.map_query(query, before, conditions={"batch": "batch"}, plan=PLAN, progress=False)
+        hub.push(mapping.model, f"my-lab/{name}")
+    last = hub.pull("my-lab/second")
+    assert last.manifest.version == "1.2.0"
+    assert last.manifest.conditions[0].added_in == {"q0": "1.1.0", "q1": "1.1.0", "r0": "1.2.0"}
+    first = hub_client.align(simulated.counts(simulated.QUERY, cells=50), last, conditions={"batch": "batch"})
+    np.testing.assert_array_equal(hub_client.embed(last, first), hub_client.embed(hub.pull("my-lab/first"), first))
+
+
+@pytest.mark.slow
+def test_a_flipped_byte_in_any_file_is_refused(hub: hub_client.Hub, published: Model, tmp_path: Path) -> None:
+    names = [path.name for path in hub.download("atlas/simulated", tmp_path / "listing").iterdir()]
+    assert len(names) >= 3
+    for name in names:
+        folder = hub.download("atlas/simulated", tmp_path / f"flipped-{name}")
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        with pytest.raises((errors.IntegrityError, errors.ManifestError)):
+            Model.load(folder)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Model:
+    if not (_resources.released() / "pbmc-scpoli").exists():
+        pytest.skip("pbmc-scpoli is not in this checkout's zoo")
+    return hub_client.Hub("bundled").pull("pbmc-scpoli")
+
+
+@pytest.mark.slow
+def test_the_bundled_model_labels_the_bundled_cells(bundled: Model) -> None:
+    adata = bundled_query("pbmc68k")
+    mapping = hub_client.map_query(adata, bundled, conditions={"batch": "batch"}, progress=False)
+    assert mapping.alignment.coverage == pytest.approx(755 / 2000)
+    named = mapping.adata.obs["cell_type_broad_pred"].astype(str)
+    published = adata.obs["bulk_labels"].astype(str)
+    assert (named[published == "CD19+ B"] == "B").mean() > 0.75
+    assert (named[published == "CD56+ NK"] == "NK").mean() > 0.9
+    assert named[published == "CD14+ Monocyte"].isin(["CD14 Mono", "CD16 Mono"]).mean() > 0.8
+    verify(bundled)
+    verify(mapping.model)
+
+
+@pytest.mark.slow
+def test_both_kinds_of_gene_names_give_the_same_cells(bundled: Model, shared_data: object) -> None:
+    import anndata
+
+    adata = anndata.read_h5ad(shared_data("pbmc_kang_muscat.h5ad"))  # type: ignore[operator]
+    symbols, ids = adata.copy(), adata.copy()
+    ids.var_names = ids.var["ensembl"].astype(str)
+    for query in (symbols, ids):
+        query.var = query.var[[]]
+    one, two = (hub_client.align(q, bundled, conditions={"batch": "batch"}, min_coverage=0.1) for q in (symbols, ids))
+    shared = np.asarray((one.x > 0).sum(0)).ravel() * np.asarray((two.x > 0).sum(0)).ravel() > 0
+    assert shared.sum() > 300
+    assert (one.x[:, shared] != two.x[:, shared]).nnz == 0

@@ -1,0 +1,159 @@
+"""map_query(): what it returns, what it leaves alone, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import anndata
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+
+import hub_client
+from hub_client import errors
+from hub_client.manifest import Plan
+from hub_client.model import Model
+from tests import simulated
+
+PLAN = Plan(epochs=3, pretraining_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Model:
+    model = Model.build(simulated.manifest())
+    hub_client.train(model, simulated.cells_for(model.manifest), plan=PLAN, progress=False)
+    return model
+
+
+@pytest.fixture
+def query() -> anndata.AnnData:
+    return simulated.counts(simulated.QUERY, cells=60)
+
+
+def mapped(query: Any, reference: Model, **options: Any) -> Any:
+    return hub_client.map_query(query, reference, plan=PLAN, progress=False, **options)
+
+
+def test_results_are_in_a_copy(reference: Model, query: anndata.AnnData) -> None:
+    query.layers["kept"] = query.X.copy()
+    query.uns["note"] = "kept"
+    before = query.copy()
+    mapping = mapped(query, reference, conditions={"batch": "batch"})
+    assert mapping.adata.obsm["X_latent"].shape == (60, 6)
+    assert set(mapping.adata.obs["cell_type_pred"]) <= set(simulated.CLASSES)
+    assert mapping.adata.obs["cell_type_uncertainty"].between(0, 1).all()
+    assert mapping.adata.uns["note"] == "kept"
+    assert (mapping.adata.layers["kept"] != before.X).nnz == 0
+    pd.testing.assert_frame_equal(query.obs, before.obs)
+    assert (list(query.obsm), list(query.uns)) == ([], ["note"])
+    assert (query.X != before.X).nnz == 0
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_results_survive_a_file(reference: Model, query: anndata.AnnData, tmp_path: Path, suffix: str) -> None:
+    query.var_names = [f"HLA/{name}é" if number > 55 else name for number, name in enumerate(query.var_names)]
+    out = mapped(query, reference, conditions={"batch": "batch"}).adata
+    path = tmp_path / f"mapped.{suffix}"
+    getattr(out, f"write_{suffix}")(path)
+    again = getattr(anndata, f"read_{suffix}")(path)
+    np.testing.assert_array_equal(again.obsm["X_latent"], out.obsm["X_latent"])
+    assert again.obs["cell_type_pred"].tolist() == out.obs["cell_type_pred"].tolist()
+    said = again.uns["archzoo"]
+    assert json.loads(said["alignment"])["coverage"] == pytest.approx(56 / 60)
+    assert said["reference"]["name"] == "simulated"
+    assert Plan.model_validate_json(said["plan"]) == PLAN
+    assert {"torch", "archzoo"} <= set(said["versions"])
+
+
+def test_a_query_with_one_batch_gets_one_new_category(
+    reference: Model, query: anndata.AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    del query.obs["batch"]
+    with caplog.at_level(logging.WARNING, logger="hub_client.mapping"):
+        mapping = mapped(query, reference)
+    assert mapping.model.vocabulary.conditions["batch"].new == ("query",)
+    assert "query" in caplog.text
+
+
+def test_known_conditions_need_no_training(reference: Model) -> None:
+    mapping = mapped(simulated.counts(cells=60), reference, conditions={"batch": "batch"})
+    assert mapping.history is None
+    assert mapping.model is reference
+
+
+def test_a_labelled_query_brings_its_labels(reference: Model, query: anndata.AnnData) -> None:
+    query.obs["mine"] = query.obs["cell_type"].replace("NK", "NEW")
+    mapping = mapped(query, reference, conditions={"batch": "batch"}, labels={"cell_type": "mine"})
+    assert "NEW" in mapping.model.vocabulary.labels["cell_type"]
+    assert "NEW" in set(mapping.adata.obs["cell_type_pred"])
+
+
+def test_paths_backed_files_and_mudata_give_the_same(reference: Model, query: anndata.AnnData, tmp_path: Path) -> None:
+    query.write_h5ad(tmp_path / "query.h5ad")
+    expected = mapped(query, reference).predictions.latent
+    backed = anndata.read_h5ad(tmp_path / "query.h5ad", backed="r")
+    with mudata.set_options(pull_on_update=False):
+        both = mudata.MuData({"rna": query.copy()})
+    for other in (tmp_path / "query.h5ad", backed, both):
+        np.testing.assert_array_equal(mapped(other, reference).predictions.latent, expected)
+
+
+def test_cells_above_a_threshold_are_unknown(reference: Model, query: anndata.AnnData) -> None:
+    found = mapped(query, reference, unknown_above=0.2).adata.obs
+    assert ((found["cell_type_pred"] == "unknown") == (found["cell_type_uncertainty"] > 0.2)).all()
+
+
+def test_the_same_seed_gives_the_same_results(reference: Model, query: anndata.AnnData) -> None:
+    one, two, other = (mapped(query, reference, seed=seed).predictions.latent for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+
+
+def spoil(query: anndata.AnnData, how: str) -> anndata.AnnData:
+    x = query.X.toarray()
+    spoilt = {
+        "log": lambda: np.log1p(x / x.sum(1, keepdims=True) * 1e4),
+        "nan": lambda: np.where(np.arange(x.size).reshape(x.shape) == 7, np.nan, x),
+        "negative": lambda: x - 1,
+    }
+    if how in spoilt:
+        query.X = spoilt[how]().astype(np.float32)
+    return query
+
+
+BAD = {
+    "no shared genes": (lambda q: q[:, :].copy()[:, []], errors.AlignmentError, "no genes"),
+    "log-normalised": (lambda q: spoil(q, "log"), errors.AlignmentError, "counts"),
+    "NaN": (lambda q: spoil(q, "nan"), errors.AlignmentError, "NaN"),
+    "negative": (lambda q: spoil(q, "negative"), errors.AlignmentError, "negative"),
+    "empty": (lambda q: q[[]].copy(), errors.AlignmentError, "no cells"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_has_its_own_error(reference: Model, query: anndata.AnnData, what: str) -> None:
+    change, kind, message = BAD[what]
+    with pytest.raises(kind, match=message):
+        mapped(change(query), reference)
+
+
+def test_strange_genes_repeated_names_and_gaps_are_refused(reference: Model, query: anndata.AnnData) -> None:
+    strange = query.copy()
+    strange.var_names = [f"x{number}" for number in range(strange.n_vars)]
+    with pytest.raises(errors.AlignmentError):
+        mapped(strange, reference)
+    repeated = query.copy()
+    repeated.obs_names = ["same"] * repeated.n_obs
+    with pytest.raises(errors.AlignmentError, match="more than once"):
+        mapped(repeated, reference)
+    with pytest.raises(errors.VocabularyError, match="no column 'donor'"):
+        mapped(query, reference, conditions={"batch": "donor"})
+    gaps = query.copy()
+    gaps.obs["batch"] = gaps.obs["batch"].where(np.arange(gaps.n_obs) > 2)
+    with pytest.raises(errors.VocabularyError, match="3 "):
+        mapped(gaps, reference, conditions={"batch": "batch"})
