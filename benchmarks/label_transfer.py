@@ -1,18 +1,21 @@
 """Transfer labels onto two PBMC query batches and score them beside nearest neighbours after PCA.
 
     python benchmarks/label_transfer.py ../shared/data/pbmc_multibatch.h5ad [--seeds 0 1 2] [--folds]
+        [--starts best] [--query-epochs 20] [--all]
 
 Reference and query are the file's ``obs["split"]``: four batches, and two query batches that are mapped each on its
-own. ``--folds`` maps each reference batch onto the other three instead: what settings were chosen by. The score is over
-cells whose true label the reference has: accuracy, and F1 averaged over the labels that occur among them. Prints
-Markdown.
+own. ``--folds`` maps each reference batch onto the other three instead: what settings are chosen by. The score is over
+cells whose true label the reference has: accuracy, and F1 averaged over the labels that occur among them. Calibration
+error and AUROC judge the uncertainty, whose temperature is fitted on the tenth of the reference that training holds
+out. ``--all`` tries every way of label transfer. Prints Markdown: each seed, then the means.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 
 import anndata
 import numpy as np
@@ -23,9 +26,15 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import hub_client
+from hub_client import Model
+from hub_client.architectures import Start
+from hub_client.build import reference_atlas
+from hub_client.calibrate import calibrate
+from hub_client.data.cells import Cells
 from hub_client.manifest import Manifest, Plan
-from hub_client.manifest.v1 import Calibration, PrototypeLevel
-from hub_client.transfer import evidence, probabilities
+from hub_client.manifest.v1 import Calibration, PrototypeLevel, Trust
+from hub_client.nn.training import split
+from hub_client.transfer import evidence
 
 LABEL = "cell_type_broad"
 REFERENCE_PLAN = Plan(
@@ -49,6 +58,13 @@ RULES = {
     "scPoli, Gaussian prototypes": Calibration(level=LABEL, transfer="gaussians", prior=2.0, temperature=1.0),
     "scPoli, nearest prototype": Calibration(level=LABEL, transfer="prototypes", temperature=1.0),
 }
+MORE_RULES = {
+    "scPoli, Gaussian prototypes, prior 0": Calibration(level=LABEL, transfer="gaussians", prior=0.0, temperature=1.0),
+    "scPoli, Gaussian prototypes, prior 1": Calibration(level=LABEL, transfer="gaussians", prior=1.0, temperature=1.0),
+    "scPoli, 50 neighbours": Calibration(level=LABEL, transfer="neighbors", neighbors=50, temperature=1.0),
+    "scPoli, average of prototypes and neighbours": Calibration(level=LABEL, transfer="average", temperature=1.0),
+}
+FIGURES = ["accuracy", "macro-F1", "calibration error", "error AUROC"]
 
 
 @dataclass(frozen=True)
@@ -114,14 +130,56 @@ def described(reference: anndata.AnnData) -> Manifest:
     )
 
 
-def by_scpoli(task: Task, *, seed: int) -> dict[str, NDArray[np.str_]]:
+@dataclass(frozen=True)
+class Reference:
+    """A trained model, and the reference cells it was not trained on."""
+
+    model: Model
+    held_out: Cells
+
+
+def trained(task: Task, *, seed: int) -> Reference:
     model = hub_client.Model.build(described(task.reference), seed=seed)
     cells = hub_client.align(task.reference, model, labels={LABEL: LABEL})
     hub_client.train(model, cells, plan=REFERENCE_PLAN, seed=seed, progress=False)
-    mapping = hub_client.map_query(task.cells, model, plan=QUERY_PLAN, seed=seed, progress=False)
-    found = evidence(mapping.model, mapping.predictions.latent)[LABEL]
-    names = np.array(found.labels)
-    return {name: names[probabilities(found, rule).argmax(axis=1)] for name, rule in RULES.items()}
+    # with keep_best=False the cells that training holds out to validate have no part in the weights
+    kept, held_out = split(cells, model.vocabulary, fraction=REFERENCE_PLAN.validation_fraction, seed=seed)
+    model.reference = reference_atlas(model, cells.rows(kept.numpy()))
+    return Reference(model, cells.rows(held_out.numpy()))
+
+
+def by_scpoli(
+    task: Task, reference: Reference, rules: Mapping[str, Calibration], *, start: Start, epochs: int, seed: int
+) -> dict[str, tuple[float, ...]]:
+    """Return each rule's figures, in the order of ``FIGURES``."""
+    plan = QUERY_PLAN.model_copy(update={"epochs": epochs})
+    mapping = hub_client.map_query(task.cells, reference.model, start=start, plan=plan, seed=seed, progress=False)
+    cells = hub_client.align(task.cells, mapping.model)
+    return {name: _figures(task, mapping.model, cells, reference, rule) for name, rule in rules.items()}
+
+
+def _figures(task: Task, model: Model, cells: Cells, reference: Reference, rule: Calibration) -> tuple[float, ...]:
+    ruled = _ruled(model, rule)
+    found = evidence(ruled, hub_client.embed(ruled, reference.held_out))[LABEL]
+    fitted = calibrate(found, reference.held_out.labels[LABEL], rule=rule)
+    report = hub_client.evaluate(hub_client.predict(_ruled(model, fitted), cells), {LABEL: task.truth})[LABEL]
+    auroc = np.nan if report.error_auroc is None else report.error_auroc
+    return report.accuracy, report.macro_f1, report.calibration_error, auroc
+
+
+def _ruled(model: Model, rule: Calibration) -> Model:
+    return replace(model, manifest=model.manifest.model_copy(update={"trust": Trust(calibrations=(rule,))}))
+
+
+def rows(task: Task, options: argparse.Namespace) -> Iterator[tuple[object, ...]]:
+    yield ("kNN after PCA", "", task.query, 0, *scores(task, after_pca(task)), np.nan, np.nan)
+    rules = RULES | (MORE_RULES if options.all else {})
+    for seed in options.seeds:
+        reference = trained(task, seed=seed)
+        for start, epochs in product(options.starts, options.query_epochs):
+            found = by_scpoli(task, reference, rules, start=start, epochs=epochs, seed=seed)
+            setting = f"{start}, {epochs} epochs"
+            yield from ((method, setting, task.query, seed, *figures) for method, figures in found.items())
 
 
 def main() -> None:
@@ -129,22 +187,34 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folds", action="store_true")
-    arguments = parser.parse_args()
-    rows = []
-    for task in tasks(anndata.read_h5ad(arguments.data), folds=arguments.folds):
-        rows.append(("kNN after PCA", task.query, "", *scores(task, after_pca(task))))
-        for seed in arguments.seeds:
-            named = by_scpoli(task, seed=seed)
-            rows += [(method, task.query, seed, *scores(task, labels)) for method, labels in named.items()]
-    table = pd.DataFrame(rows, columns=["method", "query", "seed", "accuracy", "macro-F1"])
-    print("\n".join(_markdown(table.sort_values(["query", "method", "seed"], key=lambda column: column.astype(str)))))
+    parser.add_argument("--starts", nargs="+", choices=["best", "mean", "random"], default=["best"])
+    parser.add_argument("--query-epochs", type=int, nargs="+", default=[20])
+    parser.add_argument("--all", action="store_true")
+    options = parser.parse_args()
+    found = [row for task in tasks(anndata.read_h5ad(options.data), folds=options.folds) for row in rows(task, options)]
+    table = pd.DataFrame(found, columns=["method", "new rows", "query", "seed", *FIGURES])
+    print("\n".join(_markdown(table.sort_values(["query", "method", "new rows", "seed"]))), end="\n\n")
+    print("\n".join(_markdown(_means(table, ["query", "method", "new rows"]))), end="\n\n")
+    print("\n".join(_markdown(_means(table, ["method", "new rows"]))))
+
+
+def _means(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return means over seeds within each query, then over queries where ``by`` does not name them."""
+    within = table.groupby([*by, *({"query"} - set(by))], as_index=False)[FIGURES].mean()
+    return within.groupby(by, as_index=False)[FIGURES].mean()
 
 
 def _markdown(table: pd.DataFrame) -> Iterator[str]:
     yield "| " + " | ".join(table.columns) + " |"
     yield "|" + "---|" * len(table.columns)
-    for method, query, seed, accuracy, f1 in table.itertuples(index=False):
-        yield f"| {method} | {query} | {seed} | {accuracy:.3f} | {f1:.3f} |"
+    for row in table.itertuples(index=False):
+        yield "| " + " | ".join(_cell(value) for value in row) + " |"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.3f}"
+    return str(value)
 
 
 if __name__ == "__main__":
