@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
+from hub_client.data.obs import texts
 from hub_client.manifest.report import LabelScore, LevelReport, Report
 from hub_client.predict import UNKNOWN, LabelPrediction, Predictions
 
@@ -25,24 +26,33 @@ def evaluate(predictions: Predictions, truth: Mapping[str, ArrayLike] | pd.DataF
         From :func:`hub_client.predict`.
     truth
         Label level to the true label of each cell, ``(cells,)`` in the predictions' order; a Series or DataFrame is
-        matched by cell name. Cells without a true label (missing or empty) and cells whose true label the model does
-        not know are left out and counted.
+        matched by cell name. Cells without a true label (missing, empty, or not in a Series) are left out; those whose
+        true label the model does not know are left out and counted.
 
     Raises
     ------
+    InvalidInput
+        If the truth does not map levels to labels.
     VocabularyError
-        If the truth has a level that was not predicted, lacks cells, or shares no label with the model.
+        If the truth has a level that was not predicted, not one label a cell, cell names that repeat or that no cell
+        has, or no label the model knows.
 
     Examples
     --------
     >>> report = hub_client.evaluate(predictions, {"cell_type": adata.obs["cell_type"]})  # doctest: +SKIP
     >>> report["cell_type"].macro_f1  # doctest: +SKIP
     """
-    columns = {str(key): truth[str(key)] for key in truth}
+    if not isinstance(truth, Mapping | pd.DataFrame):
+        raise errors.InvalidInput(
+            f"the truth is a {type(truth).__name__}; it maps label levels to true labels: pass {{level: labels}}, with "
+            f"the levels {errors.names(predictions.levels) or 'none, as none was predicted'}.",
+            facts={"truth": type(truth).__name__},
+        )
+    columns = {str(key): truth[key] for key in truth}
     if strangers := [key for key in columns if key not in predictions.levels]:
         raise errors.VocabularyError(
             f"the truth has levels {errors.names(strangers)}, but {errors.names(predictions.levels) or 'none'} were "
-            "predicted. Rename the truth's columns to the model's label keys.",
+            "predicted. Pass {level: labels} for the levels that were.",
             field="level",
             unknown=strangers,
             known=predictions.levels,
@@ -68,16 +78,36 @@ def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport
 
 
 def _in_order(key: str, predictions: Predictions, values: ArrayLike) -> Names:
+    """Return the true label of each cell, ``""`` for those without one."""
+    cells = predictions.obs_names
     if isinstance(values, pd.Series):
-        values = values.reindex(predictions.obs_names)
-    column = pd.Series(np.asarray(values, dtype=object))
-    if len(column) != len(predictions.obs_names):
+        return texts(_by_name(key, values, pd.Index(cells)))
+    column = np.asarray(values, dtype=object)
+    if column.shape != cells.shape:
         raise errors.VocabularyError(
-            f"the truth of level {key!r} has {len(column):,} values for {len(predictions.obs_names):,} cells.",
+            f"the truth of level {key!r} has shape {column.shape}; expected one label for each of the {len(cells):,} "
+            "cells, in their order. A Series of any length is matched by cell name.",
             field=key,
         )
-    names: Names = column.where(column.notna(), "").to_numpy(dtype=str)
-    return names
+    return texts(pd.Series(column))
+
+
+def _by_name(key: str, values: pd.Series, cells: pd.Index) -> pd.Series:
+    found = values[values.index.isin(cells)]
+    if found.empty:
+        raise errors.VocabularyError(
+            f"the truth of level {key!r} is of other cells: it names {errors.names(values.index)}, the predictions "
+            f"{errors.names(cells)}. If it is in the predictions' order, pass its values without the names.",
+            field=key,
+        )
+    if repeated := list(found.index[found.index.duplicated()].unique()):
+        raise errors.VocabularyError(
+            f"the truth of level {key!r} names {len(repeated):,} cells more than once: {errors.names(repeated)}. "
+            "Leave one label for each.",
+            field=key,
+            unknown=repeated,
+        )
+    return found.reindex(cells)
 
 
 def _rows(predicted: LabelPrediction, kept: NDArray[np.bool_]) -> tuple[Names, NDArray[np.float64]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,16 +68,45 @@ def test_a_series_is_matched_by_cell_name() -> None:
     found = predictions(np.array(["B", "NK", "T"]), np.zeros(3))
     truth = pd.Series(["T", "B", "NK"], index=["cell2", "cell0", "cell1"])
     assert evaluate(found, {"cell_type": truth})["cell_type"].accuracy == 1.0
+    assert evaluate(found, truth.to_frame("cell_type"))["cell_type"].accuracy == 1.0
+
+
+def test_a_series_may_lack_cells_and_name_others() -> None:
+    found = predictions(np.array(["B", "NK", "T"]), np.zeros(3))
+    truth = pd.Series(["T", "B", "B", None], index=["cell1", "cell0", "elsewhere", "cell2"])
+    report = evaluate(found, {"cell_type": truth})["cell_type"]
+    assert (report.cells, report.accuracy, report.not_in_model) == (2, 0.5, {})
+
+
+def test_numbers_are_read_as_labels_are_in_alignment() -> None:
+    """A column with gaps makes whole numbers floats: 1.0 is the label 1."""
+    found = predictions(np.array(["B", "NK", "T"]), np.zeros(3))
+    clusters = found.levels["cell_type"].probabilities.set_axis(["1", "2", "3"], axis=1)
+    level = LabelPrediction(np.array(["1", "2", "1"], dtype=object), np.zeros(3), clusters, None)
+    found = Predictions(found.obs_names, found.latent, {"cluster": level})
+    report = evaluate(found, {"cluster": pd.Series([1, np.nan, 2], index=found.obs_names)})["cluster"]
+    assert (report.cells, report.accuracy, report.not_in_model) == (2, 0.5, {})
 
 
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        ({"cell_typ": ["B"]}, "Rename the truth's columns"),
-        ({"cell_type": ["B", "T"]}, "2 values for 1 cells"),
+        ({"cell_typ": ["B"]}, "has levels cell_typ, but cell_type were predicted"),
+        ({"cell_type": ["B", "T"]}, r"shape \(2,\); expected one label for each of the 1 cells"),
+        ({"cell_type": [["B"]]}, r"shape \(1, 1\); expected one label"),
+        ({"cell_type": "B"}, r"shape \(\); expected one label"),
         ({"cell_type": ["HSC"]}, "no true label"),
+        ({"cell_type": pd.Series(["B"], index=["other"])}, "of other cells: it names other, the predictions cell0"),
+        ({"cell_type": pd.Series(["B"])}, "pass its values without the names"),
+        ({"cell_type": pd.Series(["B", "T"], index=["cell0"] * 2)}, "1 cells more than once: cell0"),
     ],
 )
-def test_a_truth_that_does_not_fit_is_refused(truth: dict[str, list[str]], message: str) -> None:
+def test_a_truth_that_does_not_fit_is_refused(truth: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.VocabularyError, match=message):
+        evaluate(predictions(np.array(["B"]), np.zeros(1)), truth)
+
+
+@pytest.mark.parametrize("truth", [["B"], pd.Series(["B"], index=["cell0"]), "cell_type", None])
+def test_a_truth_without_levels_is_refused(truth: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match=r"pass \{level: labels\}, with the levels cell_type"):
         evaluate(predictions(np.array(["B"]), np.zeros(1)), truth)
