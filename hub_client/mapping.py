@@ -159,14 +159,21 @@ def _provenance(reference: Model, cells: Cells, *, plan: Plan, seed: int, start:
 
     The alignment report and the plan are JSON texts: gene names as keys would not survive HDF5.
     """
-    manifest, ref = reference.manifest, reference.ref
-    known = {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
-    known |= {"name": ref.repo, "commit": ref.commit, "digest": ref.digest, "hub": ref.hub} if ref else {}
     return {
-        "reference": known,
+        "reference": _identity(reference),
         "alignment": json.dumps(asdict(cells.report), ensure_ascii=False),
         "plan": plan.model_dump_json(),
         "seed": seed,
         "start": start,
         "versions": versions(),
     }
+
+
+def _identity(reference: Model) -> dict[str, str]:
+    """Return what a reference is called: its place in a hub, or, if it was changed since, what it was grown from."""
+    manifest, ref = reference.manifest, reference.ref
+    found = {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
+    if ref is None:
+        return found
+    unchanged = ref.digest == manifest.digest
+    return found | ({"name": ref.repo, "commit": ref.commit, "hub": ref.hub} if unchanged else {"grown_from": str(ref)})

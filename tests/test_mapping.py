@@ -70,6 +70,28 @@ def test_results_survive_a_file(reference: Model, query: anndata.AnnData, tmp_pa
     assert {"torch", "archzoo"} <= set(said["versions"])
 
 
+def test_a_pulled_reference_is_named_by_its_place(reference: Model, query: anndata.AnnData, tmp_path: Path) -> None:
+    ref = hub_client.push(reference, "lab/simulated", hub=tmp_path / "hub")
+    pulled = hub_client.pull("lab/simulated", hub=tmp_path / "hub")
+    said = mapped(query, pulled).adata.uns["archzoo"]["reference"]
+    places = {"name": "lab/simulated", "commit": ref.commit, "hub": str(tmp_path / "hub")}
+    assert said == places | {"version": "1.0.0", "digest": ref.digest}
+
+
+def test_a_reference_that_was_changed_since_is_not_called_what_it_was(
+    reference: Model, query: anndata.AnnData, tmp_path: Path
+) -> None:
+    """The model of one mapping as the reference of the next has no commit of its own: what it grew from has."""
+    ref = hub_client.push(reference, "lab/simulated", hub=tmp_path / "hub")
+    grown = mapped(query, hub_client.pull("lab/simulated", hub=tmp_path / "hub")).model
+    more = simulated.counts(simulated.SECOND_QUERY, cells=60)
+    said = mapped(more, grown).adata.uns["archzoo"]["reference"]
+    assert said["version"] == "1.1.0"
+    assert said["grown_from"] == str(ref)
+    assert said["digest"] == grown.manifest.digest != ref.digest
+    assert "commit" not in said
+
+
 def test_a_query_with_one_batch_gets_one_new_category(
     reference: Model, query: anndata.AnnData, caplog: pytest.LogCaptureFixture
 ) -> None:
