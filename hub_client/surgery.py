@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -37,6 +37,8 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int 
 
     Raises
     ------
+    InvalidInput
+        If ``start`` is none of these.
     VocabularyError
         If a condition is new and the manifest says that its key takes no new categories.
 
@@ -44,6 +46,10 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int 
     --------
     >>> model = hub_client.surgery(reference, cells)  # doctest: +SKIP
     """
+    if start not in get_args(Start):
+        raise errors.InvalidInput(
+            f"start is {start!r}; it is one of {errors.names(get_args(Start))}.", facts={"start": start}
+        )
     manifest = _grown(reference, cells, start)
     with reference.on(device):
         network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)

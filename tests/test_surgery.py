@@ -140,6 +140,12 @@ def test_random_rows_are_no_longer_than_allowed() -> None:
     assert (torch.linalg.vector_norm(embeddings, dim=1) <= 1.0).all()
 
 
+def test_a_start_there_is_none_of() -> None:
+    with pytest.raises(errors.InvalidInput, match="start is 'nearest'; it is one of random, mean, best") as caught:
+        surgery(reference(), query(reference()), start="nearest")
+    assert caught.value.facts == {"start": "nearest"}
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
