@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -420,11 +421,11 @@ class _Sums:
 
 
 class _Bar:
-    """A rich progress bar over epochs with loss terms and cells per second."""
+    """A rich progress bar over epochs with loss terms and cells per second, on standard error as it is no result."""
 
     def __init__(self, epochs: int, *, shown: bool) -> None:
         columns = (TextColumn("training"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.description}"))
-        self._progress = Progress(*columns, TimeRemainingColumn(), disable=not shown)
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown)
         self._task = self._progress.add_task("", total=epochs)
 
     def __enter__(self) -> _Bar:
