@@ -74,3 +74,12 @@ def test_products_computed_beforehand_travel_with_their_cells() -> None:
     assert found.take(torch.tensor([1])).expression is None
     found.expression = torch.arange(len(cells), dtype=torch.float32)[:, None]
     assert_array_equal(found.take(torch.tensor([4, 2])).expression, [[4.0], [2.0]])
+
+
+@pytest.mark.parametrize("index", [None, [9, 2, 4], []])
+def test_rows_are_computed_in_order(index: list[int] | None) -> None:
+    found, cells = batches()
+    chosen = None if index is None else torch.tensor(index, dtype=torch.int64)
+    computed = found.rows(lambda batch: batch.dense(batch.values), batch_size=50, index=chosen)
+    assert_array_equal(computed, cells.x.toarray() if index is None else cells.x[index].toarray())
+    assert found.rows(lambda batch: batch.size_factor, batch_size=50, index=chosen).ndim == 1

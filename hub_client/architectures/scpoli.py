@@ -330,7 +330,7 @@ class ScPoli(nn.Module):
 
     @torch.no_grad()
     def _products(self, batches: Batches) -> Tensor:
-        return torch.cat([self.expression_product(batch) for batch in batches.in_order(1024)])
+        return batches.rows(self.expression_product, batch_size=1024)
 
     def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Place the prototypes when they are about to join the loss."""
@@ -415,9 +415,9 @@ class ScPoli(nn.Module):
     def _means(self, batches: Batches, *, batch_size: int = 1024, index: Tensor | None = None) -> Tensor:
         training = self.training
         self.eval()
-        parts = [self.encode(batch)[0] for batch in batches.in_order(batch_size, index=index)]
+        means = batches.rows(lambda batch: self.encode(batch)[0], batch_size=batch_size, index=index)
         self.train(training)
-        return torch.cat(parts) if parts else torch.zeros(0, self.config.latent)
+        return means
 
     def embed(self, cells: Cells, *, batch_size: int = 512) -> Array:
         """Return the posterior mean of every cell, ``(cells, latent)``."""
@@ -426,9 +426,10 @@ class ScPoli(nn.Module):
 
     def posterior(self, cells: Cells, *, batch_size: int = 512) -> tuple[Array, Array]:
         """Return the posterior's mean and variance of every cell, ``(cells, latent)`` each."""
+        self.eval()
         with torch.no_grad():
-            parts = [self.eval().encode(batch) for batch in self.batches(cells).in_order(batch_size)]
-        mean, variance = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+            both = self.batches(cells).rows(lambda batch: torch.stack(self.encode(batch), dim=1), batch_size=batch_size)
+        mean, variance = both.cpu().numpy().swapaxes(0, 1)
         return mean, variance
 
     def score(self, latent: Array) -> dict[str, Scores]:
@@ -486,12 +487,10 @@ class ScPoli(nn.Module):
         choices = START[start](self, network, cells, seed)
         return network, choices
 
-    def trial_losses(self, cells: Cells, combinations: list[int], *, seed: int = 0) -> NDArray[np.float64]:
+    def trial_losses(self, cells: Cells, combinations: list[int]) -> NDArray[np.float64]:
         """Return the mean reconstruction loss of ``cells`` as if each combination were theirs, ``(combinations,)``."""
-        generator = np.random.default_rng(seed)
-        chosen = np.sort(generator.permutation(len(cells))[:CELLS_PER_TRIAL])
         rows = self.vocabulary.combinations
-        return np.array([self._trial(cells.rows(chosen), rows[code]) for code in combinations])
+        return np.array([self._trial(cells, rows[code]) for code in combinations])
 
     def _trial(self, cells: Cells, combination: tuple[str, ...]) -> float:
         keys = self.vocabulary.conditions
@@ -501,9 +500,10 @@ class ScPoli(nn.Module):
     @torch.no_grad()
     def reconstruction_losses(self, cells: Cells, *, batch_size: int = 1024) -> Array:
         """Return each cell's reconstruction loss at its posterior mean, ``(cells,)`` (nats; squared error for mse)."""
-        batches = self.eval().batches(cells).in_order(batch_size)
-        found: Array = torch.cat([self.reconstruction(batch, self.encode(batch)[0]) for batch in batches]).cpu().numpy()
-        return found
+        batches = self.eval().batches(cells)
+        found = batches.rows(lambda batch: self.reconstruction(batch, self.encode(batch)[0]), batch_size=batch_size)
+        losses: Array = found.cpu().numpy()
+        return losses
 
     @torch.no_grad()
     def labelled(self, manifest: Manifest, *, level: str, clusters: Sequence[int], cells: Cells) -> ScPoli:
@@ -593,7 +593,8 @@ def _best(old: ScPoli, new: ScPoli, cells: Cells, seed: int) -> dict[str, str]:
     codes = new.vocabulary.combination_codes(new.vocabulary.condition_codes(cells.conditions))
     trials: dict[int, NDArray[np.float64]] = {}
     for code in sorted(set(codes[codes >= len(known)].tolist())):
-        trials[code] = old.trial_losses(cells.rows(codes == code), list(range(len(known))), seed=seed)
+        tried = cells.rows(_drawn(np.flatnonzero(codes == code), seed))
+        trials[code] = old.trial_losses(tried, list(range(len(known))))
         if new.theta is not None:
             new.theta.query[code - len(known)] = new.theta.reference[int(trials[code].argmin())]
     choices = {}
@@ -606,6 +607,11 @@ def _best(old: ScPoli, new: ScPoli, cells: Cells, seed: int) -> dict[str, str]:
                 table.query[offset] = table.reference[old.vocabulary.conditions[key].names.index(source)]
                 choices[f"{key}={name}"] = source
     return choices
+
+
+def _drawn(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return the rows that are tried, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:CELLS_PER_TRIAL])
 
 
 def _best_category(known: tuple[tuple[str, ...], ...], position: int, trials: list[NDArray[np.float64]]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,6 +170,19 @@ class Batches:
         for part in torch.split(chosen, batch_size):
             if len(part):
                 yield self.take(part)
+
+    def rows(self, compute: Callable[[Batch], Tensor], *, batch_size: int, index: Tensor | None = None) -> Tensor:
+        """Return what ``compute`` returns for all cells (or those at ``index``), in order, ``(cells, ...)``.
+
+        The result is filled in place: to keep the parts until the end would leave a small one behind every minibatch,
+        where no later minibatch fits, and so cost a minibatch of memory for each.
+        """
+        chosen = torch.arange(len(self)) if index is None else index
+        none = compute(self.take(chosen[:0]))
+        found = none.new_empty((len(chosen), *none.shape[1:]))
+        for number, batch in enumerate(self.in_order(batch_size, index=chosen)):
+            found[number * batch_size :][: len(batch)] = compute(batch)
+        return found
 
 
 def _label_codes(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:
