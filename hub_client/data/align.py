@@ -72,7 +72,7 @@ def align(
     previous symbol, alias. Names that could mean two genes are not used, and case is not changed.
 
     Every value of the matrix is checked. Matrices on disk are read in blocks and sparse ones stay sparse: memory is
-    that of the result. ``adata`` is never written to.
+    twice that of the result at most, and a block. ``adata`` is never written to.
 
     Parameters
     ----------
@@ -191,7 +191,8 @@ def _values(source: Source, match: Match, *, manifest: Manifest) -> tuple[sparse
 
 def _logged(x: sparse.csr_matrix, totals: NDArray[np.float64], *, target_sum: float | None) -> sparse.csr_matrix:
     factors = np.ones_like(totals) if target_sum is None else target_sum / np.maximum(totals, 1)
-    logs = np.log1p(x.data * np.repeat(factors, np.diff(x.indptr)))
+    logs = np.repeat(factors, np.diff(x.indptr))
+    np.log1p(np.multiply(logs, x.data, out=logs), out=logs)
     return sparse.csr_matrix((logs.astype(np.float32), x.indices, x.indptr), shape=x.shape)
 
 

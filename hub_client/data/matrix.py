@@ -29,7 +29,7 @@ _BY_COLUMN = (sparse.csc_matrix, sparse.csc_array, CSCDataset)
 def pick(matrix: Any, target: Indices, *, genes: int, look: Look) -> sparse.csr_matrix:
     """Return the model's columns of a matrix, ``(cells, genes)`` CSR float32, sorted and without explicit zeros.
 
-    Memory beyond the result is that of a block, whatever the size of the matrix on disk.
+    Memory is twice that of the result and a block, whatever the size of the matrix on disk.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def pick(matrix: Any, target: Indices, *, genes: int, look: Look) -> sparse.csr_
     """
     wanted = np.flatnonzero(target >= 0)
     read = _by_columns if isinstance(matrix, _BY_COLUMN) else _by_rows
-    return _renamed(read(matrix, wanted, look=look), target[wanted], genes=genes)
+    return _renamed(read(matrix, wanted, look=look).tocsr(), target[wanted], genes=genes)
 
 
 def row_sums(matrix: Any) -> NDArray[np.float64]:
@@ -75,19 +75,20 @@ def _by_rows(matrix: Any, wanted: Indices, *, look: Look) -> sparse.csr_matrix:
     return sparse.vstack(parts, format="csr")
 
 
-def _by_columns(matrix: Any, wanted: Indices, *, look: Look) -> sparse.csr_matrix:
+def _by_columns(matrix: Any, wanted: Indices, *, look: Look) -> sparse.csc_matrix:
     parts, start = [], 0
     for block in _column_blocks(matrix):
         look(_stored(block))
         stop = start + block.shape[1]
         parts.append(block[:, wanted[(wanted >= start) & (wanted < stop)] - start])
         start = stop
-    return sparse.hstack(parts, format="csr")
+    return sparse.hstack(parts, format="csc")
 
 
 def _renamed(block: sparse.csr_matrix, target: Indices, *, genes: int) -> sparse.csr_matrix:
-    """Return a CSR with each column's index replaced by its target."""
-    parts = (block.data.astype(np.float32), target.astype(block.indices.dtype)[block.indices], block.indptr)
+    """Return a CSR with each column's index replaced by its target; it may take the block's own values."""
+    values = block.data.astype(np.float32, copy=False)
+    parts = (values, target.astype(block.indices.dtype)[block.indices], block.indptr)
     renamed = sparse.csr_matrix(parts, shape=(block.shape[0], genes))
     renamed.sum_duplicates()
     renamed.eliminate_zeros()
