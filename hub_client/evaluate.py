@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -62,19 +62,32 @@ def evaluate(predictions: Predictions, truth: Mapping[str, ArrayLike] | pd.DataF
 
 def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport:
     predicted, truth = predictions.levels[key], _in_order(key, predictions, values)
-    known = list(predicted.probabilities.columns)
-    kept = np.isin(truth, known)
-    if not kept.any():
-        raise errors.VocabularyError(
-            f"no true label of level {key!r} is known to the model, which knows {errors.names(known)}.",
-            field=key,
-            unknown=np.unique(truth).tolist(),
-            known=known,
-        )
+    kept = known_cells(key, truth, known=list(predicted.probabilities.columns))
     strangers = pd.Series(truth[~kept & (truth != "")]).value_counts()
     return _report(
         key, truth[kept], _rows(predicted, kept), {str(name): int(count) for name, count in strangers.items()}
     )
+
+
+def known_cells(level: str, truth: Names, *, known: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which cells have a true label that is known, ``(cells,)``.
+
+    Raises
+    ------
+    VocabularyError
+        If none has.
+    """
+    kept: NDArray[np.bool_] = np.isin(truth, known)
+    if not kept.any():
+        given = np.unique(truth[truth != ""]).tolist()
+        raise errors.VocabularyError(
+            f"no true label of level {level!r} is known to the model: the truth has {errors.names(given) or 'none'}, "
+            f"the model {errors.names(known)}. Rename the truth's labels to the model's.",
+            field=level,
+            unknown=given,
+            known=known,
+        )
+    return kept
 
 
 def _in_order(key: str, predictions: Predictions, values: ArrayLike) -> Names:

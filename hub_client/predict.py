@@ -129,6 +129,12 @@ def predict(
     return Predictions(cells.obs_names, latent, levels)
 
 
+def predictable(model: Model) -> tuple[str, ...]:
+    """Return the label levels that the model can predict: those with prototypes or reference cells."""
+    point = np.zeros((1, model.manifest.axes()["latent"]), dtype=np.float32)
+    return tuple(evidence(model, point))
+
+
 def joined(parts: Sequence[Predictions]) -> Predictions:
     """Return the predictions of several sets of cells, with the same levels, as one."""
     return Predictions(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import numpy as np
 import pytest
 
 import hub_client
@@ -236,8 +237,6 @@ def test_map_reports_slips_before_training(run: Run, folder: Path, tmp_path: Pat
     words = ["map", folder, "--query", query, "--out", tmp_path / "mapped.h5ad"]
     assert run("map", folder, "--query", tmp_path / "none.h5ad", "--out", tmp_path / "mapped.h5ad").code == 3
     assert run(*words, "-c", "batch=donor").code == 8
-    assert run(*words, "--truth", "cell_type=author").code == 8
-    assert run(*words, "--truth", "tissue=batch").code == 8
     assert run(*words, "--plan", tmp_path / "none.toml").code == 3
     plan = tmp_path / "plan.toml"
     plan.write_text("epochs = [")
@@ -246,6 +245,51 @@ def test_map_reports_slips_before_training(run: Run, folder: Path, tmp_path: Pat
     wrong = run(*words, "--plan", plan)
     assert wrong.code == 7 and "epochs" in wrong.err
     assert not (tmp_path / "mapped.h5ad").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cell_type=cell_typ"], "no column 'cell_typ', which was to hold the truth of 'cell_type' (--truth). Did you"),
+        (["tissue=batch"], "--truth names tissue, but this model predicts cell_type."),
+        (["cell_type=batch"], "the truth has q0, q1, the model B, Mono, NK, T."),
+        (["cell_type=none"], "the truth has none, the model B"),
+        (["tissue=batch", "--labels", "tissue=batch"], "--truth names tissue"),
+        (["cell_type=batch", "--labels", "cell_type=cell_class"], "the model B, Mono, NK, T, lymphoid and 1 more."),
+    ],
+)
+def test_a_truth_is_checked_before_training(
+    run: Run, folder: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    query = anndata.read_h5ad(folder.parent / "query.h5ad")
+    query.obs["none"] = np.nan
+    query.write_h5ad(tmp_path / "query.h5ad")
+    options = ["-c", "batch=batch", "--out", tmp_path / "mapped.h5ad"]
+    outcome = run("map", folder, "--query", tmp_path / "query.h5ad", *options, "--truth", *words)
+    assert (outcome.code, outcome.out) == (8, "")
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert said in outcome.err
+    assert not (tmp_path / "mapped.h5ad").exists()
+
+
+def test_a_model_without_prototypes_has_no_truth(run: Run, folder: Path, tmp_path: Path) -> None:
+    hub_client.Model.build(simulated.manifest()).save(tmp_path / "untrained")
+    query, out = folder.parent / "query.h5ad", tmp_path / "mapped.h5ad"
+    outcome = run("map", tmp_path / "untrained", "--query", query, "--out", out, "--truth", "cell_type=cell_type")
+    assert outcome.code == 8 and "this model predicts no labels" in outcome.err
+
+
+@pytest.mark.slow
+def test_truth_of_labels_that_the_query_teaches(run: Run, folder: Path, tmp_path: Path) -> None:
+    query = anndata.read_h5ad(folder.parent / "query.h5ad")
+    query.obs["mine"] = "my " + query.obs["cell_type"].astype(str)
+    query.write_h5ad(tmp_path / "query.h5ad")
+    words = ["map", folder, "--query", tmp_path / "query.h5ad", "-c", "batch=batch", "--epochs", "2", "-q", "--json"]
+    taught = ["--labels", "cell_type=mine", "--truth", "cell_type=mine"]
+    outcome = run(*words, *taught, "--out", tmp_path / "mapped.h5ad")
+    assert outcome.code == 0
+    (judged,) = outcome.json["evaluation"]
+    assert (judged["cells"], judged["not_in_model"]) == (240, {})
 
 
 def test_model_names_are_completed(run: Run, pushed: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import tomllib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -118,7 +118,7 @@ def map_cells(
     from hub_client.mapping import map_query
 
     cells = _query(query)
-    known = _truth(cells, truth_columns, reference=reference)
+    known = _truth(cells, truth_columns, reference=reference, taught=settings["labels"] or {})
     mapping = map_query(
         cells,
         reference,
@@ -177,21 +177,43 @@ def _example_conditions(name: str) -> dict[str, str] | None:
     return {"batch": "batch"} if name in QUERIES else None
 
 
-def _truth(cells: AnnData, columns: dict[str, str], *, reference: Model) -> dict[str, pd.Series]:
-    """Return the obs columns predictions shall be judged by: before training, so that a slip costs no time."""
-    _check_known("the model's label levels", columns, reference.vocabulary.labels)
-    _check_known("the query's obs columns", columns.values(), cells.obs.columns)
-    return {level: cells.obs[column] for level, column in columns.items()}
+def _truth(
+    cells: AnnData, columns: dict[str, str], *, reference: Model, taught: dict[str, str]
+) -> dict[str, pd.Series]:
+    """Return the obs columns predictions shall be judged by, checked before training, so that a slip costs no time."""
+    from hub_client.data.obs import column
+    from hub_client.predict import predictable
+
+    if not columns:
+        return {}
+    judged = {*predictable(reference), *taught}
+    _check_levels(columns, known=[level for level in reference.vocabulary.labels if level in judged])
+    truth = {
+        level: column(cells.obs, name, purpose=f"the truth of {level!r} (--truth)") for level, name in columns.items()
+    }
+    for level, values in truth.items():
+        _check_overlap(level, values, reference=reference, taught=cells.obs.get(taught.get(level)))
+    return truth
 
 
-def _check_known(what: str, wanted: Iterable[str], known: Iterable[str]) -> None:
-    if lost := [name for name in wanted if name not in known]:
+def _check_levels(wanted: Iterable[str], *, known: Sequence[str]) -> None:
+    if strangers := [level for level in wanted if level not in known]:
         raise errors.VocabularyError(
-            f"--truth: {errors.names(lost)} not found in {what}: {errors.names(known) or 'none'}.",
+            f"--truth names {errors.names(strangers)}, but this model predicts {errors.names(known) or 'no labels'}. "
+            "Write --truth LEVEL=COLUMN with one of its levels.",
             field="truth",
-            unknown=lost,
+            unknown=strangers,
             known=known,
         )
+
+
+def _check_overlap(level: str, truth: pd.Series, *, reference: Model, taught: pd.Series | None) -> None:
+    """Raise VocabularyError if no true label is one that the model knows or will have learned from the query."""
+    from hub_client.data.obs import texts
+    from hub_client.evaluate import known_cells
+
+    learned = () if taught is None else texts(taught.drop_duplicates())
+    known_cells(level, texts(truth), known=[*reference.vocabulary.labels[level].names, *learned])
 
 
 def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:

@@ -19,7 +19,7 @@ NEW = "query"
 """The category of a query that does not say which conditions its cells come from."""
 
 
-def _column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
+def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
     """Return a column of obs.
 
     Raises
@@ -132,7 +132,7 @@ def _condition(obs: pd.DataFrame, condition: Condition, name: str | None) -> Nam
     if name is None:
         values = np.full(len(obs), _unused(condition.categories))
     else:
-        values = _whole_column(_column(obs, name, purpose=f"the condition {condition.key!r}"), condition.key)
+        values = _whole_column(column(obs, name, purpose=f"the condition {condition.key!r}"), condition.key)
     strangers = sorted(set(np.unique(values).tolist()) - set(condition.categories))
     if strangers and condition.unknown == "error":
         raise errors.VocabularyError(
@@ -167,7 +167,7 @@ def _label_levels(obs: pd.DataFrame, manifest: Manifest, *, columns: Mapping[str
     levels = {level.key: level for level in manifest.labels}
     _check_keys(columns, levels, argument="labels")
     return {
-        key: _labels(_column(obs, name, purpose=f"the labels {key!r}"), levels[key]) for key, name in columns.items()
+        key: _labels(column(obs, name, purpose=f"the labels {key!r}"), levels[key]) for key, name in columns.items()
     }
 
 
@@ -208,7 +208,7 @@ def _size_factors(obs: pd.DataFrame, name: str) -> NDArray[np.float32]:
     VocabularyError
         If the column is not there, or holds anything but positive numbers.
     """
-    values = pd.to_numeric(_column(obs, name, purpose="each cell's size factor (its total counts)"), errors="coerce")
+    values = pd.to_numeric(column(obs, name, purpose="each cell's size factor (its total counts)"), errors="coerce")
     factors = values.to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = int((~(np.isfinite(factors) & (factors > 0))).sum())
     if wrong:
