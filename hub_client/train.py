@@ -29,7 +29,8 @@ def train(
     """Train a model in place and return how it went.
 
     A model that came out of :func:`hub_client.surgery` trains the rows of its new conditions and nothing else; any
-    other trains whole. Ctrl-C ends training and keeps the best weights so far.
+    other trains whole. Ctrl-C ends training and keeps the best weights so far. The same seed gives the same weights,
+    bit for bit, on the same machine with the same versions and number of threads (``torch.set_num_threads``).
 
     Parameters
     ----------
