@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 
 import hub_client
@@ -51,13 +52,15 @@ def train(
     Raises
     ------
     InvalidInput
-        If there is nothing to train, the loss becomes NaN, or the devices or the precision are not to be had.
+        If there is nothing to train, the loss becomes NaN (the model is then as it was before), or the devices or the
+        precision are not to be had.
     VocabularyError
         If the cells have conditions that the model does not know.
     """
     plan = query_plan(model) if plan is None else plan
     runtime = Runtime(accelerator=accelerator, devices=devices, precision=precision, progress=progress)
-    history = model.network.fit(cells, plan, seed=seed, runtime=runtime)
+    unit = "squared error" if model.manifest.input.kind == "log1p" else "nats"
+    history = replace(model.network.fit(cells, plan, seed=seed, runtime=runtime), reconstruction_unit=unit)
     model.record(
         Training(
             datasets=model.manifest.training.datasets,

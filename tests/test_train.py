@@ -64,12 +64,17 @@ def test_a_query_without_a_recommendation_trains_by_default() -> None:
     assert query_plan(surgery(model, cells_for(model.manifest, QUERY, cells=80))) == Plan()
 
 
-def test_a_loss_that_is_no_number() -> None:
-    model = Model.build(manifest())
+@pytest.mark.parametrize("normalization", ["layer", "batch"])
+def test_a_loss_that_is_no_number_leaves_the_model_as_it_was(normalization: str) -> None:
+    model = Model.build(manifest(normalization=normalization))
     cells = cells_for(model.manifest)
+    train(model, cells, plan=SHORT, progress=False, accelerator="cpu")
+    before, record = model.tensors(), model.manifest
     cells.x.data[3] = np.nan
-    with pytest.raises(errors.InvalidInput, match="the loss became nan in epoch 0"):
+    with pytest.raises(errors.InvalidInput, match=r"the loss became nan in epoch 0.*lower learning_rate"):
         train(model, cells, plan=SHORT, progress=False, accelerator="cpu")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.tensors().items())
+    assert model.manifest == record
 
 
 def test_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

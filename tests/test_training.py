@@ -18,7 +18,9 @@ from hub_client.data.batches import Batch
 from hub_client.data.cells import Cells
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.plan import EarlyStopping, Plan
+from hub_client.model import Model
 from hub_client.nn.training import History, Runtime, Split, run, split
+from hub_client.train import train
 from tests.simulated import REFERENCE, cells_for, manifest
 
 ROOT = Path(__file__).parents[1]
@@ -225,9 +227,29 @@ def test_weight_decay_reaches_the_optimiser() -> None:
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number(loss: float) -> None:
-    with pytest.raises(errors.InvalidInput, match=r"epoch 2.*learning_rate") as caught:
-        trained(Scripted(1.0, 1.0, loss))
+    network = Scripted(1.0, 1.0, loss)
+    with pytest.raises(errors.InvalidInput, match=r"epoch 2; the model is as it was.*learning_rate") as caught:
+        trained(network)
     assert caught.value.facts["epoch"] == 2
+    assert network.after_epochs[1] != 0.0 == float(network.weight.detach())
+    assert not network.training
+
+
+def test_what_changed_its_shape_in_training_is_put_back() -> None:
+    """Unlabelled prototypes are as many as there are clusters."""
+
+    class Clustered(Scripted):
+        def __init__(self, *losses: float) -> None:
+            super().__init__(*losses)
+            self.register_buffer("unlabelled", torch.zeros(0, 2))
+
+        def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
+            self.unlabelled = torch.ones(3, 2)
+
+    network = Clustered(1.0, float("nan"))
+    with pytest.raises(errors.InvalidInput, match="epoch 1"):
+        trained(network)
+    assert network.unlabelled.shape == (0, 2)
 
 
 def test_no_cells() -> None:
@@ -279,6 +301,16 @@ def test_history_plots_each_term_of_both_splits() -> None:
     assert [axes.get_title() for axes in figure.axes] == ["loss", "reconstruction", "unweighted"]
     assert [line.get_label() for line in figure.axes[0].lines] == ["train", "validation", "kept"]
     assert figure.axes[1].lines[1].get_ydata().tolist() == [5.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "unit"), [("nb", "nats per cell"), ("poisson", "nats per cell"), ("mse", "squared error per cell")]
+)
+def test_plots_name_their_units(likelihood: str, unit: str) -> None:
+    model = Model.build(manifest(likelihood=likelihood))
+    history = train(model, cells_for(model.manifest), plan=Plan(epochs=1), progress=False, accelerator="cpu")
+    labels = {axes.get_title(): axes.get_ylabel() for axes in history.plot().axes}
+    assert (labels["reconstruction"], labels["kl"], labels["prototype"]) == (unit, "nats per cell", "distance")
 
 
 def test_history_says_where_and_how_long() -> None:

@@ -26,6 +26,7 @@ from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.plan import EarlyStopping, Plan
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Terms = dict[str, Tensor]
@@ -33,6 +34,8 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Weights, counts and losses are always float32; in mixed precision, matrix products are not."""
 SHOWN = {"reconstruction": "rec", "kl": "kl", "prototype": "proto", "mmd": "mmd", "hsic": "hsic"}
 """What the progress bar shows, and how it calls it."""
+UNITS = {"loss": "weighted sum", "unweighted": "sum", "kl": "nats per cell", "prototype": "distance"}
+"""What a loss term's axis in a plot says; the reconstruction's depends on the likelihood."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class History:
     Attributes
     ----------
     epochs
-        One row an epoch: each loss term of the training and the validation cells (nats per cell; columns
+        One row an epoch: each loss term of the training and the validation cells (means over cells; columns
         ``train_<term>`` and ``validation_<term>``), the learning rate and the cells trained on per second.
     best_epoch
         The epoch whose weights were kept; None when nothing was judged.
@@ -62,6 +65,8 @@ class History:
         Wall time.
     device
         Where it ran.
+    reconstruction_unit
+        What the reconstruction term is measured in: ``nats``, or ``squared error`` for mse models.
     """
 
     epochs: pd.DataFrame
@@ -69,6 +74,7 @@ class History:
     stopped: str
     seconds: float
     device: str
+    reconstruction_unit: str = "nats"
 
     @property
     def losses(self) -> dict[str, float]:
@@ -85,15 +91,21 @@ class History:
         terms = sorted({c.removeprefix("train_") for c in map(str, self.epochs) if c.startswith("train_")})
         figure = Figure(figsize=(3.2 * max(len(terms), 1), 2.6), layout="constrained")
         for axes, term in zip(np.atleast_1d(figure.subplots(1, max(len(terms), 1))), terms, strict=False):
-            for split in ("train", "validation"):
-                if f"{split}_{term}" in self.epochs:
-                    axes.plot(self.epochs.index, self.epochs[f"{split}_{term}"], label=split)
-            if self.best_epoch is not None:
-                axes.axvline(self.best_epoch, color="0.6", linestyle=":", label="kept")
-            axes.set(title=term, xlabel="epoch", ylabel="nats per cell" if term != "prototype" else "distance")
+            self._plot_term(axes, term)
         if terms:
             figure.axes[0].legend(frameon=False)
         return figure
+
+    def _plot_term(self, axes: Axes, term: str) -> None:
+        for split in ("train", "validation"):
+            if f"{split}_{term}" in self.epochs:
+                axes.plot(self.epochs.index, self.epochs[f"{split}_{term}"], label=split)
+        if self.best_epoch is not None:
+            axes.axvline(self.best_epoch, color="0.6", linestyle=":", label="kept")
+        axes.set(title=term, xlabel="epoch", ylabel=self._unit(term))
+
+    def _unit(self, term: str) -> str:
+        return f"{self.reconstruction_unit} per cell" if term == "reconstruction" else UNITS.get(term, term)
 
 
 class Trainee(Protocol):
@@ -189,7 +201,7 @@ def run(
     """Train ``network``, a :class:`Trainee`, in place on ``cells``.
 
     The caller's random state is left as it was. Ctrl-C ends training and keeps the best weights so far, or the current
-    ones while no epoch has been judged.
+    ones while no epoch has been judged. Whatever else ends it leaves the network as it was before.
 
     Raises
     ------
@@ -201,10 +213,30 @@ def run(
         torch.manual_seed(seed)
         data = _split(network, cells, plan, seed, fabric, vocabulary)
         loop = _Loop(network, plan, data, fabric, runtime.progress, np.random.SeedSequence(seed))
+        before = _copied(network)
         try:
             return loop.run()
+        except BaseException:
+            _restore(network, before)
+            raise
         finally:
             network.to("cpu").eval()
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+@torch.no_grad()
+def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put a network's tensors back, also those that have another shape now, as unlabelled prototypes may."""
+    for name, tensor in state.items():
+        owner, _, attribute = name.rpartition(".")
+        module = network.get_submodule(owner)
+        if getattr(module, attribute).shape == tensor.shape:
+            getattr(module, attribute).copy_(tensor)
+        else:
+            setattr(module, attribute, tensor)
 
 
 def _fabric(runtime: Runtime) -> Fabric:
@@ -387,14 +419,15 @@ class _Loop:
         loss = row.get("validation_unweighted", row["train_unweighted"])
         if not np.isfinite(loss):
             raise errors.InvalidInput(
-                f"the loss became {loss} in epoch {epoch}. Lower Plan.learning_rate, or set Plan.gradient_clip.",
+                f"the loss became {loss} in epoch {epoch}; the model is as it was before training. Train with a lower "
+                f"learning_rate in the plan (it was {self.plan.learning_rate:g}), or set its gradient_clip.",
                 facts={"epoch": epoch, "loss": loss},
             )
         if epoch < self.first_judged:
             return False
         improved, reduce, stop = self.stopper.judge(loss)
         if improved and self.plan.keep_best:
-            self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+            self.best = _copied(self.network)
             self.best_epoch = epoch
         if reduce and self.plan.early_stopping:
             for group in self.optimizer.param_groups:
