@@ -6,8 +6,8 @@
 Reference and query are the file's ``obs["split"]``: four batches, and two query batches that are mapped each on its
 own. ``--folds`` maps each reference batch onto the other three instead: what settings are chosen by. The score is over
 cells whose true label the reference has: accuracy, and F1 averaged over the labels that occur among them. Calibration
-error and AUROC judge the uncertainty, whose temperature is fitted on the tenth of the reference that training holds
-out. ``--all`` tries every way of label transfer. Prints Markdown: each seed, then the means.
+error and AUROC judge the uncertainty, which is calibrated on the tenth of the reference that training holds out.
+``--all`` tries every way of label transfer. Prints Markdown: each seed, then the means.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from hub_client import Model
 from hub_client.architectures import Start
 from hub_client.build import reference_atlas
 from hub_client.calibrate import calibrate
+from hub_client.classifiers import with_classifiers
 from hub_client.data.cells import Cells
 from hub_client.manifest import Manifest, Plan
-from hub_client.manifest.v1 import Calibration, PrototypeLevel, Trust
+from hub_client.manifest.v1 import Calibration, PrototypeLevel
 from hub_client.nn.training import split
 from hub_client.transfer import evidence
 
@@ -55,14 +56,18 @@ QUERY_PLAN = Plan(
     validation_fraction=0,
 )
 RULES = {
-    "scPoli, Gaussian prototypes": Calibration(level=LABEL, transfer="gaussians", prior=2.0, temperature=1.0),
+    "scPoli, consensus": Calibration(level=LABEL, transfer="consensus", prior=1.0, temperature=3.0),
+    "scPoli, mixtures": Calibration(level=LABEL, transfer="mixtures", prior=1.0, temperature=3.0),
+    "expression alone": Calibration(level=LABEL, transfer="expression", temperature=1.0),
+    "scPoli, Gaussian prototypes": Calibration(level=LABEL, transfer="gaussians", prior=1.0, temperature=1.0),
     "scPoli, nearest prototype": Calibration(level=LABEL, transfer="prototypes", temperature=1.0),
 }
 MORE_RULES = {
-    "scPoli, Gaussian prototypes, prior 0": Calibration(level=LABEL, transfer="gaussians", prior=0.0, temperature=1.0),
-    "scPoli, Gaussian prototypes, prior 1": Calibration(level=LABEL, transfer="gaussians", prior=1.0, temperature=1.0),
     "scPoli, 50 neighbours": Calibration(level=LABEL, transfer="neighbors", neighbors=50, temperature=1.0),
     "scPoli, average of prototypes and neighbours": Calibration(level=LABEL, transfer="average", temperature=1.0),
+    "scPoli, consensus, prior 0.5": Calibration(level=LABEL, transfer="consensus", prior=0.5, temperature=3.0),
+    "scPoli, consensus, prior 1.5": Calibration(level=LABEL, transfer="consensus", prior=1.5, temperature=3.0),
+    "scPoli, consensus, temperature 1": Calibration(level=LABEL, transfer="consensus", prior=1.0, temperature=1.0),
 }
 FIGURES = ["accuracy", "macro-F1", "calibration error", "error AUROC"]
 
@@ -144,8 +149,9 @@ def trained(task: Task, *, seed: int) -> Reference:
     hub_client.train(model, cells, plan=REFERENCE_PLAN, seed=seed, progress=False)
     # with keep_best=False the cells that training holds out to validate have no part in the weights
     kept, held_out = split(cells, model.vocabulary, fraction=REFERENCE_PLAN.validation_fraction, seed=seed)
-    model.reference = reference_atlas(model, cells.rows(kept.numpy()))
-    return Reference(model, cells.rows(held_out.numpy()))
+    seen = cells.rows(kept.numpy())
+    model.reference = reference_atlas(model, seen)
+    return Reference(with_classifiers(model, seen), cells.rows(held_out.numpy()))
 
 
 def by_scpoli(
@@ -160,15 +166,21 @@ def by_scpoli(
 
 def _figures(task: Task, model: Model, cells: Cells, reference: Reference, rule: Calibration) -> tuple[float, ...]:
     ruled = _ruled(model, rule)
-    found = evidence(ruled, hub_client.embed(ruled, reference.held_out))[LABEL]
-    fitted = calibrate(found, reference.held_out.labels[LABEL], rule=rule)
+    found = evidence(ruled, hub_client.embed(ruled, reference.held_out), cells=reference.held_out)[LABEL]
+    fitted = calibrate(found, reference.held_out.labels[LABEL], rule=rule, temperature=_fixed(rule))
     report = hub_client.evaluate(hub_client.predict(_ruled(model, fitted), cells), {LABEL: task.truth})[LABEL]
     auroc = np.nan if report.error_auroc is None else report.error_auroc
     return report.accuracy, report.macro_f1, report.calibration_error, auroc
 
 
+def _fixed(rule: Calibration) -> float | None:
+    """Return the temperature of a rule that decides it beforehand; one of 1 is fitted."""
+    return None if rule.temperature == 1 else rule.temperature
+
+
 def _ruled(model: Model, rule: Calibration) -> Model:
-    return replace(model, manifest=model.manifest.model_copy(update={"trust": Trust(calibrations=(rule,))}))
+    trust = model.manifest.trust.model_copy(update={"calibrations": (rule,)})
+    return replace(model, manifest=model.manifest.model_copy(update={"trust": trust}))
 
 
 def rows(task: Task, options: argparse.Namespace) -> Iterator[tuple[object, ...]]:

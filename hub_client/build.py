@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hub_client import _resources, errors
 from hub_client.calibrate import calibrate
+from hub_client.classifiers import with_classifiers
 from hub_client.data import datasets
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
@@ -43,7 +44,7 @@ from hub_client.nn.training import split
 from hub_client.predict import Predictions, embed, joined, predict
 from hub_client.store import card, reference
 from hub_client.train import train
-from hub_client.transfer import evidence
+from hub_client.transfer import EXPRESSED, evidence
 from hub_client.verify import with_test_vectors
 
 METRICS = {
@@ -110,6 +111,7 @@ def build(
     if history.stopped == "interrupted":
         raise KeyboardInterrupt  # a model that is trained in part is no release
     model.reference = reference_atlas(model, training) if recipe.atlas else None
+    model = with_classifiers(model, training) if recipe.trust.transfer in EXPRESSED else model
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
@@ -252,11 +254,11 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
     """Calibrate a trained model, put its metrics into the manifest, and refuse it if it fails a gate."""
     if not recipe.labels:
         return
-    model.manifest = model.manifest.changed(trust=_unfitted(recipe))
+    model.manifest = model.manifest.changed(trust=_unfitted(model, recipe))
     report = evaluate(_cross_fitted(model, held_out, recipe), _by_name(held_out))
     said = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
     model.manifest = model.manifest.changed(
-        trust=Trust(calibrations=_calibrations(model, held_out, recipe), validated_on=said),
+        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=said),
         metrics=_metrics(report, held_out, model.manifest, recipe),
     )
     _check_gates(recipe, report)
@@ -266,26 +268,28 @@ def _by_name(cells: Cells) -> dict[str, pd.Series]:
     return {level: pd.Series(names, index=cells.obs_names) for level, names in cells.labels.items()}
 
 
-def _unfitted(recipe: Recipe) -> Trust:
+def _unfitted(model: Model, recipe: Recipe) -> Trust:
     """Return what the recipe decides of label transfer before anything is fitted."""
-    decided = recipe.trust.model_dump(exclude={"distance_quantile"})
-    return Trust(calibrations=tuple(Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.labels))
+    decided = recipe.trust.model_dump(exclude={"distance_quantile", "temperature"})
+    return _trust(model, [Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.labels])
+
+
+def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: str | None = None) -> Trust:
+    return model.manifest.trust.model_copy(update={"calibrations": tuple(calibrations), "validated_on": validated_on})
 
 
 def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
-    found = evidence(model, embed(model, cells))
-    quantile = recipe.trust.distance_quantile
+    found = evidence(model, embed(model, cells), cells=cells)
+    decided = {"temperature": recipe.trust.temperature, "distance_quantile": recipe.trust.distance_quantile}
     rules = [rule for rule in model.manifest.trust.calibrations if rule.level in found]
-    return tuple(
-        calibrate(found[rule.level], cells.labels[rule.level], rule=rule, distance_quantile=quantile) for rule in rules
-    )
+    return tuple(calibrate(found[rule.level], cells.labels[rule.level], rule=rule, **decided) for rule in rules)
 
 
 def _cross_fitted(model: Model, cells: Cells, recipe: Recipe) -> Predictions:
     """Return predictions in which each half of the cells is calibrated on the other half."""
     parts = []
     for fitted, judged in _halves(model, cells, recipe.seed):
-        trust = Trust(calibrations=_calibrations(model, cells.rows(fitted), recipe))
+        trust = _trust(model, _calibrations(model, cells.rows(fitted), recipe))
         parts.append(predict(replace(model, manifest=model.manifest.changed(trust=trust)), cells.rows(judged)))
     return joined(parts)
 

@@ -9,14 +9,19 @@ from scipy.special import log_softmax
 
 from hub_client import errors
 from hub_client.manifest.v1 import Calibration
-from hub_client.transfer import SMALLEST, VOTED, Evidence, logits, probabilities
+from hub_client.transfer import AVERAGED, SMALLEST, Evidence, logits, probabilities
 
 COLDEST, HOTTEST = 1e-3, 1e3
 """Bounds of the temperature, in the scores' own units (latent distance)."""
 
 
 def calibrate(
-    found: Evidence, truth: ArrayLike, *, rule: Calibration, distance_quantile: float | None = 0.99
+    found: Evidence,
+    truth: ArrayLike,
+    *,
+    rule: Calibration,
+    temperature: float | None = None,
+    distance_quantile: float | None = 0.99,
 ) -> Calibration:
     """Return the calibration under which cells that were not trained on are the least surprising.
 
@@ -35,6 +40,8 @@ def calibrate(
     rule
         What is decided beforehand: the level, where labels come from, the prior, the threshold for unknown cells. Its
         temperature, sharpness and distance scale are replaced.
+    temperature
+        Fixes the temperature; None fits it.
     distance_quantile
         The share of rightly labelled cells that lie within the calibration's ``distance_scale`` of their prototype;
         None, or a model without prototypes, gives no scale.
@@ -54,10 +61,12 @@ def calibrate(
     """
     codes, kept = _codes(found, np.asarray(truth, dtype=str), rule.level)
     held_out = found.rows(kept)
-    rule = _changed(rule, temperature=1.0, sharpness=1.0, distance_scale=_scale(held_out, codes, distance_quantile))
-    if (raw := logits(held_out, rule)) is not None:
+    rule = _changed(
+        rule, temperature=temperature or 1.0, sharpness=1.0, distance_scale=_scale(held_out, codes, distance_quantile)
+    )
+    if temperature is None and (raw := logits(held_out, rule)) is not None:
         rule = _changed(rule, temperature=_temperature(*_usable(-raw, codes)))
-    if rule.transfer not in VOTED:
+    if rule.transfer not in AVERAGED:
         return rule
     mixed = np.log(np.maximum(probabilities(held_out, rule), SMALLEST))
     return _changed(rule, sharpness=1 / _temperature(-mixed, codes))

@@ -96,10 +96,10 @@ def predict(
 ) -> Predictions:
     """Return latent, labels and their uncertainty for every cell and label level.
 
-    Labels come from distances to prototypes, from votes of the nearest reference cells, or from both, as the release's
-    maker found best (``manifest.trust``). Uncertainty is the estimated probability that the label is wrong: one minus
-    the best label's probability as calibrated on held-out reference cells, and more for a cell farther from every
-    prototype than those are.
+    Labels come from prototypes, from the reference's cells in the latent, from expression, or from several of these, as
+    the release's maker found best (``manifest.trust``). Uncertainty is the estimated probability that the label is
+    wrong: one minus the best label's probability as calibrated on held-out reference cells, and more for a cell farther
+    from every prototype than those are.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def predict(
         latent = model.network.embed(cells, batch_size=batch_size)
     levels = {
         key: _labelled(found, calibration_of(model, key), cells, unknown_above)
-        for key, found in evidence(model, latent).items()
+        for key, found in evidence(model, latent, cells=cells).items()
     }
     return Predictions(cells.obs_names, latent, levels)
 

@@ -12,8 +12,11 @@ from scipy.special import softmax
 from hub_client import errors
 from hub_client.architectures import Scores
 from hub_client.architectures._base import Array
+from hub_client.data.cells import Cells
 from hub_client.manifest.v1 import Calibration
 from hub_client.model import Model
+from hub_client.nn.expression import LinearClassifier
+from hub_client.nn.mixtures import log_densities
 from hub_client.nn.neighbors import votes
 from hub_client.store.reference import LATENT
 
@@ -38,6 +41,12 @@ class Evidence:
         Each label's share of the reference's cells, ``(labels,)``; None where that is not known.
     votes
         Each label's share of the nearest reference cells' votes, ``(cells, labels)``; None without reference cells.
+    densities
+        Log density of each label's reference cells, ``(cells, labels)``; None without reference cells.
+    reference_shares
+        Each label's share of the reference cells, ``(labels,)``; None without reference cells.
+    expression
+        Probability of each label by expression alone, ``(cells, labels)``; None without a classifier.
     """
 
     labels: tuple[str, ...]
@@ -45,27 +54,73 @@ class Evidence:
     deviations: Array | None = None
     shares: Array | None = None
     votes: Probabilities | None = None
+    densities: Probabilities | None = None
+    reference_shares: Probabilities | None = None
+    expression: Probabilities | None = None
 
     def rows(self, index: NDArray[np.int64]) -> Evidence:
         """Return the evidence of some cells."""
-        parts = {name: getattr(self, name) for name in ("distances", "deviations", "votes")}
+        parts = {name: getattr(self, name) for name in PER_CELL}
         return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
 
 
-def evidence(model: Model, latent: Array) -> dict[str, Evidence]:
+PER_CELL = ("distances", "deviations", "votes", "densities", "expression")
+
+
+def evidence(model: Model, latent: Array, *, cells: Cells | None = None) -> dict[str, Evidence]:
     """Return what speaks for each label of each level at points of the latent, ``(cells, latent)``.
 
-    Levels for which the model has neither prototypes nor reference cells are left out.
+    Levels for which the model has neither prototypes nor reference cells are left out. What only a level's rule of
+    transfer asks for is gathered for that rule; expression speaks where the ``cells`` are given too.
     """
     scores = model.network.score(latent)
-    found = {
-        key: replace(
-            _by_prototypes(axis.names, scores.get(key)),
-            votes=_votes(model, key, latent, calibration_of(model, key)),
-        )
-        for key, axis in model.vocabulary.labels.items()
-    }
-    return {key: level for key, level in found.items() if level.distances is not None or level.votes is not None}
+    found = {key: _gathered(model, key, latent, cells, scores.get(key)) for key in model.vocabulary.labels}
+    return {key: level for key, level in found.items() if level is not None}
+
+
+def _gathered(model: Model, level: str, latent: Array, cells: Cells | None, scores: Scores | None) -> Evidence | None:
+    rule, atlas = calibration_of(model, level), _atlas(model, level)
+    found = _by_prototypes(model.vocabulary.labels[level].names, scores)
+    if found.distances is None and atlas is None:
+        return None
+    asked = (rule or VOTES_ONLY).transfer
+    if atlas is not None:
+        found = replace(found, reference_shares=atlas.shares)
+    if atlas is not None and asked in VOTED:
+        found = replace(found, votes=_votes(atlas, latent, rule or DEFAULT))
+    if atlas is not None and asked in MIXED:
+        found = replace(found, densities=_densities(atlas, latent))
+    if cells is not None and asked in EXPRESSED:
+        found = replace(found, expression=_expression(model, level, cells))
+    return found
+
+
+@dataclass(frozen=True)
+class _Atlas:
+    """The reference cells that have a label of one level."""
+
+    latent: Array
+    codes: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    labels: int
+
+    @property
+    def shares(self) -> Probabilities:
+        """Each label's share of the cells, ``(labels,)``."""
+        shares: Probabilities = np.bincount(self.codes, minlength=self.labels) / len(self.codes)
+        return shares
+
+
+def _atlas(model: Model, level: str) -> _Atlas | None:
+    if model.reference is None or level not in model.reference.obs:
+        return None
+    obs, axis = model.reference.obs, model.vocabulary.labels[level]
+    names = obs[level].astype(object).fillna("").to_numpy(dtype=str)
+    labelled = names != ""
+    known = [c.key for c in model.manifest.conditions if c.key in obs]
+    groups = obs.groupby(known, observed=True).ngroup().to_numpy() if known else np.zeros(len(obs), dtype=np.int64)
+    latent = np.asarray(model.reference.obsm[LATENT])
+    return _Atlas(latent[labelled], axis.codes(names[labelled]), groups[labelled].astype(np.int64), len(axis))
 
 
 def _by_prototypes(labels: tuple[str, ...], scores: Scores | None) -> Evidence:
@@ -74,23 +129,37 @@ def _by_prototypes(labels: tuple[str, ...], scores: Scores | None) -> Evidence:
     return Evidence(labels, scores.values, scores.deviations, scores.shares)
 
 
-def _votes(model: Model, level: str, latent: Array, rule: Calibration | None) -> Probabilities | None:
-    if model.reference is None or level not in model.reference.obs or (rule and rule.transfer not in VOTED):
+def _votes(atlas: _Atlas, latent: Array, rule: Calibration) -> Probabilities:
+    return votes(atlas.latent, atlas.codes, latent, neighbors=rule.neighbors, labels=atlas.labels)
+
+
+def _densities(atlas: _Atlas, latent: Array) -> Probabilities:
+    return log_densities(atlas.latent, atlas.codes, atlas.groups, latent, labels=atlas.labels)
+
+
+def _expression(model: Model, level: str, cells: Cells) -> Probabilities | None:
+    """Return the classifier's probabilities; labels that came after it have none."""
+    said = next((c for c in model.manifest.trust.classifiers if c.level == level), None)
+    if said is None:
         return None
-    axis = model.vocabulary.labels[level]
-    names = model.reference.obs[level].astype(object).fillna("").to_numpy(dtype=str)
-    labelled = names != ""
-    return votes(
-        np.asarray(model.reference.obsm[LATENT])[labelled],
-        axis.codes(names[labelled]),
-        latent,
-        neighbors=(rule or DEFAULT).neighbors,
-        labels=len(axis),
-    )
+    parts = (model.extras[name].numpy() for name in (said.weight, said.bias, said.centre))
+    missing = np.flatnonzero(np.isin(model.vocabulary.genes, cells.report.missing))
+    known = softmax(LinearClassifier(*parts).logits(cells.x, missing=missing), axis=1)
+    found: Probabilities = np.zeros((len(cells), len(model.vocabulary.labels[level])))
+    found[:, : known.shape[1]] = known
+    return found
 
 
 VOTED = ("neighbors", "average")
 """The ways of transfer that ask the nearest reference cells."""
+MIXED = ("mixtures", "consensus")
+"""Those that ask for the densities of the reference's labels."""
+EXPRESSED = ("expression", "consensus")
+"""Those that ask the classifier of expression."""
+AVERAGED = ("neighbors", "average", "expression", "consensus")
+"""Those whose probabilities are sharpened or flattened after they are made."""
+REFERRED = ("neighbors", "mixtures", "expression", "consensus")
+"""Those that know only the labels the reference's cells have."""
 DEFAULT = Calibration(level="any", temperature=1.0)
 """What holds where nothing was fitted."""
 VOTES_ONLY = DEFAULT.model_copy(update={"transfer": "neighbors"})
@@ -113,7 +182,7 @@ def probabilities(found: Evidence, calibration: Calibration | None) -> Probabili
         If the calibration asks for evidence that the model does not have.
     """
     rule = calibration or (DEFAULT if found.distances is not None else VOTES_ONLY)
-    mixed = TRANSFERS[rule.transfer](found, rule)
+    mixed = _with_new_labels(TRANSFERS[rule.transfer](found, rule), found, rule)
     if rule.sharpness == 1:
         return mixed
     sharp: Probabilities = softmax(rule.sharpness * np.log(np.maximum(mixed, SMALLEST)), axis=1)
@@ -128,6 +197,26 @@ def uncertainty(found: Evidence, calibration: Calibration | None) -> Probabiliti
         confidence = confidence * np.minimum(1.0, calibration.distance_scale / nearest)
     unsure: Probabilities = np.clip(1.0 - confidence, 0.0, 1.0)
     return unsure
+
+
+def _with_new_labels(mixed: Probabilities, found: Evidence, rule: Calibration) -> Probabilities:
+    """Give labels that came with a query, and so have a prototype but no reference cells, what Gaussians give them."""
+    if rule.transfer not in REFERRED or found.deviations is None or found.shares is None:
+        return mixed
+    new = _unreferred(found) & np.isfinite(found.deviations).all(axis=0)
+    if not new.any():
+        return mixed
+    theirs = softmax(_by_density(found, rule) / rule.temperature, axis=1)[:, new]
+    shared: Probabilities = mixed * (1 - theirs.sum(axis=1, keepdims=True))
+    shared[:, new] = theirs
+    return shared
+
+
+def _unreferred(found: Evidence) -> NDArray[np.bool_]:
+    """Return which labels no reference cell has, or which the classifier came before, ``(labels,)``."""
+    if found.reference_shares is not None:
+        return np.equal(found.reference_shares, 0)
+    return np.zeros(len(found.labels), bool) if found.expression is None else (found.expression == 0).all(axis=0)
 
 
 def logits(found: Evidence, rule: Calibration) -> Probabilities | None:
@@ -150,10 +239,20 @@ def _by_density(found: Evidence, rule: Calibration) -> Probabilities:
     return densities
 
 
+def _by_mixture(found: Evidence, rule: Calibration) -> Probabilities:
+    """Return the log densities of the reference's labels plus weighted log shares."""
+    if found.densities is None or found.reference_shares is None:
+        raise _lacking("reference cells")
+    weighted: Probabilities = found.densities + rule.prior * np.log(np.maximum(found.reference_shares, SMALLEST))
+    return weighted
+
+
 LOGITS: Mapping[str, Callable[[Evidence, Calibration], Probabilities]] = {
     "prototypes": _by_distance,
     "gaussians": _by_density,
     "average": _by_distance,
+    "mixtures": _by_mixture,
+    "consensus": _by_mixture,
 }
 
 
@@ -172,6 +271,16 @@ def _average(found: Evidence, rule: Calibration) -> Probabilities:
     return (_tempered(found, rule) + _neighbors(found, rule)) / 2
 
 
+def _expressed(found: Evidence, rule: Calibration) -> Probabilities:
+    if found.expression is None:
+        raise _lacking("a classifier of expression")
+    return found.expression
+
+
+def _consensus(found: Evidence, rule: Calibration) -> Probabilities:
+    return (_tempered(found, rule) + _expressed(found, rule)) / 2
+
+
 def _lacking(what: str) -> errors.Unsupported:
     return errors.Unsupported(
         f"this model's labels are transferred from {what}, which it does not have; its release is incomplete.",
@@ -185,4 +294,7 @@ TRANSFERS: Mapping[str, Callable[[Evidence, Calibration], Probabilities]] = {
     "gaussians": _tempered,
     "neighbors": _neighbors,
     "average": _average,
+    "mixtures": _tempered,
+    "expression": _expressed,
+    "consensus": _consensus,
 }

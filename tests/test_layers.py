@@ -24,7 +24,7 @@ FLOORS = [
     "evaluate",
     "verify",
     "predict",
-    "calibrate",
+    "classifiers", "calibrate",
     "transfer",
     "legacy",
     "model",

@@ -176,11 +176,14 @@ class TrustRule(Frozen):
     """Where labels come from and how their uncertainty is calibrated."""
 
     transfer: Transfer = "prototypes"
-    """Where labels come from: as in a manifest's calibrations; ``neighbors`` are those of the atlas."""
+    """Where labels come from: as in a manifest's calibrations; reference cells are those of the atlas."""
     neighbors: PositiveInt = 50
     """How many cells of the atlas vote."""
     prior: Annotated[float, Field(ge=0)] = 0.0
-    """Gaussians: the power of each label's share of the reference's cells in its probability."""
+    """Gaussians and mixtures: the power of each label's share of the reference's cells in its probability."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Of prototypes, Gaussians or mixtures; None fits it on the held-out cells. As these are of the reference's own
+    batches, it may be too cold for others; averages are calibrated after it all the same."""
     unknown_above: UnitInterval = 0.5
     """Uncertainty above which a cell is called unknown."""
     distance_quantile: Fraction | None = 0.99
@@ -299,8 +302,11 @@ def _check_gates(recipe: Recipe) -> None:
 
 
 def _check_transfer(recipe: Recipe) -> None:
-    if recipe.trust.transfer in ("neighbors", "average") and not recipe.atlas:
-        raise ValueError(f"trust.transfer = {recipe.trust.transfer!r} needs the atlas: set atlas = true")
+    transfer = recipe.trust.transfer
+    if transfer in ("neighbors", "average", "mixtures", "consensus") and not recipe.atlas:
+        raise ValueError(f"trust.transfer = {transfer!r} needs the atlas: set atlas = true")
+    if transfer in ("expression", "consensus") and recipe.input.kind != "counts":
+        raise ValueError(f"trust.transfer = {transfer!r} needs counts; input.kind is {recipe.input.kind!r}")
 
 
 def _check_ontologies(recipe: Recipe) -> None:

@@ -325,7 +325,7 @@ class Metric(Frozen):
     seed: int | None = None
 
 
-Transfer = Literal["prototypes", "gaussians", "neighbors", "average"]
+Transfer = Literal["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus"]
 
 
 class Calibration(Frozen):
@@ -334,13 +334,15 @@ class Calibration(Frozen):
     level: Key
     transfer: Transfer = "prototypes"
     """Where labels come from: ``prototypes`` (distances to them), ``gaussians`` (prototypes with the covariance their
-    cells share), ``neighbors`` (votes of the nearest cells of ``reference.zarr.zip``), or the ``average`` of the
-    probabilities of prototypes and neighbors."""
+    cells share), ``neighbors`` (votes of the nearest cells of ``reference.zarr.zip``), the ``average`` of the
+    probabilities of prototypes and neighbors, ``mixtures`` (a Gaussian for each label in each condition of
+    ``reference.zarr.zip``), ``expression`` (a linear classifier of normalised counts), or the ``consensus``, which is
+    the mean of the probabilities of mixtures and expression."""
     neighbors: PositiveInt = 50
     """How many reference cells vote."""
     prior: Annotated[float, Field(ge=0)] = 0.0
-    """Gaussians: the power of each label's share of the reference's cells in its probability; 0 holds all labels
-    equally likely beforehand."""
+    """Gaussians and mixtures: the power of each label's share of the reference's cells in its probability; 0 holds all
+    labels equally likely beforehand."""
     temperature: Annotated[float, Field(gt=0)]
     """Logits (minus the distance, or a Gaussian's log density) are divided by this before the softmax."""
     sharpness: Annotated[float, Field(gt=0)] = 1.0
@@ -352,10 +354,23 @@ class Calibration(Frozen):
     """Uncertainty above which a cell is called unknown."""
 
 
+class ExpressionClassifier(Frozen):
+    """A linear classifier of a level's labels by log-normalised counts, and the tensors that hold it."""
+
+    level: Key
+    weight: Text
+    """``(labels, genes)``: the labels known when it was fitted, the level's first."""
+    bias: Text
+    """``(labels,)``"""
+    centre: Text
+    """``(genes,)``: mean log-normalised counts, which a gene that was not measured counts as."""
+
+
 class Trust(Frozen):
     """Read by the mapper: what uncertainty means for this model, and what that was checked on."""
 
     calibrations: tuple[Calibration, ...] = ()
+    classifiers: tuple[ExpressionClassifier, ...] = ()
     validated_on: str | None = None
 
 
@@ -574,6 +589,7 @@ def _check_unique(manifest: Manifest) -> None:
     _unique("term names", (term.name for term in manifest.terms))
     _unique("levels of prototypes", (p.level for p in manifest.prototypes.levels))
     _unique("levels of calibrations", (c.level for c in manifest.trust.calibrations))
+    _unique("levels of classifiers", (c.level for c in manifest.trust.classifiers))
     _unique("tensor names", (spec.name for spec in manifest.tensors))
     _unique("file paths (in lower case)", (file.path.lower() for file in manifest.files))
 
@@ -646,6 +662,7 @@ def _check_combinations(manifest: Manifest) -> None:
 def _check_labels(manifest: Manifest) -> None:
     levels = {level.key: set(level.categories) for level in manifest.labels}
     wanted = [p.level for p in manifest.prototypes.levels] + [c.level for c in manifest.trust.calibrations]
+    wanted += [c.level for c in manifest.trust.classifiers]
     if lost := [key for key in wanted if key not in levels]:
         raise ValueError(f"label levels named but not described: {lost[:5]}")
     for level in manifest.labels:
@@ -667,6 +684,7 @@ def _check_tensors(manifest: Manifest) -> None:
 def _named_tensors(manifest: Manifest) -> list[str]:
     named = [p.means for p in manifest.prototypes.levels]
     named += [p.covariances for p in manifest.prototypes.levels if p.covariances]
+    named += [name for c in manifest.trust.classifiers for name in (c.weight, c.bias, c.centre)]
     named += list(manifest.test_vectors.tensors.values()) if manifest.test_vectors else []
     return named + (["gene_means"] if manifest.genes.missing == "mean" else [])
 
