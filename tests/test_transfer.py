@@ -11,6 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from hub_client import errors
 from hub_client.manifest.v1 import Calibration
 from hub_client.nn.layers import Axis
+from hub_client.nn.mixtures import log_densities
 from hub_client.nn.neighbors import votes
 from hub_client.nn.prototypes import PrototypeTable
 from hub_client.transfer import DEFAULT, Evidence, probabilities, uncertainty
@@ -123,7 +124,78 @@ def test_without_a_calibration_votes_count_where_there_are_no_prototypes() -> No
     np.testing.assert_array_equal(probabilities(evidence, None), evidence.votes)
 
 
-@pytest.mark.parametrize("transfer", ["prototypes", "gaussians", "neighbors", "average"])
+def test_densities_are_mixtures_over_conditions(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    latent, codes = blobs
+    groups = np.arange(len(codes)) % 3
+    found = log_densities(latent, codes, groups, latent[:50], labels=3)
+    parts = {(k, g): latent[(codes == k) & (groups == g)].astype(float) for k in range(3) for g in range(3)}
+    scatter = [np.cov(cells.T, bias=True) for cells in parts.values()]
+    shared = sum(scatter) / sum(1 - 1 / len(cells) for cells in parts.values())
+    shared = shared + 1e-3 * np.diag(shared).mean() * np.eye(4)
+    density = {key: multivariate_normal(cells.mean(0), shared).pdf(latent[:50]) for key, cells in parts.items()}
+    expected = np.log(np.stack([sum(density[k, g] for g in range(3)) / 3 for k in range(3)], axis=1))
+    np.testing.assert_allclose(found - found[:, :1], expected - expected[:, :1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_query_is_labelled_in_the_convention_of_the_study_it_resembles() -> None:
+    """Two studies draw the line between two labels at different places; the query lies among the second study."""
+    generator = np.random.default_rng(0)
+    places = {(0, 0): (0, 0), (1, 0): (3, 0), (0, 1): (3, 1.5), (1, 1): (6, 1.5)}  # label, study: where
+    sizes = {(0, 0): 400, (1, 0): 400, (0, 1): 40, (1, 1): 40}
+    cells = [generator.normal(place, 0.5, (sizes[key], 2)) for key, place in places.items()]
+    codes, groups = (np.concatenate([[key[i]] * sizes[key] for key in places]) for i in (0, 1))
+    query = generator.normal((3, 1.5), 0.5, (100, 2)).astype(np.float32)
+    densities = log_densities(np.concatenate(cells).astype(np.float32), codes, groups, query, labels=2)
+    assert (densities.argmax(axis=1) == 0).mean() > 0.8
+
+
+def test_a_label_without_reference_cells_has_no_density(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    latent, codes = blobs
+    densities = log_densities(latent, codes, np.zeros_like(codes), latent, labels=4)
+    evidence = Evidence((*LABELS, "new"), densities=densities, reference_shares=np.bincount(codes, minlength=4) / 520)
+    rule = Calibration(level="x", transfer="mixtures", prior=1.0, temperature=2.0)
+    likely = probabilities(evidence, rule)
+    np.testing.assert_array_equal(likely[:, 3], 0)
+    np.testing.assert_allclose(likely.sum(axis=1), 1)
+
+
+def test_one_reference_cell_of_a_label_is_enough() -> None:
+    latent = np.array([[0.0, 0], [0.1, 0.1], [5, 5]], dtype=np.float32)
+    found = log_densities(latent, np.array([0, 0, 1]), np.array([0, 0, 0]), latent, labels=2)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found.argmax(axis=1), [0, 0, 1])
+
+
+def test_the_consensus_is_of_mixtures_and_expression() -> None:
+    densities, said = np.log([[0.6, 0.4]]), np.array([[0.1, 0.9]])
+    shares = np.array([0.5, 0.5])
+    evidence = Evidence(("B", "T"), densities=densities, reference_shares=shares, expression=said)
+    rule = Calibration(level="x", transfer="consensus", prior=1.0, temperature=1.0)
+    np.testing.assert_allclose(probabilities(evidence, rule), [[0.35, 0.65]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("transfer", ["neighbors", "mixtures", "expression", "consensus"])
+def test_labels_that_came_with_a_query_get_what_gaussians_give_them(transfer: str) -> None:
+    known = np.array([[0.7, 0.3, 0.0], [0.2, 0.8, 0.0]])
+    evidence = Evidence(
+        ("B", "T", "new"),
+        distances=np.array([[1.0, 2, 9], [9, 9, 0]], np.float32),
+        deviations=np.array([[1.0, 4, 81], [81, 81, 0]], np.float32),
+        shares=np.array([0.4, 0.4, 0.2], np.float32),
+        votes=known,
+        densities=np.log(np.maximum(known, 1e-300)),
+        reference_shares=np.array([0.5, 0.5, 0]),
+        expression=known,
+    )
+    likely = probabilities(evidence, Calibration(level="x", transfer=transfer, temperature=1.0))
+    np.testing.assert_array_equal(likely.argmax(axis=1), [0, 2])
+    np.testing.assert_allclose(likely.sum(axis=1), 1)
+    np.testing.assert_allclose(likely[0, :2], known[0, :2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "transfer", ["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus"]
+)
 def test_evidence_that_is_missing_is_named(transfer: str) -> None:
-    with pytest.raises(errors.Unsupported, match=r"prototypes|reference cells"):
+    with pytest.raises(errors.Unsupported, match=r"prototypes|reference cells|expression"):
         probabilities(Evidence(("B", "T")), DEFAULT.model_copy(update={"transfer": transfer}))
