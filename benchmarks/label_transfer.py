@@ -6,7 +6,8 @@
 Reference and query are the file's ``obs["split"]``: four batches, and two query batches that are mapped each on its
 own. ``--folds`` maps each reference batch onto the other three instead: what settings are chosen by. The score is over
 cells whose true label the reference has: accuracy, and F1 averaged over the labels that occur among them. Calibration
-error and AUROC judge the uncertainty, which is calibrated on the tenth of the reference that training holds out.
+error and AUROC judge the uncertainty, which is calibrated on the tenth of the reference that training holds out;
+labels are then transferred from all of it.
 ``--all`` tries every way of label transfer. Prints Markdown: each seed, then the means.
 """
 
@@ -137,9 +138,13 @@ def described(reference: anndata.AnnData) -> Manifest:
 
 @dataclass(frozen=True)
 class Reference:
-    """A trained model, and the reference cells it was not trained on."""
+    """A trained model that knows all reference cells, and what its uncertainty is calibrated by.
+
+    ``judged`` has the same weights, but knows only the cells it was trained on, not those held out.
+    """
 
     model: Model
+    judged: Model
     held_out: Cells
 
 
@@ -149,9 +154,13 @@ def trained(task: Task, *, seed: int) -> Reference:
     hub_client.train(model, cells, plan=REFERENCE_PLAN, seed=seed, progress=False)
     # with keep_best=False the cells that training holds out to validate have no part in the weights
     kept, held_out = split(cells, model.vocabulary, fraction=REFERENCE_PLAN.validation_fraction, seed=seed)
-    seen = cells.rows(kept.numpy())
-    model.reference = reference_atlas(model, seen)
-    return Reference(with_classifiers(model, seen), cells.rows(held_out.numpy()))
+    judged = _informed(model, cells.rows(kept.numpy()))
+    return Reference(_informed(model, cells), judged, cells.rows(held_out.numpy()))
+
+
+def _informed(model: Model, cells: Cells) -> Model:
+    """Return the model with the reference cells that labels are transferred from."""
+    return with_classifiers(replace(model, reference=reference_atlas(model, cells)), cells)
 
 
 def by_scpoli(
@@ -165,8 +174,8 @@ def by_scpoli(
 
 
 def _figures(task: Task, model: Model, cells: Cells, reference: Reference, rule: Calibration) -> tuple[float, ...]:
-    ruled = _ruled(model, rule)
-    found = evidence(ruled, hub_client.embed(ruled, reference.held_out), cells=reference.held_out)[LABEL]
+    judged = _ruled(reference.judged, rule)
+    found = evidence(judged, hub_client.embed(judged, reference.held_out), cells=reference.held_out)[LABEL]
     fitted = calibrate(found, reference.held_out.labels[LABEL], rule=rule, temperature=_fixed(rule))
     report = hub_client.evaluate(hub_client.predict(_ruled(model, fitted), cells), {LABEL: task.truth})[LABEL]
     auroc = np.nan if report.error_auroc is None else report.error_auroc
