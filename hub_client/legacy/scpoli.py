@@ -1,7 +1,7 @@
 """scArches' scPoli to ours: its attributes to a manifest, its state to our tensors. Pure functions, no files.
 
 Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi 10.1038/s41587-021-01001-7). Attributes are
-those it saves, with their trailing underscore.
+those it saves, with their trailing underscore. Its versions 0.5.6 to 0.5.8 had one condition key, under other names.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ State = Mapping[str, ArrayLike | Tensor]
 REFERENCE, QUERY = "1.0.0", "1.1.0"
 """The versions given to a model trained from scratch, and to one that surgery made of it."""
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
+OLD_NAMES = {"embedding.weight": "embeddings.0.weight"}
+"""What tensors were called when there was one condition key."""
 OUTPUTS = {"mse": "decoder.recon_decoder.0"}
 """What scArches calls the decoder's last layer, where it is not ``mean_decoder``."""
 
@@ -60,7 +62,8 @@ def manifest_of(
     ManifestError
         If the attributes contradict each other or say what format 1 cannot.
     """
-    old = attributes if reference is None else reference
+    attributes = modern(attributes)
+    old = attributes if reference is None else modern(reference)
     levels = [_level(key, attributes, old) for key in attributes["cell_type_keys_"] or () if _labels(key, attributes)]
     prototypes = [PrototypeLevel.of(position, level["key"]) for position, level in enumerate(levels)]
     fields = {
@@ -109,12 +112,32 @@ def tensors_of(
     ManifestError
         If the state holds a tensor that a scPoli with these attributes does not have.
     """
+    attributes, state = modern(attributes), modern_state(state)
     tensors = _layers(state, attributes) | _embeddings(state, attributes)
     if "theta" in state:
         tensors["theta.rows"] = _tensor(state["theta"]).T.contiguous()
     latent = int(attributes["latent_dim_"])
     means = torch.zeros(0, latent) if unlabelled is None else _tensor(unlabelled["mean"]).reshape(-1, latent)
     return tensors | _labelled(labelled, attributes, latent) | {"unlabelled": means}
+
+
+def modern(attributes: Attributes) -> Attributes:
+    """Return the attributes by the names scArches has had since 0.5.9: before, there was one condition key."""
+    if "condition_keys_" in attributes:
+        return attributes
+    key, known = attributes["condition_key_"], list(attributes["conditions_"])
+    return {
+        **attributes,
+        "condition_keys_": [] if key is None else [key],
+        "conditions_": {} if key is None else {key: known},
+        "conditions_combined_": known,
+        "embedding_dims_": [attributes["embedding_dim_"]],
+    }
+
+
+def modern_state(state: State) -> State:
+    """Return the state by the names scArches has had since 0.5.9."""
+    return {OLD_NAMES.get(name, name): values for name, values in state.items()}
 
 
 def relative_uncertainty(distances: ArrayLike) -> NDArray[np.float64]:
@@ -249,7 +272,8 @@ def layer_names(hidden: int, *, output: str = "decoder.mean_decoder.0") -> dict[
 def _layers(state: State, attributes: Attributes) -> dict[str, Tensor]:
     output = OUTPUTS.get(attributes["recon_loss_"], "decoder.mean_decoder.0")
     ours = layer_names(len(attributes["hidden_layer_sizes_"]), output=output)
-    parts = {name: name.rpartition(".") for name in state if name.startswith(("encoder.", "decoder."))}
+    tables = {"theta", *(f"embeddings.{i}.weight" for i in range(len(attributes["condition_keys_"])))}
+    parts = {name: name.rpartition(".") for name in state if name not in tables}
     if strangers := [name for name, (layer, _, _) in parts.items() if layer not in ours]:
         raise errors.ManifestError(f"a scPoli with these attributes has no tensors {errors.names(strangers)}.")
     return {
@@ -285,11 +309,15 @@ def _table(prototypes: State | None, rows: list[int], latent: int) -> dict[str, 
     if prototypes is None:
         sizes = {"means": (len(rows), latent), "covariances": (len(rows), latent, latent), "cells": (len(rows),)}
         return {part: torch.zeros(size) for part, size in sizes.items()}
-    return {
-        "means": _tensor(prototypes["mean"])[rows],
-        "covariances": torch.nan_to_num(_tensor(prototypes["cov"])[rows]),
-        "cells": torch.ones(len(rows)),
-    }
+    placed = torch.tensor(rows) < len(prototypes["mean"])  # a label that surgery added has none until it is trained
+    found = {"means": prototypes["mean"], "covariances": torch.nan_to_num(_tensor(prototypes["cov"]))}
+    return {part: _padded(_tensor(values), rows) for part, values in found.items()} | {"cells": placed.float()}
+
+
+def _padded(values: Tensor, rows: list[int]) -> Tensor:
+    """Return rows of a tensor, zeros for those beyond its end."""
+    missing = max(rows) + 1 - len(values)
+    return torch.cat([values, values.new_zeros(max(missing, 0), *values.shape[1:])])[rows]
 
 
 def _tensor(values: ArrayLike | Tensor) -> Tensor:

@@ -1,0 +1,188 @@
+"""A folder that scArches saved: attributes, tensors and genes, read without running anything that is in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hub_client import errors
+from hub_client.legacy import pickles, values, weights
+from hub_client.manifest.v1 import OriginalFile
+
+ATTRIBUTES, WEIGHTS, GENES, CELLS = "attr.pkl", "model_params.pt", "var_names.csv", "adata.h5ad"
+NEEDED = (ATTRIBUTES, WEIGHTS, GENES)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    folder
+        Where it lies.
+    attributes
+        The model's attributes, by the names scArches has for them, with their trailing underscore.
+    state
+        Its tensors by name, on the CPU.
+    genes
+        Its genes, in order.
+    cells
+        Its AnnData's file, if it was saved too.
+    """
+
+    folder: Path
+    attributes: dict[str, Any]
+    state: dict[str, Tensor]
+    genes: tuple[str, ...]
+    cells: Path | None
+
+    def files(self) -> tuple[OriginalFile, ...]:
+        """Return the folder's files with their sha256."""
+        found = [self.folder / name for name in NEEDED] + ([self.cells] if self.cells else [])
+        return tuple(OriginalFile(path=path.name, sha256=_sha256(path)) for path in found)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder says it holds, with nothing made of it.
+
+    Attributes
+    ----------
+    attributes
+        The model's attributes as :mod:`hub_client.legacy.pickles` reads them.
+    names
+        File to all that it asks for, as ``module:name``.
+    refused
+        Those of them that no saved model needs.
+    shapes
+        The sizes of each tensor; None where the file of tensors is refused.
+    genes
+        The genes, in order.
+    cells
+        Its AnnData's file, if it was saved too.
+    """
+
+    attributes: dict[str, Any]
+    names: Mapping[str, tuple[str, ...]]
+    refused: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]] | None
+    genes: tuple[str, ...]
+    cells: Path | None
+
+
+def read(folder: Path) -> Saved:
+    """Return what scArches saved in a folder.
+
+    Raises
+    ------
+    NotFound
+        If there is no such folder, or files are missing from it.
+    IntegrityError
+        If a file is damaged, or asks for anything that a saved model does not need: every such name is listed, and
+        nothing is loaded.
+    """
+    check(folder)
+    pickled = pickles.read(_content(folder, ATTRIBUTES, limit=pickles.MAX_BYTES), file=ATTRIBUTES)
+    attributes = _attributes(values.rebuilt(pickled, file=ATTRIBUTES))
+    state = weights.state(_content(folder, WEIGHTS), file=WEIGHTS)
+    return Saved(folder, attributes, state, _genes(folder, attributes), _cells(folder))
+
+
+def look(folder: Path) -> Contents:
+    """Return what a folder says it holds, without loading it.
+
+    Raises
+    ------
+    NotFound, IntegrityError
+        As :func:`read`, but for names that are refused.
+    """
+    check(folder)
+    pickled = pickles.read(_content(folder, ATTRIBUTES, limit=pickles.MAX_BYTES), file=ATTRIBUTES)
+    attributes, content = _attributes(pickled.value), _content(folder, WEIGHTS)
+    names = {ATTRIBUTES: pickled.names, WEIGHTS: weights.names(content, file=WEIGHTS)}
+    strange = [name for name in names[WEIGHTS] if name not in weights.ALLOWED]
+    refused = [*(name for name in pickled.names if name not in values.READERS), *strange]
+    state = None if strange else weights.state(content, file=WEIGHTS)
+    shapes = None if state is None else {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return Contents(attributes, names, tuple(refused), shapes, _genes(folder, attributes), _cells(folder))
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that scArches did not save.
+
+    Raises
+    ------
+    NotFound
+        If there is no such folder, or files are missing from it.
+    """
+    if not folder.is_dir():
+        raise errors.NotFound(f"{folder}: no such folder.", name=str(folder))
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise errors.NotFound(
+            f"{folder} has no {errors.names(missing)}. What scArches saves of a model is a folder with "
+            f"{errors.names(NEEDED)}: give that one, whole.",
+            name=str(folder),
+            suggestions=[str(path.parent) for path in sorted(folder.glob(f"*/{ATTRIBUTES}"))],
+        )
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether this is a folder that scArches saved."""
+    return (folder / ATTRIBUTES).is_file()
+
+
+def _content(folder: Path, name: str, *, limit: int | None = None) -> bytes:
+    path = folder / name
+    size = path.stat().st_size
+    if limit is not None and size > limit:
+        raise errors.IntegrityError(
+            f"{name} has {size:,} bytes; no model's is larger than {limit:,}.", file=name, expected=limit, actual=size
+        )
+    return path.read_bytes()
+
+
+def _attributes(found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise errors.IntegrityError(
+            f"{ATTRIBUTES} does not hold a model's attributes by name. Give a folder that scArches saved.",
+            file=ATTRIBUTES,
+            actual=type(found).__name__,
+        )
+    return found
+
+
+def _genes(folder: Path, attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the lines of the file: names may hold commas, blanks and number signs."""
+    genes = tuple(line.rstrip("\r") for line in _text(_content(folder, GENES)).rstrip("\r\n").split("\n"))
+    expected = attributes.get("input_dim_")
+    if isinstance(expected, int) and len(genes) != expected:
+        raise errors.IntegrityError(
+            f"{GENES} names {len(genes):,} genes, the model reads {expected:,}. Copy it again from where it was saved.",
+            file=GENES,
+            expected=expected,
+            actual=len(genes),
+        )
+    return genes
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:  # numpy writes text in the encoding of the computer it runs on
+        return content.decode("latin-1")
+
+
+def _cells(folder: Path) -> Path | None:
+    path = folder / CELLS
+    return path if path.is_file() else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,310 @@
+"""import_legacy(): a folder that scArches saved, as a Model. Needs neither scArches nor trust in who saved it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hub_client import errors
+from hub_client.data.genes import plain
+from hub_client.legacy import folders, scpoli
+from hub_client.legacy.folders import Saved
+from hub_client.manifest.v1 import Gene, ImportedFrom, Manifest, OntologyTerm
+from hub_client.model import Model
+
+FORMAT = "scarches"
+TAXONOMY = "2026-05-13"
+"""The release of the NCBI taxonomy that these names are from."""
+ORGANISMS = {
+    name: OntologyTerm(id=f"NCBITaxon:{number}", label=label, release=TAXONOMY)
+    for name, number, label in [
+        ("human", 9606, "Homo sapiens"),
+        ("mouse", 10090, "Mus musculus"),
+        ("rat", 10116, "Rattus norvegicus"),
+        ("macaque", 9544, "Macaca mulatta"),
+        ("crab-eating macaque", 9541, "Macaca fascicularis"),
+        ("chimpanzee", 9598, "Pan troglodytes"),
+        ("pig", 9823, "Sus scrofa"),
+        ("zebrafish", 7955, "Danio rerio"),
+        ("chicken", 9031, "Gallus gallus"),
+    ]
+}
+
+
+def import_legacy(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    organism: str | OntologyTerm | None = None,
+    gene_ids: Sequence[str] | Mapping[str, str] | None = None,
+    reference: str | Path | None = None,
+) -> Model:
+    """Return the model in a folder that scArches saved: ``attr.pkl``, ``model_params.pt`` and ``var_names.csv``.
+
+    Nothing in the folder is executed. What could not be kept is listed in the manifest's ``imported_from``.
+
+    Parameters
+    ----------
+    path
+        The folder; saved by any scArches since 0.3.0, on CPU or GPU.
+    name
+        The manifest's name; None makes it from the folder's.
+    kind
+        ``scpoli``; None reads it from the attributes.
+    organism
+        What the genes are of: a common name such as ``human`` or ``mouse``, or an ontology term.
+    gene_ids
+        The Ensembl id of each gene: in the model's order (``""`` where there is none), or by the model's gene names.
+    reference
+        The folder of the model that scArches' surgery started from. With it, the rows of its conditions are frozen and
+        those of the query's can be trained further; without it, the model is imported as one reference.
+
+    Raises
+    ------
+    NotFound
+        If there is no such folder, or files are missing from it.
+    IntegrityError
+        If a file is damaged, its tensors are not those of its attributes, or it asks for anything that a saved model
+        does not need: every such name is listed, and nothing is loaded.
+    ManifestError
+        If the attributes say what no manifest can, or contradict each other.
+    Unsupported
+        If it is a model of another kind.
+    InvalidInput
+        If an argument does not fit the model.
+
+    Examples
+    --------
+    >>> model = hub_client.import_legacy("reference_model", organism="human")  # doctest: +SKIP
+    >>> hub_client.push(model, "my-lab/lung-atlas")  # doctest: +SKIP
+    """
+    saved, before = _read(path), None if reference is None else _read(reference)
+    row = KINDS[_kind(saved.attributes, wanted=kind)]
+    manifest, tensors = _converted(row, saved, name=name or _slug(saved.folder), before=before)
+    model = Model.build(_completed(manifest, saved, row, organism=_organism(organism), gene_ids=gene_ids))
+    _check(tensors, model)
+    model.network.load(tensors)
+    model.describe()
+    return model
+
+
+# --- what scArches saved of each kind --------------------------------------------------------------------------------
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of scArches' models becomes ours.
+
+    Attributes
+    ----------
+    mark
+        An attribute that tells it from the kinds below it.
+    convert
+        What was saved, the name and what was saved of the reference, to a manifest and tensors.
+    attributes
+        All that scArches saves of such a model, by name.
+    lost
+        Attribute to what it says that a release does not.
+    """
+
+    mark: str
+    convert: Callable[[Saved, str, Saved | None], tuple[Manifest, Tensors]]
+    attributes: frozenset[str]
+    lost: Mapping[str, str]
+
+
+def _scpoli(saved: Saved, name: str, before: Saved | None) -> tuple[Manifest, Tensors]:
+    labelled, unlabelled = (saved.attributes[f"prototypes_{kind}_"] for kind in ("labeled", "unlabeled"))
+    points = None if unlabelled["mean"] is None else unlabelled["mean"].reshape(-1, saved.attributes["latent_dim_"])
+    manifest = scpoli.manifest_of(
+        saved.attributes,
+        saved.genes,
+        name=name,
+        unlabelled=0 if points is None else len(points),
+        reference=before.attributes if before else None,
+    )
+    tensors = scpoli.tensors_of(
+        saved.state,
+        saved.attributes,
+        labelled=None if labelled["mean"] is None else labelled,
+        unlabelled=None if points is None else {"mean": points},
+    )
+    return manifest, tensors
+
+
+_ALL = ["conditions_", "dr_rate_", "hidden_layer_sizes_", "input_dim_", "is_trained_", "latent_dim_", "recon_loss_"]
+_ALL += ["use_bn_", "use_ln_"]
+_MMD = ["beta_", "mmd_boundary_", "mmd_on_", "use_mmd_"]
+_SCPOLI = ["cell_type_keys_", "cell_types_", "condition_key_", "condition_keys_", "conditions_combined_"]
+_SCPOLI += ["embedding_dim_", "embedding_dims_", "embedding_max_norm_", "inject_condition_", "labeled_indices_"]
+_SCPOLI += ["obs_metadata_", "prototype_training_", "prototypes_labeled_", "prototypes_unlabeled_", "share_metadata_"]
+_SCPOLI += ["unknown_ct_names_", "unlabeled_prototype_training_"]
+
+KINDS: Mapping[str, Kind] = {
+    "scpoli": Kind(
+        mark="prototypes_labeled_",
+        convert=_scpoli,
+        attributes=frozenset(_ALL + _MMD + _SCPOLI),
+        lost={
+            "labeled_indices_": "which of the training cells were labelled",
+            "obs_metadata_": "what obs said of one cell of each condition",
+            "prototypes_labeled_": "how many cells are behind each prototype (scArches does not save it)",
+        },
+    ),
+}
+"""scArches' models; the first whose mark is among the attributes is the one."""
+KEYS = ("condition_key_", "condition_keys_", "cell_type_keys_")
+"""Attributes that name columns of obs."""
+TRAINING = "how it was trained (scArches does not save it)"
+UNTRAINED = "any training: the model was saved before it"
+
+
+def kind_of(attributes: Mapping[str, Any]) -> str | None:
+    """Return the kind of model that these are the attributes of; None for others."""
+    return next((kind for kind, row in KINDS.items() if row.mark in attributes), None)
+
+
+def _kind(attributes: Mapping[str, Any], *, wanted: str | None) -> str:
+    if wanted is not None and wanted not in KINDS:
+        raise errors.InvalidInput(f"kind is {wanted!r}; it is one of {errors.names(KINDS)}.", facts={"kind": wanted})
+    found = kind_of(attributes) if wanted is None or KINDS[wanted].mark not in attributes else wanted
+    if found is None or wanted not in (None, found):
+        raise errors.Unsupported(
+            f"{folders.ATTRIBUTES} describes no model of {wanted or errors.names(KINDS)}: it has "
+            f"{errors.names(sorted(attributes)) or 'no attributes'}. Give the folder of one.",
+            kind=wanted or "unknown",
+            verb="import",
+        )
+    return found
+
+
+# --- from the folder to the manifest ---------------------------------------------------------------------------------
+
+
+def _read(path: str | Path) -> Saved:
+    return folders.read(Path(path).expanduser())
+
+
+def _slug(folder: Path) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:96].rstrip("-") or FORMAT
+
+
+def _converted(row: Kind, saved: Saved, *, name: str, before: Saved | None) -> tuple[Manifest, Tensors]:
+    try:
+        return row.convert(saved, name, before)
+    except errors.HubClientError:
+        raise
+    except KeyError as error:
+        raise errors.IntegrityError(
+            f"{folders.ATTRIBUTES} and {folders.WEIGHTS} say nothing of {error}, which such a model has. "
+            "Copy the folder again from where it was saved.",
+            file=folders.ATTRIBUTES,
+            expected=error.args[0],
+        ) from None
+    except MALFORMED as error:
+        raise errors.IntegrityError(
+            f"{folders.ATTRIBUTES} does not say what scArches says of such a model ({error}). "
+            "Copy the folder again from where it was saved.",
+            file=folders.ATTRIBUTES,
+        ) from None
+
+
+MALFORMED = (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError)
+"""What attributes of the wrong type or size raise."""
+
+
+def _completed(
+    manifest: Manifest,
+    saved: Saved,
+    row: Kind,
+    *,
+    organism: OntologyTerm | None,
+    gene_ids: Sequence[str] | Mapping[str, str] | None,
+) -> Manifest:
+    fields: dict[str, Any] = {"organism": organism or manifest.organism, "imported_from": _origin(saved, row)}
+    if gene_ids is not None:
+        fields["genes"] = manifest.genes.model_copy(update={"panel": _panel(manifest, gene_ids)})
+    return manifest.changed(**fields)
+
+
+def _origin(saved: Saved, row: Kind) -> ImportedFrom:
+    attributes = saved.attributes
+    lost = [f"{what}: {sentence}" for what, sentence in row.lost.items() if _says(attributes.get(what))]
+    lost += [f"{what}: no attribute of scArches' models" for what in sorted(attributes.keys() - row.attributes)]
+    lost += [f"the obs column {old!r}, called {new!r} here" for old, new in _renamed(attributes)]
+    lost += [f"{folders.CELLS}: its cells"] if saved.cells else []
+    lost += [TRAINING if attributes.get("is_trained_", True) else UNTRAINED]
+    return ImportedFrom(format=FORMAT, files=saved.files(), lost=tuple(lost))
+
+
+def _says(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(part is not None for part in value.values())
+    return value is not None and not (hasattr(value, "__len__") and len(value) == 0)
+
+
+def _renamed(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the obs columns whose name no manifest can hold, with the name they have there."""
+    named = [attributes.get(key) or [] for key in KEYS]
+    columns = [column for given in named for column in ([given] if isinstance(given, str) else given)]
+    return [(column, scpoli.key_of(column)) for column in columns if scpoli.key_of(column) != column]
+
+
+def _organism(given: str | OntologyTerm | None) -> OntologyTerm | None:
+    if given is None or isinstance(given, OntologyTerm):
+        return given
+    known = ORGANISMS | {term.id: term for term in ORGANISMS.values()}
+    if given not in known:
+        raise errors.InvalidInput(
+            f"organism is {given!r}; it is one of {errors.names(ORGANISMS, shown=len(ORGANISMS))}, or an OntologyTerm.",
+            facts={"organism": given},
+        )
+    return known[given]
+
+
+def _panel(manifest: Manifest, gene_ids: Sequence[str] | Mapping[str, str]) -> tuple[Gene, ...]:
+    """Return the panel with an Ensembl id for each gene that has one."""
+    genes = manifest.genes
+    if genes.id_type == "ensembl":
+        raise errors.InvalidInput("the model's genes are Ensembl ids already; leave gene_ids out.")
+    if isinstance(gene_ids, Mapping):
+        strangers = sorted(gene_ids.keys() - set(genes.names))
+        ids = [gene_ids.get(name, "") for name in genes.names]
+    else:
+        strangers, ids = [], list(gene_ids)
+    if strangers or len(ids) != len(genes.names):
+        raise errors.InvalidInput(
+            f"gene_ids has {len(ids):,} ids for {len(genes.names):,} genes"
+            + (f", and names {errors.names(strangers)}, which the model does not read" if strangers else "")
+            + ". Give one for each gene, in the model's order or by its names.",
+            facts={"gene_ids": len(ids), "strangers": strangers},
+        )
+    return tuple(Gene(symbol=name, id=plain(id) or None) for name, id in zip(genes.names, ids, strict=True))
+
+
+# --- from the folder to the weights ----------------------------------------------------------------------------------
+
+
+def _check(tensors: Tensors, model: Model) -> None:
+    """Refuse tensors that are not, one for one and in size, those of the model, or hold NaN or an infinity."""
+    expected = {spec.name: model.manifest.shape(spec) for spec in model.network.specs()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [f"{name} is {found.get(name)}, not {size}" for name, size in expected.items() if found.get(name) != size]
+    wrong += [f"{name} is no tensor of it" for name in found if name not in expected]
+    wrong += [f"{name} holds NaN or an infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise errors.IntegrityError(
+            f"{folders.WEIGHTS} does not hold the weights of the model that {folders.ATTRIBUTES} describes: "
+            f"{errors.names(wrong)}. Copy the folder again from where it was saved.",
+            file=folders.WEIGHTS,
+            expected=expected,
+            actual=found,
+        )
