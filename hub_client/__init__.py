@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hub_client.client import Hub, pull, pull_dataset, push, push_dataset, search
     from hub_client.data.align import align
     from hub_client.evaluate import evaluate
+    from hub_client.legacy.importing import import_legacy
     from hub_client.manifest.v1 import Manifest
     from hub_client.mapping import map_query
     from hub_client.model import Model
@@ -30,6 +31,7 @@ _HOME = {
     "align": "data.align",
     "embed": "predict",
     "evaluate": "evaluate",
+    "import_legacy": "legacy.importing",
     "map_query": "mapping",
     "predict": "predict",
     "pull": "client",
@@ -48,6 +50,7 @@ __all__ = [
     "align",
     "embed",
     "evaluate",
+    "import_legacy",
     "map_query",
     "predict",
     "pull",

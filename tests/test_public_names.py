@@ -24,6 +24,7 @@ PUBLIC = [
     "predict",
     "evaluate",
     "map_query",
+    "import_legacy",
     "pull_dataset",
     "push_dataset",
     "Hub",
@@ -32,6 +33,7 @@ PUBLIC = [
 ]
 PARAMETERS = {
     "align": ["adata", "model", "conditions", "layer", "min_coverage"],
+    "import_legacy": ["path", "organism"],
     "map_query": ["adata", "model_or_name", "conditions", "plan", "seed"],
     "surgery": ["reference", "cells"],
     "train": ["model", "cells"],
