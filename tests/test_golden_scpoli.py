@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hub_client.architectures.scpoli import VARIANCE_FLOOR, ScPoli
+from hub_client.architectures._vae import VARIANCE_FLOOR
+from hub_client.architectures.scpoli import ScPoli
 from hub_client.data.batches import Batch
 from hub_client.legacy import scpoli as legacy
 from hub_client.manifest.plan import Plan
@@ -71,7 +72,7 @@ def test_codes(name: str) -> None:
 def test_encoder(name: str) -> None:
     recording, network, batch, _ = at_fixed(name)
     mean, variance = network.encode(batch)
-    assert_allclose(value(network.condition_rows(batch)), recording.forward["cond_embedding"], **CLOSE)
+    assert_allclose(value(network.condition_inputs(batch)), recording.forward["cond_embedding"], **CLOSE)
     assert_allclose(value(mean), recording.forward["enc_mean"], **CLOSE)
     assert_allclose(value(variance), np.exp(recording.forward["enc_logvar"]) + VARIANCE_FLOOR, **CLOSE)
 
@@ -79,7 +80,7 @@ def test_encoder(name: str) -> None:
 @every
 def test_decoder(name: str) -> None:
     recording, network, batch, z = at_fixed(name)
-    hidden = network.decoder(z, network.condition_rows(batch))
+    hidden = network.decoder(z, network.condition_inputs(batch))
     outputs = network.decoder.mean(hidden)
     last = torch.relu if network.config.likelihood == "mse" else torch.nn.Softmax(dim=1)
     assert_allclose(value(hidden), recording.forward["dec_y_first_layer"], **CLOSE)
@@ -88,7 +89,7 @@ def test_decoder(name: str) -> None:
 
 def test_dropout_logits() -> None:
     recording, network, batch, z = at_fixed("scpoli_unknown_zinb")
-    logits = network.decoder.dropout_logits(network.decoder(z, network.condition_rows(batch)))
+    logits = network.decoder.dropout_logits(network.decoder(z, network.condition_inputs(batch)))
     assert_allclose(value(logits), recording.forward["dec_dropout_logits"], **CLOSE)
 
 

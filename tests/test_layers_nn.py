@@ -13,6 +13,7 @@ from hub_client.nn.layers import (
     BatchNorm,
     ConditionedLinear,
     Dense,
+    Embedded,
     GrowingTable,
     HiddenLayers,
     tensor_axes,
@@ -99,7 +100,7 @@ def test_dense_starts_as_torchs_linear() -> None:
 
 
 def test_conditioned_linear_is_one_map_of_both_side_by_side() -> None:
-    layer = ConditionedLinear(GENES, WIDTH, conditions=COLUMNS)
+    layer = ConditionedLinear(GENES, WIDTH, conditions=Embedded(COLUMNS))
     assert layer.condition is not None
     x, conditions = torch.randn(6, 7), torch.randn(6, 3)
     weight = torch.cat([layer.expression.weight, layer.condition.weight], dim=1)
@@ -142,7 +143,7 @@ def test_normalisations_without_parameters(normalization: str) -> None:
 
 def test_hidden_layers_go_on_from_a_first_product() -> None:
     widths = [GENES, WIDTH, Axis("hidden.1", 2)]
-    layers = HiddenLayers(widths, conditions=COLUMNS, bias=True, normalization="batch", dropout=0.0).eval()
+    layers = HiddenLayers(widths, conditions=Embedded(COLUMNS), bias=True, normalization="batch", dropout=0.0).eval()
     x, conditions = torch.randn(6, 7), torch.randn(6, 3)
     product = layers.first.expression(x)
     assert torch.equal(layers.after_first(layers.first.join(product, conditions)), layers(x, conditions))
@@ -150,7 +151,7 @@ def test_hidden_layers_go_on_from_a_first_product() -> None:
 
 def test_every_tensor_knows_its_axes() -> None:
     widths = [GENES, WIDTH, Axis("hidden.1", 2)]
-    layers = HiddenLayers(widths, conditions=COLUMNS, bias=True, normalization="batch", dropout=0.1)
+    layers = HiddenLayers(widths, conditions=Embedded(COLUMNS), bias=True, normalization="batch", dropout=0.1)
     found = tensor_axes(layers)
     assert found["first.expression.weight"] == ("hidden.0", "genes")
     assert found["first.condition.weight"] == ("hidden.0", "embedding")

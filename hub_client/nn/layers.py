@@ -65,17 +65,25 @@ class GrowingTable(NamedModule):
     max_norm
         Longest L2 norm of a row. Rows looked up in training are shortened in place first, as in scArches
         (``nn.Embedding(max_norm=...)``); frozen rows are never rewritten.
+    bound
+        Rows start uniformly within ± ``bound``; None: from a standard normal.
     """
 
     def __init__(
-        self, rows: Axis, columns: Axis, *, reference: int | None = None, max_norm: float | None = None
+        self,
+        rows: Axis,
+        columns: Axis,
+        *,
+        reference: int | None = None,
+        max_norm: float | None = None,
+        bound: float | None = None,
     ) -> None:
         super().__init__()
         self._axes = (rows.name, columns.name)
         self._reference = rows.size if reference is None else reference
         self.max_norm = max_norm
-        self.reference = nn.Parameter(torch.randn(self._reference, columns.size))
-        self.query = nn.Parameter(torch.randn(rows.size - self._reference, columns.size))
+        self.reference = nn.Parameter(_started(self._reference, columns.size, bound))
+        self.query = nn.Parameter(_started(rows.size - self._reference, columns.size, bound))
         self.shorten()
 
     @property
@@ -115,19 +123,47 @@ class GrowingTable(NamedModule):
         return {"rows": self._axes}
 
 
+def _started(rows: int, columns: int, bound: float | None) -> Tensor:
+    return torch.randn(rows, columns) if bound is None else torch.empty(rows, columns).uniform_(-bound, bound)
+
+
+class Embedded(NamedTuple):
+    """Conditions that a layer reads as embeddings, ``(cells, embedding)``."""
+
+    axis: Axis
+
+    def weights(self, outputs: Axis) -> Dense:
+        """Return the map from the embeddings to a layer."""
+        return Dense(self.axis, outputs, bias=False)
+
+
+class OneHot(NamedTuple):
+    """A condition that a layer reads as codes, ``(cells,)``; the first ``reference`` categories are the reference's.
+
+    A linear map of one-hot vectors is a table with a row of weights for each category, and surgery appends rows.
+    """
+
+    axis: Axis
+    reference: int
+
+    def weights(self, outputs: Axis) -> GrowingTable:
+        """Return the table, started as torch starts a linear map of as many inputs."""
+        return GrowingTable(self.axis, outputs, reference=self.reference, bound=1 / math.sqrt(self.axis.size))
+
+
 class ConditionedLinear(nn.Module):
-    """A linear map of expression plus a linear map of the conditions' embeddings: scArches' CondLayers.
+    """A linear map of expression plus one of the conditions: scArches' CondLayers.
 
     Without conditions it is the map of expression alone.
     """
 
-    def __init__(self, inputs: Axis, outputs: Axis, *, conditions: Axis | None, bias: bool = True) -> None:
+    def __init__(self, inputs: Axis, outputs: Axis, *, conditions: Embedded | OneHot | None, bias: bool = True) -> None:
         super().__init__()
         self.expression = Dense(inputs, outputs, bias=bias)
-        self.condition = Dense(conditions, outputs, bias=False) if conditions else None
+        self.condition = None if conditions is None else conditions.weights(outputs)
 
     def forward(self, expression: Tensor, conditions: Tensor | None) -> Tensor:
-        """Return ``(cells, outputs)`` from expression ``(cells, inputs)`` and embeddings ``(cells, embedding)``."""
+        """Return ``(cells, outputs)`` from expression ``(cells, inputs)`` and embeddings or codes of conditions."""
         return self.join(self.expression(expression), conditions)
 
     def join(self, product: Tensor, conditions: Tensor | None) -> Tensor:
@@ -211,7 +247,7 @@ class HiddenLayers(nn.Module):
     widths
         The input's axis, then each layer's.
     conditions
-        The axis of the conditions' embeddings; None where they are not injected.
+        How the conditions are read; None where they are not injected.
     bias
         Whether the linear maps have a bias (scArches' encoders do, its decoders do not).
     """
@@ -220,7 +256,7 @@ class HiddenLayers(nn.Module):
         self,
         widths: list[Axis],
         *,
-        conditions: Axis | None,
+        conditions: Embedded | OneHot | None,
         bias: bool,
         normalization: Normalization,
         dropout: float,
