@@ -14,7 +14,7 @@ import platformdirs
 from hub_client import errors
 from hub_client.store import _atomic, catalogue
 from hub_client.store.bundled import ADDRESS, BundledStore
-from hub_client.store.catalogue import Catalogue
+from hub_client.store.catalogue import Catalogue, Found
 from hub_client.store.folder import FolderStore
 from hub_client.store.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.store.protocol import DOCUMENT, Entry, Kind, Store
@@ -85,19 +85,14 @@ class Hub:
 
     def manifest(self, name: Address) -> Manifest:
         """Return the manifest a name means, without the weights."""
-        from hub_client.manifest.reading import read_manifest
-
-        found = self._models.find(name)
-        document = found.source.read(found.ref, DOCUMENT["models"])
-        manifest = read_manifest(document, source=str(found.ref))
-        _check_digest(manifest, found.ref)
-        return manifest
+        return _manifest(self._models.find(name))
 
     def download(self, name: Address, into: Address) -> Path:
         """Write the release a name means into a new folder; see :func:`download`."""
         from hub_client.store import bundle
 
         found, folder = self._models.find(name), _vacant(Path(into))
+        _manifest(found)  # what is wrong with it is told under the name that was asked for
         with _atomic.staged(folder) as stage:
             found.source.fetch(found.ref, stage)
             _check_digest(bundle.verify(stage), found.ref)
@@ -406,6 +401,14 @@ def _shown(place: Catalogue, show: Callable[[Ref, bytes], _Shown], *, all_versio
             except (errors.IntegrityError, errors.ManifestError) as error:
                 warnings.warn(f"{repo} in {store.address} is left out: {error}", UserWarning, stacklevel=4)
     return found
+
+
+def _manifest(found: Found) -> Manifest:
+    from hub_client.manifest.reading import read_manifest
+
+    manifest = read_manifest(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
+    _check_digest(manifest, found.ref)
+    return manifest
 
 
 def _as_folder(model: Model | Address, folder: Path) -> tuple[Path, str | None]:

@@ -39,7 +39,8 @@ class Mapping:
     ----------
     adata
         A copy of the query with ``obsm["X_latent"]``, ``obs["<label key>_pred"]``, ``obs["<label key>_uncertainty"]``
-        and, in ``uns["archzoo"]``, where they come from.
+        and, in ``uns["archzoo"]``, where they come from: the reference, how genes matched, seed and versions; the plan
+        and the start of new conditions where there was something to train.
     model
         The model that knows the query's conditions: what to push.
     predictions
@@ -113,6 +114,7 @@ def map_query(
     >>> mapping.adata.obs["cell_type_pred"]  # doctest: +SKIP
     """
     reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)
+    device = accelerator if accelerator in ("cpu", "cuda") else "auto"
     query = reading.opened(adata)
     cells = align(
         query,
@@ -127,11 +129,13 @@ def map_query(
         _log.warning(warning)
     model, history = reference, None
     if has_news(reference, cells):
-        model = surgery(reference, cells, start=start, seed=seed)
+        model = surgery(reference, cells, start=start, seed=seed, device=device)
         runtime: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "precision": precision}
         history = train(model, cells, plan=plan, seed=seed, progress=progress, **runtime)
-    predictions = predict(model, cells, unknown_above=unknown_above)
-    provenance = _provenance(reference, cells, plan=plan or query_plan(model), seed=seed, start=start)
+    predictions = predict(model, cells, unknown_above=unknown_above, device=device)
+    trained = {"plan": (plan or query_plan(model)).model_dump_json(), "start": start} if history else {}
+    chosen = {} if unknown_above is None else {"unknown_above": unknown_above}
+    provenance = _provenance(reference, cells) | {"seed": seed} | trained | chosen
     return Mapping(_written(query, predictions, provenance), model, predictions, history, cells.report)
 
 
@@ -154,17 +158,14 @@ def _written(query: AnnData, predictions: Predictions, provenance: dict[str, Any
     return out
 
 
-def _provenance(reference: Model, cells: Cells, *, plan: Plan, seed: int, start: Start) -> dict[str, Any]:
+def _provenance(reference: Model, cells: Cells) -> dict[str, Any]:
     """Return where the results come from, in types every AnnData file format can hold.
 
-    The alignment report and the plan are JSON texts: gene names as keys would not survive HDF5.
+    The alignment report is a JSON text: gene names as keys would not survive HDF5.
     """
     return {
         "reference": _identity(reference),
         "alignment": json.dumps(asdict(cells.report), ensure_ascii=False),
-        "plan": plan.model_dump_json(),
-        "seed": seed,
-        "start": start,
         "versions": versions(),
     }
 

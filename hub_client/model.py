@@ -11,6 +11,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
+from hub_client import errors
 from hub_client.architectures import Architecture, architecture
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.v1 import Manifest, Training
@@ -92,13 +93,25 @@ class Model:
 
     @contextmanager
     def on(self, device: str) -> Iterator[None]:
-        """Keep the network on a device for a while: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``."""
+        """Keep the network on a device for a while: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+
+        Raises
+        ------
+        InvalidInput
+            If it cannot be moved there.
+        """
         name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if not isinstance(self.network, nn.Module):
             yield
             return
         home = next(self.network.parameters()).device
-        self.network.to(name)
+        try:
+            self.network.to(name)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+            raise errors.InvalidInput(
+                f"the network cannot run on {device!r} ({str(error).splitlines()[0]}). Pass device='auto' or 'cpu'.",
+                facts={"device": device},
+            ) from error
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,6 +128,46 @@ def test_usage_errors_end_with_2(run: Run, folder: Path) -> None:
     assert run("map", folder, "--query", query, "--out", "x.csv").code == 2
 
 
+@pytest.mark.parametrize("words", [["--epochs", "-3"], ["--seed", "-1"], ["--epochs", "x"], ["--start", "worst"]])
+def test_numbers_and_choices_out_of_range_end_with_2(run: Run, folder: Path, tmp_path: Path, words: list[str]) -> None:
+    outcome = run("map", folder, "--query", folder.parent / "query.h5ad", "--out", tmp_path / "x.h5ad", *words)
+    assert outcome.code == 2 and words[0] in outcome.err
+
+
+def test_what_cannot_be_written_is_told_before_training(run: Run, folder: Path, tmp_path: Path) -> None:
+    words = ["map", folder, "--query", folder.parent / "query.h5ad", "-c", "batch=batch"]
+    (tmp_path / "file").touch()
+    nowhere = run(*words, "--out", tmp_path / "file" / "mapped.h5ad")
+    assert nowhere.code == 2 and "Choose another place" in nowhere.err
+    nowhere = run(*words, "--out", tmp_path / "mapped.h5ad", "--save-model", tmp_path / "file" / "model")
+    assert nowhere.code == 2 and nowhere.err.startswith("error: --save-model")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter-1.md").touch()
+    kept = run(*words, "--out", tmp_path / "mapped.h5ad", "--save-model", tmp_path / "thesis", "--force")
+    assert kept.code == 2 and "is not a release folder" in kept.err
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "thesis"}
+
+
+@pytest.mark.parametrize("command", [["info"], ["validate"], ["pull", "--out", "new"], ["map", "--out", "m.h5ad"]])
+def test_a_broken_manifest_is_told_by_the_name_that_was_given(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    run("pull", folder, "--out", tmp_path / "broken")
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    query = ["--query", folder.parent / "query.h5ad"] if command[0] == "map" else []
+    outcome = run(command[0], "./broken", *command[1:], *query)
+    assert outcome.code == 7 and outcome.err.startswith("error: broken")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_a_push_follows_the_release_it_names(run: Run, pushed: dict[str, Any], folder: Path) -> None:
+    run("push", folder, "--to", NAME, "--version", "1.0.1")
+    stale = run("push", folder, "--to", NAME, "--version", "1.0.2", "--parent", "1.0.0")
+    assert stale.code == 6 and "--parent" in stale.err and "parent=" not in stale.err
+    assert run("push", folder, "--to", NAME, "--version", "1.0.2", "--parent", "1.0.1").code == 0
+
+
 def test_list_shows_what_was_pushed(run: Run, pushed: dict[str, Any]) -> None:
     listed = {row["name"]: row for row in run("list", "--json").json}
     assert listed[NAME]["version"] == "1.0.0"
@@ -232,6 +273,30 @@ def test_map_for_people(run: Run, folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
+def test_ctrl_c_in_training_keeps_what_was_learned(folder: Path, tmp_path: Path) -> None:
+    """The signal goes out when the progress bar shows an epoch."""
+    code = "import signal; signal.signal(2, signal.default_int_handler); from hub_client.cli import main; main()"
+    options = ["-c", "batch=batch", "--epochs", "100000", "--out", "m.h5ad", "--save-model", "model"]
+    words = [sys.executable, "-c", code, "map", folder, "--query", folder.parent / "query.h5ad", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FORCE_COLOR": "1"}
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=0
+    ) as process:
+        shown = ""
+        while "cells/s" not in shown:
+            piece = process.stderr.read(1)
+            assert piece, shown
+            shown += piece
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == INTERRUPTED
+    assert "(interrupted)" in out
+    assert "interrupted: training ended early" in err and "Traceback" not in err
+    assert "cell_type_pred" in anndata.read_h5ad(tmp_path / "m.h5ad").obs
+    assert {path.name for path in tmp_path.iterdir()} == {"m.h5ad", "model"}
+
+
 def test_map_reports_slips_before_training(run: Run, folder: Path, tmp_path: Path) -> None:
     query = folder.parent / "query.h5ad"
     words = ["map", folder, "--query", query, "--out", tmp_path / "mapped.h5ad"]
@@ -323,6 +388,9 @@ def test_pairs() -> None:
         ("Pass min_coverage= to map it.", "Pass --min-coverage to map it."),
         ("pass layer='raw'.", "pass --layer raw."),
         ("pass conditions={'batch': obs column}.", "pass --condition batch=COLUMN."),
+        ("Write conditions={model's key: your obs column}.", "Write --condition KEY=COLUMN."),
+        ("labels= names donor", "--labels names donor"),
+        ("push with parent='1a2b3c'.", "push with --parent 1a2b3c."),
         ("pass overwrite=True to replace", "pass --force to replace"),
         ("choose one hub with hub=.", "choose one hub with --hub."),
         ("X holds counts = whole numbers", "X holds counts = whole numbers"),

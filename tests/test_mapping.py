@@ -106,6 +106,7 @@ def test_known_conditions_need_no_training(reference: Model) -> None:
     mapping = mapped(simulated.counts(cells=60), reference, conditions={"batch": "batch"})
     assert mapping.history is None
     assert mapping.model is reference
+    assert not {"plan", "start"} & set(mapping.adata.uns["archzoo"])
 
 
 def test_a_labelled_query_brings_its_labels(reference: Model, query: anndata.AnnData) -> None:
@@ -126,7 +127,9 @@ def test_paths_backed_files_and_mudata_give_the_same(reference: Model, query: an
 
 
 def test_cells_above_a_threshold_are_unknown(reference: Model, query: anndata.AnnData) -> None:
-    found = mapped(query, reference, unknown_above=0.2).adata.obs
+    out = mapped(query, reference, unknown_above=0.2).adata
+    found = out.obs
+    assert out.uns["archzoo"]["unknown_above"] == 0.2
     assert ((found["cell_type_pred"] == "unknown") == (found["cell_type_uncertainty"] > 0.2)).all()
 
 

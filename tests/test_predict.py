@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
@@ -18,6 +19,7 @@ from hub_client.predict import UNKNOWN, embed, joined, predict
 from hub_client.train import train
 from tests.simulated import cells_for, manifest
 
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 DESCRIBED = manifest(levels=("cell_type", "cell_class"))
 
 
@@ -45,6 +47,12 @@ def test_labels_are_those_of_the_nearest_prototype() -> None:
         nearest = level.distances.to_numpy().argmin(axis=1)
         assert_array_equal(level.labels, level.distances.columns[nearest])
         assert_array_equal(level.labels, level.probabilities.columns[level.probabilities.to_numpy().argmax(axis=1)])
+
+
+@pytest.mark.parametrize("device", ["abacus", pytest.param("cuda", marks=NO_GPU)])
+def test_a_device_there_is_none_of(device: str) -> None:
+    with pytest.raises(errors.InvalidInput, match=f"cannot run on '{device}'.*'cpu'"):
+        embed(reference(), held_out(), device=device)
 
 
 def test_labels_are_mostly_right() -> None:

@@ -83,7 +83,7 @@ def info(model: options.ModelName, hub: options.HubFolder = None, as_json: optio
     screen.say()
     screen.say_facts(options.identity(ref))
     screen.say()
-    screen.say_facts({name: value for name, value in _facts(manifest).items() if value})
+    screen.say_facts({name: value for name, value in facts(manifest).items() if value})
     if manifest.metrics:
         screen.say()
         show_metrics(manifest)
@@ -104,7 +104,8 @@ def _row(listing: Listing) -> list[str]:
     ]
 
 
-def _facts(manifest: Manifest) -> dict[str, str]:
+def facts(manifest: Manifest) -> dict[str, str]:
+    """Return what a manifest says, for people; what it does not say is empty."""
     return {
         "architecture": _architecture(manifest),
         **_origin(manifest),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from hub_client.model import Model
 
 
-def _option(metavar: str | None, help: str, panel: str, *flags: str) -> Any:
-    return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
+def _option(metavar: str | None, help: str, panel: str, *flags: str, minimum: int | None = None) -> Any:
+    return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, min=minimum)
 
 
 def _share(help: str, panel: str) -> Any:
@@ -50,9 +50,9 @@ MinCoverage = Annotated[
 ]
 UnknownAbove = Annotated[float | None, _share("Call cells that are less sure than this unknown, 0 to 1.", CELLS)]
 PlanFile = Annotated[Path | None, _option("FILE", "A training plan in TOML, instead of the default.", TRAINING)]
-Epochs = Annotated[int | None, _option("N", "Epochs, instead of the plan's.", TRAINING)]
+Epochs = Annotated[int | None, _option("N", "Epochs, instead of the plan's.", TRAINING, minimum=0)]
 Start = Annotated[Literal["random", "mean", "best"] | None, _option(None, "What new conditions start from.", TRAINING)]
-Seed = Annotated[int, _option("N", "The same seed gives the same result.", TRAINING)]
+Seed = Annotated[int, _option("N", "The same seed gives the same result.", TRAINING, minimum=0)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], _option(None, "Where to train.", TRAINING)]
 Precision = Annotated[Literal["32-true", "16-mixed", "bf16-mixed"], _option(None, "Numbers to train in.", TRAINING)]
 Out = Annotated[Path, _option("FILE", "The mapped query, `.h5ad` or `.zarr`.", OUTPUT, "--out", "-o")]
@@ -135,6 +135,7 @@ def map_cells(
     record["written"] = {"query": str(out), "model": str(save_model) if save_model else None}
     (screen.say_json if as_json else report.show)(record)
     if mapping.history and mapping.history.stopped == "interrupted":
+        screen.complain("interrupted: training ended early; what it had learned by then was used and written.")
         raise typer.Exit(failures.INTERRUPTED)
 
 
@@ -152,14 +153,30 @@ WRITERS = {".h5ad": _write_h5ad, ".zarr": _write_zarr}
 
 
 def _check_outputs(out: Path, save_model: Path | None, *, force: bool) -> None:
+    """Refuse before training what could not be written after it."""
+    from hub_client.store import bundle
+
     if out.suffix not in WRITERS:
         raise errors.InvalidInput(f"--out {out}: the name must end in {' or '.join(WRITERS)}.", facts={"out": out})
-    for option, path in {"--out": out, "--save-model": save_model}.items():
-        if path is not None and path.exists() and not force:
-            raise errors.InvalidInput(
-                f"{option} {path} exists already. Choose another name, or replace it with --force.",
-                facts={option: path},
-            )
+    if out.exists() and not force:
+        raise errors.InvalidInput(
+            f"--out {out} exists already. Choose another name, or replace it with --force.", facts={"out": out}
+        )
+    _check_writable("--out", out)
+    if save_model:
+        bundle.check_target(save_model, overwrite=force)
+        _check_writable("--save-model", save_model)
+
+
+def _check_writable(option: str, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent).cleanup()
+    except OSError as error:
+        raise errors.InvalidInput(
+            f"{option} {path}: nothing can be written to {path.parent} ({error.strerror}). Choose another place.",
+            facts={option: path},
+        ) from error
 
 
 def _query(name: str) -> AnnData:
@@ -245,7 +262,6 @@ def _read_plan(file: Path) -> Plan:
 
 def _write(adata: AnnData, out: Path) -> None:
     """Write beside the target and rename, so that a failed or killed run leaves no half a file."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         part = Path(folder) / out.name
         WRITERS[out.suffix](adata, part)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder.", show_default=False)]
 To = Annotated[str, typer.Option("--to", metavar="OWNER/NAME", help="Where in the hub.", show_default=False)]
 Version = Annotated[str | None, typer.Option(metavar="X.Y.Z", help="Its version, instead of its manifest's.")]
+Parent = Annotated[
+    str | None, typer.Option(metavar="REVISION", help="The release it follows, instead of the one it was made from.")
+]
 Message = Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT", help="What changed.")]
 Recipe = Annotated[Path, typer.Argument(help="A recipe, in TOML.", show_default=False)]
 Data = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the recipe's data sets lie.", show_default=False)]
@@ -50,6 +53,7 @@ def push(
     to: To,
     version: Version = None,
     message: Message = None,
+    parent: Parent = None,
     hub: options.HubFolder = None,
     as_json: options.Json = False,
 ) -> None:
@@ -66,7 +70,7 @@ def push(
     """
     from hub_client.client import Hub
 
-    _tell(Hub(hub).push(folder, to, version=version, message=message), as_json=as_json)
+    _tell(Hub(hub).push(folder, to, version=version, message=message, parent=parent), as_json=as_json)
 
 
 def validate(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:

@@ -137,7 +137,7 @@ def write(
         If the folder cannot be written; nothing has changed then.
     """
     folder = Path(folder)
-    _check_target(folder, overwrite=overwrite)
+    check_target(folder, overwrite=overwrite)
     contents = _contents(manifest, tensors, extra or {})
     files = tuple(_describe(path, contents[path]) for path in sorted(contents))
     sealed = manifest.changed(files=files).to_bytes()
@@ -235,7 +235,8 @@ def _broken(file: str, fault: str, *, expected: object = None, actual: object = 
     )
 
 
-def _check_target(folder: Path, *, overwrite: bool) -> None:
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """Raise InvalidInput if :func:`write` would: something lies there that may not be replaced."""
     if not folder.exists() and not folder.is_symlink():
         return
     present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else None

@@ -43,7 +43,7 @@ def writing(place: str, *, otherwise: str) -> Iterator[None]:
     except errors.HubClientError:
         raise
     except OSError as error:
-        reason = _REFUSED.get(error.errno or 0, f"cannot be written ({error.strerror or error})")
+        reason = _REFUSED.get(error.errno or 0, f"cannot be written ({error.strerror or error}): check its path")
         raise errors.TransportError(f"{place} {reason}, or {otherwise}. Nothing was changed.") from error
 
 
