@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import hub_client
-from hub_client.cli import cache, catalogue, mapping, releases
+from hub_client.cli import cache, catalogue, importing, mapping, releases
 from hub_client.cli.failures import failing, table_of_codes
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "push": releases.push,
     "validate": releases.validate,
     "build": releases.build,
+    "import": importing.import_model,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

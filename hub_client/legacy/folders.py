@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,15 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A class or function that a file asks for, as ``module:name``, and whether it gets an answer."""
+
+    file: str
+    name: str
+    allowed: bool
+
+
+@dataclass(frozen=True)
 class Contents:
     """What a folder says it holds, with nothing made of it.
 
@@ -56,10 +65,8 @@ class Contents:
     ----------
     attributes
         The model's attributes as :mod:`hub_client.legacy.pickles` reads them.
-    names
-        File to all that it asks for, as ``module:name``.
-    refused
-        Those of them that no saved model needs.
+    asked
+        All that its files ask for.
     shapes
         The sizes of each tensor; None where the file of tensors is refused.
     genes
@@ -69,8 +76,7 @@ class Contents:
     """
 
     attributes: dict[str, Any]
-    names: Mapping[str, tuple[str, ...]]
-    refused: tuple[str, ...]
+    asked: tuple[Asked, ...]
     shapes: dict[str, tuple[int, ...]] | None
     genes: tuple[str, ...]
     cells: Path | None
@@ -105,12 +111,18 @@ def look(folder: Path) -> Contents:
     check(folder)
     pickled = pickles.read(_content(folder, ATTRIBUTES, limit=pickles.MAX_BYTES), file=ATTRIBUTES)
     attributes, content = _attributes(pickled.value), _content(folder, WEIGHTS)
-    names = {ATTRIBUTES: pickled.names, WEIGHTS: weights.names(content, file=WEIGHTS)}
-    strange = [name for name in names[WEIGHTS] if name not in weights.ALLOWED]
-    refused = [*(name for name in pickled.names if name not in values.READERS), *strange]
-    state = None if strange else weights.state(content, file=WEIGHTS)
-    shapes = None if state is None else {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return Contents(attributes, names, tuple(refused), shapes, _genes(folder, attributes), _cells(folder))
+    named = _asked(ATTRIBUTES, pickled.names, allowed=values.READERS)
+    wanted = _asked(WEIGHTS, weights.names(content, file=WEIGHTS), allowed=weights.ALLOWED)
+    shapes = _shapes(content) if all(one.allowed for one in wanted) else None
+    return Contents(attributes, (*named, *wanted), shapes, _genes(folder, attributes), _cells(folder))
+
+
+def _asked(file: str, names: Iterable[str], *, allowed: Container[str]) -> list[Asked]:
+    return [Asked(file, name, name in allowed) for name in names]
+
+
+def _shapes(content: bytes) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.state(content, file=WEIGHTS).items()}
 
 
 def check(folder: Path) -> None:

@@ -94,6 +94,11 @@ def read(content: bytes, *, file: str, start: int = 0) -> Pickled:
         raise _broken(file, f"is no pickle that can be read ({error})") from None
 
 
+def printable(text: str) -> str:
+    """Return a text that does nothing to a terminal; one that would is quoted."""
+    return text if text.isprintable() else ascii(text)
+
+
 def refused(strangers: Iterable[str], *, file: str, allowed: Iterable[str]) -> errors.IntegrityError:
     """Return the error that lists every name a file may not ask for."""
     asked = list(strangers)
@@ -178,8 +183,9 @@ class _Machine:
         return values
 
     def name(self, name: str) -> Named:
-        self.names.setdefault(name)
-        return Named(name)
+        shown = printable(name)
+        self.names.setdefault(shown)
+        return Named(shown)
 
 
 # --- what each instruction does --------------------------------------------------------------------------------------

@@ -309,9 +309,12 @@ def _table(prototypes: State | None, rows: list[int], latent: int) -> dict[str, 
     if prototypes is None:
         sizes = {"means": (len(rows), latent), "covariances": (len(rows), latent, latent), "cells": (len(rows),)}
         return {part: torch.zeros(size) for part, size in sizes.items()}
-    placed = torch.tensor(rows) < len(prototypes["mean"])  # a label that surgery added has none until it is trained
-    found = {"means": prototypes["mean"], "covariances": torch.nan_to_num(_tensor(prototypes["cov"]))}
-    return {part: _padded(_tensor(values), rows) for part, values in found.items()} | {"cells": placed.float()}
+    means, covariances = _tensor(prototypes["mean"]), torch.nan_to_num(_tensor(prototypes["cov"]))
+    return {
+        "means": _padded(means, rows),
+        "covariances": _padded(covariances, rows),
+        "cells": (torch.tensor(rows) < len(means)).float(),  # a label that surgery added has none before training
+    }
 
 
 def _padded(values: Tensor, rows: list[int]) -> Tensor:
