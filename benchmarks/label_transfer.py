@@ -29,7 +29,7 @@ from sklearn.neighbors import KNeighborsClassifier
 import hub_client
 from hub_client import Model
 from hub_client.architectures import Start
-from hub_client.build import reference_atlas
+from hub_client.atlas import with_atlas
 from hub_client.calibrate import calibrate
 from hub_client.classifiers import with_classifiers
 from hub_client.data.cells import Cells
@@ -160,7 +160,7 @@ def trained(task: Task, *, seed: int) -> Reference:
 
 def _informed(model: Model, cells: Cells) -> Model:
     """Return the model with the reference cells that labels are transferred from."""
-    return with_classifiers(replace(model, reference=reference_atlas(model, cells)), cells)
+    return with_classifiers(with_atlas(model, cells), cells)
 
 
 def by_scpoli(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from numpy.typing import NDArray
 
 from hub_client import _resources, errors
+from hub_client.atlas import with_atlas
 from hub_client.calibrate import calibrate
 from hub_client.classifiers import with_classifiers
 from hub_client.data import datasets
@@ -42,7 +42,7 @@ from hub_client.manifest.v1 import (
 from hub_client.model import Model
 from hub_client.nn.training import split
 from hub_client.predict import Predictions, embed, joined, predict
-from hub_client.store import card, reference
+from hub_client.store import card
 from hub_client.train import train
 from hub_client.transfer import EXPRESSED, evidence
 from hub_client.verify import with_test_vectors
@@ -110,7 +110,7 @@ def build(
     history = train(model, training, plan=recipe.plan, seed=recipe.seed, accelerator=accelerator, progress=progress)
     if history.stopped == "interrupted":
         raise KeyboardInterrupt  # a model that is trained in part is no release
-    model.reference = reference_atlas(model, training) if recipe.atlas else None
+    model = with_atlas(model, training) if recipe.atlas else model
     model = with_classifiers(model, training) if recipe.trust.transfer in EXPRESSED else model
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
@@ -134,13 +134,6 @@ def prepare(recipe: Recipe, *, data: Path) -> tuple[Model, Cells, Cells]:
     model = Model.build(manifest, seed=recipe.seed)
     training, held_out = split(cells, model.vocabulary, fraction=recipe.holdout.fraction, seed=recipe.seed)
     return model, cells.rows(training.numpy()), cells.rows(held_out.numpy())
-
-
-def reference_atlas(model: Model, cells: Cells) -> AnnData:
-    """Return latent, labels and conditions of cells, without names, counts or donors, in random order."""
-    shared = {c.key: cells.conditions[c.key] for c in model.manifest.conditions if c.role != "donor"}
-    seed = model.manifest.training.seed or 0
-    return reference.atlas(embed(model, cells), conditions=shared, labels=cells.labels, seed=seed)
 
 
 def _check_free(folder: Path, *, overwrite: bool) -> None:

@@ -80,7 +80,7 @@ def manifest(
     """Return the manifest of a small model of :func:`counts`' reference."""
     known = {"batch": REFERENCE, "tech": ("v2", "v3")}
     labels = {"cell_type": sorted(CLASSES), "cell_class": sorted(set(CLASSES.values()))}
-    encoding = {"kind": "embedding", "dim": 4} if encoding is None else encoding
+    encoding = ENCODINGS.get(kind, {"kind": "one-hot"}) if encoding is None else encoding
     likelihood = architecture.get("likelihood", "nb")
     prototypes = [PrototypeLevel.of(position, key) for position, key in enumerate(levels)]
     return Manifest.model_validate(
@@ -96,3 +96,7 @@ def manifest(
             "prototypes": {"levels": prototypes if kind == "scpoli" else ()},
         }
     )
+
+
+ENCODINGS = {"scpoli": {"kind": "embedding", "dim": 4}}
+"""How a kind's conditions are encoded, where not one-hot."""

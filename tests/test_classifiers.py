@@ -12,7 +12,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from hub_client import errors
-from hub_client.build import reference_atlas
+from hub_client.atlas import with_atlas
 from hub_client.classifiers import with_classifiers
 from hub_client.data.cells import Cells
 from hub_client.manifest.plan import Plan
@@ -90,8 +90,7 @@ def reference() -> tuple[Model, Cells]:
     model = Model.build(manifest())
     cells = cells_for(model.manifest)
     train(model, cells, plan=Plan(epochs=20, batch_size=32, pretraining_epochs=10), progress=False, accelerator="cpu")
-    model.reference = reference_atlas(model, cells)
-    model = with_classifiers(model, cells)
+    model = with_classifiers(with_atlas(model, cells), cells)
     trust = model.manifest.trust.model_copy(update={"calibrations": (RULE,)})
     return replace(model, manifest=model.manifest.changed(trust=trust)), cells
 

@@ -9,6 +9,7 @@ from hub_client.architectures._base import Architecture, Scores, Start
 
 ARCHITECTURES = {
     "scpoli": "hub_client.architectures.scpoli:ScPoli",
+    "trvae": "hub_client.architectures.trvae:TrVae",
 }
 
 __all__ = ["ARCHITECTURES", "Architecture", "Scores", "Start", "architecture"]

@@ -199,6 +199,10 @@ class ConditionalVae(nn.Module, ABC):
         """Return the parameters of the distribution of each cell's expression at ``z``, ``(cells, latent)``."""
 
     @abstractmethod
+    def first_layers(self) -> list[nn.Module]:
+        """Return what reads expression or the latent first, without the conditions' tables."""
+
+    @abstractmethod
     def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:
         """Return what may move, with its weight decay."""
 
@@ -404,10 +408,10 @@ class ConditionalVae(nn.Module, ABC):
         return float(self.reconstruction_losses(replace(cells, conditions=names)).mean(dtype=np.float64))
 
     def restrict(self, parts: Literal["all", "expression"]) -> None:
-        """Let only some parts train: all, or the condition rows and the encoder's first expression weights."""
+        """Let only some parts train: all, or the condition rows and the first layers."""
         if parts == "expression":
             self.requires_grad_(False)
-            for module in (*self.tables(), self.encoder.hidden.first.expression):
+            for module in (*self.tables(), *self.first_layers()):
                 module.requires_grad_(True)
 
 

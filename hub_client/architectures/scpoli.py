@@ -96,6 +96,10 @@ class ScPoli(ConditionalVae):
         """Return each condition key's table of embeddings."""
         return [[table] for table in self._embedding_tables()]
 
+    def first_layers(self) -> list[nn.Module]:
+        """Return the encoder's first expression weights."""
+        return [self.encoder.hidden.first.expression]
+
     def _embedding_tables(self) -> list[GrowingTable]:
         return [table for table in self.embeddings if isinstance(table, GrowingTable)]
 

@@ -275,7 +275,15 @@ class HiddenLayers(nn.Module):
 
     def after_first(self, first: Tensor) -> Tensor:
         """Return the last hidden layer from the first linear map's output."""
-        hidden: Tensor = self.activations[0](first)
+        return self.after_first_layer(self.activations[0](first))
+
+    def first_layer(self, expression: Tensor, conditions: Tensor | None) -> Tensor:
+        """Return the first hidden layer, ``(cells, width)``."""
+        hidden: Tensor = self.activations[0](self.first(expression, conditions))
+        return hidden
+
+    def after_first_layer(self, hidden: Tensor) -> Tensor:
+        """Return the last hidden layer from the first."""
         for linear, activation in zip(self.rest, self.activations[1:], strict=True):
             hidden = activation(linear(hidden))
         return hidden

@@ -135,6 +135,7 @@ def mmd(latent: Tensor, codes: Tensor, *, conditions: int, boundary: int | None 
     Gretton et al. 2012 (jmlr.org/papers/v13/gretton12a.html), equation 5: the biased estimate, with a sum of radial
     kernels of 19 widths as in trVAE (Lotfollahi et al. 2020, doi:10.1093/bioinformatics/btaa800).
     """
+    latent = _full(latent)
     members = one_hot(codes, conditions).to(latent.dtype)
     sizes = members.sum(0)
     shares = members / sizes.clamp(min=1)
@@ -158,6 +159,7 @@ def hsic(left: Tensor, right: Tensor) -> Tensor:
     al. 2023, doi:10.1038/s41556-022-01072-x). scArches takes the root of values that rounding makes negative, which
     gives NaN; here they are 0 with a gradient of 0.
     """
+    left, right = _full(left), _full(right)
     value = (_centred(_radial_kernel(left)) * _radial_kernel(right)).mean()
     positive = value > _HSIC_FLOOR
     return torch.where(positive, torch.where(positive, value, 1).sqrt(), 0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
+from hub_client.atlas import with_atlas
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
 from hub_client.model import Model
+from hub_client.predict import predictable
 from hub_client.train import train
 from tests.simulated import cells_for, manifest
 
@@ -16,6 +18,9 @@ EXAMPLES: dict[str, Manifest] = {
     "scpoli-zinb-batch-norm": manifest(likelihood="zinb", normalization="batch"),
     "scpoli-mse-no-norm": manifest(likelihood="mse", normalization="none", inject=("encoder",)),
     "scpoli-poisson-deep": manifest(likelihood="poisson", hidden=(16, 8), inject=("decoder",), levels=()),
+    "trvae": manifest("trvae"),
+    "trvae-zinb-y-batch-norm": manifest("trvae", likelihood="zinb", mmd_on="y", normalization="batch", hidden=(16, 8)),
+    "trvae-mse-boundary-no-norm": manifest("trvae", likelihood="mse", mmd_boundary=1, normalization="none"),
 }
 SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)
 
@@ -27,7 +32,8 @@ def untrained(example: str, *, seed: int = 0) -> Model:
 
 @cache
 def trained(example: str) -> Model:
-    """Return an example trained for a few epochs; callers must not train it."""
+    """Return an example trained for a few epochs, with an atlas if it has no classifier; callers must not train it."""
     model = untrained(example)
-    train(model, cells_for(model.manifest), plan=SHORT, progress=False, accelerator="cpu")
-    return model
+    cells = cells_for(model.manifest)
+    train(model, cells, plan=SHORT, progress=False, accelerator="cpu")
+    return model if predictable(model) else with_atlas(model, cells)
