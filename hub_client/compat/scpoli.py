@@ -26,6 +26,8 @@ from hub_client.architectures.scpoli import ScPoli
 from hub_client.compat import _manifests, _plans
 from hub_client.data.align import align
 from hub_client.data.cells import Cells, Names
+from hub_client.legacy import importing
+from hub_client.legacy.folders import Saved, is_saved
 from hub_client.legacy.scpoli import relative_uncertainty
 from hub_client.manifest.configs import Normalization
 from hub_client.manifest.configs import ScPoli as Config
@@ -479,14 +481,34 @@ class scPoli:
 
     @classmethod
     def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
-        """Return the model :meth:`save` wrote, with ``adata`` or the AnnData saved beside it.
+        """Return the model :meth:`save` or scArches wrote, with ``adata`` or the AnnData saved beside it.
 
         ``map_location`` is accepted for scArches' sake: weights are read to the CPU, and training chooses the device.
+        Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
         """
+        if is_saved(Path(dir_path)):
+            return cls._from_scarches(importing.read(dir_path), adata)
         if adata is None and _beside(dir_path).exists():
             adata = read_anndata(_beside(dir_path))
         made = cls._around(Model.load(dir_path), adata)
         made.is_trained_ = made.model.manifest.training.plan is not None
+        return made
+
+    @classmethod
+    def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
+        """Return what scArches saved, with what it keeps of the training cells beside the model."""
+        if adata is None and saved.cells is not None:
+            adata = read_anndata(saved.cells)
+        said = saved.attributes
+        made = cls._around(
+            importing.imported(saved, kind="scpoli"),
+            adata,
+            labeled=said.get("labeled_indices_"),
+            unknown=said.get("unknown_ct_names_"),
+            share=bool(said.get("share_metadata_", True)),
+            metadata=_obs_metadata(said.get("obs_metadata_")),
+        )
+        made.is_trained_ = bool(said.get("is_trained_", True))
         return made
 
     @classmethod
@@ -617,6 +639,13 @@ def _normalization(use_bn: bool, use_ln: bool) -> Normalization:
 
 def _tensor(values: Any) -> torch.Tensor:
     return torch.as_tensor(np.asarray(values), dtype=torch.float32)
+
+
+def _obs_metadata(saved: Any) -> pd.DataFrame | None:
+    """Return scArches' table of one row per condition; with several condition keys its rows are those of no one key."""
+    if not isinstance(saved, pd.DataFrame) or isinstance(saved.index, pd.MultiIndex):
+        return None
+    return saved[~saved.index.duplicated()]
 
 
 def _beside(dir_path: str) -> Path:

@@ -84,9 +84,39 @@ def import_legacy(
     >>> model = hub_client.import_legacy("reference_model", organism="human")  # doctest: +SKIP
     >>> hub_client.push(model, "my-lab/lung-atlas")  # doctest: +SKIP
     """
-    saved, before = _read(path), None if reference is None else _read(reference)
+    return imported(
+        read(path),
+        name=name,
+        kind=kind,
+        organism=organism,
+        gene_ids=gene_ids,
+        reference=None if reference is None else read(reference),
+    )
+
+
+def read(path: str | Path) -> Saved:
+    """Return what scArches saved in a folder.
+
+    Raises
+    ------
+    NotFound, IntegrityError
+        As :func:`import_legacy`.
+    """
+    return folders.read(Path(path).expanduser())
+
+
+def imported(
+    saved: Saved,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    organism: str | OntologyTerm | None = None,
+    gene_ids: Sequence[str] | Mapping[str, str] | None = None,
+    reference: Saved | None = None,
+) -> Model:
+    """Return the model that was saved; see :func:`import_legacy`."""
     row = KINDS[_kind(saved.attributes, wanted=kind)]
-    manifest, tensors = _converted(row, saved, name=name or _slug(saved.folder), before=before)
+    manifest, tensors = _converted(row, saved, name=name or _slug(saved.folder), reference=reference)
     model = Model.build(_completed(manifest, saved, row, organism=_organism(organism), gene_ids=gene_ids))
     _check(tensors, model)
     model.network.load(tensors)
@@ -121,7 +151,7 @@ class Kind:
     lost: Mapping[str, str]
 
 
-def _scpoli(saved: Saved, name: str, before: Saved | None) -> tuple[Manifest, Tensors]:
+def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
     labelled, unlabelled = (saved.attributes[f"prototypes_{kind}_"] for kind in ("labeled", "unlabeled"))
     points = None if unlabelled["mean"] is None else unlabelled["mean"].reshape(-1, saved.attributes["latent_dim_"])
     manifest = scpoli.manifest_of(
@@ -129,7 +159,7 @@ def _scpoli(saved: Saved, name: str, before: Saved | None) -> tuple[Manifest, Te
         saved.genes,
         name=name,
         unlabelled=0 if points is None else len(points),
-        reference=before.attributes if before else None,
+        reference=reference.attributes if reference else None,
     )
     tensors = scpoli.tensors_of(
         saved.state,
@@ -189,17 +219,13 @@ def _kind(attributes: Mapping[str, Any], *, wanted: str | None) -> str:
 # --- from the folder to the manifest ---------------------------------------------------------------------------------
 
 
-def _read(path: str | Path) -> Saved:
-    return folders.read(Path(path).expanduser())
-
-
 def _slug(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:96].rstrip("-") or FORMAT
 
 
-def _converted(row: Kind, saved: Saved, *, name: str, before: Saved | None) -> tuple[Manifest, Tensors]:
+def _converted(row: Kind, saved: Saved, *, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
     try:
-        return row.convert(saved, name, before)
+        return row.convert(saved, name, reference)
     except errors.HubClientError:
         raise
     except KeyError as error:
