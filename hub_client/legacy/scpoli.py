@@ -6,30 +6,36 @@ those it saves, with their trailing underscore. Its versions 0.5.6 to 0.5.8 had 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.manifest._frozen import problems
+from hub_client.legacy.vaes import (
+    QUERY,
+    Attributes,
+    State,
+    added,
+    described,
+    genes_of,
+    input_of,
+    key_of,
+    layer_names,
+    layer_tensors,
+    layers_of,
+    network_names,
+    origin,
+    tensor,
+    transposed,
+)
 from hub_client.manifest.v1 import Manifest, PrototypeLevel
 
-Attributes = Mapping[str, Any]
-State = Mapping[str, ArrayLike | Tensor]
-
-REFERENCE, QUERY = "1.0.0", "1.1.0"
-"""The versions given to a model trained from scratch, and to one that surgery made of it."""
-ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
 OLD_NAMES = {"embedding.weight": "embeddings.0.weight"}
 """What tensors were called when there was one condition key."""
-OUTPUTS = {"mse": "decoder.recon_decoder.0"}
-"""What scArches calls the decoder's last layer, where it is not ``mean_decoder``."""
 
 
 def manifest_of(
@@ -68,20 +74,16 @@ def manifest_of(
     prototypes = [PrototypeLevel.of(position, level["key"]) for position, level in enumerate(levels)]
     fields = {
         "name": name,
-        "version": REFERENCE if reference is None else QUERY,
+        **origin(reference),
         "architecture": _architecture(attributes),
-        "genes": _genes(genes),
-        "input": {"kind": "log1p" if attributes["recon_loss_"] == "mse" else "counts"},
+        "genes": genes_of(genes),
+        "input": input_of(attributes),
         "conditions": [_condition(position, attributes, old) for position in range(len(attributes["conditions_"]))],
         "combinations": _combinations(attributes, old),
         "labels": levels,
         "prototypes": {"levels": prototypes, "unlabelled": unlabelled},
-        "lineage": {"relation": "import" if reference is None else "surgery"},
     }
-    try:
-        return Manifest.model_validate(fields)
-    except ValidationError as error:
-        raise errors.ManifestError(f"{name}: this scPoli cannot be described", problems=problems(error)) from None
+    return described(fields, what="scPoli")
 
 
 def tensors_of(
@@ -115,9 +117,9 @@ def tensors_of(
     attributes, state = modern(attributes), modern_state(state)
     tensors = _layers(state, attributes) | _embeddings(state, attributes)
     if "theta" in state:
-        tensors["theta.rows"] = _tensor(state["theta"]).T.contiguous()
+        tensors["theta.rows"] = transposed(state["theta"])
     latent = int(attributes["latent_dim_"])
-    means = torch.zeros(0, latent) if unlabelled is None else _tensor(unlabelled["mean"]).reshape(-1, latent)
+    means = torch.zeros(0, latent) if unlabelled is None else tensor(unlabelled["mean"]).reshape(-1, latent)
     return tensors | _labelled(labelled, attributes, latent) | {"unlabelled": means}
 
 
@@ -151,31 +153,12 @@ def relative_uncertainty(distances: ArrayLike) -> NDArray[np.float64]:
     return found
 
 
-def key_of(column: str) -> str:
-    """Return the key a manifest has for an obs column: blanks and ``. / + *`` become underscores."""
-    return re.sub(r"[\s./+*]", "_", column)
-
-
 # --- the manifest ----------------------------------------------------------------------------------------------------
 
 
 def _architecture(attributes: Attributes) -> dict[str, Any]:
-    normalization = "batch" if attributes["use_bn_"] else "layer" if attributes["use_ln_"] else "none"
-    return {
-        "kind": "scpoli",
-        "hidden": attributes["hidden_layer_sizes_"],
-        "latent": attributes["latent_dim_"],
-        "dropout": attributes["dr_rate_"],
-        "likelihood": attributes["recon_loss_"],
-        "normalization": normalization,
-        "inject": attributes["inject_condition_"],
-    }
-
-
-def _genes(genes: Sequence[str]) -> dict[str, Any]:
-    id_type = "ensembl" if all(ENSEMBL.fullmatch(gene) for gene in genes) else "symbol"
-    field = "id" if id_type == "ensembl" else "symbol"
-    return {"id_type": id_type, "panel": [{field: str(gene)} for gene in genes]}
+    own = {"latent": attributes["latent_dim_"], "inject": attributes["inject_condition_"]}
+    return {"kind": "scpoli", **layers_of(attributes), **own}
 
 
 def _condition(position: int, attributes: Attributes, old: Attributes) -> dict[str, Any]:
@@ -185,16 +168,12 @@ def _condition(position: int, attributes: Attributes, old: Attributes) -> dict[s
         "key": key_of(column),
         "categories": _categories(column, attributes),
         "encoding": encoding | {"max_norm": attributes["embedding_max_norm_"]},
-        "added_in": _added(_categories(column, attributes), _categories(column, old)),
+        "added_in": added(_categories(column, attributes), _categories(column, old)),
     }
 
 
 def _categories(column: str, attributes: Attributes) -> list[str]:
     return [str(value) for value in attributes["conditions_"][column]]
-
-
-def _added(names: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    return {name: QUERY for name in names if name not in set(known)}
 
 
 def _combinations(attributes: Attributes, old: Attributes) -> list[dict[str, Any]]:
@@ -238,7 +217,7 @@ def _level(column: str, attributes: Attributes, old: Attributes) -> dict[str, An
         "categories": categories,
         "ontology": dict.fromkeys(categories),
         "unlabelled": next(iter(attributes.get("unknown_ct_names_") or ()), None),
-        "added_in": _added(categories, _labels(column, old)),
+        "added_in": added(categories, _labels(column, old)),
     }
 
 
@@ -250,43 +229,16 @@ def _labels(column: str, attributes: Attributes) -> list[str]:
 # --- the tensors -----------------------------------------------------------------------------------------------------
 
 
-def layer_names(hidden: int, *, output: str = "decoder.mean_decoder.0") -> dict[str, str]:
-    """Return our name of every layer of scArches' encoder and decoder, with ``hidden`` hidden layers each."""
-    names = {
-        "encoder.FC.L0.expr_L": "encoder.hidden.first.expression",
-        "encoder.FC.L0.cond_L": "encoder.hidden.first.condition",
-        "encoder.mean_encoder": "encoder.mean",
-        "encoder.log_var_encoder": "encoder.log_variance",
-        "decoder.FirstL.L0.expr_L": "decoder.hidden.first.expression",
-        "decoder.FirstL.L0.cond_L": "decoder.hidden.first.condition",
-        "decoder.FirstL.N0": "decoder.hidden.activations.0.norm.norm",
-        "decoder.dropout_decoder": "decoder.dropout",
-        output: "decoder.mean",
-    }
-    for theirs, ours in (("encoder.FC", "encoder.hidden"), ("decoder.HiddenL", "decoder.hidden")):
-        names |= {f"{theirs}.L{i}": f"{ours}.rest.{i - 1}" for i in range(1, hidden)}
-        names |= {f"{theirs}.N{i}": f"{ours}.activations.{i}.norm.norm" for i in range(1, hidden)}
-    return names | {"encoder.FC.N0": "encoder.hidden.activations.0.norm.norm"}
-
-
 def _layers(state: State, attributes: Attributes) -> dict[str, Tensor]:
-    output = OUTPUTS.get(attributes["recon_loss_"], "decoder.mean_decoder.0")
-    ours = layer_names(len(attributes["hidden_layer_sizes_"]), output=output)
     tables = {"theta", *(f"embeddings.{i}.weight" for i in range(len(attributes["condition_keys_"])))}
-    parts = {name: name.rpartition(".") for name in state if name not in tables}
-    if strangers := [name for name, (layer, _, _) in parts.items() if layer not in ours]:
-        raise errors.ManifestError(f"a scPoli with these attributes has no tensors {errors.names(strangers)}.")
-    return {
-        f"{ours[layer]}.{leaf}": _tensor(state[name])
-        for name, (layer, _, leaf) in parts.items()
-        if leaf != "num_batches_tracked"
-    }
+    layers = {name: values for name, values in state.items() if name not in tables}
+    return layer_tensors(layers, network_names(attributes), what="scPoli")
 
 
 def _embeddings(state: State, attributes: Attributes) -> dict[str, Tensor]:
     longest = attributes["embedding_max_norm_"]
     return {
-        f"embeddings.{i}.rows": _shortened(_tensor(state[f"embeddings.{i}.weight"]), longest)
+        f"embeddings.{i}.rows": _shortened(tensor(state[f"embeddings.{i}.weight"]), longest)
         for i in range(len(attributes["condition_keys_"]))
     }
 
@@ -309,7 +261,7 @@ def _table(prototypes: State | None, rows: list[int], latent: int) -> dict[str, 
     if prototypes is None:
         sizes = {"means": (len(rows), latent), "covariances": (len(rows), latent, latent), "cells": (len(rows),)}
         return {part: torch.zeros(size) for part, size in sizes.items()}
-    means, covariances = _tensor(prototypes["mean"]), torch.nan_to_num(_tensor(prototypes["cov"]))
+    means, covariances = tensor(prototypes["mean"]), torch.nan_to_num(tensor(prototypes["cov"]))
     return {
         "means": _padded(means, rows),
         "covariances": _padded(covariances, rows),
@@ -321,11 +273,6 @@ def _padded(values: Tensor, rows: list[int]) -> Tensor:
     """Return rows of a tensor, zeros for those beyond its end."""
     missing = max(rows) + 1 - len(values)
     return torch.cat([values, values.new_zeros(max(missing, 0), *values.shape[1:])])[rows]
-
-
-def _tensor(values: ArrayLike | Tensor) -> Tensor:
-    found = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    return found.to(torch.float32, copy=True)
 
 
 __all__ = ["key_of", "layer_names", "manifest_of", "relative_uncertainty", "tensors_of"]
