@@ -50,7 +50,7 @@ def pack_cells(recorded: Path) -> None:
 def main(recorded: Path, *kinds: str) -> None:
     """Pack the cells and the models of the given kinds."""
     pack_cells(recorded)
-    for kind in kinds or ("scpoli",):
+    for kind in kinds or ("scpoli", "trvae"):
         pack_facts(recorded, kind)
         for folder in sorted(recorded.glob(f"{kind}_*")):
             pack_model(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from torch import Tensor
 
 from hub_client.data.cells import Cells, GeneReport
-from hub_client.legacy import scpoli
+from hub_client.legacy import scpoli, trvae
+from hub_client.manifest.v1 import Manifest
 from hub_client.model import Model
 
 HERE = Path(__file__).parent
@@ -21,8 +24,13 @@ REFERENCES = {
     "scpoli_query_unlabeled": "scpoli_default",
     "scpoli_multi_query_newtype": "scpoli_multi",
     "scpoli_shot_surgery": "scpoli_default",
+    "trvae_nb_query": "trvae_nb",
 }
-DATA = {"scpoli_query_unlabeled": "query", "scpoli_multi_query_newtype": "query_newtype"}
+DATA = {
+    "scpoli_query_unlabeled": "query",
+    "scpoli_multi_query_newtype": "query_newtype",
+    "trvae_nb_query": "query",
+}
 
 
 def arrays(file: str, part: str) -> dict[str, NDArray[Any]]:
@@ -39,8 +47,7 @@ class Recording:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        kind = self.name.split("_")[0]
-        found: dict[str, Any] = json.loads((HERE / f"{kind}.json").read_text())[self.name]
+        found: dict[str, Any] = json.loads((HERE / f"{self.kind}.json").read_text())[self.name]
         return found
 
     @property
@@ -79,23 +86,43 @@ class Recording:
 
     def model(self, *, state: str = "state") -> Model:
         """Return our model with the recorded weights."""
-        labelled = {"mean": self.outputs["prototypes_labeled_mean"], "cov": self.outputs["prototypes_labeled_cov"]}
-        means = self.outputs.get("prototypes_unlabeled_mean")
-        before = self.reference
-        manifest = scpoli.manifest_of(
-            self.attributes,
-            list(arrays("cells", "ref")["var_names"]),
-            name=self.name.replace("_", "-"),
-            unlabelled=0 if means is None else len(means),
-            reference=before.attributes if before else None,
-        )
+        manifest, tensors = CONVERTED[self.kind](self, self.part(state))
         model = Model.build(manifest)
-        unlabelled = None if means is None else {"mean": means}
-        model.network.load(
-            scpoli.tensors_of(self.part(state), self.attributes, labelled=labelled, unlabelled=unlabelled)
-        )
+        model.network.load(tensors)
         model.describe()
         return model
+
+    @property
+    def kind(self) -> str:
+        return self.name.split("_")[0]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What every kind's manifest is made from."""
+        reference = self.reference.attributes if self.reference else None
+        names = list(arrays("cells", "ref")["var_names"])
+        return {"genes": names, "name": self.name.replace("_", "-"), "reference": reference}
+
+
+Converted = tuple[Manifest, dict[str, Tensor]]
+
+
+def _scpoli(recording: Recording, state: dict[str, NDArray[Any]]) -> Converted:
+    found, attributes = recording.outputs, recording.attributes
+    labelled = {"mean": found["prototypes_labeled_mean"], "cov": found["prototypes_labeled_cov"]}
+    means = found.get("prototypes_unlabeled_mean")
+    manifest = scpoli.manifest_of(attributes, unlabelled=0 if means is None else len(means), **recording.described)
+    unlabelled = None if means is None else {"mean": means}
+    return manifest, scpoli.tensors_of(state, attributes, labelled=labelled, unlabelled=unlabelled)
+
+
+def _trvae(recording: Recording, state: dict[str, NDArray[Any]]) -> Converted:
+    attributes = recording.attributes
+    return trvae.manifest_of(attributes, **recording.described), trvae.tensors_of(state, attributes)
+
+
+CONVERTED: dict[str, Callable[[Recording, dict[str, NDArray[Any]]], Converted]] = {"scpoli": _scpoli, "trvae": _trvae}
+"""How the recordings of each kind become our models."""
 
 
 def cells(data: str, *, attributes: dict[str, Any]) -> Cells:
@@ -107,8 +134,13 @@ def cells(data: str, *, attributes: dict[str, Any]) -> Cells:
     return Cells(
         x=csr_matrix(counts),
         obs_names=found["obs_names"].astype(object),
-        conditions={key: found[f"obs_{key}"] for key in attributes["condition_keys_"]},
-        labels={key: found[f"obs_{key}"] for key in attributes["cell_type_keys_"]},
+        conditions={key: found[f"obs_{key}"] for key in _columns(attributes)},
+        labels={key: found[f"obs_{key}"] for key in attributes.get("cell_type_keys_", ())},
         size_factor=counts.sum(1),
         report=GeneReport(coverage=1.0),
     )
+
+
+def _columns(attributes: dict[str, Any]) -> list[str]:
+    """The obs columns of conditions: scPoli has several keys, the others one."""
+    return list(attributes.get("condition_keys_") or [attributes["condition_key_"]])
