@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hub_client.model import Model
 
 _Shown = TypeVar("_Shown", Listing, DatasetListing)
+_log = logging.getLogger(__name__)
 
 HUB_VARIABLE = "ARCHZOO_HUB"
 
@@ -115,6 +116,10 @@ class Hub:
             folder, pulled = _as_folder(model, Path(scratch) / "draft")
             draft = releasing.Draft(folder, version=version, message=message, parent=parent, pulled=pulled)
             return releasing.release(draft, store, repo, scratch=Path(scratch))
+
+    def names(self) -> list[str]:
+        """Return the full names of all models, sorted, without reading any of them."""
+        return sorted({repo for store in self._models.stores for repo in store.repos()})
 
     def search(self, query: str = "", *, kind: str | None = None, all_versions: bool = False) -> list[Listing]:
         """Return what the hub holds; see :func:`search`."""
@@ -399,7 +404,7 @@ def _shown(place: Catalogue, show: Callable[[Ref, bytes], _Shown], *, all_versio
                 refs = store.releases(repo) if all_versions else [store.resolve(repo)]
                 found += [show(ref, store.read(ref, DOCUMENT[store.kind])) for ref in refs]
             except (errors.IntegrityError, errors.ManifestError) as error:
-                warnings.warn(f"{repo} in {store.address} is left out: {error}", UserWarning, stacklevel=4)
+                _log.warning("%s in %s is left out: %s", repo, store.address, error)
     return found
 
 

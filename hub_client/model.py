@@ -69,10 +69,11 @@ class Model:
         ManifestError
             If the manifest cannot be read.
         IntegrityError
-            If a file is not the one the manifest names.
+            If a file is not the one the manifest names, or the tensors are not those of such a network.
         """
         release = bundle.read(Path(folder))
         model = cls.build(release.manifest)
+        _check_tensors(model, release.tensors)
         model.network.load(release.tensors)
         known = model.network.tensors()
         extras = {name: tensor for name, tensor in release.tensors.items() if name not in known}
@@ -135,3 +136,19 @@ class Model:
 
     def _update(self, **fields: object) -> None:
         self.manifest = self.manifest.model_copy(update=fields)
+
+
+def _check_tensors(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that agree with a manifest, but not with the network it describes."""
+    for spec in model.network.specs():
+        expected = model.manifest.shape(spec)
+        actual = tuple(tensors[spec.name].shape) if spec.name in tensors else None
+        if actual != expected:
+            raise errors.IntegrityError(
+                f"{bundle.WEIGHTS} has {f'shape {actual}' if actual else 'nothing'} for the tensor {spec.name}, which "
+                f"has shape {expected} in a network of kind {model.manifest.architecture.kind}. Ask the release's "
+                "maker for an intact one.",
+                file=bundle.WEIGHTS,
+                expected=expected,
+                actual=actual,
+            )

@@ -236,6 +236,24 @@ def test_cache_lists_and_verifies(run: Run, pushed: dict[str, Any], tmp_path: Pa
     assert pushed["commit"][:12] in outcome.out and "1 broken" in outcome.out
 
 
+def test_a_damaged_repository_does_not_hide_the_others(run: Run, pushed: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "hub" / "models" / "my-lab" / "torn.git").mkdir()
+    listed = run("list", "tiny")
+    assert listed.code == 0 and NAME in listed.out
+    assert listed.err.startswith("warning: my-lab/torn in ") and listed.err.count("\n") == 1
+    assert [row["commits"] for row in run("cache", "ls", "--json").json["repositories"]] == [1, None]
+    assert "damaged" in run("cache", "ls").out
+    verified = run("cache", "verify")
+    assert verified.code == 5 and "my-lab/torn history: torn.git is not a whole git" in verified.out
+    assert options.complete_model("my-lab/") == [NAME, "my-lab/torn"]
+
+
+def test_a_hub_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    outcome = run("list", "--hub", tmp_path / "none")
+    assert (outcome.code, outcome.out) == (0, "") and "there is no hub at" in outcome.err
+    assert run("cache", "ls", "--hub", "https://example.org").code == 9
+
+
 @pytest.mark.slow
 def test_map_writes_labels_and_a_model_that_can_be_pushed(
     run: Run, pushed: dict[str, Any], folder: Path, tmp_path: Path

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -334,13 +336,33 @@ def test_search_lists_formats_it_cannot_read(hub: Hub, tmp_path: Path) -> None:
         hub.pull("future")
 
 
-def test_search_leaves_out_what_is_damaged_and_says_so(hub: Hub, tmp_path: Path) -> None:
+def emptied(repository: Path) -> None:
+    for path in (repository / "objects").rglob("*/*"):
+        path.write_bytes(b"")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "objects": emptied,
+    "refs": lambda repository: shutil.rmtree(repository / "refs"),
+    "branch": lambda repository: (repository / "refs/heads/main").write_text("main\n"),
+    "everything": lambda repository: (shutil.rmtree(repository), repository.mkdir()),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_search_leaves_out_what_is_damaged_and_says_so(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
     hub.push(release(tmp_path / "a"), "lab/whole")
     hub.push(release(tmp_path / "b"), "lab/torn")
-    for path in (tmp_path / "hub/models/lab/torn.git/objects").rglob("*/*"):
-        path.write_bytes(b"")
-    with pytest.warns(UserWarning, match="lab/torn in .* is left out"):
-        assert [found.name for found in hub.search()] == ["lab/whole"]
+    DAMAGE[what](tmp_path / "hub/models/lab/torn.git")
+    assert [found.name for found in hub.search()] == ["lab/whole"]
+    assert "lab/torn in " in caplog.text and "is left out" in caplog.text
+    assert hub.names() == ["lab/torn", "lab/whole"]
+    assert hub.manifest("lab/whole").name == "whole"
+    for verb in (hub.manifest, hub.history, lambda name: hub.push(tmp_path / "b", name)):
+        with pytest.raises(errors.IntegrityError, match="restore the repository from a copy"):
+            verb("lab/torn")
 
 
 def test_an_empty_hub_is_searched_without_being_made(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="See and check the hub on this computer.")
 
+Folder = Annotated[
+    str | None, typer.Option("--hub", metavar="FOLDER", help="This folder, instead of your hub.", show_default=False)
+]
 COLUMNS = (
     Column("kind", rank=1),
     Column("name"),
@@ -30,7 +33,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @app.command("ls")
-def show(hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+def show(hub: Folder = None, as_json: options.Json = False) -> None:
     """List the hub's repositories and their size.
 
     For example:
@@ -47,13 +50,16 @@ def show(hub: options.HubFolder = None, as_json: options.Json = False) -> None:
     if records:
         screen.say_table(
             COLUMNS,
-            [[r["kind"], r["name"], str(r["releases"]), str(r["commits"]), readable(r["bytes"])] for r in records],
+            [
+                [r["kind"], r["name"], _number(r["releases"]), _number(r["commits"]), readable(r["bytes"])]
+                for r in records
+            ],
         )
     screen.say(f"in all: {readable(sum(r['bytes'] for r in records))}")
 
 
 @app.command()
-def verify(hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+def verify(hub: Folder = None, as_json: options.Json = False) -> None:
     """Check every file of every commit again.
 
     Ends with 5 if one is broken.
@@ -64,13 +70,13 @@ def verify(hub: options.HubFolder = None, as_json: options.Json = False) -> None
     archzoo cache verify
     ```
     """
-    checked = [_checked(*found) for found in _commits(hub)]
+    checked = [record for store in _stores(hub) for repo in store.repos() for record in _verified(store, repo)]
     broken = [record for record in checked if record["problem"]]
     if as_json:
         screen.say_json(checked)
     else:
         for record in broken:
-            screen.say(f"{record['name']} {record['commit'][:12]}: {record['problem']}")
+            screen.say(f"{record['name']} {(record['commit'] or 'history')[:12]}: {record['problem']}")
         screen.say(f"{len(checked)} commits checked, {len(broken)} broken")
     if broken:
         raise typer.Exit(failures.EXIT_CODES[errors.IntegrityError][0])
@@ -86,7 +92,9 @@ def readable(size: int) -> str:
 
 def _folder(hub: str | None) -> Path:
     from hub_client.client import default_folder
+    from hub_client.store.catalogue import refuse_address
 
+    refuse_address(hub or "")
     return Path(hub).expanduser() if hub else default_folder()
 
 
@@ -102,17 +110,30 @@ def _record(store: FolderStore, repo: str) -> dict[str, Any]:
     return {
         "kind": store.kind,
         "name": repo,
-        "releases": len(store.releases(repo)),
-        "commits": len(store.history(repo)),
+        "releases": _counted(store.releases, repo),
+        "commits": _counted(store.history, repo),
         "bytes": sum(path.stat().st_size for path in files if path.is_file()),
     }
 
 
-def _commits(hub: str | None) -> Iterator[tuple[FolderStore, str, Entry]]:
-    for store in _stores(hub):
-        for repo in store.repos():
-            for entry in store.history(repo):
-                yield store, repo, entry
+def _counted(found: Callable[[str], Sequence[object]], repo: str) -> int | None:
+    """Return how many there are; None in a repository that is damaged: ``verify`` says how."""
+    try:
+        return len(found(repo))
+    except errors.IntegrityError:
+        return None
+
+
+def _number(count: int | None) -> str:
+    return "damaged" if count is None else str(count)
+
+
+def _verified(store: FolderStore, repo: str) -> list[dict[str, Any]]:
+    """Return what is wrong with each commit; one record without a commit where the history cannot be read."""
+    try:
+        return [_checked(store, repo, entry) for entry in store.history(repo)]
+    except errors.IntegrityError as error:
+        return [{"kind": store.kind, "name": repo, "commit": None, "version": None, "problem": str(error)}]
 
 
 def _checked(store: FolderStore, repo: str, entry: Entry) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,9 +56,14 @@ def list_models(
     if as_json:
         screen.say_json([asdict(listing) for listing in found])
     elif not found:
-        screen.complain(f"no model matches {query!r}; `archzoo list` shows all." if query else "this hub is empty.")
+        screen.complain(f"no model matches {query!r}; `archzoo list` shows all." if query else _empty(hub))
     else:
         screen.say_table(COLUMNS, [_row(listing) for listing in found])
+
+
+def _empty(hub: str | None) -> str:
+    missing = hub is not None and not Path(hub).expanduser().exists()
+    return f"there is no hub at {hub} yet; the first push makes it." if missing else "this hub is empty."
 
 
 def info(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:

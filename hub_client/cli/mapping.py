@@ -54,7 +54,10 @@ Epochs = Annotated[int | None, _option("N", "Epochs, instead of the plan's.", TR
 Start = Annotated[Literal["random", "mean", "best"] | None, _option(None, "What new conditions start from.", TRAINING)]
 Seed = Annotated[int, _option("N", "The same seed gives the same result.", TRAINING, minimum=0)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], _option(None, "Where to train.", TRAINING)]
-Precision = Annotated[Literal["32-true", "16-mixed", "bf16-mixed"], _option(None, "Numbers to train in.", TRAINING)]
+Precision = Annotated[
+    Literal["32-true", "16-mixed", "bf16-mixed"],
+    _option("KIND", "Numbers to train in: `32-true`, `16-mixed` or `bf16-mixed`.", TRAINING),
+]
 Out = Annotated[Path, _option("FILE", "The mapped query, `.h5ad` or `.zarr`.", OUTPUT, "--out", "-o")]
 SaveModel = Annotated[Path | None, _option("FOLDER", "Where to save the updated model, too.", OUTPUT)]
 Force = Annotated[bool, _option(None, "Replace outputs that exist.", OUTPUT, "--force")]

@@ -14,10 +14,10 @@ from hub_client.store.ref import Ref
 
 def complete_model(incomplete: str) -> list[str]:
     """Return the names of models that begin so, for the shell; none where the hub cannot be read."""
-    from hub_client.client import search
+    from hub_client.client import Hub
 
     try:
-        return sorted({listing.name for listing in search() if listing.name.startswith(incomplete)})
+        return [name for name in Hub().names() if name.startswith(incomplete)]
     except (errors.HubClientError, OSError):
         return []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-OPTIONS = {"conditions": "--condition", "labels": "--labels", "accelerator": "--device"} | {
+OPTIONS = {"conditions": "--condition", "labels": "--labels", "accelerator": "--device", "device": "--device"} | {
     name: f"--{name.replace('_', '-')}"
     for name in ("hub", "layer", "min_coverage", "parent", "start", "unknown_above", "version")
 }

@@ -38,10 +38,10 @@ class FolderStore:
         self._timeout = timeout
 
     def repos(self) -> list[str]:
-        """Return the full names of all repositories with at least one release, sorted."""
+        """Return the full names of all repositories with at least one release, sorted, also damaged ones."""
         paths = self._root.glob("*/*.git")
         found = {f"{path.parent.name}/{path.name.removesuffix('.git')}": path for path in paths}
-        return sorted(name for name, path in found.items() if _REPO.fullmatch(name) and _head(path))
+        return sorted(name for name, path in found.items() if _REPO.fullmatch(name) and _begun(path))
 
     def releases(self, repo: str) -> list[Ref]:
         """Return every released version, the newest last."""
@@ -187,9 +187,13 @@ class FolderStore:
         return [self._entry(repository, node, versions) for node in nodes.values()]
 
 
-def _head(path: Path) -> str | None:
-    with git.opened(path) as repository:
-        return repository.head()
+def _begun(path: Path) -> bool:
+    """Return whether a repository has a commit; one that is damaged had, and whoever reads it is told."""
+    try:
+        with git.opened(path) as repository:
+            return repository.head() is not None
+    except errors.IntegrityError:
+        return True
 
 
 def _version_of(commit: str, versions: dict[str, str]) -> str | None:

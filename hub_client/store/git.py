@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 import zlib
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dulwich.errors import ChecksumMismatch, FileFormatException
+from dulwich.errors import ChecksumMismatch, FileFormatException, NotGitRepository
 from dulwich.objects import Blob, Commit, ShaFile, Tree
 from dulwich.repo import Repo
 
@@ -27,6 +28,9 @@ _TAGS = "refs/tags/"
 _AUTHOR = b"archzoo <archzoo@localhost>"  # who and where stays with whoever pushed
 _FILE = 0o100644
 _ATTRIBUTES = ".gitattributes"
+_COMMIT = re.compile("[0-9a-f]{40}")
+_PUSH_AGAIN = "push the release again to repair it"
+_RESTORE = "restore the repository from a copy"
 _LOCK_AGE = 1.0  # seconds; git holds a ref's lock for far less
 
 
@@ -57,8 +61,12 @@ def create(path: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Repository]:
-    """Open a repository and close it again."""
-    with Repo(str(path)) as repo:
+    """Open a repository and close it again; IntegrityError if there is none at the path."""
+    try:
+        repo = Repo(str(path))
+    except NotGitRepository as error:
+        raise _broken(path.name, "is not a whole git repository", advice=_RESTORE) from error
+    with repo:
         yield Repository(path, repo)
 
 
@@ -85,7 +93,10 @@ class Repository:
         return self._refs(_TAGS)
 
     def _refs(self, base: str) -> dict[str, str]:
-        return {name.decode(): commit.decode() for name, commit in self._repo.refs.as_dict(base.encode()).items()}
+        refs = {name.decode(): commit.decode() for name, commit in self._repo.refs.as_dict(base.encode()).items()}
+        if wrong := next((name for name, commit in refs.items() if not _COMMIT.fullmatch(commit)), None):
+            raise _broken(f"{base}{wrong}", "names no commit", advice=_RESTORE)
+        return refs
 
     def line(self, tip: str | None) -> Iterator[Node]:
         """Return a commit and its ancestors, the newest first."""
@@ -134,14 +145,15 @@ class Repository:
 
     def _object(self, sha: bytes, kind: type[ShaFile]) -> Any:
         """Return one object; its bytes are hashed here, whichever version of dulwich reads them."""
+        advice = _RESTORE if kind is Commit else _PUSH_AGAIN
         try:
             found = self._repo.object_store[sha]
         except KeyError:
-            raise _broken(sha.decode(), "is missing") from None
+            raise _broken(sha.decode(), "is missing", advice=advice) from None
         except (ChecksumMismatch, FileFormatException, zlib.error, ValueError) as error:
-            raise _broken(sha.decode(), f"is damaged ({error})") from error
+            raise _broken(sha.decode(), f"is damaged ({error})", advice=advice) from error
         if not isinstance(found, kind) or kind.from_string(found.as_raw_string()).id != sha:
-            raise _broken(sha.decode(), "has other bytes than its name says")
+            raise _broken(sha.decode(), "has other bytes than its name says", advice=advice)
         return found
 
     # Writing; the caller holds the repository's lock
@@ -236,8 +248,7 @@ class Repository:
         lock.unlink(missing_ok=True)
 
 
-def _broken(file: str, what: str) -> errors.IntegrityError:
+def _broken(file: str, what: str, *, advice: str = _PUSH_AGAIN) -> errors.IntegrityError:
     return errors.IntegrityError(
-        f"{file} {what}. The hub's copy is damaged: push the release again to repair it, or pull from another hub.",
-        file=file,
+        f"{file} {what}. The hub's copy is damaged: {advice}, or pull from another hub.", file=file
     )
