@@ -162,6 +162,39 @@ def _is_text(dtype: Any) -> bool:
     return isinstance(dtype, Unread) and dtype.name.endswith(":StringDtype")
 
 
+def _arrow_texts(call: Call) -> Any:
+    """Return the texts of an Arrow array, ``(rows,)``: bytes of all of them, and where each ends."""
+    kind, length, _, start, (valid, bounds, content) = call.arguments[0][:5]
+    if kind not in _ARROW_BOUNDS:
+        return unread(call)
+    ends = np.frombuffer(bounds, _ARROW_BOUNDS[kind])[start : start + length + 1]
+    if len(ends) != length + 1 or (np.diff(ends) < 0).any():
+        raise ValueError("texts that overlap")
+    known = np.unpackbits(np.frombuffer(valid or b"\xff" * (len(ends) + start), "u1"), bitorder="little")
+    texts = np.empty(length, dtype=object)
+    pieces = zip(ends[:-1], ends[1:], known[start : start + length], strict=True)
+    texts[:] = [(content or b"")[first:last].decode() if here else None for first, last, here in pieces]
+    return texts
+
+
+_ARROW_BOUNDS = {"string": "<i4", "large_string": "<i8"}
+
+
+def _arrow_column(call: Call) -> Any:
+    """Return the texts of pandas' array around an Arrow array."""
+    found = call.state.get("_pa_array", call.state.get("_data"))
+    return found if isinstance(found, np.ndarray) else unread(call)
+
+
+def _joined(call: Call) -> Any:
+    chunks = call.arguments[0]
+    return unread(call) if any(isinstance(chunk, Unread) for chunk in chunks) else np.concatenate(chunks)
+
+
+def _first(call: Call) -> Any:
+    return call.arguments[0]
+
+
 def _masked(call: Call) -> Any:
     values = call.state["_data"].astype(object)
     values[call.state["_mask"]] = None
@@ -192,6 +225,10 @@ READERS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(_in_modules("BooleanArray", "pandas.arrays", f"{_ARRAYS}.boolean"), _masked),
     **dict.fromkeys(_in_modules("FloatingArray", "pandas.arrays", f"{_ARRAYS}.floating"), _masked),
     **dict.fromkeys(_in_modules("IntegerArray", "pandas.arrays", f"{_ARRAYS}.integer"), _masked),
+    **dict.fromkeys(_in_modules("ArrowStringArray", "pandas.arrays", f"{_ARRAYS}.string_arrow"), _arrow_column),
+    "pyarrow.lib:_restore_array": _arrow_texts,
+    "pyarrow.lib:chunked_array": _joined,
+    **dict.fromkeys(_in_modules("py_buffer type_for_alias", "pyarrow.lib"), _first),
     **dict.fromkeys(_in_modules("CategoricalDtype", "pandas", "pandas.core.dtypes.dtypes"), _categories),
 }
 UNREAD = frozenset(
@@ -217,7 +254,6 @@ UNREAD = frozenset(
         *_in_modules("UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype", "pandas", f"{_ARRAYS}.integer"),
         *_in_modules("DatetimeTZDtype PeriodDtype IntervalDtype", "pandas", "pandas.core.dtypes.dtypes"),
         *_in_modules("SparseDtype", "pandas", f"{_ARRAYS}.sparse.dtype", "pandas.core.dtypes.dtypes"),
-        *_in_modules("ArrowStringArray", "pandas.arrays", f"{_ARRAYS}.string_arrow"),
         *_in_modules("PeriodArray", "pandas.arrays", f"{_ARRAYS}.period"),
         *_in_modules("IntervalArray", "pandas.arrays", f"{_ARRAYS}.interval"),
         *_in_modules("SparseArray", "pandas.arrays", f"{_ARRAYS}.sparse.array"),
@@ -234,7 +270,6 @@ UNREAD = frozenset(
         *_in_modules("_p _UTC", "pytz"),
         "decimal:Decimal",
         "uuid:UUID",
-        *_in_modules("_restore_array chunked_array py_buffer type_for_alias", "pyarrow.lib"),
     ]
 )
 """Classes and functions that are known to be harmless; what they would make is left out."""
