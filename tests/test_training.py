@@ -293,6 +293,23 @@ def test_losses_are_means_over_cells() -> None:
     assert history.epochs["train_unweighted"][0] == pytest.approx((200 * 200 + 40 * 40) / 240)
 
 
+def test_validation_compares_cells_from_all_of_the_file() -> None:
+    """Cells sorted by condition: each minibatch of validation has all conditions, and each cell is judged once."""
+
+    class Watched(Scripted):
+        def forward(self, batch: Batch, *, epoch: int, sample: bool = True) -> dict[str, Tensor]:
+            self.judged = [*getattr(self, "judged", []), *([] if sample else [batch])]
+            return super().forward(batch, epoch=epoch, sample=sample)
+
+    cells = cells_for(MANIFEST, cells=2700)
+    network = Watched(1.0)
+    trained(network, cells=cells.rows(np.argsort(cells.conditions["batch"])), validation_fraction=0.9)
+    assert [set(batch.combinations.tolist()) for batch in network.judged] == [{0, 1, 2}] * 3
+    assert all(len(batch) <= 1024 for batch in network.judged)
+    judged = torch.cat([batch.index for batch in network.judged])
+    assert len(judged) == len(set(judged.tolist())) == sum(len(batch) for batch in network.judged) > 2400
+
+
 # --- History ---------------------------------------------------------------------------------------------------------
 
 

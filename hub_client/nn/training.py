@@ -32,9 +32,17 @@ if TYPE_CHECKING:
 Terms = dict[str, Tensor]
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Weights, counts and losses are always float32; in mixed precision, matrix products are not."""
+JUDGED_AT_ONCE = 1024
+"""How many validation cells make a minibatch, at most."""
 SHOWN = {"reconstruction": "rec", "kl": "kl", "prototype": "proto", "mmd": "mmd", "hsic": "hsic"}
 """What the progress bar shows, and how it calls it."""
-UNITS = {"loss": "weighted sum", "unweighted": "sum", "kl": "nats per cell", "prototype": "distance"}
+UNITS = {
+    "loss": "weighted sum",
+    "unweighted": "sum",
+    "kl": "nats per cell",
+    "prototype": "distance",
+    "mmd": "discrepancy",
+}
 """What a loss term's axis in a plot says; the reconstruction's depends on the likelihood."""
 
 
@@ -411,8 +419,8 @@ class _Loop:
     def _validate(self, objective: dict[str, float]) -> dict[str, float]:
         self.network.eval()
         sums = _Sums()
-        for batch in self.data.batches.in_order(1024, index=self.data.validation):
-            sums.add(self.network(batch, sample=False, **objective), len(batch))
+        for index in _cross_sections(self.data.validation, JUDGED_AT_ONCE):
+            sums.add(self.network(self.data.batches.take(index), sample=False, **objective), len(index))
         return sums.means()
 
     def _judge(self, epoch: int, row: dict[str, float]) -> bool:
@@ -433,6 +441,12 @@ class _Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] *= self.plan.early_stopping.reduce_factor
         return stop
+
+
+def _cross_sections(index: Tensor, size: int) -> list[Tensor]:
+    """Return cells in parts of at most ``size``, each from all of the file: terms may compare conditions within one."""
+    parts = -(-len(index) // size)
+    return [index[first::parts] for first in range(parts)]
 
 
 class _Sums:
