@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.data.genes import plain
-from hub_client.legacy import folders, scpoli
+from hub_client.legacy import folders, scpoli, trvae
 from hub_client.legacy.folders import Saved
+from hub_client.legacy.vaes import key_of
 from hub_client.manifest.v1 import Gene, ImportedFrom, Manifest, OntologyTerm
 from hub_client.model import Model
 
@@ -56,7 +57,7 @@ def import_legacy(
     name
         The manifest's name; None makes it from the folder's.
     kind
-        ``scpoli``; None reads it from the attributes.
+        ``scpoli`` or ``trvae``; None reads it from the attributes.
     organism
         What the genes are of: a common name such as ``human`` or ``mouse``, or an ontology term.
     gene_ids
@@ -170,6 +171,12 @@ def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest,
     return manifest, tensors
 
 
+def _trvae(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
+    before = reference.attributes if reference else None
+    manifest = trvae.manifest_of(saved.attributes, saved.genes, name=name, reference=before)
+    return manifest, trvae.tensors_of(saved.state, saved.attributes)
+
+
 _ALL = ["conditions_", "dr_rate_", "hidden_layer_sizes_", "input_dim_", "is_trained_", "latent_dim_", "recon_loss_"]
 _ALL += ["use_bn_", "use_ln_"]
 _MMD = ["beta_", "mmd_boundary_", "mmd_on_", "use_mmd_"]
@@ -188,6 +195,12 @@ KINDS: Mapping[str, Kind] = {
             "obs_metadata_": "what obs said of one cell of each condition",
             "prototypes_labeled_": "how many cells are behind each prototype (scArches does not save it)",
         },
+    ),
+    "trvae": Kind(
+        mark="mmd_on_",
+        convert=_trvae,
+        attributes=frozenset([*_ALL, *_MMD, "condition_key_"]),
+        lost={},
     ),
 }
 """scArches' models; the first whose mark is among the attributes is the one."""
@@ -281,7 +294,7 @@ def _renamed(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the obs columns whose name no manifest can hold, with the name they have there."""
     named = [attributes.get(key) or [] for key in KEYS]
     columns = [column for given in named for column in ([given] if isinstance(given, str) else given)]
-    return [(column, scpoli.key_of(column)) for column in columns if scpoli.key_of(column) != column]
+    return [(column, key_of(column)) for column in columns if key_of(column) != column]
 
 
 def _organism(given: str | OntologyTerm | None) -> OntologyTerm | None:
