@@ -57,8 +57,8 @@ QUERY_PLAN = Plan(
     validation_fraction=0,
 )
 RULES = {
-    "scPoli, consensus": Calibration(level=LABEL, transfer="consensus", prior=1.0, temperature=3.0),
-    "scPoli, mixtures": Calibration(level=LABEL, transfer="mixtures", prior=1.0, temperature=3.0),
+    "scPoli, consensus": Calibration(level=LABEL, transfer="consensus", prior=1.0, temperature=1.0),
+    "scPoli, mixtures": Calibration(level=LABEL, transfer="mixtures", prior=1.0, temperature=1.0),
     "expression alone": Calibration(level=LABEL, transfer="expression", temperature=1.0),
     "scPoli, Gaussian prototypes": Calibration(level=LABEL, transfer="gaussians", prior=1.0, temperature=1.0),
     "scPoli, nearest prototype": Calibration(level=LABEL, transfer="prototypes", temperature=1.0),
@@ -66,9 +66,8 @@ RULES = {
 MORE_RULES = {
     "scPoli, 50 neighbours": Calibration(level=LABEL, transfer="neighbors", neighbors=50, temperature=1.0),
     "scPoli, average of prototypes and neighbours": Calibration(level=LABEL, transfer="average", temperature=1.0),
-    "scPoli, consensus, prior 0.5": Calibration(level=LABEL, transfer="consensus", prior=0.5, temperature=3.0),
-    "scPoli, consensus, prior 1.5": Calibration(level=LABEL, transfer="consensus", prior=1.5, temperature=3.0),
-    "scPoli, consensus, temperature 1": Calibration(level=LABEL, transfer="consensus", prior=1.0, temperature=1.0),
+    "scPoli, consensus, prior 0.5": Calibration(level=LABEL, transfer="consensus", prior=0.5, temperature=1.0),
+    "scPoli, consensus, prior 1.5": Calibration(level=LABEL, transfer="consensus", prior=1.5, temperature=1.0),
 }
 FIGURES = ["accuracy", "macro-F1", "calibration error", "error AUROC"]
 
@@ -176,15 +175,10 @@ def by_scpoli(
 def _figures(task: Task, model: Model, cells: Cells, reference: Reference, rule: Calibration) -> tuple[float, ...]:
     judged = _ruled(reference.judged, rule)
     found = evidence(judged, hub_client.embed(judged, reference.held_out), cells=reference.held_out)[LABEL]
-    fitted = calibrate(found, reference.held_out.labels[LABEL], rule=rule, temperature=_fixed(rule))
+    fitted = calibrate(found, reference.held_out.labels[LABEL], rule=rule)
     report = hub_client.evaluate(hub_client.predict(_ruled(model, fitted), cells), {LABEL: task.truth})[LABEL]
     auroc = np.nan if report.error_auroc is None else report.error_auroc
     return report.accuracy, report.macro_f1, report.calibration_error, auroc
-
-
-def _fixed(rule: Calibration) -> float | None:
-    """Return the temperature of a rule that decides it beforehand; one of 1 is fitted."""
-    return None if rule.temperature == 1 else rule.temperature
 
 
 def _ruled(model: Model, rule: Calibration) -> Model:

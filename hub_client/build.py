@@ -263,7 +263,7 @@ def _by_name(cells: Cells) -> dict[str, pd.Series]:
 
 def _unfitted(model: Model, recipe: Recipe) -> Trust:
     """Return what the recipe decides of label transfer before anything is fitted."""
-    decided = recipe.trust.model_dump(exclude={"distance_quantile", "temperature"})
+    decided = recipe.trust.model_dump(exclude={"distance_quantile"})
     return _trust(model, [Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.labels])
 
 
@@ -273,9 +273,11 @@ def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: s
 
 def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
     found = evidence(model, embed(model, cells), cells=cells)
-    decided = {"temperature": recipe.trust.temperature, "distance_quantile": recipe.trust.distance_quantile}
+    quantile = recipe.trust.distance_quantile
     rules = [rule for rule in model.manifest.trust.calibrations if rule.level in found]
-    return tuple(calibrate(found[rule.level], cells.labels[rule.level], rule=rule, **decided) for rule in rules)
+    return tuple(
+        calibrate(found[rule.level], cells.labels[rule.level], rule=rule, distance_quantile=quantile) for rule in rules
+    )
 
 
 def _cross_fitted(model: Model, cells: Cells, recipe: Recipe) -> Predictions:

@@ -16,12 +16,7 @@ COLDEST, HOTTEST = 1e-3, 1e3
 
 
 def calibrate(
-    found: Evidence,
-    truth: ArrayLike,
-    *,
-    rule: Calibration,
-    temperature: float | None = None,
-    distance_quantile: float | None = 0.99,
+    found: Evidence, truth: ArrayLike, *, rule: Calibration, distance_quantile: float | None = 0.99
 ) -> Calibration:
     """Return the calibration under which cells that were not trained on are the least surprising.
 
@@ -40,8 +35,6 @@ def calibrate(
     rule
         What is decided beforehand: the level, where labels come from, the prior, the threshold for unknown cells. Its
         temperature, sharpness and distance scale are replaced.
-    temperature
-        Fixes the temperature; None fits it.
     distance_quantile
         The share of rightly labelled cells that lie within the calibration's ``distance_scale`` of their prototype;
         None, or a model without prototypes, gives no scale.
@@ -61,10 +54,8 @@ def calibrate(
     """
     codes, kept = _codes(found, np.asarray(truth, dtype=str), rule.level)
     held_out = found.rows(kept)
-    rule = _changed(
-        rule, temperature=temperature or 1.0, sharpness=1.0, distance_scale=_scale(held_out, codes, distance_quantile)
-    )
-    if temperature is None and (raw := logits(held_out, rule)) is not None:
+    rule = _changed(rule, temperature=1.0, sharpness=1.0, distance_scale=_scale(held_out, codes, distance_quantile))
+    if (raw := logits(held_out, rule)) is not None:
         rule = _changed(rule, temperature=_temperature(*_usable(-raw, codes)))
     if rule.transfer not in AVERAGED:
         return rule

@@ -181,9 +181,6 @@ class TrustRule(Frozen):
     """How many cells of the atlas vote."""
     prior: Annotated[float, Field(ge=0)] = 0.0
     """Gaussians and mixtures: the power of each label's share of the reference's cells in its probability."""
-    temperature: Annotated[float, Field(gt=0)] | None = None
-    """Of prototypes, Gaussians or mixtures; None fits it on the held-out cells. As these are of the reference's own
-    batches, it may be too cold for others; averages are calibrated after it all the same."""
     unknown_above: UnitInterval = 0.5
     """Uncertainty above which a cell is called unknown."""
     distance_quantile: Fraction | None = 0.99
