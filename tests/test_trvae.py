@@ -90,7 +90,7 @@ def test_the_discrepancy_brings_conditions_together(where: str) -> None:
     apart = {}
     for weight in (0.0, 100.0):
         described = manifest("trvae", mmd_on=where, mmd_weight=weight)
-        model, _ = trained(described, epochs=15, learning_rate=5e-3, kl_weight=0.01)
+        model, _ = trained(described, epochs=40, learning_rate=5e-3, kl_weight=0.01)
         apart[weight] = between(network_of(model), cells_for(described))
     assert apart[100.0] < 0.6 * apart[0.0]
 
