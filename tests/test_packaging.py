@@ -81,6 +81,15 @@ def test_checkout_finds_its_own_zoo() -> None:
     assert Path(done.stdout.splitlines()[1]) == ROOT / "zoo" / "released"
 
 
+def test_editable_install_finds_the_checkouts_zoo(tmp_path: Path) -> None:
+    """Such an install leaves a copy of the zoo in site-packages, and the checkout after it on the path."""
+    (tmp_path / "hub_client" / "_zoo" / "stale").mkdir(parents=True)
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; {SHOW_WHERE}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    package, zoo = map(Path, done.stdout.splitlines())
+    assert (package.parent, zoo) == (ROOT / "hub_client", ROOT / "zoo" / "released")
+
+
 @pytest.mark.slow
 def test_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     sdist = build(ROOT, target="sdist", out=tmp_path / "sdist")

@@ -63,7 +63,7 @@ def list_models(
 
 def _empty(hub: str | None) -> str:
     missing = hub is not None and not Path(hub).expanduser().exists()
-    return f"there is no hub at {hub} yet; the first push makes it." if missing else "this hub is empty."
+    return f"there is no hub at {hub} yet; the first push makes it." if missing else "there is no model to list."
 
 
 def info(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
