@@ -85,14 +85,15 @@ def test_no_discrepancy(off: dict[str, Any]) -> None:
     assert float(network(batch)["mmd"].detach()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["z", "y"])
 def test_the_discrepancy_brings_conditions_together(where: str) -> None:
     apart = {}
-    for weight in (0.0, 100.0):
-        described = manifest("trvae", mmd_on=where, mmd_weight=weight)
-        model, _ = trained(described, epochs=40, learning_rate=5e-3, kl_weight=0.01)
+    for weight in (0.0, 10.0):
+        described = manifest("trvae", mmd_on=where, mmd_weight=weight, dropout=0.0)
+        model, _ = trained(described, epochs=30, learning_rate=5e-3, kl_weight=0.01, keep_best=False)
         apart[weight] = between(network_of(model), cells_for(described))
-    assert apart[100.0] < 0.6 * apart[0.0]
+    assert apart[10.0] < 0.6 * apart[0.0]
 
 
 def test_the_discrepancy_acts_in_query_training() -> None:
