@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import pickletools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +89,8 @@ def read(content: bytes, *, file: str, start: int = 0) -> Pickled:
     stream = io.BytesIO(content)
     stream.seek(start)
     try:
-        _run(machine, stream, content)
+        with warnings.catch_warnings(action="ignore"):  # of Python's decoder, about escapes in damaged texts
+            _run(machine, stream, content)
         return Pickled(machine.pop(), tuple(machine.names), stream.tell())
     except UNREADABLE as error:
         raise _broken(file, f"is no pickle that can be read ({error})") from None

@@ -253,6 +253,7 @@ _PYTHON: dict[str, Reader] = {
         for module in ("builtins", "__builtin__")
         for name, reader in {
             "bytearray": _byte_array,
+            "bytes": lambda call: bytes(_byte_array(call)),
             "complex": _complex,
             "frozenset": _collection(frozenset),
             "range": _range,
