@@ -18,7 +18,7 @@ EXIT_CODES: dict[type[Exception], tuple[int, str]] = {
     errors.NotFound: (3, "nothing has this name"),
     errors.AlignmentError: (4, "the query's matrix does not fit the model"),
     errors.IntegrityError: (5, "a file is not the one its release names"),
-    errors.TransportError: (6, "the hub could not be read or written"),
+    errors.TransportError: (6, "a hub or a folder could not be read or written"),
     errors.ManifestError: (7, "a manifest, recipe or plan is wrong"),
     errors.VocabularyError: (8, "a condition, label or column is unknown"),
     errors.Unsupported: (9, "this kind of model cannot do that"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import tomllib
 import warnings
@@ -13,6 +14,7 @@ import typer
 
 from hub_client import errors
 from hub_client.cli import failures, options, report, screen
+from hub_client.store import durable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,9 +133,9 @@ def map_cells(
         precision=precision,
         progress=not quiet,
     )
-    _write(mapping.adata, out)
     if save_model:
         mapping.model.save(save_model, overwrite=force)
+    _write(mapping.adata, out)
     record = report.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
     record["written"] = {"query": str(out), "model": str(save_model) if save_model else None}
     (screen.say_json if as_json else report.show)(record)
@@ -149,7 +151,14 @@ def _write_zarr(adata: AnnData, path: Path) -> None:
 
 
 def _write_h5ad(adata: AnnData, path: Path) -> None:
+    durable.reserve(path, int(1.1 * _size(adata)) + 2**20)  # HDF5 that runs out of room takes the process down
     adata.write_h5ad(path)
+
+
+def _size(adata: AnnData) -> int:
+    """Return about how many bytes an AnnData takes, in memory and in an uncompressed file."""
+    raw = 0 if adata.raw is None else sys.getsizeof(type(adata)(adata.raw.X))
+    return sys.getsizeof(adata) + raw
 
 
 WRITERS = {".h5ad": _write_h5ad, ".zarr": _write_zarr}
@@ -265,7 +274,8 @@ def _read_plan(file: Path) -> Plan:
 
 def _write(adata: AnnData, out: Path) -> None:
     """Write beside the target and rename, so that a failed or killed run leaves no half a file."""
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+    place = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True)
+    with durable.writing(f"the place of --out {out}", otherwise="choose another place"), place as folder:
         part = Path(folder) / out.name
         WRITERS[out.suffix](adata, part)
         if out.is_dir():

@@ -13,13 +13,16 @@ from uuid import uuid4
 from hub_client import errors
 from hub_client.store._atomic import sync
 
-__all__ = ["chunks", "publish", "sha256", "stage", "sync", "writing"]
+__all__ = ["chunks", "publish", "reserve", "sha256", "stage", "sync", "writing"]
 
 _CHUNK = 1 << 20
 _REFUSED = {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "is read-only for you: check its permissions"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "has no room left: free some space"),
 }
+
+
+_CANNOT_TELL = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -45,6 +48,26 @@ def writing(place: str, *, otherwise: str) -> Iterator[None]:
     except OSError as error:
         reason = _REFUSED.get(error.errno or 0, f"cannot be written ({error.strerror or error}): check its path")
         raise errors.TransportError(f"{place} {reason}, or {otherwise}. Nothing was changed.") from error
+
+
+def reserve(path: Path, size: int) -> None:
+    """Make sure that a new file of ``size`` bytes has room at ``path``; nothing is left there.
+
+    Raises
+    ------
+    OSError
+        If it has not, by the disk's size, a quota or a limit; systems that cannot tell let it pass.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with path.open("xb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in _CANNOT_TELL:
+            raise
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def chunks(path: Path) -> Iterator[bytes]:
