@@ -21,6 +21,19 @@ def shared_data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session")
+def shared_legacy() -> Callable[[str], Path]:
+    """Return the folder that scArches saved of a recorded model, or skip the test where it is not at hand."""
+
+    def find(name: str) -> Path:
+        path = SHARED / "golden" / name / "legacy"
+        if not path.exists():
+            pytest.skip(f"needs the recorded folder shared/golden/{name}/legacy, which is not here")
+        return path
+
+    return find
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs CUDA devices that are not here."""
     marks = {mark.name for mark in item.iter_markers()}

@@ -100,7 +100,6 @@ def test_every_beginning_is_refused(zipped: bool) -> None:
 @zipped
 @given(edits=st.lists(st.tuples(st.integers(0), st.binary(max_size=6)), max_size=4))
 @settings(deadline=None, max_examples=400)
-@pytest.mark.filterwarnings("ignore")  # PyTorch warns of some odd files before it refuses them
 def test_damage_is_refused_or_read(zipped: bool, edits: list[tuple[int, bytes]]) -> None:
     content = bytearray(saved(STATE, zipped=zipped))
     for where, what in edits:

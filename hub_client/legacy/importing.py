@@ -15,7 +15,7 @@ from hub_client.data.genes import plain
 from hub_client.legacy import folders, scpoli, trvae
 from hub_client.legacy.folders import Saved
 from hub_client.legacy.vaes import key_of
-from hub_client.manifest.v1 import Gene, ImportedFrom, Manifest, OntologyTerm
+from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
 from hub_client.model import Model
 
 FORMAT = "scarches"
@@ -270,7 +270,7 @@ def _completed(
 ) -> Manifest:
     fields: dict[str, Any] = {"organism": organism or manifest.organism, "imported_from": _origin(saved, row)}
     if gene_ids is not None:
-        fields["genes"] = manifest.genes.model_copy(update={"panel": _panel(manifest, gene_ids)})
+        fields["genes"] = manifest.genes.model_dump() | {"panel": _panel(manifest, gene_ids)}
     return manifest.changed(**fields)
 
 
@@ -309,7 +309,7 @@ def _organism(given: str | OntologyTerm | None) -> OntologyTerm | None:
     return known[given]
 
 
-def _panel(manifest: Manifest, gene_ids: Sequence[str] | Mapping[str, str]) -> tuple[Gene, ...]:
+def _panel(manifest: Manifest, gene_ids: Sequence[str] | Mapping[str, str]) -> list[dict[str, str | None]]:
     """Return the panel with an Ensembl id for each gene that has one."""
     genes = manifest.genes
     if genes.id_type == "ensembl":
@@ -326,7 +326,7 @@ def _panel(manifest: Manifest, gene_ids: Sequence[str] | Mapping[str, str]) -> t
             + ". Give one for each gene, in the model's order or by its names.",
             facts={"gene_ids": len(ids), "strangers": strangers},
         )
-    return tuple(Gene(symbol=name, id=plain(id) or None) for name, id in zip(genes.names, ids, strict=True))
+    return [{"symbol": name, "id": plain(id) or None} for name, id in zip(genes.names, ids, strict=True)]
 
 
 # --- from the folder to the weights ----------------------------------------------------------------------------------
