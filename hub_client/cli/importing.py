@@ -21,7 +21,7 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What scArches sa
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder.", show_default=False)]
 Inspect = Annotated[bool, typer.Option("--inspect", help="Show what is inside, and load nothing.")]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="The model's name, instead of the folder's.")]
-Kind = Annotated[str | None, typer.Option(metavar="KIND", help="The kind of model, instead of what it looks like.")]
+Kind = Annotated[str | None, typer.Option(metavar="KIND", help="Refuse a model of another kind, as in `scpoli`.")]
 Organism = Annotated[str | None, typer.Option(metavar="NAME", help="What the genes are of, as in `human`.")]
 GeneIds = Annotated[
     Path | None,

@@ -57,7 +57,7 @@ def import_legacy(
     name
         The manifest's name; None makes it from the folder's.
     kind
-        ``scpoli`` or ``trvae``; None reads it from the attributes.
+        The kind of model it must be, ``scpoli`` or ``trvae``; None takes any.
     organism
         What the genes are of: a common name such as ``human`` or ``mouse``, or an ontology term.
     gene_ids
@@ -76,7 +76,7 @@ def import_legacy(
     ManifestError
         If the attributes say what no manifest can, or contradict each other.
     Unsupported
-        If it is a model of another kind.
+        If it is a model of another kind, or of none that archzoo imports.
     InvalidInput
         If an argument does not fit the model.
 
@@ -218,11 +218,12 @@ def kind_of(attributes: Mapping[str, Any]) -> str | None:
 def _kind(attributes: Mapping[str, Any], *, wanted: str | None) -> str:
     if wanted is not None and wanted not in KINDS:
         raise errors.InvalidInput(f"kind is {wanted!r}; it is one of {errors.names(KINDS)}.", facts={"kind": wanted})
-    found = kind_of(attributes) if wanted is None or KINDS[wanted].mark not in attributes else wanted
+    found = kind_of(attributes)
     if found is None or wanted not in (None, found):
+        looks = f"a model of {found}" if found else f"none of {errors.names(KINDS)}"
         raise errors.Unsupported(
-            f"{folders.ATTRIBUTES} describes no model of {wanted or errors.names(KINDS)}: it has "
-            f"{errors.names(sorted(attributes)) or 'no attributes'}. Give the folder of one.",
+            f"{folders.ATTRIBUTES} describes {looks}" + (f", not of {wanted}" if wanted else "") + ": it has "
+            f"{errors.names(sorted(attributes)) or 'no attributes'}. Give the folder of another model.",
             kind=wanted or "unknown",
             verb="import",
         )
