@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.architectures._base import Array
-from hub_client.data.cells import Cells
+from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.v1 import Calibration
 from hub_client.model import Model
 from hub_client.transfer import Evidence, calibration_of, evidence, probabilities, uncertainty
@@ -86,9 +86,13 @@ def embed(model: Model, cells: Cells, *, batch_size: int = 512, device: str = "a
     ------
     VocabularyError
         If the cells have conditions that the model does not know: run :func:`hub_client.surgery` first.
+    InvalidInput
+        If the cells are not aligned, ``batch_size`` is no number of cells, or there is no such device.
     """
+    if batch_size < 1:
+        raise errors.InvalidInput(f"batch_size is {batch_size}; it is 1 or more.", facts={"batch_size": batch_size})
     with model.on(device):
-        return model.network.embed(cells, batch_size=batch_size)
+        return model.network.embed(aligned(cells), batch_size=batch_size)
 
 
 def predict(
@@ -113,15 +117,14 @@ def predict(
     VocabularyError
         If the cells have conditions that the model does not know.
     InvalidInput
-        If ``unknown_above`` is outside [0, 1].
+        If ``unknown_above`` is outside [0, 1]; and as :func:`embed`.
     """
     if unknown_above is not None and not 0 <= unknown_above <= 1:
         raise errors.InvalidInput(
             f"unknown_above is {unknown_above}; it is an uncertainty between 0 and 1.",
             facts={"unknown_above": unknown_above},
         )
-    with model.on(device):
-        latent = model.network.embed(cells, batch_size=batch_size)
+    latent = embed(model, cells, batch_size=batch_size, device=device)
     levels = {
         key: _labelled(found, calibration_of(model, key), cells, unknown_above)
         for key, found in evidence(model, latent, cells=cells).items()

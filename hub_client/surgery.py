@@ -9,7 +9,7 @@ import numpy as np
 
 from hub_client import errors
 from hub_client.architectures import Start
-from hub_client.data.cells import Cells
+from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Lineage, Manifest, Parent, Training
 from hub_client.model import Model
 
@@ -38,7 +38,7 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int 
     Raises
     ------
     InvalidInput
-        If ``start`` is none of these.
+        If ``start`` is none of these, or the cells are not aligned.
     VocabularyError
         If a condition is new and the manifest says that its key takes no new categories.
 
@@ -50,7 +50,7 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int 
         raise errors.InvalidInput(
             f"start is {start!r}; it is one of {errors.names(get_args(Start))}.", facts={"start": start}
         )
-    manifest = _grown(reference, cells, start)
+    manifest = _grown(reference, aligned(cells), start)
     with reference.on(device):
         network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
     if manifest.lineage and copied:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import hub_client
-from hub_client.data.cells import Cells
+from hub_client import errors
+from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Training
 from hub_client.model import Model
@@ -52,15 +53,15 @@ def train(
     Raises
     ------
     InvalidInput
-        If there is nothing to train, the loss becomes NaN (the model is then as it was before), or the devices or the
-        precision are not to be had.
+        If the cells are not aligned, there is nothing to train, the loss becomes NaN (the model is then as it was
+        before), or the devices or the precision are not to be had.
     VocabularyError
         If the cells have conditions that the model does not know.
     """
-    plan = query_plan(model) if plan is None else plan
+    plan = query_plan(model) if plan is None else _checked(plan)
     runtime = Runtime(accelerator=accelerator, devices=devices, precision=precision, progress=progress)
     unit = "squared error" if model.manifest.input.kind == "log1p" else "nats"
-    history = replace(model.network.fit(cells, plan, seed=seed, runtime=runtime), reconstruction_unit=unit)
+    history = replace(model.network.fit(aligned(cells), plan, seed=seed, runtime=runtime), reconstruction_unit=unit)
     model.record(
         Training(
             datasets=model.manifest.training.datasets,
@@ -74,6 +75,15 @@ def train(
         )
     )
     return history
+
+
+def _checked(plan: object) -> Plan:
+    if isinstance(plan, Plan):
+        return plan
+    raise errors.InvalidInput(
+        f"the plan is a {type(plan).__name__}; pass a hub_client.manifest.Plan, as in Plan(epochs=20).",
+        facts={"plan": plan},
+    )
 
 
 def query_plan(model: Model) -> Plan:

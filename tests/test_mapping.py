@@ -140,6 +140,26 @@ def test_the_same_seed_gives_the_same_results(reference: Model, query: anndata.A
     assert (one != other).any()
 
 
+def test_things_of_another_kind_are_named(reference: Model, query: anndata.AnnData) -> None:
+    """The mistakes of somebody who has the order of the verbs wrong."""
+    cells = hub_client.align(query, reference)
+    wrong: dict[str, Callable[[], object]] = {
+        "not as align.. returns": lambda: hub_client.surgery(reference, query),
+        "given as AnnData": lambda: hub_client.embed(reference, query),
+        "call map_query": lambda: hub_client.train(reference, query),
+        "given as str": lambda: hub_client.predict(reference, "query.h5ad"),
+        "pass hub_client.pull..pbmc-scpoli": lambda: hub_client.align(query, "pbmc-scpoli"),
+        "not by a int": lambda: hub_client.map_query(query, 3),
+        "Plan.epochs=20": lambda: hub_client.train(reference, cells, plan={"epochs": 2}),
+        "conditions= is a str; write": lambda: hub_client.map_query(query, reference, conditions="batch"),
+        "labels= is a list; write": lambda: hub_client.map_query(query, reference, labels=["cell_type"]),
+        "batch_size is 0": lambda: hub_client.embed(reference, cells, batch_size=0),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(errors.InvalidInput, match=message):
+            call()
+
+
 def with_x(change: Callable[[Any], Any]) -> Callable[[anndata.AnnData], anndata.AnnData]:
     """Return a function that gives a query other values."""
 

@@ -65,6 +65,10 @@ def test_parameters_that_scripts_use(name: str) -> None:
     assert len(positional) <= 2
 
 
+def test_dir_shows_them_and_nothing_else() -> None:
+    assert [name for name in dir(hub_client) if not name.startswith("__")] == sorted(PUBLIC)
+
+
 def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'pul'"):
         hub_client.pul  # type: ignore[attr-defined]  # noqa: B018

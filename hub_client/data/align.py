@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -112,7 +113,7 @@ def align(
     VocabularyError
         If a key, column or layer is not there, a condition has gaps, or a category is one the model cannot learn.
     InvalidInput
-        If ``adata`` is nothing that can be read, or ``min_coverage`` is not in [0, 1].
+        If ``adata`` is nothing that can be read, the model is only a name, or ``min_coverage`` is not in [0, 1].
     NotFound
         If there is no file at the path.
     Unsupported
@@ -124,6 +125,7 @@ def align(
     >>> cells.report.coverage  # doctest: +SKIP
     0.966
     """
+    _check_model(model)
     query = reading.opened(adata)
     _check_query(query, min_coverage)
     manifest, network = (model, None) if isinstance(model, Manifest) else (model.manifest, model.network)
@@ -156,6 +158,14 @@ def align(
             settings={name: value for name, value in settings.items() if value not in (None, {})},
         ),
     )
+
+
+def _check_model(model: object) -> None:
+    if isinstance(model, str | Path):
+        raise errors.InvalidInput(
+            f"the model is only named, as {str(model)!r}: pass hub_client.pull({str(model)!r}), or call map_query().",
+            facts={"model": model},
+        )
 
 
 def _check_query(query: AnnData, min_coverage: float | None) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from hub_client import errors
+
 Names = NDArray[np.str_]
 
 
@@ -55,6 +57,17 @@ class GeneReport:
     id_type: str = "symbol"
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+def aligned(cells: object) -> Cells:
+    """Return cells that were aligned to a model; InvalidInput if they are anything else, such as an AnnData."""
+    if isinstance(cells, Cells):
+        return cells
+    raise errors.InvalidInput(
+        f"the cells are given as {type(cells).__name__}, not as align() returns them: pass "
+        "hub_client.align(adata, model), or call map_query() with the AnnData.",
+        facts={"cells": type(cells).__name__},
+    )
 
 
 @dataclass(frozen=True)

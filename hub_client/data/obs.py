@@ -89,6 +89,8 @@ def said(
 
     Raises
     ------
+    InvalidInput
+        If ``conditions`` or ``labels`` is no mapping.
     VocabularyError
         If a key is not the manifest's or one of its keys is left out, a column is not there, a condition has gaps or a
         category the model can neither know nor learn, or a size factor is not a positive number.
@@ -178,6 +180,12 @@ def _labels(values: pd.Series, level: LabelLevel) -> Names:
 
 def _check_keys(given: Iterable[str], known: Iterable[str], *, argument: str) -> None:
     keys = list(known)
+    if not isinstance(given, Mapping):
+        raise errors.InvalidInput(
+            f"{argument}= is a {type(given).__name__}; write {argument}={{model's key: your obs column}}. The model's "
+            f"keys are {errors.names(keys) or 'none'}.",
+            facts={argument: given},
+        )
     if strangers := [key for key in given if key not in keys]:
         raise errors.VocabularyError(
             f"{argument}= names {errors.names(strangers)}, but the model's {argument} are "

@@ -123,6 +123,11 @@ class Catalogue:
         InvalidInput
             If it is not written as a name.
         """
+        if not isinstance(name, str | Path):
+            raise errors.InvalidInput(
+                f"a {_NOUN[self.kind]} is named by text or a path, not by a {type(name).__name__}.",
+                facts={"name": name},
+            )
         if isinstance(name, Path) or _looks_like_path(name):
             return self._at(Path(name).expanduser())
         wanted = parse(name)
