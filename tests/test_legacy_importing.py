@@ -23,6 +23,7 @@ import hub_client
 from hub_client import errors
 from hub_client.architectures import ARCHITECTURES
 from hub_client.architectures.scpoli import ScPoli
+from hub_client.architectures.trvae import TrVAE
 from hub_client.legacy.importing import KINDS, ORGANISMS, TRAINING, UNTRAINED, import_legacy
 from hub_client.manifest.v1 import OntologyTerm
 from hub_client.model import Model
@@ -177,6 +178,16 @@ def test_recorded_latents(name: str, shared_legacy: Find) -> None:
     recording = Recording(name)
     found = import_legacy(shared_legacy(name)).network.embed(recording.cells())
     assert_allclose(found, recording.outputs["latent_mean"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["trvae_mse_boundary", "trvae_nb", "trvae_zinb_mmdy_bn"])
+def test_recorded_decoder_layer(name: str, shared_legacy: Find) -> None:
+    """scArches' get_y without noise."""
+    recording, model = Recording(name), import_legacy(shared_legacy(name))
+    assert isinstance(model.network, TrVAE)
+    cells = recording.cells().rows(np.arange(24))
+    found = model.network.decoder_layer(cells, model.network.embed(cells))
+    assert_allclose(found, recording.outputs["y_eps0_first24"], **CLOSE)
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDED if name.startswith("scpoli")])
