@@ -23,7 +23,7 @@ import hub_client
 from hub_client import errors
 from hub_client.architectures import ARCHITECTURES
 from hub_client.architectures.scpoli import ScPoli
-from hub_client.architectures.trvae import TrVAE
+from hub_client.architectures.trvae import TrVae
 from hub_client.legacy.importing import KINDS, ORGANISMS, TRAINING, UNTRAINED, import_legacy
 from hub_client.manifest.v1 import OntologyTerm
 from hub_client.model import Model
@@ -184,7 +184,7 @@ def test_recorded_latents(name: str, shared_legacy: Find) -> None:
 def test_recorded_decoder_layer(name: str, shared_legacy: Find) -> None:
     """scArches' get_y without noise."""
     recording, model = Recording(name), import_legacy(shared_legacy(name))
-    assert isinstance(model.network, TrVAE)
+    assert isinstance(model.network, TrVae)
     cells = recording.cells().rows(np.arange(24))
     found = model.network.decoder_layer(cells, model.network.embed(cells))
     assert_allclose(found, recording.outputs["y_eps0_first24"], **CLOSE)
