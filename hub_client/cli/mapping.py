@@ -138,8 +138,13 @@ def map_cells(
     _write(mapping.adata, out)
     record = report.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
     record["written"] = {"query": str(out), "model": str(save_model) if save_model else None}
+    _tell(record, as_json=as_json)
+
+
+def _tell(record: dict[str, Any], *, as_json: bool) -> None:
+    """Print a summary; end with the code of an interruption if there was one."""
     (screen.say_json if as_json else report.show)(record)
-    if mapping.history and mapping.history.stopped == "interrupted":
+    if record["training"] and record["training"]["stopped"] == "interrupted":
         screen.complain("interrupted: training ended early; what it had learned by then was used and written.")
         raise typer.Exit(failures.INTERRUPTED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -136,27 +137,34 @@ def align(
     coverage = Coverage.of(match, None if network is None else network.gene_usage())
     low = coverages.check(coverage, coverages.Case(source, manifest, panel), minimum=min_coverage)
     x, doubts = _values(source, match, manifest=manifest)
-    settings = {"layer": layer, "min_coverage": min_coverage, "size_factor": size_factor, "conditions": said.columns}
     x = _filled(x, match, manifest=manifest, network=network)
+    settings = {"layer": layer, "min_coverage": min_coverage, "size_factor": size_factor, "conditions": said.columns}
+    report = replace(
+        _report(match, coverage, source),
+        warnings=(*low, *match.doubts, *doubts, *said.notes),
+        settings={name: value for name, value in settings.items() if value not in (None, {})},
+    )
     return Cells(
         x=x,
         obs_names=query.obs_names.to_numpy().astype(str).astype(object),
         conditions=said.conditions,
         labels=said.labels,
         size_factor=_totals(x, manifest) if said.size_factors is None else said.size_factors,
-        report=GeneReport(
-            coverage=coverage.plain,
-            weighted_coverage=coverage.weighted,
-            missing=coverage.missing,
-            unused=int((match.target < 0).sum()),
-            renamed=match.renamed,
-            summed=tuple(match.panel[match.repeated]),
-            source=source.name,
-            column=match.column,
-            id_type=match.id_type,
-            warnings=(*low, *match.doubts, *doubts, *said.notes),
-            settings={name: value for name, value in settings.items() if value not in (None, {})},
-        ),
+        report=report,
+    )
+
+
+def _report(match: Match, coverage: Coverage, source: Source) -> GeneReport:
+    return GeneReport(
+        coverage=coverage.plain,
+        weighted_coverage=coverage.weighted,
+        missing=coverage.missing,
+        unused=int((match.target < 0).sum()),
+        renamed=match.renamed,
+        summed=tuple(match.panel[match.repeated]),
+        source=source.name,
+        column=match.column,
+        id_type=match.id_type,
     )
 
 

@@ -286,7 +286,8 @@ def _trust(manifest: Manifest) -> str:
         return ""
     said = "Each predicted label comes with an uncertainty: 0 is sure, 1 is unsure."
     levels = [
-        f"A cell whose {md.code(c.level)} uncertainty exceeds {c.unknown_above:g} is called *unknown*."
+        f"A cell whose {md.code(c.level)} uncertainty exceeds {c.unknown_above:g} is best taken as unknown: "
+        f"`unknown_above={c.unknown_above:g}` calls it so."
         for c in manifest.trust.calibrations
     ]
     levels = levels or ["It is not calibrated in this release: use it to rank cells, not as a probability."]
