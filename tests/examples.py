@@ -255,7 +255,17 @@ KINDS: dict[str, dict[str, Any]] = {
             "levels": [{"level": "cell_type", "means": "prototypes.means", "covariances": "prototypes.covariances"}],
             "unlabelled": 2,
         },
-        "trust": TRUST,
+        "trust": TRUST
+        | {
+            "classifiers": [
+                {
+                    "level": "cell_type",
+                    "weight": "expression.0.weight",
+                    "bias": "expression.0.bias",
+                    "centre": "expression.0.centre",
+                }
+            ]
+        },
         "test_vectors": {"cells": 2, "tensors": {"input": "test.input"}, "rtol": 1e-3, "atol": 1e-4},
         "tensors": [
             {"name": "theta", "dtype": "F32", "shape": ["genes", "combinations"]},
@@ -265,6 +275,9 @@ KINDS: dict[str, dict[str, Any]] = {
             {"name": "prototypes.covariances", "dtype": "F32", "shape": ["labels.cell_type", "latent", "latent"]},
             {"name": "prototypes.unlabelled", "dtype": "F32", "shape": ["prototypes.unlabelled", "latent"]},
             {"name": "test.input", "dtype": "I32", "shape": ["test_cells", "genes"]},
+            {"name": "expression.0.weight", "dtype": "F32", "shape": ["2", "genes"]},
+            {"name": "expression.0.bias", "dtype": "F32", "shape": ["2"]},
+            {"name": "expression.0.centre", "dtype": "F32", "shape": ["genes"]},
         ],
     },
     "scvi": {
