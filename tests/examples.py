@@ -119,6 +119,7 @@ DESCRIBED: dict[str, Any] = {
         "relation": "surgery",
         "new_rows": "best",
         "copied": {"b": "a"},
+        "retrained_extensions": True,
     },
     "imported_from": {
         "format": "scArches 0.6.1",

@@ -380,7 +380,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"architecture": {"kind": "totalvi", "hidden": 5, "latent": 3}},
         "totalvi needs proteins",
     ),
-    "expiMap without terms": ({"architecture": {"kind": "expimap", "hidden": [5]}, "conditions": []}, "needs terms"),
+    "expiMap without terms": (
+        {"architecture": {"kind": "expimap", "hidden": [5]}, "conditions": []},
+        "needs annotated terms",
+    ),
     "file twice": (
         {"files": [{"path": path, "size": 1, "sha256": "0" * 64, "role": "card"} for path in ("A.md", "a.md")]},
         "file paths",
@@ -408,6 +411,32 @@ EXPIMAP = examples.KINDS["expimap"]
 WRONG_EXPIMAP: dict[str, tuple[dict[str, Any], str]] = {
     "gene beyond the panel": ({"terms": [EXPIMAP["terms"][0] | {"genes": [4]}, *EXPIMAP["terms"][1:]]}, "beyond"),
     "extensions first": ({"terms": EXPIMAP["terms"][::-1]}, "order"),
+    "annotated after an extension": (
+        {"terms": [EXPIMAP["terms"][1], EXPIMAP["terms"][0], EXPIMAP["terms"][2]]},
+        "order annotated, constrained, unconstrained",
+    ),
+    "newer extensions first": (
+        {"terms": [EXPIMAP["terms"][0], EXPIMAP["terms"][1] | {"added_in": "1.10.0"}, EXPIMAP["terms"][2]]},
+        "of an older version first",
+    ),
+    "a softmax of log counts": (
+        {
+            "architecture": {"kind": "expimap", "likelihood": "mse", "last_layer": "softmax"},
+            "terms": EXPIMAP["terms"][:1],
+        },
+        "softmax gives shares of counts",
+    ),
+    "negative counts": (
+        {"architecture": {"kind": "expimap", "last_layer": "identity"}, "terms": EXPIMAP["terms"][:1]},
+        "identity gives negative means",
+    ),
+    "a size factor nothing is multiplied by": (
+        {
+            "architecture": {"kind": "expimap", "last_layer": "exp", "library_encoder": True},
+            "terms": EXPIMAP["terms"][:1],
+        },
+        "library_encoder infers a size factor",
+    ),
     "extensions miscounted": (
         {"architecture": EXPIMAP["architecture"] | {"constrained_extensions": 2}},
         "constrained_extensions is 2, but 1 terms",
@@ -420,6 +449,28 @@ def test_gene_programs_that_contradict_the_rest_are_refused(case: str) -> None:
     overrides, message = WRONG_EXPIMAP[case]
     with pytest.raises(ValidationError, match=message):
         examples.of_kind("expimap", **overrides)
+
+
+def test_extensions_are_appended_version_by_version() -> None:
+    """Columns of the latent are only ever appended, whatever kind of term a later version adds."""
+    old, later = EXPIMAP["terms"], {"kind": "constrained", "added_in": "1.10.0"}
+    terms = [*old, {"id": "new-3", "name": "constrained 2", "genes": [0], **later}]
+    described = examples.of_kind(
+        "expimap", terms=terms, architecture=EXPIMAP["architecture"] | {"constrained_extensions": 2}
+    )
+    assert [[term.id for term in block] for block in described.term_blocks] == [
+        ["R-HSA-1"],
+        ["new-1", "new-2"],
+        ["new-3"],
+    ]
+    sizes = described.axes()
+    assert [sizes[f"terms.{position}"] for position in range(3)] == [1, 2, 1]
+    assert (sizes["terms"], sizes["latent"], sizes["terms.constrained"]) == (4, 4, 2)
+
+
+@pytest.mark.parametrize(("likelihood", "layer"), [("nb", "softmax"), ("mse", "identity")])
+def test_the_last_layer_follows_from_the_likelihood(likelihood: Any, layer: str) -> None:
+    assert configs.ExpiMap(likelihood=likelihood).mean_layer == layer
 
 
 def test_combinations_name_one_known_category_each() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from hub_client.manifest._frozen import Frozen
 
@@ -39,16 +39,38 @@ class ExpiMap(Frozen):
     dropout: Fraction = 0.05
     likelihood: Literal["nb", "mse"] = "nb"
     normalization: Normalization = "layer"
-    last_layer: Literal["softmax", "softplus", "exp", "relu", "identity"] = "softmax"
+    last_layer: Literal["softmax", "softplus", "exp", "relu", "identity"] | None = None
+    """What makes a mean of the decoder's linear map; None is softmax, times the size factor, for nb and identity for
+    mse."""
     soft_mask: bool = False
     """Genes outside a program may get a weight, under an L1 penalty."""
     library_encoder: bool = False
-    """Infer each cell's size factor instead of using its total counts."""
+    """Infer each cell's size factor instead of using its total counts; for softmax."""
     constrained_extensions: Annotated[int, Field(ge=0)] = 0
+    """How many terms with genes there are beyond the annotated ones."""
     unconstrained_extensions: Annotated[int, Field(ge=0)] = 0
+    """How many terms there are that may use every gene."""
     soft_extension_mask: bool = False
+    """As ``soft_mask``, for constrained extensions."""
     hsic: bool = False
+    """Keep unconstrained extensions independent of the other terms, by a penalty."""
     hsic_one_vs_all: bool = False
+    """Compare each unconstrained extension with all other terms, instead of all of them at once with the rest."""
+
+    @property
+    def mean_layer(self) -> str:
+        """The last layer, its default filled in."""
+        return self.last_layer or ("identity" if self.likelihood == "mse" else "softmax")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.likelihood == "mse" and self.mean_layer == "softmax":
+            raise ValueError("last_layer softmax gives shares of counts, and mse models read log1p counts")
+        if self.likelihood == "nb" and self.mean_layer == "identity":
+            raise ValueError("last_layer identity gives negative means, and nb needs expected counts")
+        if self.library_encoder and self.mean_layer != "softmax":
+            raise ValueError("library_encoder infers a size factor, which only last_layer softmax is multiplied by")
+        return self
 
 
 class ScPoli(Frozen):

@@ -53,3 +53,22 @@ class Plan(Frozen):
     unlabelled_clusters: PositiveInt | None = None
     """How many clusters k-means makes; needed for k-means only."""
     leiden_resolution: PositiveFloat = 2.0
+    group_lasso: NonNegativeFloat = 0.0
+    """expiMap: what the length of each annotated term's weights loses in a step, per learning rate; a term without
+    length is inactive."""
+    group_lasso_scale: tuple[NonNegativeFloat, ...] = ()
+    """expiMap: multiplies ``group_lasso``, one for each annotated term; empty is 1 for all."""
+    soft_mask_l1: NonNegativeFloat = 0.0
+    """expiMap: what weights of genes outside a soft mask lose in a step, per learning rate."""
+    soft_mask_l1_anneal_epochs: NonNegativeInt = 0
+    """expiMap: epochs over which ``soft_mask_l1`` rises; 0 starts at the full penalty."""
+    soft_mask_l1_anneal_every: PositiveInt = 5
+    """expiMap: epochs between two of its rises."""
+    extension_l1: NonNegativeFloat = 0.0
+    """expiMap: what weights of unconstrained extensions lose in a step, per learning rate."""
+    extension_l1_anneal_epochs: NonNegativeInt = 0
+    """expiMap: epochs over which ``extension_l1`` rises; 0 starts at the full penalty."""
+    extension_l1_anneal_every: PositiveInt = 5
+    """expiMap: epochs between two of its rises."""
+    hsic_weight: NonNegativeFloat = 1.0
+    """expiMap: weight of the dependence between unconstrained extensions and the other terms."""

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -225,8 +226,12 @@ def _appended_last(what: str, categories: tuple[str, ...], added_in: dict[str, s
     _oldest_first(what, [added_in.get(name) for name in categories])
 
 
+def _numbers(version: str | None) -> tuple[int, ...]:
+    return tuple(map(int, (version or "0.0.0").split(".")))
+
+
 def _oldest_first(what: str, versions: Iterable[str | None]) -> None:
-    order = [tuple(map(int, (version or "0.0.0").split("."))) for version in versions]
+    order = [_numbers(version) for version in versions]
     if order != sorted(order):
         raise ValueError(f"{what}: what was added must stand after the reference's, oldest version first")
 
@@ -242,9 +247,12 @@ class Term(Frozen):
     genes: tuple[NonNegativeInt, ...] = ()
     """Indices into the gene panel."""
     kind: Literal["annotated", "constrained", "unconstrained"] = "annotated"
-    """Annotated programs first, then constrained extensions, then unconstrained ones."""
+    """Annotated programs stand first. Extensions follow in the order of the versions that added them, so that columns
+    of the latent are only ever appended; within a version, constrained ones stand before unconstrained ones."""
     active: bool = True
+    """Whether any gene has a weight in it after training."""
     direction: Literal[-1, 0, 1] = 1
+    """The sign of the sum of its genes' weights: a score times it is high where most of the program is high."""
     added_in: SemVer | None = None
 
 
@@ -401,6 +409,9 @@ class Lineage(Frozen):
     """How surgery started the rows of new conditions."""
     copied: dict[str, str] = {}
     """For ``best``: the new condition and the reference condition its rows were copied from."""
+    retrained_extensions: bool = False
+    """expiMap's surgery: whether the extension terms that the reference had were trained again; their columns of
+    reference cells moved then, and no others."""
 
 
 class OriginalFile(Frozen):
@@ -524,12 +535,18 @@ class Manifest(Frozen):
         copy._origin = self._origin
         return copy
 
+    @property
+    def term_blocks(self) -> tuple[tuple[Term, ...], ...]:
+        """The terms that came together, in their order: the annotated ones, then each version's extensions."""
+        blocks = groupby(self.terms, key=lambda term: (term.kind == "annotated", term.added_in))
+        return tuple(tuple(block) for _, block in blocks)
+
     def axes(self) -> dict[str, int]:
         """Return the length of every named axis that tensor shapes may use.
 
         ``genes`` ``proteins`` ``latent`` ``hidden.<i>`` ``conditions.<key>`` ``combinations`` ``embedding.<key>``
         ``embedding`` (their sum) ``categorical.<key>`` ``continuous`` ``labels.<key>`` ``terms`` ``terms.<kind>``
-        ``prototypes.unlabelled`` ``test_cells``.
+        ``terms.<i>`` (of one block) ``prototypes.unlabelled`` ``test_cells``.
         """
         sizes = {"genes": len(self.genes.panel), "prototypes.unlabelled": self.prototypes.unlabelled}
         sizes |= _architecture_axes(self)
@@ -578,6 +595,7 @@ def _architecture_axes(manifest: Manifest) -> dict[str, int]:
         return sizes | {"latent": config.latent}
     kinds: list[str] = [term.kind for term in manifest.terms]
     counts = {f"terms.{kind}": kinds.count(kind) for kind in _TERM_ORDER}
+    counts |= {f"terms.{position}": len(block) for position, block in enumerate(manifest.term_blocks)}
     return sizes | counts | {"terms": len(kinds), "latent": len(kinds)}
 
 
@@ -633,16 +651,24 @@ def _check_terms(manifest: Manifest) -> None:
     if config.kind != "expimap":
         return
     kinds: list[str] = [term.kind for term in manifest.terms]
-    if not kinds:
-        raise ValueError("expimap needs terms: its latent has one dimension for each")
-    if kinds != sorted(kinds, key=_TERM_ORDER.index):
-        raise ValueError(f"terms must stand in the order {', '.join(_TERM_ORDER)}")
+    if "annotated" not in kinds:
+        raise ValueError("expimap needs annotated terms: its latent has one dimension for each term")
+    places = [_term_place(term) for term in manifest.terms]
+    if places != sorted(places):
+        raise ValueError(
+            f"terms must stand in the order {', '.join(_TERM_ORDER)}, extensions of an older version first"
+        )
     said = {"constrained": config.constrained_extensions, "unconstrained": config.unconstrained_extensions}
     for kind, number in said.items():
         if kinds.count(kind) != number:
             raise ValueError(f"architecture.{kind}_extensions is {number}, but {kinds.count(kind)} terms are {kind}")
     if any(index >= len(manifest.genes.panel) for term in manifest.terms for index in term.genes):
         raise ValueError("a term names a gene index beyond the panel")
+
+
+def _term_place(term: Term) -> tuple[bool, tuple[int, ...], int]:
+    extension = term.kind != "annotated"
+    return extension, _numbers(term.added_in if extension else None), _TERM_ORDER.index(term.kind)
 
 
 def _check_combinations(manifest: Manifest) -> None:
