@@ -32,7 +32,7 @@ def test_a_folder(folder: Path) -> None:
     assert list(found.genes) == GENES
     assert found.attributes["latent_dim_"] == 4
     assert found.state["theta"].shape == (12, 2)
-    assert [file.path for file in found.files()] == ["attr.pkl", "model_params.pt", "var_names.csv"]
+    assert [file.path for file in found.files] == ["attr.pkl", "model_params.pt", "var_names.csv"]
     assert found.cells is None
 
 
@@ -98,4 +98,15 @@ def test_the_saved_cells_are_found(folder: Path) -> None:
     (folder / "adata.h5ad").write_bytes(b"cells")
     found = folders.read(folder)
     assert found.cells == folder / "adata.h5ad"
-    assert found.files()[-1].path == "adata.h5ad"
+    assert found.files[-1].path == "adata.h5ad"
+
+
+def test_a_range_of_names_is_refused(folder: Path) -> None:
+    """It takes a few bytes, and more memory than there is."""
+    attributes = pickle.loads((folder / "attr.pkl").read_bytes())
+    for odd in ({"conditions_": range(10**15)}, {"conditions_": [["b0"], {"b1": (1, range(10**15))}]}):
+        (folder / "attr.pkl").write_bytes(pickle.dumps(attributes | odd))
+        with pytest.raises(errors.IntegrityError, match="range of numbers"):
+            folders.read(folder)
+    (folder / "attr.pkl").write_bytes(pickle.dumps(attributes | {"labeled_indices_": range(10**15)}))
+    assert folders.read(folder).attributes["labeled_indices_"] == range(10**15)

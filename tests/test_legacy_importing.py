@@ -376,6 +376,13 @@ def test_tensors_of_another_model(change: Callable[[Any], object], said: str, tm
     assert refused.value.file == "model_params.pt"
 
 
+@pytest.mark.parametrize("changes", [{"hidden_layer_sizes_": [10**7, 10**7]}, {"latent_dim_": 10**12}])
+def test_sizes_that_are_only_claimed(changes: dict[str, Any], tmp_path: Path) -> None:
+    """A network of that size would not fit into memory."""
+    with pytest.raises(errors.IntegrityError, match="does not hold the weights of the model"):
+        import_legacy(edited(LEGACY / "trvae-0.3.0", tmp_path / "model", **changes))
+
+
 @pytest.mark.parametrize("name", ["trvae-0.3.0", "scpoli-0.5.9"])
 def test_tensors_that_such_a_model_does_not_have(name: str, tmp_path: Path) -> None:
     folder = with_state(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from hub_client.manifest.v1 import OriginalFile
 
 ATTRIBUTES, WEIGHTS, GENES, CELLS = "attr.pkl", "model_params.pt", "var_names.csv", "adata.h5ad"
 NEEDED = (ATTRIBUTES, WEIGHTS, GENES)
+POSITIONS = "labeled_indices_"
+"""The attribute with positions of cells."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Saved:
         Its genes, in order.
     cells
         Its AnnData's file, if it was saved too.
+    files
+        Every file with its sha256.
     """
 
     folder: Path
@@ -41,11 +45,7 @@ class Saved:
     state: dict[str, Tensor]
     genes: tuple[str, ...]
     cells: Path | None
-
-    def files(self) -> tuple[OriginalFile, ...]:
-        """Return the folder's files with their sha256."""
-        found = [self.folder / name for name in NEEDED] + ([self.cells] if self.cells else [])
-        return tuple(OriginalFile(path=path.name, sha256=_sha256(path)) for path in found)
+    files: tuple[OriginalFile, ...]
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,17 @@ def read(folder: Path) -> Saved:
         If a file is damaged, or asks for anything that a saved model does not need: every such name is listed, and
         nothing is loaded.
     """
-    check(folder)
-    pickled = pickles.read(_content(folder, ATTRIBUTES, limit=pickles.MAX_BYTES), file=ATTRIBUTES)
-    attributes = _attributes(values.rebuilt(pickled, file=ATTRIBUTES))
-    state = weights.state(_content(folder, WEIGHTS), file=WEIGHTS)
-    return Saved(folder, attributes, state, _genes(folder, attributes), _cells(folder))
+    contents, cells = _contents(folder), _cells(folder)
+    attributes = _attributes(values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES))
+    _check_ranges(attributes)
+    return Saved(
+        folder,
+        attributes,
+        state=weights.state(contents[WEIGHTS], file=WEIGHTS),
+        genes=_genes(contents[GENES], attributes),
+        cells=cells,
+        files=(*(_original(name, hashlib.sha256(content)) for name, content in contents.items()), *_saved_cells(cells)),
+    )
 
 
 def look(folder: Path) -> Contents:
@@ -108,13 +114,13 @@ def look(folder: Path) -> Contents:
     NotFound, IntegrityError
         As :func:`read`, but for names that are refused.
     """
-    check(folder)
-    pickled = pickles.read(_content(folder, ATTRIBUTES, limit=pickles.MAX_BYTES), file=ATTRIBUTES)
-    attributes, content = _attributes(pickled.value), _content(folder, WEIGHTS)
+    contents = _contents(folder)
+    pickled, content = pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), contents[WEIGHTS]
+    attributes = _attributes(pickled.value)
     named = _asked(ATTRIBUTES, pickled.names, allowed=values.READERS)
     wanted = _asked(WEIGHTS, weights.names(content, file=WEIGHTS), allowed=weights.ALLOWED)
     shapes = _shapes(content) if all(one.allowed for one in wanted) else None
-    return Contents(attributes, (*named, *wanted), shapes, _genes(folder, attributes), _cells(folder))
+    return Contents(attributes, (*named, *wanted), shapes, _genes(contents[GENES], attributes), _cells(folder))
 
 
 def _asked(file: str, names: Iterable[str], *, allowed: Container[str]) -> list[Asked]:
@@ -149,14 +155,18 @@ def is_saved(folder: Path) -> bool:
     return (folder / ATTRIBUTES).is_file()
 
 
-def _content(folder: Path, name: str, *, limit: int | None = None) -> bytes:
-    path = folder / name
-    size = path.stat().st_size
-    if limit is not None and size > limit:
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return the folder's files: each is read once, and what is hashed is what is parsed."""
+    check(folder)
+    size = (folder / ATTRIBUTES).stat().st_size
+    if size > pickles.MAX_BYTES:
         raise errors.IntegrityError(
-            f"{name} has {size:,} bytes; no model's is larger than {limit:,}.", file=name, expected=limit, actual=size
+            f"{ATTRIBUTES} has {size:,} bytes; no model's has more than {pickles.MAX_BYTES:,}.",
+            file=ATTRIBUTES,
+            expected=pickles.MAX_BYTES,
+            actual=size,
         )
-    return path.read_bytes()
+    return {name: (folder / name).read_bytes() for name in NEEDED}
 
 
 def _attributes(found: Any) -> dict[str, Any]:
@@ -169,9 +179,28 @@ def _attributes(found: Any) -> dict[str, Any]:
     return found
 
 
-def _genes(folder: Path, attributes: Mapping[str, Any]) -> tuple[str, ...]:
+def _check_ranges(attributes: Mapping[str, Any]) -> None:
+    """Refuse a range that names would be read from: a few bytes can stand for more of them than any memory holds."""
+    if _has_range([value for name, value in attributes.items() if name != POSITIONS]):
+        raise errors.IntegrityError(
+            f"{ATTRIBUTES} has a range of numbers in an attribute other than {POSITIONS}, which no model has.",
+            file=ATTRIBUTES,
+        )
+
+
+def _has_range(values: Iterable[Any]) -> bool:
+    kinds = set(map(type, values))
+    if range in kinds:
+        return True
+    nested = (
+        [value for value in values if isinstance(value, list | tuple | dict)] if kinds & {list, tuple, dict} else []
+    )
+    return any(_has_range(value.values() if isinstance(value, dict) else value) for value in nested)
+
+
+def _genes(content: bytes, attributes: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the lines of the file: names may hold commas, blanks and number signs."""
-    genes = tuple(line.rstrip("\r") for line in _text(_content(folder, GENES)).rstrip("\r\n").split("\n"))
+    genes = tuple(line.rstrip("\r") for line in _text(content).rstrip("\r\n").split("\n"))
     expected = attributes.get("input_dim_")
     if isinstance(expected, int) and len(genes) != expected:
         raise errors.IntegrityError(
@@ -195,6 +224,11 @@ def _cells(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _saved_cells(path: Path | None) -> Iterator[OriginalFile]:
+    if path:
+        with path.open("rb") as file:
+            yield _original(path.name, hashlib.file_digest(file, "sha256"))
+
+
+def _original(name: str, digest: hashlib._Hash) -> OriginalFile:
+    return OriginalFile(path=name, sha256=digest.hexdigest())

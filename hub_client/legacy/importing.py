@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hub_client import errors
+from hub_client.architectures import architecture
 from hub_client.data.genes import plain
 from hub_client.legacy import folders, scpoli, trvae
 from hub_client.legacy.folders import Saved
@@ -117,9 +119,10 @@ def imported(
 ) -> Model:
     """Return the model that was saved; see :func:`import_legacy`."""
     row = KINDS[_kind(saved.attributes, wanted=kind)]
-    manifest, tensors = _converted(row, saved, name=name or _slug(saved.folder), reference=reference)
-    model = Model.build(_completed(manifest, saved, row, organism=_organism(organism), gene_ids=gene_ids))
-    _check(tensors, model)
+    described, tensors = _converted(row, saved, name=name or _slug(saved.folder), reference=reference)
+    manifest = _completed(described, saved, row, organism=_organism(organism), gene_ids=gene_ids)
+    _check(tensors, manifest)
+    model = Model.build(manifest)
     model.network.load(tensors)
     model.describe()
     return model
@@ -282,7 +285,7 @@ def _origin(saved: Saved, row: Kind) -> ImportedFrom:
     lost += [f"the obs column {old!r}, called {new!r} here" for old, new in _renamed(attributes)]
     lost += [f"{folders.CELLS}: its cells"] if saved.cells else []
     lost += [TRAINING if attributes.get("is_trained_", True) else UNTRAINED]
-    return ImportedFrom(format=FORMAT, files=saved.files(), lost=tuple(lost))
+    return ImportedFrom(format=FORMAT, files=saved.files, lost=tuple(lost))
 
 
 def _says(value: Any) -> bool:
@@ -333,9 +336,11 @@ def _panel(manifest: Manifest, gene_ids: Sequence[str] | Mapping[str, str]) -> l
 # --- from the folder to the weights ----------------------------------------------------------------------------------
 
 
-def _check(tensors: Tensors, model: Model) -> None:
+def _check(tensors: Tensors, manifest: Manifest) -> None:
     """Refuse tensors that are not, one for one and in size, those of the model, or hold NaN or an infinity."""
-    expected = {spec.name: model.manifest.shape(spec) for spec in model.network.specs()}
+    with torch.device("meta"):  # no memory is taken for sizes that the attributes may only claim
+        network = architecture(manifest.architecture.kind).build(manifest)
+    expected = {spec.name: manifest.shape(spec) for spec in network.specs()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = [f"{name} is {found.get(name)}, not {size}" for name, size in expected.items() if found.get(name) != size]
     wrong += [f"{name} is no tensor of it" for name in found if name not in expected]

@@ -21,6 +21,8 @@ from hub_client.legacy.pickles import Call, Named, Pickled
 
 MAX_DEPTH = 60
 """How deep lists, frames and arrays may be nested in each other."""
+TENSOR = "a tensor of attr.pkl"
+"""The file within the file that a tensor's numbers are pickled in."""
 UNFOLDED = 20
 """How many values a pickle may unfold to, as a multiple of its bytes; one that repeats itself could fill any memory."""
 
@@ -37,6 +39,8 @@ def rebuilt(pickled: Pickled, *, file: str) -> Any:
         raise pickles.refused(strangers, file=file, allowed=READERS)
     try:
         return _Builder(UNFOLDED * (pickled.end + 100)).value(pickled.value)
+    except errors.IntegrityError:
+        raise
     except weights.UNREADABLE as error:
         raise errors.IntegrityError(
             f"{file} holds an object that cannot be read ({error}). Copy the folder again from where it was saved.",
@@ -219,7 +223,7 @@ def _scalar(call: Call) -> Any:
 def _storage(call: Call) -> Tensor:
     """Return the numbers a tensor is a view of, ``(numbers,)``: a file of PyTorch's within the pickle."""
     (content,) = call.arguments
-    storage = weights.load(bytes(_checked(content, bytes)), file="a tensor")
+    storage = weights.load(bytes(_checked(content, bytes)), file=TENSOR)
     if not isinstance(storage, torch.storage.TypedStorage):
         raise ValueError("a tensor without numbers")
     with warnings.catch_warnings(action="ignore"):  # that typed storages will go, as those of old files never can

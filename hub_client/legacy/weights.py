@@ -54,6 +54,8 @@ def names(content: bytes, *, file: str) -> tuple[str, ...]:
     """
     try:
         found = _zipped_names(content, file) if _zipped(content) else _old_names(content, file)
+    except errors.IntegrityError:
+        raise
     except UNREADABLE as error:
         raise _broken(file, error) from None
     return tuple(dict.fromkeys(found))
