@@ -27,6 +27,13 @@ GeneIds = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Ensembl ids: one a line in the model's order, or lines of gene, tab, id."),
 ]
+Terms = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What an expiMap's gene programs are called: one name a line, in their order; or a GMT file.",
+    ),
+]
 Reference = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="What scArches saved of the model that surgery started from.")
 ]
@@ -43,6 +50,7 @@ def import_model(
     kind: Kind = None,
     organism: Organism = None,
     gene_ids: GeneIds = None,
+    terms: Terms = None,
     reference: Reference = None,
     force: Force = False,
     as_json: options.Json = False,
@@ -67,9 +75,17 @@ def import_model(
     if out is None:
         raise errors.InvalidInput("say where to write the release with --out, or look at the folder with --inspect.")
     from hub_client.legacy.importing import import_legacy
+    from hub_client.legacy.terms import read as read_names
 
-    ids = None if gene_ids is None else _gene_ids(gene_ids)
-    model = import_legacy(folder, name=name, kind=kind, organism=organism, gene_ids=ids, reference=reference)
+    model = import_legacy(
+        folder,
+        name=name,
+        kind=kind,
+        organism=organism,
+        gene_ids=None if gene_ids is None else _gene_ids(gene_ids),
+        term_names=None if terms is None else read_names(terms),
+        reference=reference,
+    )
     model.save(out, overwrite=force)
     _tell(out, as_json=as_json)
 

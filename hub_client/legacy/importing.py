@@ -14,7 +14,7 @@ from torch import Tensor
 from hub_client import errors
 from hub_client.architectures import architecture
 from hub_client.data.genes import plain
-from hub_client.legacy import folders, scpoli, trvae
+from hub_client.legacy import folders, scpoli, terms, trvae
 from hub_client.legacy.folders import Saved
 from hub_client.legacy.vaes import key_of
 from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
@@ -46,6 +46,7 @@ def import_legacy(
     kind: str | None = None,
     organism: str | OntologyTerm | None = None,
     gene_ids: Sequence[str] | Mapping[str, str] | None = None,
+    term_names: terms.Names | None = None,
     reference: str | Path | None = None,
 ) -> Model:
     """Return the model in a folder that scArches saved: ``attr.pkl``, ``model_params.pt`` and ``var_names.csv``.
@@ -64,6 +65,10 @@ def import_legacy(
         What the genes are of: a common name such as ``human`` or ``mouse``, or an ontology term.
     gene_ids
         The Ensembl id of each gene: in the model's order (``""`` where there is none), or by the model's gene names.
+    term_names
+        What an expiMap's gene programs are called, which scArches does not save: names in the order of the mask's rows,
+        or gene sets by name, as in the GMT file that the mask was made from; each program is called by the set with its
+        genes.
     reference
         The folder of the model that scArches' surgery started from. With it, the rows of its conditions are frozen and
         those of the query's can be trained further; without it, the model is imported as one reference.
@@ -93,6 +98,7 @@ def import_legacy(
         kind=kind,
         organism=organism,
         gene_ids=gene_ids,
+        term_names=term_names,
         reference=None if reference is None else read(reference),
     )
 
@@ -115,12 +121,14 @@ def imported(
     kind: str | None = None,
     organism: str | OntologyTerm | None = None,
     gene_ids: Sequence[str] | Mapping[str, str] | None = None,
+    term_names: terms.Names | None = None,
     reference: Saved | None = None,
 ) -> Model:
     """Return the model that was saved; see :func:`import_legacy`."""
     row = KINDS[_kind(saved.attributes, wanted=kind)]
     described, tensors = _converted(row, saved, name=name or _slug(saved.folder), reference=reference)
-    manifest = _completed(described, saved, row, organism=_organism(organism), gene_ids=gene_ids)
+    facts = {"organism": _organism(organism), "gene_ids": gene_ids, "term_names": term_names}
+    manifest = _completed(described, facts, origin=_origin(saved, row, named=term_names is not None))
     _check(tensors, manifest)
     model = Model.build(manifest)
     model.network.load(tensors)
@@ -209,6 +217,7 @@ KINDS: Mapping[str, Kind] = {
 """scArches' models; the first whose mark is among the attributes is the one."""
 KEYS = ("condition_key_", "condition_keys_", "cell_type_keys_")
 """Attributes that name columns of obs."""
+NAMES = "what its gene programs are called (scArches does not save it)"
 TRAINING = "how it was trained (scArches does not save it)"
 UNTRAINED = "any training: the model was saved before it"
 
@@ -264,23 +273,22 @@ MALFORMED = (TypeError, ValueError, AttributeError, IndexError, OverflowError, R
 """What attributes of the wrong type or size raise."""
 
 
-def _completed(
-    manifest: Manifest,
-    saved: Saved,
-    row: Kind,
-    *,
-    organism: OntologyTerm | None,
-    gene_ids: Sequence[str] | Mapping[str, str] | None,
-) -> Manifest:
-    fields: dict[str, Any] = {"organism": organism or manifest.organism, "imported_from": _origin(saved, row)}
-    if gene_ids is not None:
-        fields["genes"] = manifest.genes.model_dump() | {"panel": _panel(manifest, gene_ids)}
+def _completed(manifest: Manifest, facts: Mapping[str, Any], *, origin: ImportedFrom) -> Manifest:
+    """Return the manifest with what the caller knows of the model."""
+    fields: dict[str, Any] = {"imported_from": origin}
+    if facts["organism"] is not None:
+        fields["organism"] = facts["organism"]
+    if facts["gene_ids"] is not None:
+        fields["genes"] = manifest.genes.model_dump() | {"panel": _panel(manifest, facts["gene_ids"])}
+    if facts["term_names"] is not None:
+        fields["terms"] = terms.named(manifest, facts["term_names"])
     return manifest.changed(**fields)
 
 
-def _origin(saved: Saved, row: Kind) -> ImportedFrom:
+def _origin(saved: Saved, row: Kind, *, named: bool) -> ImportedFrom:
     attributes = saved.attributes
     lost = [f"{what}: {sentence}" for what, sentence in row.lost.items() if _says(attributes.get(what))]
+    lost += [NAMES] if not named and "mask_" in attributes else []
     lost += [f"{what}: no attribute of scArches' models" for what in sorted(attributes.keys() - row.attributes)]
     lost += [f"the obs column {old!r}, called {new!r} here" for old, new in _renamed(attributes)]
     lost += [f"{folders.CELLS}: its cells"] if saved.cells else []
