@@ -75,9 +75,11 @@ def manifest(
     conditions: Sequence[str] = ("batch",),
     levels: Sequence[str] = ("cell_type",),
     encoding: dict[str, Any] | None = None,
+    constrained: int = 0,
+    unconstrained: int = 0,
     **architecture: Any,
 ) -> Manifest:
-    """Return the manifest of a small model of :func:`counts`' reference."""
+    """Return the manifest of a small model of :func:`counts`' reference; an expiMap's with some extension terms."""
     known = {"batch": REFERENCE, "tech": ("v2", "v3")}
     labels = {"cell_type": sorted(CLASSES), "cell_class": sorted(set(CLASSES.values()))}
     encoding = ENCODINGS.get(kind, {"kind": "one-hot"}) if encoding is None else encoding
@@ -86,7 +88,7 @@ def manifest(
     return Manifest.model_validate(
         {
             "name": "simulated",
-            "architecture": {"kind": kind, "hidden": (16,), "latent": 6} | architecture,
+            "architecture": {"kind": kind, "hidden": (16,), **SIZED[kind](constrained, unconstrained)} | architecture,
             "genes": {"id_type": "symbol", "panel": [{"symbol": gene} for gene in GENES]},
             "input": {"kind": "log1p", "target_sum": 1000} if likelihood == "mse" else {},
             "conditions": [{"key": key, "categories": known[key], "encoding": encoding} for key in conditions],
@@ -94,9 +96,36 @@ def manifest(
                 {"key": key, "categories": labels[key], "ontology": dict.fromkeys(labels[key])} for key in levels
             ],
             "prototypes": {"levels": prototypes if kind == "scpoli" else ()},
+            "terms": terms(constrained, unconstrained) if kind == "expimap" else (),
         }
     )
 
 
+def terms(constrained: int = 0, unconstrained: int = 0, *, annotated: int = 6) -> list[dict[str, Any]]:
+    """Return gene programs of ten genes each that overlap by two, and terms beyond them."""
+    counts = {"annotated": annotated, "constrained": constrained, "unconstrained": unconstrained}
+    kinds = [kind for kind, count in counts.items() for _ in range(count)]
+    programs = [{(8 * number + gene) % len(GENES) for gene in range(10)} for number in range(len(kinds))]
+    return [
+        {
+            "id": f"P:{number}",
+            "name": f"program {number}",
+            "genes": () if kind == "unconstrained" else sorted(genes),
+            "kind": kind,
+        }
+        for number, (kind, genes) in enumerate(zip(kinds, programs, strict=True))
+    ]
+
+
+def _latent(constrained: int, unconstrained: int) -> dict[str, int]:
+    return {"latent": 6}
+
+
+def _extensions(constrained: int, unconstrained: int) -> dict[str, int]:
+    return {"constrained_extensions": constrained, "unconstrained_extensions": unconstrained}
+
+
+SIZED = {"scpoli": _latent, "trvae": _latent, "expimap": _extensions}
+"""What says the size of each kind's latent."""
 ENCODINGS = {"scpoli": {"kind": "embedding", "dim": 4}}
 """How a kind's conditions are encoded, where not one-hot."""

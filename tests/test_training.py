@@ -65,7 +65,7 @@ class Scripted(nn.Module):
     def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         pass
 
-    def after_step(self, plan: Plan, learning_rate: float) -> None:
+    def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         assert self.weight.grad is not None
         self.largest_gradient = max(self.largest_gradient, float(self.weight.grad.abs()))
 
@@ -350,7 +350,7 @@ from hub_client.predict import predict
 from tests.simulated import cells_for, manifest
 
 class Interrupted(ScPoli):
-    def after_step(self, plan, learning_rate):
+    def after_step(self, plan, learning_rate, *, epoch):
         self.steps = getattr(self, "steps", 0) + 1
         if self.steps == STEPS:
             os.kill(os.getpid(), signal.SIGINT)

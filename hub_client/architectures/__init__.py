@@ -8,6 +8,7 @@ from hub_client import errors
 from hub_client.architectures._base import Architecture, Scores, Start
 
 ARCHITECTURES = {
+    "expimap": "hub_client.architectures.expimap:ExpiMap",
     "scpoli": "hub_client.architectures.scpoli:ScPoli",
     "trvae": "hub_client.architectures.trvae:TrVae",
 }

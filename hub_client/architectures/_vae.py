@@ -447,10 +447,6 @@ class OneHotVae(ConditionalVae):
         """Return nothing: every tensor belongs to a layer."""
         return {}
 
-    def facts(self) -> dict[str, object]:
-        """Return nothing: training changes no field of the manifest."""
-        return {}
-
     def fit(self, cells: Cells, plan: Plan, *, seed: int, runtime: Runtime) -> History:
         """Train in place what may move: everything, or after surgery the rows of new conditions."""
         return run(self, cells, plan=plan, seed=seed, runtime=runtime, vocabulary=self.vocabulary)
@@ -495,9 +491,11 @@ class OneHotVae(ConditionalVae):
 def padded(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return old tensors with the rows that only the new network has appended: random rows, or zero prototypes.
 
-    Unlabelled prototypes, of which the new network has none, are left behind: they are of the old cells.
+    Unlabelled prototypes, of which the new network has none, are left behind: they are of the old cells. Tensors that
+    only the new network has, those of terms that surgery added, are its own.
     """
-    return {name: torch.cat([old[name], rows[len(old[name]) :]])[: len(rows)] for name, rows in new.items()}
+    known = {name: old.get(name, rows) for name, rows in new.items()}
+    return {name: torch.cat([rows, new[name][len(rows) :]])[: len(new[name])] for name, rows in known.items()}
 
 
 # --- how new rows start ----------------------------------------------------------------------------------------------

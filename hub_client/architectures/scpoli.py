@@ -216,7 +216,7 @@ class ScPoli(ConditionalVae):
             if plan.unlabelled_weight and bool((data.labels < 0).any()):
                 self._place_unlabelled(latent, plan, seed=int(torch.randint(2**31, ())))
 
-    def after_step(self, plan: Plan, learning_rate: float) -> None:
+    def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         """Do nothing: scPoli has no proximal step."""
 
     def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:

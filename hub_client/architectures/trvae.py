@@ -46,6 +46,10 @@ class TrVae(OneHotVae):
         stacks = (self.encoder.hidden, self.decoder.hidden)
         return [module for hidden in stacks for module in (hidden.first.expression, hidden.activations[0])]
 
+    def facts(self) -> dict[str, object]:
+        """Return nothing: training changes no field of the manifest."""
+        return {}
+
     # --- the function ------------------------------------------------------------------------------------------------
 
     def decode(self, batch: Batch, z: Tensor, conditions: Tensor | None) -> Decoded:
@@ -94,7 +98,7 @@ class TrVae(OneHotVae):
         """Return the loss weights of an epoch: the KL term rises linearly from 0."""
         return {"kl_weight": kl_weight(plan, epoch)}
 
-    def after_step(self, plan: Plan, learning_rate: float) -> None:
+    def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         """Do nothing: trVAE has no proximal step."""
 
     # --- inference ---------------------------------------------------------------------------------------------------

@@ -174,6 +174,42 @@ class ConditionedLinear(nn.Module):
         return out
 
 
+class MaskedLinear(NamedModule):
+    """A linear map from terms to genes in which a term reaches the genes of its program: scArches' MaskedLinear.
+
+    The mask is no tensor of a release: the manifest's terms say it.
+
+    Parameters
+    ----------
+    terms, genes
+        The axes.
+    mask
+        1 where a gene is in a term's program, ``(genes, terms)``.
+    soft
+        Let weights be anywhere, and leave it to a penalty to keep them inside the mask.
+    """
+
+    def __init__(self, terms: Axis, genes: Axis, *, mask: Tensor, soft: bool) -> None:
+        super().__init__()
+        self._axes = (genes.name, terms.name)
+        self.soft = soft
+        self.mask: Tensor
+        self.register_buffer("mask", mask, persistent=False)
+        self.weight = nn.Parameter(torch.empty(genes.size, terms.size))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if not soft:
+            with torch.no_grad():
+                self.weight.mul_(mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(cells, terms)`` to ``(cells, genes)``."""
+        return F.linear(x, self.weight if self.soft else self.weight * self.mask)
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of the weight."""
+        return {"weight": self._axes}
+
+
 class BatchNorm(NamedModule):
     """Batch normalisation over cells with running statistics."""
 

@@ -143,7 +143,7 @@ class Trainee(Protocol):
         """Do what precedes an epoch."""
         ...
 
-    def after_step(self, plan: Plan, learning_rate: float) -> None:
+    def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         """Do what follows every optimiser step."""
         ...
 
@@ -372,7 +372,7 @@ class _Loop:
         started = time.perf_counter()
         self.network.before_epoch(epoch, self.plan, self.data)
         objective = self.network.objective(self.plan, epoch)
-        terms = self._train(objective)
+        terms = self._train(epoch, objective)
         seconds = time.perf_counter() - started
         self.network.after_epoch(epoch, self.plan, self.data)
         row = {f"train_{name}": value for name, value in terms.items()}
@@ -381,7 +381,7 @@ class _Loop:
         self.rows.append(row)
         return row, self._judge(epoch, row)
 
-    def _train(self, objective: dict[str, float]) -> dict[str, float]:
+    def _train(self, epoch: int, objective: dict[str, float]) -> dict[str, float]:
         self.network.eval()
         for module in self.network.in_training():
             module.train()
@@ -394,7 +394,7 @@ class _Loop:
             if self.plan.gradient_clip is not None:
                 nn.utils.clip_grad_value_(self.trainable, self.plan.gradient_clip)
             self.optimizer.step()
-            self.network.after_step(self.plan, self.optimizer.param_groups[0]["lr"])
+            self.network.after_step(self.plan, self.optimizer.param_groups[0]["lr"], epoch=epoch)
             sums.add(terms, len(batch))
         return sums.means()
 

@@ -21,6 +21,12 @@ EXAMPLES: dict[str, Manifest] = {
     "trvae": manifest("trvae"),
     "trvae-zinb-y-batch-norm": manifest("trvae", likelihood="zinb", mmd_on="y", normalization="batch", hidden=(16, 8)),
     "trvae-mse-boundary-no-norm": manifest("trvae", likelihood="mse", mmd_boundary=1, normalization="none"),
+    "expimap": manifest("expimap"),
+    "expimap-soft-library-batch-norm": manifest(
+        "expimap", soft_mask=True, library_encoder=True, normalization="batch", hidden=(16, 8)
+    ),
+    "expimap-mse-no-norm": manifest("expimap", likelihood="mse", normalization="none"),
+    "expimap-extensions-hsic": manifest("expimap", constrained=1, unconstrained=2, hsic=True, last_layer="softplus"),
 }
 SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)
 
