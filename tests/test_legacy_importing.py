@@ -141,6 +141,33 @@ def test_an_old_query_knows_its_reference() -> None:
     assert all(torch.equal(tensor, alone.tensors()[name]) for name, tensor in model.tensors().items())
 
 
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"conditions_": ["b1", "b0"]}, errors.InvalidInput),
+        ({"conditions_": ["b0", "b1", "q0", "q1"]}, errors.InvalidInput),
+        ({"condition_key_": "donor"}, errors.InvalidInput),
+    ],
+)
+def test_a_reference_that_it_was_not_made_of(changes: dict[str, Any], error: type[Exception], tmp_path: Path) -> None:
+    folder = LEGACY / "scpoli-0.5.8"
+    with pytest.raises(error, match="not made by surgery on this reference"):
+        import_legacy(folder / "query", reference=edited(folder / "reference", tmp_path / "model", **changes))
+
+
+def test_a_reference_of_other_genes(tmp_path: Path) -> None:
+    folder = LEGACY / "scpoli-0.5.8"
+    other = copytree(folder / "reference", tmp_path / "model")
+    (other / "var_names.csv").write_text("\n".join(f"g{number}" for number in range(12)))
+    with pytest.raises(errors.InvalidInput, match="not made by surgery on this reference"):
+        import_legacy(folder / "query", reference=other)
+
+
+def test_a_reference_of_another_kind() -> None:
+    with pytest.raises(errors.Unsupported, match="describes a model of trvae, not of scpoli"):
+        import_legacy(LEGACY / "scpoli-0.5.8" / "query", reference=LEGACY / "trvae-0.3.0")
+
+
 @pytest.mark.slow
 def test_an_imported_reference_is_mapped_onto() -> None:
     """Surgery and training on an imported reference leave its own cells where they were."""

@@ -125,8 +125,13 @@ def imported(
     reference: Saved | None = None,
 ) -> Model:
     """Return the model that was saved; see :func:`import_legacy`."""
-    row = KINDS[_kind(saved.attributes, wanted=kind)]
-    described, tensors = _converted(row, saved, name=name or _slug(saved.folder), reference=reference)
+    found = _kind(saved.attributes, wanted=kind)
+    row, name = KINDS[found], name or _slug(saved.folder)
+    described, tensors = _converted(row, saved, name=name)
+    if reference:
+        _kind(reference.attributes, wanted=found)
+        _check_reference(described, _converted(row, reference, name=name)[0])
+        described, tensors = _converted(row, saved, name=name, reference=reference)
     facts = {"organism": _organism(organism), "gene_ids": gene_ids, "term_names": term_names}
     manifest = _completed(described, facts, origin=_origin(saved, row, named=term_names is not None))
     _check(tensors, manifest)
@@ -249,7 +254,7 @@ def _slug(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:96].rstrip("-") or FORMAT
 
 
-def _converted(row: Kind, saved: Saved, *, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
+def _converted(row: Kind, saved: Saved, *, name: str, reference: Saved | None = None) -> tuple[Manifest, Tensors]:
     try:
         return row.convert(saved, name, reference)
     except errors.HubClientError:
@@ -267,6 +272,20 @@ def _converted(row: Kind, saved: Saved, *, name: str, reference: Saved | None) -
             "Copy the folder again from where it was saved.",
             file=folders.ATTRIBUTES,
         ) from None
+
+
+def _check_reference(manifest: Manifest, reference: Manifest) -> None:
+    """Refuse a reference that surgery cannot have made the model of: it keeps the genes, and appends conditions."""
+    before = {condition.key: condition.categories for condition in reference.conditions}
+    after = {
+        condition.key: condition.categories[: len(before.get(condition.key, ()))] for condition in manifest.conditions
+    }
+    if manifest.genes != reference.genes or before != after:
+        raise errors.InvalidInput(
+            "the model was not made by surgery on this reference: its genes or its first conditions are others. "
+            "Give the folder that load_query_data() was called with, or leave reference out.",
+            facts={"reference": before, "model": after},
+        )
 
 
 MALFORMED = (TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError)
