@@ -91,10 +91,14 @@ class Panel:
     @classmethod
     def of(cls, manifest: Manifest) -> Panel:
         """Return the panel of a manifest; the HGNC table is used unless the organism is known not to be human."""
-        genes = manifest.genes
+        return cls.over(manifest.genes, human=_human(manifest))
+
+    @classmethod
+    def over(cls, genes: Genes, *, human: bool) -> Panel:
+        """Return the panel of these genes, with the HGNC table if they are human."""
         own = {name: index for index, name in enumerate(genes.names)}
         others = _other_names(genes, own)
-        table = hgnc() if _human(manifest) else None
+        table = hgnc() if human else None
         entries = _entries(genes, table) if table else {}
         return cls(genes.names, genes.id_type, own, others, entries, table)
 

@@ -1,0 +1,102 @@
+"""Gene programs: reading, matching by name, and the report of what was dropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hub_client import errors
+from hub_client.data.genes import Panel
+from hub_client.data.programs import Program, as_terms, from_frame, genes_of, read_gmt
+from hub_client.manifest.v1 import Gene, Genes
+
+SYMBOLS = ("STAT1", "ISG15", "MX1", "CD3E", "MS4A1", "H4C3")
+
+
+@pytest.fixture
+def panel() -> Panel:
+    return Panel.over(Genes(id_type="symbol", panel=tuple(Gene(symbol=name) for name in SYMBOLS)), human=True)
+
+
+def written(folder: Path, *lines: str) -> Path:
+    path = folder / "sets.gmt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_names_are_uncut_and_ids_are_found(tmp_path: Path) -> None:
+    long = "Interferon signalling, with a name that is much longer than thirty characters"
+    path = written(
+        tmp_path,
+        f"{long}\tR-HSA-913531\tSTAT1\tISG15\tSTAT1",
+        "HALLMARK_B\thttp://example.org/b\tMS4A1",
+        "T\tsome words\tCD3E",
+    )
+    assert read_gmt(path) == (
+        Program("R-HSA-913531", long, ("STAT1", "ISG15")),
+        Program("HALLMARK_B", "HALLMARK_B", ("MS4A1",)),
+        Program("T", "T", ("CD3E",)),
+    )
+
+
+@pytest.mark.parametrize("line", ["only a name", "name\tdescription", "\tid\tSTAT1"])
+def test_a_line_that_is_no_program_is_named(tmp_path: Path, line: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="line 2 of"):
+        read_gmt(written(tmp_path, "A\tR-1\tSTAT1", line))
+
+
+def test_an_empty_file_and_a_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidInput, match="is empty"):
+        read_gmt(written(tmp_path, ""))
+    with pytest.raises(errors.NotFound, match="no gene program file"):
+        read_gmt(tmp_path / "absent.gmt")
+
+
+def test_a_network_table() -> None:
+    frame = pd.DataFrame(
+        {"source": ["IFN", "B", "IFN", "IFN", None], "target": ["MX1", "MS4A1", "STAT1", "CD3E", "MX1"], "weight": 1.0}
+    )
+    frame.loc[3, "weight"] = 0.0
+    assert from_frame(frame) == (Program("IFN", "IFN", ("MX1", "STAT1")), Program("B", "B", ("MS4A1",)))
+
+
+def test_a_table_without_its_columns_and_one_without_rows() -> None:
+    with pytest.raises(errors.VocabularyError, match="lacks columns target"):
+        from_frame(pd.DataFrame({"source": ["a"], "gene": ["b"]}))
+    with pytest.raises(errors.InvalidInput, match="no rows"):
+        from_frame(pd.DataFrame({"source": ["a"], "target": [None]}))
+
+
+def test_genes_are_matched_by_any_of_their_names(panel: Panel) -> None:
+    program = Program("x", "x", ("ENSG00000115415", "G1P2", "MX1", "unheard of"))  # STAT1's id, ISG15's previous symbol
+    assert genes_of([program], panel) == {0, 1, 2}
+    (term,) = as_terms([program], panel, min_genes=3, source="Reactome", release="1", license="CC0-1.0").terms
+    assert (term.genes, term.source, term.release, term.license) == ((0, 1, 2), "Reactome", "1", "CC0-1.0")
+
+
+def test_what_is_dropped_is_said(panel: Panel) -> None:
+    programs = [
+        Program("1", "IFN", ("STAT1", "ISG15", "MX1")),
+        Program("2", "B", ("MS4A1", "CD19")),
+        Program("1", "IFN again", ("STAT1", "ISG15")),
+        Program("3", "all", SYMBOLS),
+        Program("4", "IFN", ("STAT1", "MX1")),
+    ]
+    chosen = as_terms(programs, panel, min_genes=2, max_genes=5)
+    assert [term.name for term in chosen.terms] == ["IFN (1)", "IFN (4)"]
+    assert list(chosen.report["measured"]) == [3, 1, 2, 6, 2]
+    assert list(chosen.report["why"]) == [
+        "",
+        "fewer than 2 measured genes",
+        "an earlier one has the same id",
+        "more than 5 measured genes",
+        "",
+    ]
+    assert str(chosen).startswith("2 of 5 programs kept; 1 dropped: ")
+
+
+def test_no_program_left(panel: Panel) -> None:
+    with pytest.raises(errors.AlignmentError, match="has 2, and at least 12"):
+        as_terms([Program("1", "IFN", ("STAT1", "MX1"))], panel)
