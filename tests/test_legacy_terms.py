@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hub_client import errors
+from hub_client.data.programs import Program
 from hub_client.legacy.terms import named, read
 from hub_client.manifest.configs import ExpiMap
 from hub_client.manifest.v1 import Condition, Gene, Genes, Manifest, OneHot, Term
@@ -39,16 +40,21 @@ def test_names_in_order() -> None:
     assert named(manifest(*ANNOTATED, EXTENSION), ["a", "b", "c", "d"])[3].name == "d"
 
 
+def program(name: str, *genes: str, id: str | None = None) -> Program:
+    return Program(id or name, name, genes)
+
+
 def test_names_by_genes() -> None:
-    """The sets are in another order, some are no term, and they name genes that the model does not read."""
-    sets = {
-        "other": ["CD8A"],
-        "Myeloid": ["http://where-it-is-from", "LYZ2", "CSF1R"],
-        "T cells": ["CD4", "CD3E", "CD2"],
-        "T cells again": ["Cd3e", "cd4"],
-    }
-    found = named(manifest(*ANNOTATED), sets)
-    assert [term.name for term in found] == ["T cells", "Myeloid", "T cells again"]
+    """The programs are in another order, some are no term, and they have genes that the model does not read."""
+    programs = (
+        program("other", "CD8A"),
+        program("Myeloid", "LYZ2", "CSF1R", id="R-HSA-1"),
+        program("T cells", "CD4", "CD3E", "CD2", id="GO:1"),
+        program("T cells", "Cd3e", "cd4", id="GO:2"),
+    )
+    found = named(manifest(*ANNOTATED), programs)
+    assert [term.name for term in found] == ["T cells (GO:1)", "Myeloid", "T cells (GO:2)"]
+    assert [term.id for term in found] == ["GO:1", "R-HSA-1", "GO:2"]
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b", "c", "d"], []])
@@ -58,8 +64,8 @@ def test_names_that_are_too_few_or_many(names: list[str]) -> None:
 
 
 def test_genes_that_no_set_has() -> None:
-    with pytest.raises(errors.InvalidInput, match=r"2 of 3 terms have genes that no gene set has: term 1, term 2"):
-        named(manifest(*ANNOTATED), {"T cells": ["CD4", "CD3E"], "Myeloid": ["LYZ2", "CD8A"]})
+    with pytest.raises(errors.InvalidInput, match="genes of 2 of 3 terms: term 1, term 2"):
+        named(manifest(*ANNOTATED), [program("T cells", "CD4", "CD3E"), program("Myeloid", "LYZ2", "CD8A")])
 
 
 def test_a_model_without_programs() -> None:
@@ -73,15 +79,15 @@ def test_a_file_of_names(tmp_path: Path) -> None:
     assert read(file) == ["T cells", "Myeloid, all"]
 
 
-def test_a_file_of_gene_sets(tmp_path: Path) -> None:
+def test_a_file_of_gene_programs(tmp_path: Path) -> None:
     file = tmp_path / "sets.gmt"
-    file.write_text("T cells\thttp://where\tCD4\tCD3E\nMyeloid\t\tLYZ2\n")
-    assert read(file) == {"T cells": ["http://where", "CD4", "CD3E"], "Myeloid": ["", "LYZ2"]}
+    file.write_text("T cells\thttp://where\tCD4\tCD3E\nMyeloid\tR-HSA-1\tLYZ2\n")
+    assert read(file) == (program("T cells", "CD4", "CD3E"), program("Myeloid", "LYZ2", id="R-HSA-1"))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(errors.NotFound, match="no such file of term names"):
         read(tmp_path / "none.gmt")
-    (tmp_path / "twice.gmt").write_text("a\t\tCD4\na\t\tCD8A\n")
-    with pytest.raises(errors.InvalidInput, match="same name"):
-        read(tmp_path / "twice.gmt")
+    (tmp_path / "odd.gmt").write_text("a\t\tCD4\nb\n")
+    with pytest.raises(errors.InvalidInput, match="no gene program"):
+        read(tmp_path / "odd.gmt")

@@ -67,8 +67,8 @@ def import_legacy(
         The Ensembl id of each gene: in the model's order (``""`` where there is none), or by the model's gene names.
     term_names
         What an expiMap's gene programs are called, which scArches does not save: names in the order of the mask's rows,
-        or gene sets by name, as in the GMT file that the mask was made from; each program is called by the set with its
-        genes.
+        or the programs of the GMT file that the mask was made from (:func:`hub_client.data.programs.read_gmt`), which
+        are told by their genes.
     reference
         The folder of the model that scArches' surgery started from. With it, the rows of its conditions are frozen and
         those of the query's can be trained further; without it, the model is imported as one reference.
