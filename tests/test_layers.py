@@ -26,6 +26,7 @@ FLOORS = [
     "atlas",
     "predict",
     "classifiers",
+    "enrichment",
     "calibrate",
     "transfer",
     "legacy",

@@ -1,0 +1,249 @@
+"""enrichment(): which gene programs tell groups of cells apart; term_scores(): how strong each is in every cell.
+
+Lotfollahi et al., "Biologically informed deep learning to query gene programs in single-cell atlases", Nature Cell
+Biology 25 (2023), doi 10.1038/s41556-022-01072-x, Methods. Where this differs on purpose from scArches 0.6.1: draws are
+seeded, a group may have any name, and a program's direction is the manifest's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import erfc
+
+from hub_client import errors
+from hub_client.architectures._vae import ConditionalVae
+from hub_client.data.cells import Cells
+from hub_client.model import Model
+
+Values = NDArray[np.floating[Any]]
+SMALLEST = 1e-12
+"""Added to both probabilities, so that their logarithms are finite."""
+
+
+class BayesFactors(NamedTuple):
+    """How likely a program scores higher in a group than elsewhere.
+
+    Attributes
+    ----------
+    p_h0
+        Probability that a cell of the group scores higher than one of the others, ``(terms,)``.
+    p_h1
+        That it scores lower, ``(terms,)``.
+    bf
+        ``log(p_h0 / p_h1)``, ``(terms,)``: positive where the program is up in the group; 2.3 means odds of ten to one.
+    """
+
+    p_h0: NDArray[np.float64]
+    p_h1: NDArray[np.float64]
+    bf: NDArray[np.float64]
+
+
+def bayes_factors(
+    group_mean: Values, group_variance: Values, other_mean: Values, other_variance: Values
+) -> BayesFactors:
+    """Return Bayes factors from pairs of cells, by the normal posteriors of their latents.
+
+    The probability that one cell's score exceeds the other's is that of a normal difference; pairs are averaged
+    (Lotfollahi 2023, Methods). A program whose means are all 0 on one side has a factor of 0.
+
+    Parameters
+    ----------
+    group_mean, group_variance
+        Of the cells of the group, ``(pairs, terms)``.
+    other_mean, other_variance
+        Of the cells each is compared with, ``(pairs, terms)``.
+    """
+    spread = np.sqrt(2 * (np.asarray(group_variance, np.float64) + other_variance))
+    higher = 0.5 * erfc((np.asarray(other_mean, np.float64) - group_mean) / spread)
+    return _factors(higher.mean(axis=0), silent=_silent(group_mean) | _silent(other_mean))
+
+
+def sampled_bayes_factors(group: Values, other: Values) -> BayesFactors:
+    """Return Bayes factors from pairs of points drawn from the cells' posteriors, ``(pairs, terms)`` each."""
+    higher = (np.asarray(group) > np.asarray(other)).mean(axis=0)
+    return _factors(higher, silent=_silent(group) | _silent(other))
+
+
+def _silent(means: Values) -> NDArray[np.bool_]:
+    silent: NDArray[np.bool_] = (np.abs(means) == 0).all(axis=0)
+    return silent
+
+
+def _factors(higher: NDArray[np.float64], *, silent: NDArray[np.bool_]) -> BayesFactors:
+    bf = np.log(higher + SMALLEST) - np.log(1 - higher + SMALLEST)
+    return BayesFactors(higher, 1 - higher, np.where(silent, 0.0, bf))
+
+
+def term_scores(model: Model, cells: Cells, *, only_active: bool = True, batch_size: int = 512) -> pd.DataFrame:
+    """Return the score of each gene program in each cell, ``(cells, terms)``, by cell and term name.
+
+    A score is the latent's posterior mean times the program's direction, so that it is high where most of the program's
+    genes are.
+
+    Parameters
+    ----------
+    model
+        An expiMap model that knows the cells' conditions.
+    cells
+        From :func:`hub_client.align`.
+    only_active
+        Leave out programs that training has switched off.
+    batch_size
+        Cells at a time.
+
+    Raises
+    ------
+    Unsupported
+        If the model has no gene programs.
+    VocabularyError
+        If the cells have conditions that the model does not know.
+
+    Examples
+    --------
+    >>> adata.obsm["X_terms"] = term_scores(model, cells)  # doctest: +SKIP
+    """
+    _check_terms(model, "term_scores")
+    latent = model.network.embed(cells, batch_size=batch_size)
+    chosen = _chosen(model, only_active=only_active)
+    names = [model.manifest.terms[index].name for index in chosen]
+    return pd.DataFrame(latent[:, chosen] * _directions(model)[chosen], index=pd.Index(cells.obs_names), columns=names)
+
+
+def enrichment(
+    model: Model,
+    cells: Cells,
+    groups: pd.Series | ArrayLike | Mapping[str, Sequence[str]],
+    *,
+    comparison: str | Sequence[str] = "rest",
+    pairs: int = 5000,
+    only_active: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return Bayes factors of gene programs between groups of cells.
+
+    Parameters
+    ----------
+    model
+        An expiMap model that knows the cells' conditions.
+    cells
+        From :func:`hub_client.align`.
+    groups
+        The group of each cell, ``(cells,)``, a Series matched by cell name; or group name to names of its cells. Cells
+        without a group are left out.
+    comparison
+        ``rest`` compares each group with all other cells that have a group; a group's name, or several, compares with
+        the cells of those.
+    pairs
+        How many pairs of cells are drawn, with replacement.
+    only_active
+        Leave out programs that training has switched off.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each group and program, groups in the order of their names, the largest absolute factor first:
+        ``group``, ``term``, ``id``, ``bayes_factor`` (natural logarithm of the odds), ``p_h0`` and ``p_h1``.
+
+    Raises
+    ------
+    Unsupported
+        If the model has no gene programs.
+    VocabularyError
+        If there are not two groups, or the comparison is none of them.
+
+    Examples
+    --------
+    >>> enrichment(model, cells, adata.obs["condition"], comparison="control")  # doctest: +SKIP
+    """
+    _check_terms(model, "enrichment")
+    rows = _rows(groups, cells)
+    mean, variance = cast(ConditionalVae, model.network).posterior(cells)
+    chosen = _chosen(model, only_active=only_active)
+    mean, variance = mean[:, chosen] * _directions(model)[chosen], variance[:, chosen]
+    generator = np.random.default_rng(seed)
+    tables = []
+    for group, members, others in _comparisons(rows, comparison):
+        one, other = generator.choice(members, pairs), generator.choice(others, pairs)
+        found = bayes_factors(mean[one], variance[one], mean[other], variance[other])
+        tables.append(_table(model, chosen, group, found))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _table(model: Model, chosen: list[int], group: str, found: BayesFactors) -> pd.DataFrame:
+    terms = [model.manifest.terms[index] for index in chosen]
+    columns = {
+        "group": group,
+        "term": [term.name for term in terms],
+        "id": [term.id for term in terms],
+        "bayes_factor": found.bf,
+        "p_h0": found.p_h0,
+        "p_h1": found.p_h1,
+    }
+    return pd.DataFrame(columns).sort_values("bayes_factor", key=np.abs, ascending=False, kind="stable")
+
+
+def _rows(groups: pd.Series | ArrayLike | Mapping[str, Sequence[str]], cells: Cells) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of each group's cells, groups sorted by name."""
+    index = pd.Index(cells.obs_names)
+    if isinstance(groups, Mapping):
+        found = {str(name): index.get_indexer(pd.Index(members)) for name, members in groups.items()}
+        return {name: rows[rows >= 0] for name, rows in sorted(found.items()) if (rows >= 0).any()}
+    column = groups.reindex(index) if isinstance(groups, pd.Series) else pd.Series(np.asarray(groups, dtype=object))
+    if len(column) != len(cells):
+        raise errors.VocabularyError(
+            f"groups has {len(column):,} values for {len(cells):,} cells; give one for each, or a Series by cell name.",
+            field="groups",
+        )
+    names = column.astype(object).where(column.notna(), "").astype(str).to_numpy()
+    return {str(name): np.flatnonzero(names == name) for name in np.unique(names) if name != ""}
+
+
+def _comparisons(
+    rows: dict[str, NDArray[np.int64]], comparison: str | Sequence[str]
+) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield each group with its rows and those it is compared with."""
+    against = [] if comparison == "rest" and "rest" not in rows else _listed(comparison)
+    if strangers := [name for name in against if name not in rows]:
+        raise errors.VocabularyError(
+            f"the comparison names groups {errors.names(strangers)}; the cells have {errors.names(rows) or 'none'}.",
+            field="comparison",
+            unknown=strangers,
+            known=list(rows),
+        )
+    compared = [name for name in rows if name not in against]
+    if len(rows) < 2 or not compared:
+        raise errors.VocabularyError(
+            f"there is nothing to compare: the cells have the groups {errors.names(rows) or 'none'}"
+            + (f", all of them in the comparison {errors.names(against)}" if against else "")
+            + ". Give at least one group and one to compare it with.",
+            field="groups",
+            known=list(rows),
+        )
+    for name in compared:
+        others = np.concatenate([rows[other] for other in (against or [other for other in rows if other != name])])
+        yield name, rows[name], others
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
+def _chosen(model: Model, *, only_active: bool) -> list[int]:
+    return [index for index, term in enumerate(model.manifest.terms) if term.active or not only_active]
+
+
+def _directions(model: Model) -> NDArray[np.float32]:
+    return np.array([term.direction for term in model.manifest.terms], dtype=np.float32)
+
+
+def _check_terms(model: Model, verb: str) -> None:
+    if not model.manifest.terms:
+        kind = model.manifest.architecture.kind
+        raise errors.Unsupported(f"{kind} models have no gene programs; expiMap models have.", kind=kind, verb=verb)
