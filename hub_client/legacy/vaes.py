@@ -31,6 +31,8 @@ CONDITION_WEIGHTS = {
     "theta": "theta",
     "encoder.FC.L0.cond_L.weight": "encoder.hidden.first.condition",
     "decoder.FirstL.L0.cond_L.weight": "decoder.hidden.first.condition",
+    "decoder.L0.cond_L.weight": "decoder.condition",
+    "l_encoder.FC.L0.cond_L.weight": "library_encoder.hidden.first.condition",
 }
 """Tensors with a column for each one-hot condition, and our tables with a row for each."""
 
