@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,12 @@ from hub_client import _resources, errors
 from hub_client.atlas import with_atlas
 from hub_client.calibrate import calibrate
 from hub_client.classifiers import with_classifiers
-from hub_client.data import datasets
+from hub_client.data import datasets, genes
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
-from hub_client.data.genes import HUMAN
 from hub_client.data.panel import paired, select_panel
+from hub_client.data.programs import Program, as_terms, genes_of, read_gmt
 from hub_client.evaluate import evaluate
 from hub_client.manifest.recipe import Gate, LabelRule, Recipe
 from hub_client.manifest.report import Report
@@ -36,6 +37,7 @@ from hub_client.manifest.v1 import (
     Metric,
     PrototypeLevel,
     Prototypes,
+    Term,
     Training,
     Trust,
 )
@@ -129,7 +131,7 @@ def prepare(recipe: Recipe, *, data: Path) -> tuple[Model, Cells, Cells]:
         As :func:`build`.
     """
     source = datasets.load(recipe, data)
-    manifest = _draft(recipe, source)
+    manifest = _draft(recipe, source, _programs(recipe, data))
     cells = align(source.counts, manifest, labels={rule.key: rule.key for rule in recipe.labels})
     model = Model.build(manifest, seed=recipe.seed)
     training, held_out = split(cells, model.vocabulary, fraction=recipe.holdout.fraction, seed=recipe.seed)
@@ -149,9 +151,49 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
 # --- the manifest before training ---------------------------------------------------------------------------------
 
 
-def _draft(recipe: Recipe, source: datasets.Reference) -> Manifest:
+def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
+    """Return the recipe's gene programs; none for architectures without."""
+    if recipe.programs is None:
+        return ()
+    path = data / recipe.programs.file
+    found = read_gmt(path)
+    if (actual := hashlib.sha256(path.read_bytes()).hexdigest()) != recipe.programs.sha256:
+        raise errors.IntegrityError(
+            f"{path} is not the file of gene programs that the recipe means: its sha256 is {actual}, expected is "
+            f"{recipe.programs.sha256}. Fetch {recipe.programs.source} {recipe.programs.release} again, or change the "
+            "recipe if another file is meant.",
+            file=recipe.programs.file,
+            expected=recipe.programs.sha256,
+            actual=actual,
+        )
+    return found
+
+
+def _panel(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Genes:
+    counts, rules = source.counts, recipe.panel
+    if recipe.programs is not None and recipe.programs.only:
+        shared = _genes(recipe, tuple(map(str, counts.var_names)))
+        covered = genes_of(programs, genes.Panel.over(shared, human=_human(recipe)))
+        kept = [index in covered or name in rules.include for index, name in enumerate(shared.names)]
+        counts = counts[:, np.array(kept)].copy()
+    return _genes(recipe, select_panel(counts, rules, batches=counts.obs[recipe.conditions[0].key].to_numpy(dtype=str)))
+
+
+def _terms(recipe: Recipe, panel: Genes, programs: Sequence[Program]) -> tuple[Term, ...]:
+    rule = recipe.programs
+    if rule is None:
+        return ()
+    said = rule.model_dump(include={"min_genes", "max_genes", "source", "release", "license"})
+    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **said).terms
+
+
+def _human(recipe: Recipe) -> bool:
+    return recipe.organism.id == genes.HUMAN
+
+
+def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Manifest:
     obs = source.counts.obs
-    panel = select_panel(source.counts, recipe.panel, batches=obs[recipe.conditions[0].key].to_numpy(dtype=str))
+    panel = _panel(recipe, source, programs)
     return Manifest(
         **{name: getattr(recipe, name) for name in _COPIED},
         created=datetime.now(UTC).replace(microsecond=0),
@@ -159,7 +201,8 @@ def _draft(recipe: Recipe, source: datasets.Reference) -> Manifest:
         tissue=tuple(map(recipe.term, recipe.tissue)),
         assay=tuple(map(recipe.term, recipe.assay)),
         disease=tuple(map(recipe.term, recipe.disease)),
-        genes=_genes(recipe, panel),
+        genes=panel,
+        terms=_terms(recipe, panel, programs),
         conditions=tuple(
             Condition(**dict(rule), categories=datasets.categories(obs[rule.key])) for rule in recipe.conditions
         ),
@@ -192,9 +235,8 @@ _COPIED = (
 
 def _genes(recipe: Recipe, names: tuple[str, ...]) -> Genes:
     rules = recipe.panel
-    human = recipe.organism.id == HUMAN
     own = "id" if rules.id_type == "ensembl" else "symbol"
-    panel = paired(names, id_type=rules.id_type) if human else tuple(Gene(**{own: name}) for name in names)
+    panel = paired(names, id_type=rules.id_type) if _human(recipe) else tuple(Gene(**{own: name}) for name in names)
     return Genes(
         id_type=rules.id_type,
         panel=panel,

@@ -122,6 +122,25 @@ class Panel(Frozen):
         return self
 
 
+class Programs(Frozen):
+    """The gene programs of an expiMap: a file of them, and which become terms."""
+
+    file: RelativePath
+    """Its ``.gmt`` file in the data folder."""
+    sha256: Sha256
+    """Of the file."""
+    source: Text
+    """The database they come from."""
+    release: Text
+    license: Spdx
+    min_genes: PositiveInt = 12
+    """Programs with fewer genes in the panel are dropped."""
+    max_genes: PositiveInt | None = None
+    only: bool = True
+    """Whether the panel takes genes of programs only, besides those it includes; a gene outside of all programs is
+    explained by no term."""
+
+
 class ConditionRule(Frozen):
     """A condition key; its categories come from the data."""
 
@@ -214,6 +233,8 @@ class Recipe(Frozen):
     gene_annotation: GeneAnnotation | None = None
     datasets: Annotated[tuple[Dataset, ...], Field(min_length=1)]
     panel: Panel = Panel()
+    programs: Programs | None = None
+    """Of expiMap."""
     conditions: Annotated[tuple[ConditionRule, ...], Field(min_length=1)]
     labels: tuple[LabelRule, ...] = ()
     architecture: ArchitectureConfig
@@ -263,6 +284,7 @@ class Recipe(Frozen):
             _check_keys(self, dataset)
         _check_gates(self)
         _check_transfer(self)
+        _check_programs(self)
         _check_ontologies(self)
         return self
 
@@ -296,6 +318,11 @@ def _check_gates(recipe: Recipe) -> None:
     levels = [rule.key for rule in recipe.labels]
     if strangers := [gate.level for gate in recipe.gates if gate.level not in levels]:
         raise ValueError(f"gates name the label levels {errors.names(strangers)}, unknown to labels")
+
+
+def _check_programs(recipe: Recipe) -> None:
+    if (recipe.programs is not None) != (recipe.architecture.kind == "expimap"):
+        raise ValueError("programs are for expimap, and expimap needs them")
 
 
 def _check_transfer(recipe: Recipe) -> None:
