@@ -57,9 +57,9 @@ def import_model(
 ) -> None:
     """Make a release of a model that scArches saved.
 
-    Reads folders of trVAE and scPoli: `attr.pkl`, `model_params.pt`, `var_names.csv`. Needs no scArches, and runs
-    nothing that is in them: a file that asks for more than numbers, text, arrays, tensors and frames is refused, and
-    all that it asks for is listed. What a release cannot hold, such as the training cells, is left out and named.
+    Reads folders of trVAE, expiMap and scPoli: `attr.pkl`, `model_params.pt`, `var_names.csv`. Needs no scArches, and
+    runs nothing that is in them: a file that asks for more than numbers, text, arrays, tensors and frames is refused,
+    and all that it asks for is listed. What a release cannot hold, such as the training cells, is left out and named.
 
     For example:
 

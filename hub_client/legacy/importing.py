@@ -14,7 +14,7 @@ from torch import Tensor
 from hub_client import errors
 from hub_client.architectures import architecture
 from hub_client.data.genes import plain
-from hub_client.legacy import folders, scpoli, terms, trvae
+from hub_client.legacy import expimap, folders, scpoli, terms, trvae
 from hub_client.legacy.folders import Saved
 from hub_client.legacy.vaes import key_of
 from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
@@ -60,7 +60,7 @@ def import_legacy(
     name
         The manifest's name; None makes it from the folder's.
     kind
-        The kind of model it must be, ``scpoli`` or ``trvae``; None takes any.
+        The kind of model it must be, ``scpoli``, ``expimap`` or ``trvae``; None takes any.
     organism
         What the genes are of: a common name such as ``human`` or ``mouse``, or an ontology term.
     gene_ids
@@ -187,6 +187,12 @@ def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest,
     return manifest, tensors
 
 
+def _expimap(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
+    before = reference.attributes if reference else None
+    manifest = expimap.manifest_of(saved.attributes, saved.genes, name=name, reference=before)
+    return manifest, expimap.tensors_of(saved.state, saved.attributes, reference=before)
+
+
 def _trvae(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
     before = reference.attributes if reference else None
     manifest = trvae.manifest_of(saved.attributes, saved.genes, name=name, reference=before)
@@ -196,6 +202,8 @@ def _trvae(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, 
 _ALL = ["conditions_", "dr_rate_", "hidden_layer_sizes_", "input_dim_", "is_trained_", "latent_dim_", "recon_loss_"]
 _ALL += ["use_bn_", "use_ln_"]
 _MMD = ["beta_", "mmd_boundary_", "mmd_on_", "use_mmd_"]
+_PROGRAMS = ["condition_key_", "decoder_last_layer_", "ext_mask_", "hsic_one_vs_all_", "mask_", "n_ext_", "n_ext_m_"]
+_PROGRAMS += ["soft_ext_mask_", "soft_mask_", "use_hsic_", "use_l_encoder_"]
 _SCPOLI = ["cell_type_keys_", "cell_types_", "condition_key_", "condition_keys_", "conditions_combined_"]
 _SCPOLI += ["embedding_dim_", "embedding_dims_", "embedding_max_norm_", "inject_condition_", "labeled_indices_"]
 _SCPOLI += ["obs_metadata_", "prototype_training_", "prototypes_labeled_", "prototypes_unlabeled_", "share_metadata_"]
@@ -211,6 +219,12 @@ KINDS: Mapping[str, Kind] = {
             "obs_metadata_": "what obs said of one cell of each condition",
             "prototypes_labeled_": "how many cells are behind each prototype (scArches does not save it)",
         },
+    ),
+    "expimap": Kind(
+        mark="mask_",
+        convert=_expimap,
+        attributes=frozenset(_ALL + _PROGRAMS),
+        lost={},
     ),
     "trvae": Kind(
         mark="mmd_on_",
