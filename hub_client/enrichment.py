@@ -49,7 +49,8 @@ def bayes_factors(
     """Return Bayes factors from pairs of cells, by the normal posteriors of their latents.
 
     The probability that one cell's score exceeds the other's is that of a normal difference; pairs are averaged
-    (Lotfollahi 2023, Methods). A program whose means are all 0 on one side has a factor of 0.
+    (Lotfollahi 2023, Methods). A program whose means are all 0 on one side, as those of a program without a direction
+    are, is not compared: its probabilities and its factor are 0.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def _silent(means: Values) -> NDArray[np.bool_]:
 
 def _factors(higher: NDArray[np.float64], *, silent: NDArray[np.bool_]) -> BayesFactors:
     bf = np.log(higher + SMALLEST) - np.log(1 - higher + SMALLEST)
-    return BayesFactors(higher, 1 - higher, np.where(silent, 0.0, bf))
+    return BayesFactors(*(np.where(silent, 0.0, values) for values in (higher, 1 - higher, bf)))
 
 
 def term_scores(model: Model, cells: Cells, *, only_active: bool = True, batch_size: int = 512) -> pd.DataFrame:

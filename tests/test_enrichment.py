@@ -36,7 +36,8 @@ def test_drawn_points_converge_to_it() -> None:
 def test_a_program_that_is_always_zero_has_no_factor() -> None:
     mean, variance = np.zeros((4, 2)), np.ones((4, 2))
     other = np.tile([3.0, 0.0], (4, 1))
-    np.testing.assert_array_equal(bayes_factors(mean, variance, other, variance).bf, [0, 0])
+    np.testing.assert_array_equal(bayes_factors(mean, variance, other, variance), np.zeros((3, 2)))
+    np.testing.assert_array_equal(sampled_bayes_factors(mean, other), np.zeros((3, 2)))
 
 
 def test_certainty_is_finite() -> None:
