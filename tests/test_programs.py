@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -41,7 +43,14 @@ def test_names_are_uncut_and_ids_are_found(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("line", ["only a name", "name\tdescription", "\tid\tSTAT1"])
+def test_without_tabs_blanks_separate(tmp_path: Path) -> None:
+    path = written(tmp_path, "IFN http://example.org/ifn STAT1  MX1", "B MS4A1")
+    assert read_gmt(path) == (Program("IFN", "IFN", ("STAT1", "MX1")), Program("B", "B", ("MS4A1",)))
+    with pytest.raises(errors.InvalidInput, match="separated by tabs or blanks"):
+        read_gmt(written(tmp_path, "IFN"))
+
+
+@pytest.mark.parametrize("line", ["only a name", "\tid\tSTAT1"])
 def test_a_line_that_is_no_program_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(errors.InvalidInput, match="line 2 of"):
         read_gmt(written(tmp_path, "A\tR-1\tSTAT1", line))
@@ -83,20 +92,41 @@ def test_what_is_dropped_is_said(panel: Panel) -> None:
         Program("1", "IFN again", ("STAT1", "ISG15")),
         Program("3", "all", SYMBOLS),
         Program("4", "IFN", ("STAT1", "MX1")),
+        Program("5", "nothing", ()),
+        Program("B", "B", ("MS4A1", "MX1", "CD3E")),
+        Program("B", "B", ("MS4A1", "MX1", "CD3E")),
     ]
     chosen = as_terms(programs, panel, min_genes=2, max_genes=5)
-    assert [term.name for term in chosen.terms] == ["IFN (1)", "IFN (4)"]
-    assert list(chosen.report["measured"]) == [3, 1, 2, 6, 2]
+    assert [term.name for term in chosen.terms] == ["IFN (1)", "IFN (4)", "B"]
+    assert list(chosen.report["measured"]) == [3, 1, 2, 6, 2, 0, 3, 3]
     assert list(chosen.report["why"]) == [
         "",
         "fewer than 2 measured genes",
         "an earlier one has the same id",
         "more than 5 measured genes",
         "",
+        "no genes",
+        "",
+        "an earlier one has the same name",
     ]
-    assert str(chosen).startswith("2 of 5 programs kept; 1 dropped: ")
+    assert str(chosen).startswith("3 of 8 programs kept; 1 dropped: ")
 
 
 def test_no_program_left(panel: Panel) -> None:
     with pytest.raises(errors.AlignmentError, match="has 2, and at least 12"):
         as_terms([Program("1", "IFN", ("STAT1", "MX1"))], panel)
+
+
+@pytest.mark.slow
+def test_reactome_is_read_whole_and_fast(shared_data: Callable[[str], Path]) -> None:
+    programs = read_gmt(shared_data("genesets/reactome_1448.gmt"))
+    assert len({program.id for program in programs}) == len({program.name for program in programs}) == 1448
+    assert all(program.id.startswith("R-HSA-") for program in programs)
+    names = tuple(dict.fromkeys(gene for program in programs for gene in program.genes if gene.isupper()))
+    measured = Panel.over(Genes(id_type="symbol", panel=tuple(Gene(symbol=name) for name in names)), human=True)
+    started = time.process_time()
+    chosen = as_terms(programs, measured)
+    assert time.process_time() - started < 1
+    assert chosen.report["kept"].sum() == len(chosen.terms) > 1000
+    longest = max((term.name for term in chosen.terms), key=len)
+    assert len(longest) > 100 and longest in {program.name for program in programs}

@@ -64,35 +64,51 @@ def read_gmt(path: str | Path) -> tuple[Program, ...]:
     """Return the programs of a GMT file: one a line, with its name, a description and its genes, separated by tabs.
 
     The description is the id where it looks like one (``R-HSA-913531``, ``GO:0006955``); addresses and texts are not
-    kept, and the name is the id then.
+    kept, and the name is the id then. A file without any tab is read as scArches reads it: words between blanks, of
+    which the first is the name and the others are genes.
 
     Raises
     ------
     NotFound
         If there is no such file.
     InvalidInput
-        If a line does not have a name, a description and a gene, or the file has no line.
+        If a line does not have a name and a description, or the file has no line.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise errors.NotFound(f"there is no gene program file at {path}.", name=str(path)) from None
-    found = tuple(_parsed(line, number, path) for number, line in enumerate(lines, start=1) if line.strip())
+    parsed = _tabbed if any("\t" in line for line in lines) else _spaced
+    found = tuple(parsed(line, number, path) for number, line in enumerate(lines, start=1) if line.strip())
     if not found:
         raise errors.InvalidInput(f"{path} is empty; a GMT file has a gene program on each line.", facts={"path": path})
     return found
 
 
-def _parsed(line: str, number: int, path: str | Path) -> Program:
-    name, description, *genes = [part.strip() for part in line.split("\t")] + [""] * 2
-    genes = [gene for gene in genes if gene]
-    if not name or not genes:
-        raise errors.InvalidInput(
-            f"line {number} of {path} is no gene program: expected a name, a description and genes, separated by tabs; "
-            f"it begins {line[:40]!r}.",
-            facts={"path": path, "line": number},
-        )
-    return Program(description if _ID.fullmatch(description) else name, name, tuple(dict.fromkeys(genes)))
+def _tabbed(line: str, number: int, path: str | Path) -> Program:
+    name, *rest = (part.strip() for part in line.split("\t"))
+    if not name or not rest:
+        raise _no_program(line, number, path, expected="a name, a description and genes, separated by tabs")
+    description, *genes = rest
+    return Program(description if _ID.fullmatch(description) else name, name, _distinct(genes))
+
+
+def _spaced(line: str, number: int, path: str | Path) -> Program:
+    name, *genes = line.split()
+    if not genes:
+        raise _no_program(line, number, path, expected="a name and genes, separated by tabs or blanks")
+    return Program(name, name, _distinct(gene for gene in genes if "://" not in gene))
+
+
+def _distinct(genes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(gene for gene in genes if gene))
+
+
+def _no_program(line: str, number: int, path: str | Path, *, expected: str) -> errors.InvalidInput:
+    return errors.InvalidInput(
+        f"line {number} of {path} is no gene program: expected {expected}; it begins {line[:40]!r}.",
+        facts={"path": path, "line": number},
+    )
 
 
 def from_frame(
@@ -130,7 +146,7 @@ def from_frame(
     if rows.empty:
         raise errors.InvalidInput("the table of gene programs has no rows with a program and a gene.", facts={})
     groups = rows.groupby(rows[source].astype(str), sort=False)[target]
-    return tuple(Program(str(name), str(name), tuple(dict.fromkeys(map(str, genes)))) for name, genes in groups)
+    return tuple(Program(str(name), str(name), _distinct(map(str, genes))) for name, genes in groups)
 
 
 def genes_of(programs: Iterable[Program], panel: Panel) -> set[int]:
@@ -202,13 +218,17 @@ def _reasons(
     for program, genes in zip(programs, found, strict=True):
         repeated = program.id in seen
         seen.add(program.id)
-        reasons.append(_reason(len(genes), repeated, min_genes=min_genes, max_genes=max_genes))
+        reasons.append(_repeated(program) if repeated else _fault(program, len(genes), min_genes, max_genes))
     return reasons
 
 
-def _reason(measured: int, repeated: bool, *, min_genes: int, max_genes: int | None) -> str:
-    if repeated:
-        return "an earlier one has the same id"
+def _repeated(program: Program) -> str:
+    return f"an earlier one has the same {'name' if program.id == program.name else 'id'}"
+
+
+def _fault(program: Program, measured: int, min_genes: int, max_genes: int | None) -> str:
+    if not program.genes:
+        return "no genes"
     if measured < min_genes:
         return f"fewer than {min_genes} measured genes"
     if max_genes is not None and measured > max_genes:
