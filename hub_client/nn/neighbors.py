@@ -2,17 +2,94 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
+EXACT_UP_TO = 100_000
+"""Reference cells up to which the search is exact: that many are searched before an index of them would be built."""
+EPSILON = 0.2
+"""How much farther than the farthest neighbour found the approximate search looks on (pynndescent's ``epsilon``)."""
+SEED = 0
+"""Of the approximate search, which runs on one thread: the same cells get the same neighbours."""
+
+
+Points = NDArray[np.float32]
+
+
+class Neighbors(NamedTuple):
+    """The nearest reference cells of each query cell, the nearest first.
+
+    Attributes
+    ----------
+    distances
+        ``(cells, neighbors)``, in latent units.
+    indices
+        Which reference cells they are, ``(cells, neighbors)``.
+    """
+
+    distances: NDArray[np.float64]
+    indices: NDArray[np.int64]
+
+
+class Search(Protocol):
+    """A way to find the nearest reference cells of each query cell, of which there are at least ``neighbors``."""
+
+    def __call__(self, reference: Points, query: Points, *, neighbors: int) -> Neighbors:
+        """Return them, the nearest first."""
+        ...
+
+
+def nearest(reference: Points, query: Points, *, neighbors: int) -> Neighbors:
+    """Return the nearest reference cells of each query cell: exact, or approximate in a reference of over 100,000.
+
+    Parameters
+    ----------
+    reference
+        ``(reference cells, latent)``.
+    query
+        ``(cells, latent)``.
+    neighbors
+        How many; at most as many as the reference has.
+    """
+    search = exact if len(reference) <= EXACT_UP_TO else approximate
+    return search(reference, query, neighbors=neighbors)
+
+
+def exact(reference: Points, query: Points, *, neighbors: int) -> Neighbors:
+    """Return the nearest reference cells of each query cell."""
+    from sklearn.neighbors import NearestNeighbors
+
+    return Neighbors(*NearestNeighbors(n_neighbors=neighbors).fit(reference).kneighbors(query))
+
+
+def approximate(reference: Points, query: Points, *, neighbors: int) -> Neighbors:
+    """Return almost all of the nearest reference cells of each query cell, by nearest-neighbour descent.
+
+    Dong, Moses and Li 2011, doi 10.1145/1963405.1963487, as pynndescent does it. Cells for which the descent finds too
+    few are searched exactly.
+    """
+    from pynndescent import NNDescent
+
+    index = NNDescent(reference, n_neighbors=max(neighbors, 30), random_state=SEED, n_jobs=1)
+    indices, distances = index.query(query, k=neighbors, epsilon=EPSILON)
+    found = Neighbors(distances.astype(np.float64), indices.astype(np.int64))
+    lost = np.flatnonzero((found.indices < 0).any(axis=1))
+    if len(lost):
+        again = exact(reference, query[lost], neighbors=neighbors)
+        found.distances[lost], found.indices[lost] = again.distances, again.indices
+    return found
+
 
 def votes(
-    reference: NDArray[np.float32],
+    reference: Points,
     codes: NDArray[np.int64],
-    query: NDArray[np.float32],
+    query: Points,
     *,
     neighbors: int,
     labels: int,
+    search: Search | None = None,
 ) -> NDArray[np.float64]:
     """Return each label's share of the weighted votes of the nearest reference cells, ``(cells, labels)``.
 
@@ -32,11 +109,10 @@ def votes(
         How many vote; all, where the reference has fewer.
     labels
         How many labels there are.
+    search
+        How neighbours are found: :func:`exact`, :func:`approximate`, or as :func:`nearest` chooses.
     """
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=min(neighbors, len(reference))).fit(reference)
-    distances, indices = search.kneighbors(query)
+    distances, indices = (search or nearest)(reference, query, neighbors=min(neighbors, len(reference)))
     # only ratios matter: measured from the nearest neighbour, the largest weight is 1 and none of all underflow
     weights = np.exp((distances[:, :1] - distances) * np.square(distances.std(axis=1, keepdims=True) / 2))
     cells = np.repeat(np.arange(len(query)), indices.shape[1])

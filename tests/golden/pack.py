@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +27,21 @@ def pack_model(folder: Path) -> None:
         for name, values in np.load(path, allow_pickle=False).items()
         if not any(part in name for part in LEFT_OUT)
     }
+    for path in sorted(folder.glob("*_genes.json")):
+        arrays |= {f"{path.stem}/{name}": values for name, values in _gene_lists(json.loads(path.read_text()))}
     np.savez_compressed(HERE / f"{folder.name}.npz", **arrays)
+
+
+def _gene_lists(terms: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the genes of each term: its list, or each column of its table."""
+    for term, found in terms.items():
+        columns = found if isinstance(found, dict) else {"genes": found}
+        yield from ((f"{term}/{column}", np.array(values)) for column, values in columns.items())
+
+
+def pack_masks(recorded: Path) -> None:
+    """Write the masks of all expiMaps as ``masks.npz``."""
+    np.savez_compressed(HERE / "masks.npz", **np.load(recorded / "expimap_masks.npz", allow_pickle=False))
 
 
 def pack_facts(recorded: Path, kind: str) -> None:
@@ -47,10 +63,25 @@ def pack_cells(recorded: Path) -> None:
     np.savez_compressed(HERE / "cells.npz", **arrays)
 
 
+def pack_neighbors(recorded: Path) -> None:
+    """Write the weighted nearest neighbours as ``neighbors.npz``; distances follow from the embeddings."""
+    found = np.load(recorded / "knn_transfer.npz", allow_pickle=False)
+    np.savez_compressed(HERE / "neighbors.npz", **{name: found[name] for name in found.files if name != "distances"})
+
+
+def pack_operations(recorded: Path) -> None:
+    """Write inputs and values of single losses and penalties as ``operations.npz``."""
+    found = np.load(recorded / "unit_ops.npz", allow_pickle=False)
+    np.savez_compressed(HERE / "operations.npz", **{name: found[name] for name in found.files})
+
+
 def main(recorded: Path, *kinds: str) -> None:
     """Pack the cells and the models of the given kinds."""
     pack_cells(recorded)
-    for kind in kinds or ("scpoli", "trvae"):
+    pack_masks(recorded)
+    pack_neighbors(recorded)
+    pack_operations(recorded)
+    for kind in kinds or ("scpoli", "trvae", "expimap"):
         pack_facts(recorded, kind)
         for folder in sorted(recorded.glob(f"{kind}_*")):
             pack_model(folder)
