@@ -39,6 +39,8 @@ from hub_client.manifest.v1 import (
 )
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+DataPath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")]
+"""A file inside the data folder."""
 
 
 class Term(Frozen):
@@ -125,7 +127,7 @@ class Panel(Frozen):
 class Programs(Frozen):
     """The gene programs of an expiMap: a file of them, and which become terms."""
 
-    file: RelativePath
+    file: DataPath
     """Its ``.gmt`` file in the data folder."""
     sha256: Sha256
     """Of the file."""
