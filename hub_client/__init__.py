@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from hub_client.mapping import map_query
     from hub_client.model import Model
     from hub_client.predict import embed, predict
-    from hub_client.surgery import surgery
+    from hub_client.surgery import Extensions, surgery
     from hub_client.train import train
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Extensions": "surgery",
     "Hub": "client",
     "Manifest": "manifest.v1",
     "Model": "model",
@@ -44,6 +45,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Extensions",
     "Hub",
     "Manifest",
     "Model",

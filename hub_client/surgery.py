@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from hub_client import errors
 from hub_client.architectures import Start
 from hub_client.data.cells import Cells, aligned
-from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Lineage, Manifest, Parent, Training
+from hub_client.manifest.configs import ExpiMap
+from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Lineage, Manifest, Parent, Term, Training
 from hub_client.model import Model
 
 
-def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int = 0, device: str = "auto") -> Model:
+@dataclass(frozen=True)
+class Extensions:
+    """Terms that surgery adds to an expiMap, behind those it has: programs of the query's own, and free ones.
+
+    Their scores of reference cells exist as those of query cells do; all other columns of the latent stay where they
+    were. (scArches takes their numbers as those of all extensions, not as those of the new ones.)
+
+    Attributes
+    ----------
+    constrained
+        Programs, such as :func:`hub_client.data.programs.as_terms` makes.
+    unconstrained
+        How many terms to add that may use every gene.
+    soft
+        Let the programs' terms use other genes too, under the plan's ``soft_mask_l1``.
+    hsic, hsic_one_vs_all
+        Keep unconstrained terms independent of the others in training, all at once or one by one, by the plan's
+        ``hsic_weight``.
+    retrain
+        Also train the extension terms that the reference has: their columns of reference cells move then.
+    """
+
+    constrained: Sequence[Term] = ()
+    unconstrained: int = 0
+    soft: bool = False
+    hsic: bool = False
+    hsic_one_vs_all: bool = False
+    retrain: bool = False
+
+
+def surgery(
+    reference: Model,
+    cells: Cells,
+    *,
+    start: Start = "best",
+    seed: int = 0,
+    device: str = "auto",
+    extensions: Extensions | None = None,
+) -> Model:
     """Return a new model with room for the conditions (and labels) of ``cells`` that the reference does not know.
 
     The reference's weights are frozen in the new model and the reference itself is not touched: a reference cell's
@@ -34,6 +74,8 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int 
         Of random rows, and of the cells that ``best`` tries.
     device
         Where ``best`` tries them: ``auto``, ``cpu`` or ``cuda``.
+    extensions
+        Terms to add to an expiMap; they train together with the rows of new conditions.
 
     Raises
     ------
@@ -41,6 +83,10 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int 
         If ``start`` is none of these, or the cells are not aligned.
     VocabularyError
         If a condition is new and the manifest says that its key takes no new categories.
+    Unsupported
+        If terms are to be added to a model without any.
+    ManifestError
+        If a term's id or name is the reference's already, or its genes are not of the panel.
 
     Examples
     --------
@@ -51,11 +97,74 @@ def surgery(reference: Model, cells: Cells, *, start: Start = "best", seed: int 
             f"start is {start!r}; it is one of {errors.names(get_args(Start))}.", facts={"start": start}
         )
     manifest = _grown(reference, aligned(cells), start)
+    if extensions is not None:
+        manifest = _extended(manifest, extensions)
     with reference.on(device):
         network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
     if manifest.lineage and copied:
         manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
-    return Model(manifest, network, reference.ref, extras=reference.extras, reference=reference.reference)
+    gone = set() if reference.manifest.test_vectors == manifest.test_vectors else _vectors(reference.manifest)
+    extras = {name: tensor for name, tensor in reference.extras.items() if name not in gone}
+    return Model(manifest, network, reference.ref, extras=extras, reference=reference.reference)
+
+
+def _extended(grown: Manifest, extensions: Extensions) -> Manifest:
+    """Return a grown manifest with new terms; test vectors know no score of these and are left out."""
+    config = grown.architecture
+    if not isinstance(config, ExpiMap):
+        raise errors.Unsupported(
+            f"{config.kind} has no gene programs, so none can be added; expiMap has.",
+            kind=config.kind,
+            verb="surgery with extensions",
+        )
+    constrained, unconstrained = _new_terms(grown, extensions)
+    changed = {
+        "constrained_extensions": config.constrained_extensions + len(constrained),
+        "unconstrained_extensions": config.unconstrained_extensions + len(unconstrained),
+        "soft_extension_mask": _softness(config, extensions),
+        "hsic": extensions.hsic,
+        "hsic_one_vs_all": extensions.hsic_one_vs_all,
+    }
+    lineage = grown.lineage and grown.lineage.model_copy(update={"retrained_extensions": extensions.retrain})
+    return grown.changed(
+        architecture=config.model_copy(update=changed),
+        terms=(*grown.terms, *constrained, *unconstrained),
+        lineage=lineage,
+        test_vectors=None,
+        tensors=tuple(spec for spec in grown.tensors if spec.name not in _vectors(grown)),
+    )
+
+
+def _new_terms(grown: Manifest, extensions: Extensions) -> tuple[list[Term], list[Term]]:
+    if extensions.unconstrained < 0:
+        raise errors.InvalidInput(
+            f"unconstrained is {extensions.unconstrained}; it is how many terms to add, 0 or more.",
+            facts={"unconstrained": extensions.unconstrained},
+        )
+    known = sum(term.kind == "unconstrained" for term in grown.terms)
+    names = [f"unconstrained_{known + number}" for number in range(extensions.unconstrained)]
+    new: dict[str, Any] = {"kind": "constrained", "active": True, "direction": 1, "added_in": grown.version}
+    constrained = [term.model_copy(update=new) for term in extensions.constrained]
+    free = [Term(id=name, name=name, kind="unconstrained", added_in=grown.version) for name in names]
+    return constrained, free
+
+
+def _softness(config: ExpiMap, extensions: Extensions) -> bool:
+    """Return whether masks of constrained terms are soft, which a model says once for all of them."""
+    if not extensions.constrained:
+        return config.soft_extension_mask
+    if config.constrained_extensions and config.soft_extension_mask != extensions.soft:
+        raise errors.InvalidInput(
+            f"soft is {extensions.soft}, and the reference's {config.constrained_extensions} constrained extensions "
+            f"have {'soft' if config.soft_extension_mask else 'hard'} masks; add terms with the same.",
+            facts={"soft": extensions.soft},
+        )
+    return extensions.soft
+
+
+def _vectors(manifest: Manifest) -> set[str]:
+    """Return the names of the tensors that are test vectors."""
+    return set(manifest.test_vectors.tensors.values()) if manifest.test_vectors else set()
 
 
 def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
@@ -196,4 +305,4 @@ def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
     return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
 
 
-__all__ = ["add_label", "retraining", "surgery"]
+__all__ = ["Extensions", "add_label", "retraining", "surgery"]

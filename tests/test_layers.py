@@ -29,6 +29,7 @@ FLOORS = [
     "enrichment",
     "calibrate",
     "transfer",
+    "terms",
     "legacy",
     "model",
     "architectures",

@@ -27,6 +27,7 @@ PUBLIC = [
     "import_legacy",
     "pull_dataset",
     "push_dataset",
+    "Extensions",
     "Hub",
     "Model",
     "Manifest",

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hub_client.data.cells import Cells, GeneReport
-from hub_client.legacy import scpoli, trvae
+from hub_client.legacy import expimap, scpoli, trvae
 from hub_client.manifest.v1 import Manifest
 from hub_client.model import Model
 
@@ -25,11 +25,17 @@ REFERENCES = {
     "scpoli_multi_query_newtype": "scpoli_multi",
     "scpoli_shot_surgery": "scpoli_default",
     "trvae_nb_query": "trvae_nb",
+    "expimap_nb_query": "expimap_nb",
+    "expimap_nb_query_ext": "expimap_nb",
+    "expimap_nb_query_ext_hard": "expimap_nb",
 }
 DATA = {
     "scpoli_query_unlabeled": "query",
     "scpoli_multi_query_newtype": "query_newtype",
     "trvae_nb_query": "query",
+    "expimap_nb_query": "query",
+    "expimap_nb_query_ext": "query",
+    "expimap_nb_query_ext_hard": "query",
 }
 
 
@@ -53,7 +59,7 @@ class Recording:
     @property
     def attributes(self) -> dict[str, Any]:
         found: dict[str, Any] = self.facts["attrs"]
-        return found
+        return found | (masks(found) if self.kind == "expimap" else {})
 
     @property
     def reference(self) -> Recording | None:
@@ -121,8 +127,27 @@ def _trvae(recording: Recording, state: dict[str, NDArray[Any]]) -> Converted:
     return trvae.manifest_of(attributes, **recording.described), trvae.tensors_of(state, attributes)
 
 
-CONVERTED: dict[str, Callable[[Recording, dict[str, NDArray[Any]]], Converted]] = {"scpoli": _scpoli, "trvae": _trvae}
+def _expimap(recording: Recording, state: dict[str, NDArray[Any]]) -> Converted:
+    attributes, reference = recording.attributes, recording.described["reference"]
+    manifest = expimap.manifest_of(attributes, **recording.described)
+    return manifest, expimap.tensors_of(state, attributes, reference=reference)
+
+
+CONVERTED: dict[str, Callable[[Recording, dict[str, NDArray[Any]]], Converted]] = {
+    "scpoli": _scpoli,
+    "trvae": _trvae,
+    "expimap": _expimap,
+}
 """How the recordings of each kind become our models."""
+
+
+def masks(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the masks an expiMap was made with, as scArches saves them."""
+    with np.load(HERE / "masks.npz", allow_pickle=False) as found:
+        return {
+            "mask_": found["mask"].tolist(),
+            "ext_mask_": found["ext_mask"].tolist() if attributes["n_ext_m_"] else None,
+        }
 
 
 def cells(data: str, *, attributes: dict[str, Any]) -> Cells:
