@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,9 +23,12 @@ from numpy.testing import assert_allclose
 import hub_client
 from hub_client import errors
 from hub_client.architectures import ARCHITECTURES
+from hub_client.architectures.expimap import ExpiMap
 from hub_client.architectures.scpoli import ScPoli
 from hub_client.architectures.trvae import TrVae
-from hub_client.legacy.importing import KINDS, ORGANISMS, TRAINING, UNTRAINED, import_legacy
+from hub_client.data.programs import Program
+from hub_client.enrichment import bayes_factors
+from hub_client.legacy.importing import KINDS, NAMES, ORGANISMS, TRAINING, UNTRAINED, import_legacy
 from hub_client.manifest.v1 import OntologyTerm
 from hub_client.model import Model
 from tests.golden.recorded import Recording
@@ -32,12 +36,24 @@ from tests.golden.recorded import Recording
 LEGACY = Path(__file__).parent / "golden" / "legacy"
 OLD = {
     "trvae-0.3.0": "trvae",
+    "expimap-0.5.0": "expimap",
     "scpoli-0.5.6/reference": "scpoli",
     "scpoli-0.5.8/reference": "scpoli",
     "scpoli-0.5.8/query": "scpoli",
     "scpoli-0.5.9": "scpoli",
 }
+PROGRAMS = [
+    "expimap_mse",
+    "expimap_nb",
+    "expimap_nb_query",
+    "expimap_nb_query_ext",
+    "expimap_nb_query_ext_hard",
+    "expimap_nb_strong",
+    "expimap_soft_lenc",
+    "expimap_softplus",
+]
 RECORDED = [
+    *PROGRAMS,
     "scpoli_default",
     "scpoli_mse_encoder_only",
     "scpoli_multi",
@@ -190,7 +206,7 @@ def test_an_imported_reference_is_mapped_onto() -> None:
 
 @recorded
 def test_recorded_folders_are_the_recorded_models(name: str, shared_legacy: Find) -> None:
-    """Bit for bit: what test_golden_scpoli and test_golden_trvae hold to scArches' numbers holds for imports."""
+    """Bit for bit: what the golden tests hold to scArches' numbers holds for imports."""
     recording = Recording(name)
     before = shared_legacy(recording.reference.name) if recording.reference else None
     found, expected = import_legacy(shared_legacy(name), reference=before), recording.model()
@@ -207,11 +223,11 @@ def test_recorded_latents(name: str, shared_legacy: Find) -> None:
     assert_allclose(found, recording.outputs["latent_mean"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["trvae_mse_boundary", "trvae_nb", "trvae_zinb_mmdy_bn"])
+@pytest.mark.parametrize("name", ["trvae_mse_boundary", "trvae_nb", "trvae_zinb_mmdy_bn", "expimap_nb", "expimap_mse"])
 def test_recorded_decoder_layer(name: str, shared_legacy: Find) -> None:
     """scArches' get_y without noise."""
     recording, model = Recording(name), import_legacy(shared_legacy(name))
-    assert isinstance(model.network, TrVae)
+    assert isinstance(model.network, TrVae | ExpiMap)
     cells = recording.cells().rows(np.arange(24))
     found = model.network.decoder_layer(cells, model.network.embed(cells))
     assert_allclose(found, recording.outputs["y_eps0_first24"], **CLOSE)
@@ -238,6 +254,57 @@ def test_recorded_labels(name: str, shared_legacy: Find) -> None:
     assert_allclose(covariances, recording.outputs["prototypes_labeled_cov"][order], **CLOSE)
     points = recording.outputs.get("prototypes_unlabeled_mean", np.zeros((0, means.shape[1])))
     assert_allclose(model.network.unlabelled, points, **CLOSE)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_recorded_directions(name: str, shared_legacy: Find) -> None:
+    outputs, terms = Recording(name).outputs, import_legacy(shared_legacy(name)).manifest.terms
+    assert [term.direction for term in terms] == outputs["directions_sum"].tolist()
+    annotated = [term.kind == "annotated" for term in terms]
+    active = np.array([term.active for term in terms])
+    assert np.array_equal(active[annotated], outputs["nonzero_terms"][annotated])
+
+
+@pytest.mark.parametrize("name", ["expimap_nb", "expimap_nb_strong", "expimap_nb_query_ext"])
+@pytest.mark.parametrize("tag", ["rest", "rest_dirs", "vs"])
+def test_recorded_enrichment(name: str, tag: str, shared_legacy: Find) -> None:
+    recording, model = Recording(name), import_legacy(shared_legacy(name))
+    assert isinstance(model.network, ExpiMap)
+    mean, variance = model.network.posterior(recording.cells())
+    terms = model.manifest.terms
+    signs = np.array([term.direction if tag == "rest_dirs" else 1 for term in terms])
+    prefix = f"enrich_{tag}__"
+    groups = {found.removeprefix(prefix).split("__")[0] for found in recording.outputs if found.startswith(prefix)}
+    assert groups
+    for group in groups:
+        drawn = [recording.outputs[f"{prefix}{group}__idx{side}"] for side in (1, 2)]
+        (mean_1, variance_1), (mean_2, variance_2) = ((mean[rows] * signs, variance[rows]) for rows in drawn)
+        found = bayes_factors(mean_1, variance_1, mean_2, variance_2)
+        said = {part: recording.outputs[f"{prefix}{group}__{part}"] for part in ("p_h0", "p_h1", "bf")}
+        assert_allclose(found.bf, said["bf"], **CLOSE)
+        assert_allclose(found.p_h0[signs != 0], said["p_h0"][signs != 0], **CLOSE)
+        assert_allclose(found.p_h1[signs != 0], said["p_h1"][signs != 0], **CLOSE)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_recorded_genes_of_terms(name: str, shared_legacy: Find) -> None:
+    """By the names that were recorded; scArches does not save them with the model."""
+    folder = shared_legacy(name)
+    weighted = json.loads((folder.parent / "term_genes.json").read_text())
+    masked = json.loads((folder.parent / "mask_genes.json").read_text())
+    model = import_legacy(folder, term_names=list(weighted))
+    assert isinstance(model.network, ExpiMap)
+    weights, genes = model.network.term_weights(), np.array(model.manifest.genes.names)
+    for index, term in enumerate(model.manifest.terms):
+        used = np.flatnonzero(weights[:, index])
+        order = used[np.argsort(-np.abs(weights[used, index]), kind="stable")]
+        expected = weighted[term.name]
+        assert_allclose(weights[order, index], expected["weights"], **CLOSE)
+        assert set(genes[used]) == set(expected["genes"])
+        inside = dict(zip(expected["genes"], expected["in_mask"], strict=True))
+        assert {gene for gene in inside if inside[gene]} == {genes[i] for i in term.genes} & set(genes[used])
+        if term.kind == "annotated":
+            assert [genes[i] for i in term.genes] == masked[term.name]
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDED if "query" in name])
@@ -339,6 +406,23 @@ def test_gene_ids_that_are_none() -> None:
         import_legacy(LEGACY / "trvae-0.3.0", gene_ids={"CD3E": "no id"})
 
 
+def test_terms_are_named(tmp_path: Path) -> None:
+    folder = LEGACY / "expimap-0.5.0"
+    bare = import_legacy(folder).manifest
+    assert bare.imported_from is not None and NAMES in bare.imported_from.lost
+    mask = pickle.loads((folder / "attr.pkl").read_bytes())["mask_"]
+    assert [term.genes for term in bare.terms] == [tuple(np.flatnonzero(row)) for row in mask]
+    names = [f"program {number}" for number in range(5)]
+    told = import_legacy(folder, term_names=names).manifest
+    assert [term.name for term in told.terms] == names
+    assert told.imported_from is not None and NAMES not in told.imported_from.lost
+    genes = [[bare.genes.names[i].lower() for i in term.genes] for term in bare.terms]
+    programs = [Program(f"R-{number}", names[number], tuple(genes[number])) for number in (3, 1, 4, 0, 2)]
+    found = import_legacy(folder, term_names=programs).manifest
+    assert [(term.id, term.name) for term in found.terms] == [(f"R-{n}", name) for n, name in enumerate(names)]
+    assert [term.direction for term in found.terms] == cells_of(folder)[1]["directions"].tolist()
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -356,7 +440,7 @@ def test_a_model_of_another_kind(tmp_path: Path) -> None:
     folder = copytree(LEGACY / "trvae-0.3.0", tmp_path / "scgen")
     (folder / "attr.pkl").write_bytes(pickle.dumps({"z_dim_": 10, "input_dim_": 12}))
     with pytest.raises(
-        errors.Unsupported, match=r"describes none of scpoli, trvae.*: it has input_dim_, z_dim_"
+        errors.Unsupported, match="describes none of scpoli, expimap, trvae: it has input_dim_, z_dim_"
     ) as refused:
         import_legacy(folder)
     assert refused.value.verb == "import"
