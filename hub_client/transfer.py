@@ -110,6 +110,10 @@ class _Atlas:
         shares: Probabilities = np.bincount(self.codes, minlength=self.labels) / len(self.codes)
         return shares
 
+    def known(self, latent: Array) -> Array:
+        """Return the columns of a latent that the atlas has: terms that surgery added to an expiMap came after it."""
+        return latent[:, : self.latent.shape[1]]
+
 
 def _atlas(model: Model, level: str) -> _Atlas | None:
     if model.reference is None or level not in model.reference.obs:
@@ -130,11 +134,11 @@ def _by_prototypes(labels: tuple[str, ...], scores: Scores | None) -> Evidence:
 
 
 def _votes(atlas: _Atlas, latent: Array, rule: Calibration) -> Probabilities:
-    return votes(atlas.latent, atlas.codes, latent, neighbors=rule.neighbors, labels=atlas.labels)
+    return votes(atlas.latent, atlas.codes, atlas.known(latent), neighbors=rule.neighbors, labels=atlas.labels)
 
 
 def _densities(atlas: _Atlas, latent: Array) -> Probabilities:
-    return log_densities(atlas.latent, atlas.codes, atlas.groups, latent, labels=atlas.labels)
+    return log_densities(atlas.latent, atlas.codes, atlas.groups, atlas.known(latent), labels=atlas.labels)
 
 
 def _expression(model: Model, level: str, cells: Cells) -> Probabilities | None:
