@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,20 @@ from scipy.sparse import csr_matrix
 
 from hub_client import errors
 from hub_client.compat import scPoli
-from tests.golden.recorded import arrays
+from tests.golden.recorded import anndata_of
 
-DOCUMENTED = json.loads((Path(__file__).parent / "contract" / "documented_api.json").read_text())["scPoli"]
 pytestmark = pytest.mark.slow
 FAST = {"n_epochs": 6, "pretraining_epochs": 4, "monitor": False}
 
 
-def recorded(data: str) -> AnnData:
-    """Return scArches' reference or query as it was when its outputs were recorded."""
-    parts = arrays("cells", data)
-    obs = {name.removeprefix("obs_"): v for name, v in parts.items() if name.startswith("obs_") and name != "obs_names"}
-    return AnnData(
-        csr_matrix(parts["X"].astype(np.float32)),
-        obs=pd.DataFrame(obs, index=parts["obs_names"]),
-        var=pd.DataFrame(index=parts["var_names"]),
-    )
-
-
 @pytest.fixture(scope="module")
 def reference_cells() -> AnnData:
-    return recorded("ref")
+    return anndata_of("ref")
 
 
 @pytest.fixture(scope="module")
 def query_cells() -> AnnData:
-    return recorded("query")
+    return anndata_of("query")
 
 
 @pytest.fixture(scope="module")
@@ -53,38 +39,6 @@ def reference(reference_cells: AnnData) -> scPoli:
     )
     model.train(n_epochs=60, pretraining_epochs=45, eps=1e-8, weight_decay=0, lr=0.01, monitor=False)
     return model
-
-
-def parameters(function: Any) -> dict[str, inspect.Parameter]:
-    return {name: p for name, p in inspect.signature(function).parameters.items() if name not in ("self", "cls")}
-
-
-def check_signature(function: Any, documented: dict[str, dict[str, Any]]) -> None:
-    ours = parameters(function)
-    assert [("**" if p.kind is p.VAR_KEYWORD else "") + name for name, p in ours.items()] == list(documented)
-    for name, facts in documented.items():
-        if facts.get("required"):
-            assert ours[name].default is inspect.Parameter.empty
-        elif "default" in facts:
-            default = ours[name].default
-            assert (list(default) if isinstance(default, tuple) else default) == facts["default"], name
-
-
-def test_constructor_has_the_documented_parameters() -> None:
-    check_signature(scPoli.__init__, DOCUMENTED["init"])
-
-
-@pytest.mark.parametrize("name", sorted(n for n, m in DOCUMENTED["methods"].items() if m["params"] is not None))
-def test_method_has_the_documented_parameters(name: str) -> None:
-    method = inspect.getattr_static(scPoli, name)
-    assert isinstance(method, classmethod) == DOCUMENTED["methods"][name]["classmethod"]
-    check_signature(getattr(scPoli, name), DOCUMENTED["methods"][name]["params"])
-
-
-@pytest.mark.parametrize("name", sorted(n for n, m in DOCUMENTED["methods"].items() if m["params"] is None))
-def test_method_listed_without_defaults(name: str) -> None:
-    listed = DOCUMENTED["methods"][name]["listed"].replace("[", "").replace("]", "").split(", ")
-    assert list(parameters(getattr(scPoli, name)))[: len(listed)] == listed
 
 
 def test_a_reference_learns_its_labels(reference: scPoli, reference_cells: AnnData) -> None:

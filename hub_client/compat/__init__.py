@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from hub_client.compat.scpoli import scPoli
+from hub_client.compat.trvae import TRVAE
 
-__all__ = ["scPoli"]
+__all__ = ["TRVAE", "scPoli"]

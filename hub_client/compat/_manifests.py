@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from hub_client import errors
-from hub_client.manifest.v1 import Condition, Embedding, Gene, Genes, LabelLevel
+from hub_client.legacy.vaes import key_of
+from hub_client.manifest.v1 import Condition, Embedding, Gene, Genes, LabelLevel, OneHot
 
 _ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}$")
 
@@ -71,6 +72,14 @@ def conditions(
         )
         for key, size in zip(keys, sizes, strict=True)
     )
+
+
+def one_hot(obs: pd.DataFrame, column: str | None, declared: Sequence[str] | None) -> tuple[Condition, ...]:
+    """Return the one-hot condition of an obs column, with the declared categories or its sorted ones."""
+    if column is None:
+        return ()
+    names = tuple(map(str, declared)) if declared else categories(obs, column)
+    return (Condition(key=key_of(column), categories=names, encoding=OneHot()),)
 
 
 def levels(

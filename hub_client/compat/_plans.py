@@ -7,7 +7,7 @@ from typing import Any
 from hub_client import errors
 from hub_client.manifest.plan import EarlyStopping, Plan
 
-DEFAULTS: dict[str, Any] = {
+_EVERY: dict[str, Any] = {
     "weight_decay": 0.04,
     "batch_size": 128,
     "train_frac": 0.9,
@@ -17,16 +17,26 @@ DEFAULTS: dict[str, Any] = {
     "alpha_epoch_anneal": None,
     "alpha_iter_anneal": None,
     "clip_value": 0.0,
-    "use_stratified_sampling": False,
     "seed": 2020,
+    "monitor": True,
+    "n_workers": 0,
+}
+DEFAULTS: dict[str, Any] = _EVERY | {
+    "use_stratified_sampling": False,
     "unlabeled_weight": 0.0,
     "clustering": "leiden",
     "clustering_res": 2.0,
     "n_clusters": None,
-    "monitor": True,
-    "n_workers": 0,
 }
 """The keyword arguments of scArches' scPoli trainer and their defaults."""
+ONE_HOT: dict[str, Any] = _EVERY | {"use_stratified_sampling": True, "reload_best": True, "monitor_only_val": True}
+"""Those of its trainers of trVAE and expiMap."""
+_OF_SCPOLI = {
+    "unlabeled_weight": "unlabelled_weight",
+    "clustering": "unlabelled_clustering",
+    "n_clusters": "unlabelled_clusters",
+    "clustering_res": "leiden_resolution",
+}
 
 _STOPPING = {
     "early_stopping_metric": None,
@@ -39,20 +49,20 @@ _STOPPING = {
 }
 
 
-def training_arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """Return scArches' keyword arguments with the defaults filled in.
+def training_arguments(given: dict[str, Any], *, defaults: dict[str, Any] = DEFAULTS) -> dict[str, Any]:
+    """Return the keyword arguments of one of scArches' trainers with its defaults filled in.
 
     Raises
     ------
     InvalidInput
         If one has a name scArches' trainer does not know.
     """
-    if strangers := sorted(set(given) - set(DEFAULTS)):
+    if strangers := sorted(set(given) - set(defaults)):
         raise errors.InvalidInput(
-            f"train() does not know {errors.names(strangers)}; it takes {errors.names(DEFAULTS, shown=len(DEFAULTS))}.",
+            f"train() does not know {errors.names(strangers)}; it takes {errors.names(defaults, shown=len(defaults))}.",
             facts={name: given[name] for name in strangers},
         )
-    return DEFAULTS | given
+    return defaults | given
 
 
 def plan(arguments: dict[str, Any], *, cells: int, **ours: Any) -> Plan:
@@ -66,10 +76,7 @@ def plan(arguments: dict[str, Any], *, cells: int, **ours: Any) -> Plan:
         validation_fraction=1 - arguments["train_frac"],
         sampling="stratified" if arguments["use_stratified_sampling"] else "shuffle",
         early_stopping=_stopping(arguments),
-        unlabelled_weight=arguments["unlabeled_weight"],
-        unlabelled_clustering=arguments["clustering"],
-        unlabelled_clusters=arguments["n_clusters"],
-        leiden_resolution=arguments["clustering_res"],
+        **{name: arguments[theirs] for theirs, name in _OF_SCPOLI.items() if theirs in arguments},
         **ours,
     )
 

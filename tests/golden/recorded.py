@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor
@@ -148,6 +150,17 @@ def masks(attributes: dict[str, Any]) -> dict[str, Any]:
             "mask_": found["mask"].tolist(),
             "ext_mask_": found["ext_mask"].tolist() if attributes["n_ext_m_"] else None,
         }
+
+
+def anndata_of(data: str) -> AnnData:
+    """Return scArches' reference or query as it was when its outputs were recorded."""
+    found = arrays("cells", data)
+    obs = {name.removeprefix("obs_"): v for name, v in found.items() if name.startswith("obs_") and name != "obs_names"}
+    return AnnData(
+        csr_matrix(found["X"].astype(np.float32)),
+        obs=pd.DataFrame(obs, index=found["obs_names"]),
+        var=pd.DataFrame(index=found["var_names"]),
+    )
 
 
 def cells(data: str, *, attributes: dict[str, Any]) -> Cells:
