@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hub_client import plot
     from hub_client.client import Hub, pull, pull_dataset, push, push_dataset, search
     from hub_client.data.align import align
+    from hub_client.enrichment import enrichment, term_scores
     from hub_client.evaluate import evaluate
     from hub_client.legacy.importing import import_legacy
     from hub_client.manifest.v1 import Manifest
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from hub_client.model import Model
     from hub_client.predict import embed, predict
     from hub_client.surgery import Extensions, surgery
+    from hub_client.terms import term_genes
     from hub_client.train import train
 
 __version__ = "0.1.0"
@@ -31,6 +34,7 @@ _HOME = {
     "Model": "model",
     "align": "data.align",
     "embed": "predict",
+    "enrichment": "enrichment",
     "evaluate": "evaluate",
     "import_legacy": "legacy.importing",
     "map_query": "mapping",
@@ -41,8 +45,12 @@ _HOME = {
     "push_dataset": "client",
     "search": "client",
     "surgery": "surgery",
+    "term_genes": "terms",
+    "term_scores": "enrichment",
     "train": "train",
 }
+_MODULES = ("plot",)
+"""Public modules, which load on first use as the verbs do."""
 
 __all__ = [
     "Extensions",
@@ -51,9 +59,11 @@ __all__ = [
     "Model",
     "align",
     "embed",
+    "enrichment",
     "evaluate",
     "import_legacy",
     "map_query",
+    "plot",
     "predict",
     "pull",
     "pull_dataset",
@@ -61,6 +71,8 @@ __all__ = [
     "push_dataset",
     "search",
     "surgery",
+    "term_genes",
+    "term_scores",
     "train",
 ]
 
@@ -81,6 +93,8 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

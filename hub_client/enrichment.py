@@ -7,8 +7,8 @@ seeded, a group may have any name, and a program's direction is the manifest's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,21 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
 from hub_client import errors
+from hub_client.architectures._base import Array
 from hub_client.architectures._vae import ConditionalVae
 from hub_client.data.cells import Cells
+from hub_client.manifest.v1 import Term
 from hub_client.model import Model
+from hub_client.predict import embed
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 Values = NDArray[np.floating[Any]]
 SMALLEST = 1e-12
 """Added to both probabilities, so that their logarithms are finite."""
+SCORES_KEY = "X_terms"
+"""Where an AnnData holds programs' scores (obsm) and names (uns)."""
 
 
 class BayesFactors(NamedTuple):
@@ -80,8 +88,10 @@ def _factors(higher: NDArray[np.float64], *, silent: NDArray[np.bool_]) -> Bayes
     return BayesFactors(*(np.where(silent, 0.0, values) for values in (higher, 1 - higher, bf)))
 
 
-def term_scores(model: Model, cells: Cells, *, only_active: bool = True, batch_size: int = 512) -> pd.DataFrame:
-    """Return the score of each gene program in each cell, ``(cells, terms)``, by cell and term name.
+def term_scores(
+    model: Model, cells: Cells, *, only_active: bool = True, batch_size: int = 512, device: str = "auto"
+) -> pd.DataFrame:
+    """Return the score of each gene program in each cell, ``(cells, terms)``, by cell and program name.
 
     A score is the latent's posterior mean times the program's direction, so that it is high where most of the program's
     genes are.
@@ -89,13 +99,13 @@ def term_scores(model: Model, cells: Cells, *, only_active: bool = True, batch_s
     Parameters
     ----------
     model
-        An expiMap model that knows the cells' conditions.
+        An expiMap that knows the cells' conditions.
     cells
         From :func:`hub_client.align`.
     only_active
         Leave out programs that training has switched off.
-    batch_size
-        Cells at a time.
+    batch_size, device
+        As for :func:`hub_client.embed`.
 
     Raises
     ------
@@ -106,26 +116,61 @@ def term_scores(model: Model, cells: Cells, *, only_active: bool = True, batch_s
 
     Examples
     --------
-    >>> adata.obsm["X_terms"] = term_scores(model, cells)  # doctest: +SKIP
+    >>> hub_client.term_scores(model, cells)["Interferon gamma signaling"]  # doctest: +SKIP
     """
     _check_terms(model, "term_scores")
-    latent = model.network.embed(cells, batch_size=batch_size)
+    latent = embed(model, cells, batch_size=batch_size, device=device)
+    return scores_at(model, latent, obs_names=cells.obs_names, only_active=only_active)
+
+
+def scores_at(model: Model, latent: Array, *, obs_names: ArrayLike, only_active: bool = True) -> pd.DataFrame:
+    """Return programs' scores at points in the latent, ``(cells, latent)``, by cell and program name."""
     chosen = _chosen(model, only_active=only_active)
     names = [model.manifest.terms[index].name for index in chosen]
-    return pd.DataFrame(latent[:, chosen] * _directions(model)[chosen], index=pd.Index(cells.obs_names), columns=names)
+    scores = latent[:, chosen] * _directions(model)[chosen]
+    return pd.DataFrame(scores, index=pd.Index(np.asarray(obs_names)), columns=names)
+
+
+def write_scores(adata: AnnData, scores: pd.DataFrame) -> None:
+    """Put scores, ``(cells, terms)``, into ``obsm["X_terms"]`` and the programs' names into ``uns["X_terms"]``.
+
+    Names are no column names there: a file cannot hold columns called ``Interferon alpha/beta signaling``.
+    """
+    adata.obsm[SCORES_KEY] = scores.to_numpy()
+    adata.uns[SCORES_KEY] = np.array(scores.columns, dtype=object)
+
+
+def written_scores(adata: AnnData) -> pd.DataFrame:
+    """Return the scores that :func:`hub_client.map_query` wrote, ``(cells, terms)``, by cell and program name.
+
+    Raises
+    ------
+    InvalidInput
+        If there are none.
+    """
+    if SCORES_KEY not in adata.obsm or SCORES_KEY not in adata.uns:
+        raise errors.InvalidInput(
+            f"adata has no scores of gene programs in obsm[{SCORES_KEY!r}], with their names in uns[{SCORES_KEY!r}]: "
+            "map it onto an expiMap with hub_client.map_query(), or pass scores=hub_client.term_scores(model, cells).",
+            facts={"obsm": list(adata.obsm)},
+        )
+    return pd.DataFrame(adata.obsm[SCORES_KEY], index=adata.obs_names, columns=list(adata.uns[SCORES_KEY]))
 
 
 def enrichment(
     model: Model,
     cells: Cells,
-    groups: pd.Series | ArrayLike | Mapping[str, Sequence[str]],
     *,
+    groups: pd.Series | ArrayLike | Mapping[str, Sequence[str]],
     comparison: str | Sequence[str] = "rest",
     pairs: int = 5000,
     only_active: bool = True,
     seed: int = 0,
+    device: str = "auto",
 ) -> pd.DataFrame:
     """Return Bayes factors of gene programs between groups of cells.
+
+    A score counts in its program's direction, so that a positive factor says that most of the program's genes are up.
 
     Parameters
     ----------
@@ -145,42 +190,59 @@ def enrichment(
         Leave out programs that training has switched off.
     seed
         Of the draws.
+    device
+        As for :func:`hub_client.embed`.
 
     Returns
     -------
     pandas.DataFrame
         One row for each group and program, groups in the order of their names, the largest absolute factor first:
-        ``group``, ``term``, ``id``, ``bayes_factor`` (natural logarithm of the odds), ``p_h0`` and ``p_h1``.
+        ``group``, ``comparison`` (what with), ``term``, ``id``, ``bayes_factor`` (natural logarithm of the odds),
+        ``p_h0`` (probability that a cell of the group scores higher than one it is compared with) and ``p_h1`` (lower).
 
     Raises
     ------
     Unsupported
         If the model has no gene programs.
     VocabularyError
-        If there are not two groups, or the comparison is none of them.
+        If there are not two groups, the comparison is none of them, or the model does not know the cells' conditions.
+    InvalidInput
+        If no pairs are to be drawn.
 
     Examples
     --------
-    >>> enrichment(model, cells, adata.obs["condition"], comparison="control")  # doctest: +SKIP
+    >>> hub_client.enrichment(model, cells, groups=adata.obs["condition"])  # doctest: +SKIP
     """
     _check_terms(model, "enrichment")
+    if pairs < 1:
+        raise errors.InvalidInput(f"pairs is {pairs}; draw at least one pair of cells.", facts={"pairs": pairs})
     rows = _rows(groups, cells)
-    mean, variance = cast(ConditionalVae, model.network).posterior(cells)
+    compared = _comparisons(rows, comparison)
+    with model.on(device):
+        mean, variance = cast(ConditionalVae, model.network).posterior(cells)
     chosen = _chosen(model, only_active=only_active)
     mean, variance = mean[:, chosen] * _directions(model)[chosen], variance[:, chosen]
     generator = np.random.default_rng(seed)
     tables = []
-    for group, members, others in _comparisons(rows, comparison):
-        one, other = generator.choice(members, pairs), generator.choice(others, pairs)
+    for group, against in compared.items():
+        one, other = generator.choice(rows[group], pairs), generator.choice(_joined(rows, against), pairs)
         found = bayes_factors(mean[one], variance[one], mean[other], variance[other])
-        tables.append(_table(model, chosen, group, found))
+        said = {"group": group, "comparison": _said(against, comparison)}
+        tables.append(_table([model.manifest.terms[index] for index in chosen], found, said))
     return pd.concat(tables, ignore_index=True)
 
 
-def _table(model: Model, chosen: list[int], group: str, found: BayesFactors) -> pd.DataFrame:
-    terms = [model.manifest.terms[index] for index in chosen]
-    columns = {
-        "group": group,
+def _joined(rows: dict[str, NDArray[np.int64]], groups: Sequence[str]) -> NDArray[np.int64]:
+    return np.concatenate([rows[group] for group in groups])
+
+
+def _said(against: Sequence[str], comparison: str | Sequence[str]) -> str:
+    """Return what a group was compared with, in words."""
+    return comparison if isinstance(comparison, str) else ", ".join(against)
+
+
+def _table(terms: Sequence[Term], found: BayesFactors, said: dict[str, str]) -> pd.DataFrame:
+    columns: dict[str, Any] = said | {
         "term": [term.name for term in terms],
         "id": [term.id for term in terms],
         "bayes_factor": found.bf,
@@ -206,10 +268,8 @@ def _rows(groups: pd.Series | ArrayLike | Mapping[str, Sequence[str]], cells: Ce
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names) if name != ""}
 
 
-def _comparisons(
-    rows: dict[str, NDArray[np.int64]], comparison: str | Sequence[str]
-) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield each group with its rows and those it is compared with."""
+def _comparisons(rows: dict[str, NDArray[np.int64]], comparison: str | Sequence[str]) -> dict[str, list[str]]:
+    """Return what each group is compared with."""
     against = [] if comparison == "rest" and "rest" not in rows else _listed(comparison)
     if strangers := [name for name in against if name not in rows]:
         raise errors.VocabularyError(
@@ -227,9 +287,7 @@ def _comparisons(
             field="groups",
             known=list(rows),
         )
-    for name in compared:
-        others = np.concatenate([rows[other] for other in (against or [other for other in rows if other != name])])
-        yield name, rows[name], others
+    return {name: against or [other for other in rows if other != name] for name in compared}
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from hub_client.data import reading
 from hub_client.data.align import align
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.reading import Query
+from hub_client.enrichment import scores_at, write_scores
 from hub_client.manifest.plan import Plan
 from hub_client.model import Model
 from hub_client.nn.training import History
@@ -40,7 +41,8 @@ class Mapping:
     adata
         A copy of the query with ``obsm["X_latent"]``, ``obs["<label key>_pred"]``, ``obs["<label key>_uncertainty"]``
         and, in ``uns["archzoo"]``, where they come from: the reference, how genes matched, seed and versions; the plan
-        and the start of new conditions where there was something to train.
+        and the start of new conditions where there was something to train. Of a model with gene programs also
+        ``obsm["X_terms"]``, the score of each active program, and their names in ``uns["X_terms"]``.
     model
         The model that knows the query's conditions: what to push.
     predictions
@@ -49,6 +51,8 @@ class Mapping:
         How training went; None where the model knew all conditions already, so that there was nothing to train.
     alignment
         What alignment found: coverage, missing and renamed genes, warnings.
+    scores
+        The score of each active gene program, ``(cells, terms)``, by cell and program name; None for a model without.
     """
 
     adata: AnnData
@@ -56,6 +60,7 @@ class Mapping:
     predictions: Predictions
     history: History | None
     alignment: GeneReport
+    scores: pd.DataFrame | None = None
 
 
 def map_query(
@@ -101,7 +106,7 @@ def map_query(
     Returns
     -------
     Mapping
-        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``.
+        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``, ``.scores``.
 
     Raises
     ------
@@ -136,7 +141,9 @@ def map_query(
     trained = {"plan": (plan or query_plan(model)).model_dump_json(), "start": start} if history else {}
     chosen = {} if unknown_above is None else {"unknown_above": unknown_above}
     provenance = _provenance(reference, cells) | {"seed": seed} | trained | chosen
-    return Mapping(_written(query, predictions, provenance), model, predictions, history, cells.report)
+    scores = scores_at(model, predictions.latent, obs_names=cells.obs_names) if model.manifest.terms else None
+    written = _written(query, predictions, provenance, scores)
+    return Mapping(written, model, predictions, history, cells.report, scores)
 
 
 def has_news(reference: Model, cells: Cells) -> bool:
@@ -148,13 +155,17 @@ def has_news(reference: Model, cells: Cells) -> bool:
     return bool(combined) or any(strangers)
 
 
-def _written(query: AnnData, predictions: Predictions, provenance: dict[str, Any]) -> AnnData:
-    """Return a copy of the query, in memory, with latent, labels and provenance."""
+def _written(
+    query: AnnData, predictions: Predictions, provenance: dict[str, Any], scores: pd.DataFrame | None
+) -> AnnData:
+    """Return a copy of the query, in memory, with latent, labels, programs' scores and provenance."""
     out = query.to_memory(copy=True)
     out.obsm[LATENT_KEY] = predictions.latent
     for name, column in predictions.to_frame().items():
         out.obs[str(name)] = column.to_numpy() if column.dtype.kind == "f" else pd.Categorical(column)
     out.uns[PROVENANCE_KEY] = provenance
+    if scores is not None:
+        write_scores(out, scores)
     return out
 
 

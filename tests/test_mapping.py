@@ -16,6 +16,7 @@ import pytest
 
 import hub_client
 from hub_client import errors
+from hub_client.enrichment import written_scores
 from hub_client.manifest import Plan
 from hub_client.model import Model
 from tests import simulated
@@ -69,6 +70,29 @@ def test_results_survive_a_file(reference: Model, query: anndata.AnnData, tmp_pa
     assert said["reference"]["name"] == "simulated"
     assert Plan.model_validate_json(said["plan"]) == PLAN
     assert {"torch", "archzoo"} <= set(said["versions"])
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_programs_are_scored_under_their_whole_names(query: anndata.AnnData, tmp_path: Path, suffix: str) -> None:
+    manifest = simulated.manifest("expimap")
+    names = [f"alpha/beta {term.name}, a name of some length" for term in manifest.terms]
+    terms = [term.model_copy(update={"name": name}) for term, name in zip(manifest.terms, names, strict=True)]
+    programs = Model.build(manifest.model_copy(update={"terms": tuple(terms)}))
+    hub_client.train(programs, simulated.cells_for(programs.manifest), plan=PLAN, progress=False)
+    mapping = mapped(query, programs, conditions={"batch": "batch"})
+    cells = hub_client.align(query, mapping.model, conditions={"batch": "batch"})
+    pd.testing.assert_frame_equal(mapping.scores, hub_client.term_scores(mapping.model, cells))
+    assert list(mapping.scores) == names
+    getattr(mapping.adata, f"write_{suffix}")(tmp_path / f"mapped.{suffix}")
+    again = getattr(anndata, f"read_{suffix}")(tmp_path / f"mapped.{suffix}")
+    pd.testing.assert_frame_equal(written_scores(again), mapping.scores)
+
+
+def test_a_model_without_programs_scores_none(reference: Model, query: anndata.AnnData) -> None:
+    mapping = mapped(query, reference, conditions={"batch": "batch"})
+    assert mapping.scores is None
+    assert "X_terms" not in {*mapping.adata.obsm, *mapping.adata.uns}
 
 
 def test_a_pulled_reference_is_named_by_its_place(reference: Model, query: anndata.AnnData, tmp_path: Path) -> None:

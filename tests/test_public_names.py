@@ -21,9 +21,12 @@ PUBLIC = [
     "surgery",
     "train",
     "embed",
+    "enrichment",
     "predict",
     "evaluate",
     "map_query",
+    "term_genes",
+    "term_scores",
     "import_legacy",
     "pull_dataset",
     "push_dataset",
@@ -32,6 +35,7 @@ PUBLIC = [
     "Model",
     "Manifest",
 ]
+MODULES = ["plot"]
 PARAMETERS = {
     "align": ["adata", "model", "conditions", "layer", "min_coverage"],
     "import_legacy": ["path", "organism"],
@@ -47,7 +51,7 @@ def run(code: str) -> str:
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(hub_client.__all__) == sorted(PUBLIC)
+    assert sorted(hub_client.__all__) == sorted([*PUBLIC, *MODULES])
     assert set(PUBLIC) <= set(dir(hub_client))
 
 
@@ -56,6 +60,12 @@ def test_a_name_is_what_it_says(name: str) -> None:
     found = getattr(hub_client, name)
     assert callable(found)
     assert found.__name__ == name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_loaded_on_first_use(name: str) -> None:
+    assert run(f"import hub_client, sys; print('hub_client.{name}' in sys.modules)") == "False"
+    assert run(f"import hub_client; print(hub_client.{name}.__name__)") == f"hub_client.{name}"
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
@@ -67,7 +77,7 @@ def test_parameters_that_scripts_use(name: str) -> None:
 
 
 def test_dir_shows_them_and_nothing_else() -> None:
-    assert [name for name in dir(hub_client) if not name.startswith("__")] == sorted(PUBLIC)
+    assert [name for name in dir(hub_client) if not name.startswith("__")] == sorted([*PUBLIC, *MODULES])
 
 
 def test_a_name_that_does_not_exist() -> None:
@@ -75,7 +85,7 @@ def test_a_name_that_does_not_exist() -> None:
         hub_client.pul  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["train", "surgery", "predict", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "surgery", "predict", "evaluate", "enrichment"])
 def test_a_verb_is_not_hidden_by_the_module_it_lives_in(name: str) -> None:
     code = f"import hub_client, hub_client.mapping, hub_client.{name}; print(hub_client.{name}.__name__)"
     assert run(code) == name
