@@ -292,6 +292,21 @@ def test_labels_transferred_from_neighbours_come_out_the_same_after_loading(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("transfer", ["neighbors", "mixtures", "consensus"])
+def test_a_model_without_a_classifier_takes_its_labels_from_the_atlas(tmp_path: Path, transfer: str) -> None:
+    one_hot = [{"key": "batch", "encoding": {"kind": "one-hot"}}]
+    trvae = {"kind": "trvae", "hidden": [16], "latent": 4}
+    wanted = recipe(tmp_path, architecture=trvae, conditions=one_hot, trust={"transfer": transfer})
+    model = Model.load(build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False))
+    verify(model)
+    (calibration,) = model.manifest.trust.calibrations
+    assert (calibration.transfer, calibration.distance_scale) == (transfer, None)
+    values = {metric.name: metric.value for metric in model.manifest.metrics}
+    assert values["cell_type.accuracy"] >= 0.8
+    assert values["cell_type.calibration_error"] < 0.15
+
+
+@pytest.mark.slow
 def test_the_zoos_recipe_fits_its_data(shared_data: Callable[[str], Path]) -> None:
     import scanpy as sc
 

@@ -333,6 +333,16 @@ def _check_transfer(recipe: Recipe) -> None:
         raise ValueError(f"trust.transfer = {transfer!r} needs the atlas: set atlas = true")
     if transfer in ("expression", "consensus") and recipe.input.kind != "counts":
         raise ValueError(f"trust.transfer = {transfer!r} needs counts; input.kind is {recipe.input.kind!r}")
+    kind = recipe.architecture.kind
+    if recipe.labels and transfer in ("prototypes", "gaussians", "average") and kind in WITHOUT_PROTOTYPES:
+        raise ValueError(
+            f"trust.transfer = {transfer!r} needs prototypes, which {kind} has not: set atlas = true and "
+            "trust.transfer = 'neighbors', for one"
+        )
+
+
+WITHOUT_PROTOTYPES = ("trvae", "expimap")
+"""Architectures that name no labels by themselves."""
 
 
 def _check_ontologies(recipe: Recipe) -> None:
