@@ -70,8 +70,9 @@ PER_CELL = ("distances", "deviations", "votes", "densities", "expression")
 def evidence(model: Model, latent: Array, *, cells: Cells | None = None) -> dict[str, Evidence]:
     """Return what speaks for each label of each level at points of the latent, ``(cells, latent)``.
 
-    Levels for which the model has neither prototypes nor reference cells are left out. What only a level's rule of
-    transfer asks for is gathered for that rule; expression speaks where the ``cells`` are given too.
+    Levels for which the model has neither prototypes nor reference cells are left out, unless their rule needs none.
+    What only a level's rule of transfer asks for is gathered for that rule; expression speaks where the ``cells`` are
+    given too.
     """
     scores = model.network.score(latent)
     found = {key: _gathered(model, key, latent, cells, scores.get(key)) for key in model.vocabulary.labels}
@@ -81,9 +82,9 @@ def evidence(model: Model, latent: Array, *, cells: Cells | None = None) -> dict
 def _gathered(model: Model, level: str, latent: Array, cells: Cells | None, scores: Scores | None) -> Evidence | None:
     rule, atlas = calibration_of(model, level), _atlas(model, level)
     found = _by_prototypes(model.vocabulary.labels[level].names, scores)
-    if found.distances is None and atlas is None:
-        return None
     asked = (rule or VOTES_ONLY).transfer
+    if found.distances is None and atlas is None and asked != "expression":
+        return None
     if atlas is not None:
         found = replace(found, reference_shares=atlas.shares)
     if atlas is not None and asked in VOTED:
@@ -121,6 +122,8 @@ def _atlas(model: Model, level: str) -> _Atlas | None:
     obs, axis = model.reference.obs, model.vocabulary.labels[level]
     names = obs[level].astype(object).fillna("").to_numpy(dtype=str)
     labelled = names != ""
+    if not labelled.any():
+        return None
     known = [c.key for c in model.manifest.conditions if c.key in obs]
     groups = obs.groupby(known, observed=True).ngroup().to_numpy() if known else np.zeros(len(obs), dtype=np.int64)
     latent = np.asarray(model.reference.obsm[LATENT])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.special import logsumexp
+from scipy.linalg import solve_triangular
 
 RIDGE = 1e-3
 """Share of the mean variance that is added to every variance, so that few cells leave no direction without any."""
@@ -42,12 +41,13 @@ def log_densities(
     member = member.reshape(-1)
     cells = np.bincount(member)
     means = _sums(reference.astype(np.float64), member, len(pairs)) / cells[:, None]
-    factor = cho_factor(_covariance(reference - means[member], member, cells))
-    deviations = np.stack([_deviations(query - mean, factor) for mean in means], axis=1)
+    root = np.linalg.cholesky(_covariance(reference - means[member], member, cells))
+    points, centres = (solve_triangular(root, places.T, lower=True).T for places in (query.astype(np.float64), means))
+    weights = -np.log(np.bincount(pairs[:, 0], minlength=labels)[pairs[:, 0]])
     found = np.full((len(query), labels), -np.inf)
-    for label in np.unique(codes):
-        of_label = deviations[:, pairs[:, 0] == label]
-        found[:, label] = logsumexp(-of_label / 2, axis=1) - np.log(of_label.shape[1])
+    for label, centre, weight in zip(pairs[:, 0], centres, weights, strict=True):  # one at a time: memory stays small
+        density = weight - np.square(points - centre).sum(axis=1) / 2
+        found[:, label] = np.logaddexp(found[:, label], density)
     return found
 
 
@@ -67,9 +67,3 @@ def _covariance(
     spread = max(float(np.diag(shared).mean()), float(np.finfo(np.float32).tiny))
     found: NDArray[np.float64] = shared + np.eye(len(shared)) * (RIDGE * spread)
     return found
-
-
-def _deviations(differences: NDArray[np.float64], factor: tuple[NDArray[np.float64], bool]) -> NDArray[np.float64]:
-    """Return squared Mahalanobis distances, ``(cells,)``."""
-    squared: NDArray[np.float64] = (differences * cho_solve(factor, differences.T).T).sum(axis=1)
-    return squared
