@@ -13,13 +13,16 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.architectures import ARCHITECTURES, Start
+from hub_client.client import Hub
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
+from hub_client.evaluate import evaluate
 from hub_client.manifest.v1 import Manifest
 from hub_client.model import Model
 from hub_client.predict import embed, predict
 from hub_client.surgery import surgery
 from hub_client.train import train
+from hub_client.verify import verify, with_test_vectors
 from tests.contract.examples import EXAMPLES, SHORT, trained, untrained
 from tests.simulated import GENES, QUERY, REFERENCE, SECOND_QUERY, cells_for, counts, log_counts
 
@@ -247,3 +250,38 @@ def test_the_manifest_survives_training_and_surgery(example: str) -> None:
     query = query_of(reference)
     for model in (reference, fit(surgery(reference, query, start="best"), query)):
         assert Manifest.model_validate_json(model.manifest.to_bytes()) == model.manifest
+
+
+@every
+def test_a_reference_and_what_grew_from_it_come_back_from_a_hub(example: str, tmp_path: Path) -> None:
+    """Test vectors replay, the query's version rises by a minor step, and all latents are those that were pushed."""
+    hub, described = Hub(tmp_path / "hub"), trained(example).manifest
+    cells = cells_for(described)
+    hub.push(with_test_vectors(trained(example), cells), "lab/model")
+    reference = hub.pull("lab/model")
+    verify(reference)
+    query = query_of(reference)
+    grown = fit(surgery(reference, query), query)
+    hub.push(grown, "lab/model")
+    again = hub.pull("lab/model")
+    assert (again.manifest.version, again.manifest.lineage and again.manifest.lineage.relation) == ("1.1.0", "surgery")
+    verify(again)
+    assert_array_equal(latent(again, query), latent(grown, query))
+    assert_array_equal(latent(again, cells), latent(trained(example), cells))
+    assert list(predict(again, query, device="cpu").levels) == [level.key for level in described.labels]
+
+
+@every
+def test_predictions_are_judged(example: str) -> None:
+    model = trained(example)
+    cells = cells_for(model.manifest)
+    report = evaluate(predict(model, cells, device="cpu"), {key: cells.labels[key] for key in cells.labels})
+    assert [level.level for level in report.levels] == [level.key for level in model.manifest.labels]
+    assert all(0 <= level.accuracy <= 1 and level.cells == len(cells) for level in report.levels)
+
+
+@every
+def test_the_card_renders(example: str, tmp_path: Path) -> None:
+    text = (trained(example).save(tmp_path / "release") / "README.md").read_text()
+    assert "doi.org/10." in text
+    assert f"{len(GENES)}" in text
