@@ -297,7 +297,8 @@ def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
     parts
         ``all`` weights, or besides the condition rows only the encoder's first ``expression`` weights.
     """
-    lineage = Lineage(parent=model.manifest.lineage.parent if model.manifest.lineage else None, relation="retrain")
+    before = model.manifest.lineage or Lineage(relation="retrain")
+    lineage = before.model_copy(update={"relation": "retrain", "new_rows": None, "copied": {}})
     manifest = model.manifest.model_copy(update={"lineage": lineage})
     network = type(model.network).build(manifest)
     network.load(model.network.tensors())

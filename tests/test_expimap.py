@@ -263,6 +263,7 @@ def test_last_layers_of_log_counts(layer: str | None) -> None:
     assert losses.iloc[-1] < losses.iloc[0]
 
 
+@pytest.mark.slow
 def test_library_sizes_are_inferred() -> None:
     """From expression, not from the observed ones, which may be anything then."""
     model, _ = trained(manifest("expimap", library_encoder=True), epochs=60, learning_rate=1e-2, early_stopping=None)

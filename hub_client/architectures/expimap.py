@@ -152,6 +152,13 @@ class ExpiMap(OneHotVae):
         ]
         return [layers[position] for position in free for layers in (self.encoder.heads, self.decoder.programs)]
 
+    def freeze_extensions(self) -> None:
+        """Let no extension term train, not even those that surgery added; for this object, not for what is saved."""
+        for position, block in enumerate(self.blocks):
+            if block[0].kind != "annotated":
+                self.encoder.heads[position].requires_grad_(False)
+                self.decoder.programs[position].requires_grad_(False)
+
     def first_layers(self) -> list[nn.Module]:
         """Return the encoders' first weights and normalisations, the decoder, and the blocks that surgery added."""
         stacks = [encoder.hidden for encoder in (self.encoder, self.library_encoder) if encoder is not None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from hub_client.compat.expimap import EXPIMAP
 from hub_client.compat.scpoli import scPoli
 from hub_client.compat.trvae import TRVAE
 
-__all__ = ["TRVAE", "scPoli"]
+__all__ = ["EXPIMAP", "TRVAE", "scPoli"]

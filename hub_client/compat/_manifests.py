@@ -31,6 +31,17 @@ def genes(names: Iterable[str]) -> Genes:
     return Genes(id_type="symbol", panel=tuple(Gene(symbol=name) for name in panel))
 
 
+def check_column(obs: pd.DataFrame, key: str) -> None:
+    """Refuse a column that obs does not have."""
+    if key not in obs:
+        raise errors.VocabularyError(
+            f"obs has no column {key!r}; it has {errors.names(obs.columns)}.",
+            field="obs",
+            unknown=[key],
+            known=obs.columns,
+        )
+
+
 def categories(obs: pd.DataFrame, key: str) -> tuple[str, ...]:
     """Return the sorted categories of an obs column.
 
@@ -39,13 +50,7 @@ def categories(obs: pd.DataFrame, key: str) -> tuple[str, ...]:
     VocabularyError
         If there is no such column, or it has gaps.
     """
-    if key not in obs:
-        raise errors.VocabularyError(
-            f"obs has no column {key!r}; it has {errors.names(obs.columns)}.",
-            field="obs",
-            unknown=[key],
-            known=obs.columns,
-        )
+    check_column(obs, key)
     if obs[key].isna().any():
         raise errors.VocabularyError(
             f"obs[{key!r}] is missing for {int(obs[key].isna().sum()):,} cells; fill them in or leave these cells out.",

@@ -25,7 +25,7 @@ from hub_client.legacy.vaes import key_of
 from hub_client.manifest.configs import ExpiMap, Normalization, TrVAE
 from hub_client.model import Model
 from hub_client.nn.training import History
-from hub_client.surgery import retraining, surgery
+from hub_client.surgery import Extensions, retraining, surgery
 from hub_client.train import train
 
 SAMPLE_SEED = 0
@@ -79,11 +79,6 @@ class OneHotCoat(ABC):
     def hidden_layer_sizes_(self) -> list[int]:
         """Widths of the encoder's hidden layers."""
         return list(self._config.hidden)
-
-    @property
-    def latent_dim_(self) -> int:
-        """Size of the latent."""
-        return self.model.manifest.axes()["latent"]
 
     @property
     def dr_rate_(self) -> float:
@@ -166,14 +161,15 @@ class OneHotCoat(ABC):
         freeze_expression: bool,
         remove_dropout: bool,
         changes: Mapping[str, Any],
+        extensions: Extensions | None = None,
     ) -> Self:
         """Return a model with room for a query's conditions: architecture surgery on a reference.
 
-        ``changes`` are fields of the config that have nothing to do with the weights.
+        ``changes`` are fields of the config that have nothing to do with the weights; ``extensions`` are terms to add.
         """
         reference = cls._reference(reference_model)
         made = cls._around(reconfigured(reference.model, changes), adata, reference.condition_key_)
-        made.model = surgery(made.model, made._cells(None, None), start="random")
+        made.model = surgery(made.model, made._cells(None, None), start="random", extensions=extensions)
         if not (freeze and freeze_expression):
             kept = {"dropout": 0.0} if remove_dropout and "dropout" not in changes else {}
             grown = reconfigured(made.model, kept)

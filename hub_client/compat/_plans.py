@@ -30,7 +30,28 @@ DEFAULTS: dict[str, Any] = _EVERY | {
 }
 """The keyword arguments of scArches' scPoli trainer and their defaults."""
 ONE_HOT: dict[str, Any] = _EVERY | {"use_stratified_sampling": True, "reload_best": True, "monitor_only_val": True}
-"""Those of its trainers of trVAE and expiMap."""
+"""Those of its trainer of trVAE."""
+EXPIMAP: dict[str, Any] = ONE_HOT | {
+    "alpha_kl": 0.35,
+    "alpha_l1": None,
+    "alpha_l1_epoch_anneal": None,
+    "alpha_l1_anneal_each": 5,
+    "gamma_ext": None,
+    "gamma_epoch_anneal": None,
+    "gamma_anneal_each": 5,
+    "beta": 1.0,
+    "print_stats": False,
+}
+"""Those of its trainer of expiMap."""
+_PENALTIES = {
+    "alpha_l1": "soft_mask_l1",
+    "alpha_l1_epoch_anneal": "soft_mask_l1_anneal_epochs",
+    "alpha_l1_anneal_each": "soft_mask_l1_anneal_every",
+    "gamma_ext": "extension_l1",
+    "gamma_epoch_anneal": "extension_l1_anneal_epochs",
+    "gamma_anneal_each": "extension_l1_anneal_every",
+    "beta": "hsic_weight",
+}
 _OF_SCPOLI = {
     "unlabeled_weight": "unlabelled_weight",
     "clustering": "unlabelled_clustering",
@@ -79,6 +100,11 @@ def plan(arguments: dict[str, Any], *, cells: int, **ours: Any) -> Plan:
         **{name: arguments[theirs] for theirs, name in _OF_SCPOLI.items() if theirs in arguments},
         **ours,
     )
+
+
+def penalties(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the Plan's fields that expiMap's penalties are in; None is no penalty, and no annealing."""
+    return {ours: arguments[theirs] or 0 for theirs, ours in _PENALTIES.items()}
 
 
 def _anneal_epochs(arguments: dict[str, Any], *, cells: int) -> float:

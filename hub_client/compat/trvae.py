@@ -128,6 +128,11 @@ class TRVAE(OneHotCoat):
         return cast(Config, self._config)
 
     @property
+    def latent_dim_(self) -> int:
+        """Size of the latent."""
+        return self._trvae.latent
+
+    @property
     def use_mmd_(self) -> bool:
         """Whether conditions are pulled together."""
         return self._trvae.mmd
