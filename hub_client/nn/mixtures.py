@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
+from scipy.spatial.distance import cdist
 
 RIDGE = 1e-3
 """Share of the mean variance that is added to every variance, so that few cells leave no direction without any."""
+
+CELLS_AT_A_TIME = 4096
+"""Query cells whose distances to all components are held at once."""
 
 
 def log_densities(
@@ -43,11 +47,12 @@ def log_densities(
     means = _sums(reference.astype(np.float64), member, len(pairs)) / cells[:, None]
     root = np.linalg.cholesky(_covariance(reference - means[member], member, cells))
     points, centres = (solve_triangular(root, places.T, lower=True).T for places in (query.astype(np.float64), means))
-    weights = -np.log(np.bincount(pairs[:, 0], minlength=labels)[pairs[:, 0]])
+    seen, starts, components = np.unique(pairs[:, 0], return_index=True, return_counts=True)
     found = np.full((len(query), labels), -np.inf)
-    for label, centre, weight in zip(pairs[:, 0], centres, weights, strict=True):  # one at a time: memory stays small
-        density = weight - np.square(points - centre).sum(axis=1) / 2
-        found[:, label] = np.logaddexp(found[:, label], density)
+    for first in range(0, len(points), CELLS_AT_A_TIME):
+        rows = slice(first, first + CELLS_AT_A_TIME)
+        densities = cdist(points[rows], centres, "sqeuclidean") / -2
+        found[rows, seen] = np.logaddexp.reduceat(densities, starts, axis=1) - np.log(components)
     return found
 
 
