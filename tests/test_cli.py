@@ -188,6 +188,19 @@ def test_info_for_people_and_scripts(run: Run, pushed: dict[str, Any]) -> None:
     assert Manifest.model_validate(told["manifest"]).digest == pushed["digest"]
 
 
+def test_programs_are_counted_and_named(run: Run, tmp_path: Path) -> None:
+    model = hub_client.Model.build(simulated.manifest("expimap"))
+    hub_client.train(model, simulated.cells_for(model.manifest), plan=Plan(epochs=1), progress=False, accelerator="cpu")
+    model.save(tmp_path / "programs")
+    assert "6 of 6 active: program 0, program 1" in run("info", tmp_path / "programs").out
+    simulated.counts(simulated.QUERY, seed=1).write_h5ad(tmp_path / "query.h5ad")
+    words = ("map", tmp_path / "programs", "--query", tmp_path / "query.h5ad", "--epochs", "1", "--quiet")
+    assert "6 scores a cell" in run(*words, "-c", "batch=batch", "--out", tmp_path / "mapped.h5ad").out
+    mapped = anndata.read_h5ad(tmp_path / "mapped.h5ad")
+    assert list(mapped.uns["X_terms"]) == [term.name for term in model.manifest.terms]
+    assert mapped.obsm["X_terms"].shape == (mapped.n_obs, 6)
+
+
 def test_pull_writes_the_same_release(run: Run, pushed: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     outcome = run("pull", NAME, "--out", tmp_path / "pulled", "--json")
     assert outcome.json == {**pushed, "folder": str(tmp_path / "pulled")}

@@ -119,6 +119,7 @@ def facts(manifest: Manifest) -> dict[str, str]:
         f"{manifest.genes.coverage_refuse:.0%}",
         **{f"condition {condition.key}": _counted(condition.categories) for condition in manifest.conditions},
         **{f"labels {level.key}": _counted(level.categories) for level in manifest.labels},
+        "gene programs": _programs(manifest),
         "trained on": _datasets(manifest),
         "training": _training(manifest),
         "lineage": _lineage(manifest),
@@ -152,6 +153,13 @@ def _origin(manifest: Manifest) -> dict[str, str]:
 
 def _counted(names: Sequence[str]) -> str:
     return f"{len(names)}: {errors.names(names, shown=SHOWN)}"
+
+
+def _programs(manifest: Manifest) -> str:
+    active = [term.name for term in manifest.terms if term.active]
+    sources = dict.fromkeys(f"{term.source} ({term.license})" for term in manifest.terms if term.source)
+    said = f"{len(active):,} of {len(manifest.terms):,} active" + (f", {errors.names(sources)}" if sources else "")
+    return f"{said}: {errors.names(active, shown=SHOWN)}" if manifest.terms else ""
 
 
 def _datasets(manifest: Manifest) -> str:

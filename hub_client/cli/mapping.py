@@ -94,7 +94,8 @@ def map_cells(
     itself does not move: its own cells keep their place in the latent space.
 
     The output is the query with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it
-    came to be in `uns["archzoo"]`. Without `--condition`, the query is one new batch.
+    came to be in `uns["archzoo"]`; from a model with gene programs also `obsm["X_terms"]`, their scores, and
+    `uns["X_terms"]`, their names. Without `--condition`, the query is one new batch.
 
     For example:
 

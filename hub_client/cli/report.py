@@ -25,6 +25,7 @@ def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dic
         "cells": mapping.adata.n_obs,
         "genes": _genes(mapping.alignment, total=len(reference.vocabulary.genes)),
         "training": _training(mapping.history) if mapping.history else None,
+        "programs": 0 if mapping.scores is None else mapping.scores.shape[1],
         "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
         "evaluation": judged.model_dump(mode="json")["levels"] if judged else None,
         "warnings": list(mapping.alignment.warnings),
@@ -81,6 +82,7 @@ def show(record: dict[str, Any]) -> None:
             "genes": _gene_line(record["genes"]),
             "not measured": _missing_line(record["genes"]),
             "training": _training_line(record["training"]),
+            **({"gene programs": f"{record['programs']:,} scores a cell"} if record["programs"] else {}),
             "written": " and ".join(filter(None, record["written"].values())),
         }
     )

@@ -22,6 +22,7 @@ from hub_client.manifest.v1 import (
     Manifest,
     Metric,
     OntologyTerm,
+    Term,
 )
 from hub_client.store import _markdown as md
 
@@ -131,10 +132,11 @@ def _quickstart(manifest: Manifest) -> str:
 
 
 def _read_out(manifest: Manifest) -> list[str]:
+    found = ["mapping.scores  # of gene programs, by cell and program"] if manifest.terms else []
     if not manifest.labels:
-        return ['mapping.adata.obsm["X_latent"]']
+        return found or ['mapping.adata.obsm["X_latent"]']
     key = manifest.labels[-1].key
-    return [f"mapping.adata.obs[[{md.scalar(f'{key}_pred')}, {md.scalar(f'{key}_uncertainty')}]]"]
+    return [f"mapping.adata.obs[[{md.scalar(f'{key}_pred')}, {md.scalar(f'{key}_uncertainty')}]]", *found]
 
 
 def _latent_note(manifest: Manifest) -> str:
@@ -238,12 +240,24 @@ def _encoding(condition: Condition) -> str:
 def _terms(manifest: Manifest) -> str:
     active = [term for term in manifest.terms if term.active]
     shown = active[:MOST_ROWS]
-    rows = [
-        (md.text(t.name), md.text(t.source or ""), md.text(t.license or ""), str(len(t.genes) or "")) for t in shown
-    ]
+    rows = [(md.text(t.name), md.text(t.id if t.id != t.name else ""), str(len(t.genes) or "")) for t in shown]
     more = len(active) - len(shown)
     rest = f"\n\nand {more:,} more, named in `manifest.json`." if more else ""
-    return md.table(["Program", "Source", "Licence", "Genes"], rows) + rest
+    sources = "".join(f"{line}\n" for line in _term_sources(manifest.terms))
+    return f"{sources}\n{md.table(['Program', 'Id', 'Genes'], rows)}{rest}" if manifest.terms else ""
+
+
+def _term_sources(terms: Iterable[Term]) -> list[str]:
+    """Return one line for each source of programs: how many there are, how many are active, and their licence."""
+    groups: dict[tuple[str | None, str | None, str | None], list[bool]] = {}
+    for term in terms:
+        groups.setdefault((term.source, term.release, term.license), []).append(term.active)
+    return [
+        f"- {md.text(source or 'no source named')}{f' (release: {md.text(release)})' if release else ''}: "
+        f"{len(active):,} {'program' if len(active) == 1 else 'programs'}, {sum(active):,} active"
+        f"{f'; licence {md.text(license)}' if license else ''}"
+        for (source, release, license), active in groups.items()
+    ]
 
 
 def _datasets(manifest: Manifest) -> str:
