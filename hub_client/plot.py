@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors, terms
 from hub_client.data.obs import column, texts
+from hub_client.data.threads import same_threads
 from hub_client.enrichment import written_scores
 from hub_client.model import Model
 
@@ -217,7 +218,7 @@ def _umap(points: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
     import scanpy as sc
 
     cells = anndata.AnnData(obsm={"scores": points}, shape=(len(points), 0))
-    with warnings.catch_warnings():
+    with same_threads(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_jobs value")  # umap says that a seed means one thread
         sc.pp.neighbors(cells, use_rep="scores", n_neighbors=min(15, len(points) - 1), random_state=SEED)
         sc.tl.umap(cells, random_state=SEED)

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from hub_client import errors
 from hub_client.data.genes import is_ensembl
 from hub_client.data.hgnc import How, hgnc
+from hub_client.data.threads import same_threads
 from hub_client.manifest.recipe import Panel
 from hub_client.manifest.v1 import Gene
 
@@ -76,7 +77,8 @@ def _allowed(names: Iterable[str], rules: Panel) -> list[str]:
 def _ranked(counts: AnnData, rules: Panel, batches: NDArray[Any]) -> list[str]:
     """Return the genes' names, the most variable first; ties in the order of the names."""
     score = METHODS[rules.method]
-    ranks = [rankdata(-score(counts[batches == batch].copy())) for batch in np.unique(batches)]
+    with same_threads():
+        ranks = [rankdata(-score(counts[batches == batch].copy())) for batch in np.unique(batches)]
     order = np.argsort(np.median(ranks, axis=0), kind="stable")
     return [str(name) for name in counts.var_names[order]]
 

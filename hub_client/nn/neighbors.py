@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hub_client.data.threads import same_threads
+
 EXACT_UP_TO = 100_000
 """Reference cells up to which the search is exact: that many are searched before an index of them would be built."""
 EPSILON = 0.2
@@ -72,8 +74,9 @@ def approximate(reference: Points, query: Points, *, neighbors: int) -> Neighbor
     """
     from pynndescent import NNDescent
 
-    index = NNDescent(reference, n_neighbors=max(neighbors, 30), random_state=SEED, n_jobs=1)
-    indices, distances = index.query(query, k=neighbors, epsilon=EPSILON)
+    with same_threads():
+        index = NNDescent(reference, n_neighbors=max(neighbors, 30), random_state=SEED, n_jobs=1)
+        indices, distances = index.query(query, k=neighbors, epsilon=EPSILON)
     found = Neighbors(distances.astype(np.float64), indices.astype(np.int64))
     lost = np.flatnonzero((found.indices < 0).any(axis=1))
     if len(lost):
