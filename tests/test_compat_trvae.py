@@ -291,12 +291,14 @@ def test_arrays_that_do_not_fit_are_refused(reference: TRVAE, reference_cells: A
         reference.get_latent(x[:, :50], reference_cells.obs["batch"])
 
 
-def test_the_callers_anndata_is_not_written_to(reference_cells: AnnData) -> None:
+def test_the_callers_anndata_is_not_written_to(reference_cells: AnnData, tmp_path: Path) -> None:
     cells = reference_cells.copy()
+    cells.obs["donor"] = np.resize(["one", "two"], cells.n_obs)
     before = cells.copy()
     model = TRVAE(cells, condition_key="batch", hidden_layer_sizes=[8])
     model.train(**FAST)
     model.get_y(cells, c=np.full(cells.n_obs, "b0"))
+    model.save(str(tmp_path / "model"), save_anndata=True, compression="gzip")
     pd.testing.assert_frame_equal(cells.obs, before.obs)
     assert (cells.X != before.X).nnz == 0
     assert not cells.uns

@@ -17,6 +17,7 @@ from scipy.sparse import spmatrix
 from hub_client import errors
 from hub_client.architectures._vae import OneHotVae
 from hub_client.compat import _plans
+from hub_client.compat._saving import read_beside, write_beside
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.legacy import importing
@@ -117,7 +118,7 @@ class OneHotCoat(ABC):
         """
         self.model.save(dir_path, overwrite=overwrite)
         if save_anndata and self.adata is not None:
-            self.adata.write_h5ad(_beside(dir_path), **anndata_write_kwargs)
+            write_beside(dir_path, self.adata, **anndata_write_kwargs)
 
     @classmethod
     def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
@@ -128,8 +129,7 @@ class OneHotCoat(ABC):
         """
         if is_saved(Path(dir_path)):
             return cls._from_scarches(importing.read(dir_path), adata)
-        if adata is None and _beside(dir_path).exists():
-            adata = read_anndata(_beside(dir_path))
+        adata = read_beside(dir_path) if adata is None else adata
         made = cls._around(Model.load(dir_path), adata)
         made.is_trained_ = made.model.manifest.training.plan is not None
         return made
@@ -265,7 +265,3 @@ def overrides(given: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, A
             verb="load_query_data",
         )
     return {known[name]: value for name, value in given.items()}
-
-
-def _beside(dir_path: str) -> Path:
-    return Path(f"{Path(dir_path)}.h5ad")

@@ -24,6 +24,7 @@ from scipy.special import softmax
 from hub_client import errors
 from hub_client.architectures.scpoli import ScPoli
 from hub_client.compat import _manifests, _plans
+from hub_client.compat._saving import read_beside, write_beside
 from hub_client.data.align import align
 from hub_client.data.cells import Cells, Names
 from hub_client.legacy import importing
@@ -477,7 +478,7 @@ class scPoli:
         """
         self.model.save(dir_path, overwrite=overwrite)
         if save_anndata and self.adata is not None:
-            self.adata.write_h5ad(_beside(dir_path), **anndata_write_kwargs)
+            write_beside(dir_path, self.adata, **anndata_write_kwargs)
 
     @classmethod
     def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
@@ -488,8 +489,7 @@ class scPoli:
         """
         if is_saved(Path(dir_path)):
             return cls._from_scarches(importing.read(dir_path), adata)
-        if adata is None and _beside(dir_path).exists():
-            adata = read_anndata(_beside(dir_path))
+        adata = read_beside(dir_path) if adata is None else adata
         made = cls._around(Model.load(dir_path), adata)
         made.is_trained_ = made.model.manifest.training.plan is not None
         return made
@@ -646,10 +646,6 @@ def _obs_metadata(saved: Any) -> pd.DataFrame | None:
     if not isinstance(saved, pd.DataFrame) or isinstance(saved.index, pd.MultiIndex):
         return None
     return saved[~saved.index.duplicated()]
-
-
-def _beside(dir_path: str) -> Path:
-    return Path(f"{Path(dir_path)}.h5ad")
 
 
 def _reference(given: str | Path | scPoli | Model) -> Model:
