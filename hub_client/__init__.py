@@ -5,6 +5,7 @@ The public names load on first use, so that ``import hub_client`` loads no torch
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from hub_client.train import train
 
 __version__ = "0.1.0"
+
+# Read by OpenMP when PyTorch loads: threads that wait sleep, so that other programs on the same cores do not make
+# training a hundred times slower (docs/adr/0006). Whoever sets it otherwise is heard.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOME = {
     "Extensions": "surgery",

@@ -1,4 +1,4 @@
-"""PyTorch keeps its number of threads, whatever numba does to OpenMP's."""
+"""PyTorch keeps its number of threads, whatever numba does to OpenMP's, and its threads sleep while they wait."""
 
 from __future__ import annotations
 
@@ -38,3 +38,19 @@ def test_a_panel_leaves_the_number_of_threads() -> None:
     """The second line shows that there is something to keep."""
     assert threads_after(CALLS["ours"]) == "1"
     assert threads_after(CALLS["scanpy's"]) == "2"
+
+
+POLICY = "import hub_client, os; print(os.environ['OMP_WAIT_POLICY'])"
+
+
+def policy(**given: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", POLICY], cwd=ROOT, env=inherited | given, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_waiting_threads_sleep_unless_somebody_says_otherwise() -> None:
+    assert policy() == "PASSIVE"
+    assert policy(OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
