@@ -286,7 +286,8 @@ def large_files(tmp_path: Path) -> list[Path]:
 
 
 def git(*arguments: str, cwd: Path) -> str:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "GIT_LFS_SKIP_SMUDGE": "0"}
+    alone = {"GIT_CONFIG_NOSYSTEM": "1", "HOME": str(cwd)}  # git-lfs, where it is installed, is not asked unless named
+    environment = {"PATH": os.environ["PATH"], "GIT_LFS_SKIP_SMUDGE": "0", **alone}
     command = ["git", "-c", "protocol.file.allow=always", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True).stdout
 
