@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hub_client.data.align import align
     from hub_client.enrichment import enrichment, term_scores
     from hub_client.evaluate import evaluate
+    from hub_client.from_scvi import from_scvi
     from hub_client.legacy.importing import import_legacy
     from hub_client.manifest.v1 import Manifest
     from hub_client.mapping import map_query
@@ -41,6 +42,7 @@ _HOME = {
     "embed": "predict",
     "enrichment": "enrichment",
     "evaluate": "evaluate",
+    "from_scvi": "from_scvi",
     "import_legacy": "legacy.importing",
     "map_query": "mapping",
     "predict": "predict",
@@ -66,6 +68,7 @@ __all__ = [
     "embed",
     "enrichment",
     "evaluate",
+    "from_scvi",
     "import_legacy",
     "map_query",
     "plot",

@@ -152,7 +152,8 @@ def has_news(reference: Model, cells: Cells) -> bool:
     rows = pd.DataFrame({key: cells.conditions[key] for key in vocabulary.conditions}).drop_duplicates()
     combined = set(rows.itertuples(index=False, name=None)) - set(vocabulary.combinations)
     strangers = (set(names) - {*vocabulary.labels[key].names, ""} for key, names in cells.labels.items())
-    return bool(combined) or any(strangers)
+    covariates = (set(cells.conditions[key]) - set(axis.names) for key, axis in vocabulary.covariates.items())
+    return bool(combined) or any(strangers) or any(covariates)
 
 
 def _written(

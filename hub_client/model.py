@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
 from hub_client import errors
-from hub_client.architectures import Architecture, architecture
+from hub_client.architectures import Architecture, architecture, scvi_tools
+from hub_client.architectures._scvi_models import scvi_model
+from hub_client.data.align import align
+from hub_client.data.reading import Query, opened
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.v1 import Manifest, Training
 from hub_client.store import bundle, reference
@@ -128,6 +132,48 @@ class Model:
         names = {spec.name for spec in ours}
         theirs = tuple(spec for spec in self.manifest.tensors if spec.name in self.extras and spec.name not in names)
         self._update(tensors=(*ours, *theirs), **self.network.facts())
+
+    def to_scvi(
+        self,
+        adata: Query | None = None,
+        *,
+        conditions: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        layer: str | None = None,
+        min_coverage: float | None = None,
+    ) -> Any:
+        """Return this model as scvi-tools' own: a trained ``scvi.model.SCVI``, ``SCANVI`` or ``TOTALVI``.
+
+        Its weights are copies, and its surgery is scvi-tools', which moves the reference.
+
+        Parameters
+        ----------
+        adata
+            Cells whose conditions the model knows. They are aligned, and become the model's ``adata`` with the model's
+            genes, ``(cells, genes)``, and the obs they have; nothing is written to them. None: the model has a few
+            cells without counts, which hold its registry, and takes other AnnData in its methods.
+        conditions, labels, layer, min_coverage
+            As for :func:`hub_client.align`.
+
+        Raises
+        ------
+        Unsupported
+            If the architecture is not scvi-tools', or the installed scvi-tools is one this archzoo does not know.
+        AlignmentError, VocabularyError, InvalidInput
+            As :func:`hub_client.align`.
+        """
+        if not isinstance(self.network, scvi_tools.ScviTools):
+            kind = self.manifest.architecture.kind
+            raise errors.Unsupported(
+                f"{kind} is no model of scvi-tools; these are {errors.names(scvi_tools.KINDS)}.",
+                kind=kind,
+                verb="to_scvi",
+            )
+        if adata is None:
+            return scvi_model(self.network)
+        query = opened(adata)
+        cells = align(query, self, conditions=conditions, labels=labels, layer=layer, min_coverage=min_coverage)
+        return scvi_model(self.network, cells, obs=query.obs)
 
     def record(self, training: Training) -> None:
         """Replace the manifest's training record."""

@@ -176,6 +176,13 @@ def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
         "created": None,
         "conditions": conditions,
         "combinations": _combinations(reference, conditions, cells, version),
+        "covariates": old.covariates.model_copy(
+            update={
+                "categorical": tuple(
+                    _condition(c, cells.conditions[c.key], version) for c in old.covariates.categorical
+                )
+            }
+        ),
         "labels": tuple(_level(level, cells.labels.get(level.key, ()), version) for level in old.labels),
         "prototypes": old.prototypes.model_copy(update={"unlabelled": 0}),
         "lineage": Lineage(parent=_parent(reference), relation="surgery", new_rows=start),

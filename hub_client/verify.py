@@ -76,8 +76,9 @@ def verify(model: Model) -> None:
 
 
 def _check_complete(manifest: Manifest, parts: dict[str, Tensor]) -> None:
-    known = {f"conditions.{c.key}": len(c.categories) for c in manifest.conditions}
-    if missing := sorted({"counts", "size_factor", "latent", *known} - parts.keys()):
+    known = {f"conditions.{c.key}": len(c.categories) for c in manifest.categorical}
+    continuous = {"continuous"} if manifest.covariates.continuous else set()
+    if missing := sorted({"counts", "size_factor", "latent", *known, *continuous} - parts.keys()):
         raise errors.ManifestError(f"{manifest.name}: its test vectors lack {errors.names(missing)}.")
     for part, categories in known.items():
         if bool(((parts[part] < 0) | (parts[part] >= categories)).any()):
@@ -105,7 +106,13 @@ def _simulated(cells: Cells, manifest: Manifest, *, count: int, seed: int) -> Ce
         labels={},
         size_factor=np.asarray(factors if observed else counts.sum(axis=1).clip(min=1), dtype=np.float32),
         report=GeneReport(coverage=1.0),
+        continuous=_means(cells.continuous, chosen),
     )
+
+
+def _means(values: NDArray[np.float32] | None, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float32] | None:
+    """Return the mean of each column over each group of cells, ``(groups, columns)``: no cell's own value."""
+    return None if values is None else np.stack([values[members].mean(axis=0) for members in groups])
 
 
 def _groups(cells: Cells, level: str | None) -> Sequence[NDArray[np.int64]]:
@@ -124,10 +131,11 @@ def _draw(cells: Cells, members: NDArray[np.int64], kind: str, generator: np.ran
 
 
 def _inputs(model: Model, cells: Cells) -> dict[str, Tensor]:
-    codes = model.vocabulary.condition_codes(cells.conditions) if cells.conditions else np.empty((len(cells), 0))
-    conditions = {f"conditions.{key}": torch.from_numpy(codes[:, i]) for i, key in enumerate(cells.conditions)}
+    axes = model.vocabulary.conditions | model.vocabulary.covariates
     values = {"counts": cells.x.toarray(), "size_factor": cells.size_factor}
-    return {part: torch.from_numpy(value) for part, value in values.items()} | conditions
+    values |= {f"conditions.{key}": axis.codes(cells.conditions[key]) for key, axis in axes.items()}
+    values |= {} if cells.continuous is None else {"continuous": cells.continuous}
+    return {part: torch.from_numpy(value) for part, value in values.items()}
 
 
 def _outputs(model: Model, cells: Cells) -> dict[str, Tensor]:
@@ -139,7 +147,7 @@ def _outputs(model: Model, cells: Cells) -> dict[str, Tensor]:
 
 
 def _replayed(manifest: Manifest, parts: dict[str, Tensor]) -> Cells:
-    names = {c.key: np.array(c.categories)[parts[f"conditions.{c.key}"].numpy()] for c in manifest.conditions}
+    names = {c.key: np.array(c.categories)[parts[f"conditions.{c.key}"].numpy()] for c in manifest.categorical}
     counts = parts["counts"].numpy()
     return Cells(
         x=csr_matrix(counts),
@@ -148,12 +156,13 @@ def _replayed(manifest: Manifest, parts: dict[str, Tensor]) -> Cells:
         labels={},
         size_factor=parts["size_factor"].numpy(),
         report=GeneReport(coverage=1.0),
+        continuous=parts["continuous"].numpy() if manifest.covariates.continuous else None,
     )
 
 
 def _spec(name: str) -> TensorSpec:
     part = name.removeprefix(PREFIX)
-    axes = {"counts": (CELLS, "genes"), "latent": (CELLS, "latent")}
+    axes = {"counts": (CELLS, "genes"), "latent": (CELLS, "latent"), "continuous": (CELLS, "continuous")}
     return TensorSpec(name=name, dtype="I64" if "." in part else "F32", shape=axes.get(part, (CELLS,)))
 
 

@@ -34,6 +34,8 @@ def counts(
         index=[f"{batches[0]}-{number}" for number in range(cells)],
     )
     obs["cell_class"] = obs["cell_type"].map(CLASSES).fillna("other")
+    obs["age"] = np.random.default_rng([seed, cells, 1]).normal(0, 1, cells)
+    obs["depth"] = 1000.0 * np.random.default_rng([seed, cells, 2]).lognormal(0, 0.3, cells)
     logs = sum(_effects(key, obs[key], size=size) for key, size in SIZES.items())
     depth = generator.lognormal(0, 0.3, (cells, 1))
     x = generator.poisson(generator.gamma(3.0, np.exp(logs) * depth / 3.0)).astype(np.float32)
@@ -77,6 +79,9 @@ def manifest(
     encoding: dict[str, Any] | None = None,
     constrained: int = 0,
     unconstrained: int = 0,
+    categorical: Sequence[str] = (),
+    continuous: Sequence[str] = (),
+    size_factor: str | None = None,
     **architecture: Any,
 ) -> Manifest:
     """Return the manifest of a small model of :func:`counts`' reference; an expiMap's with some extension terms."""
@@ -90,8 +95,15 @@ def manifest(
             "name": "simulated",
             "architecture": {"kind": kind, "hidden": (16,), **SIZED[kind](constrained, unconstrained)} | architecture,
             "genes": {"id_type": "symbol", "panel": [{"symbol": gene} for gene in GENES]},
-            "input": {"kind": "log1p", "target_sum": 1000} if likelihood == "mse" else {},
+            "input": {"kind": "log1p", "target_sum": 1000} if likelihood == "mse" else {"size_factor": size_factor},
             "conditions": [{"key": key, "categories": known[key], "encoding": encoding} for key in conditions],
+            "covariates": {
+                "categorical": [
+                    {"key": key, "role": "covariate", "categories": known[key], "encoding": {"kind": "one-hot"}}
+                    for key in categorical
+                ],
+                "continuous": continuous,
+            },
             "labels": [
                 {"key": key, "categories": labels[key], "ontology": dict.fromkeys(labels[key])} for key in levels
             ],
@@ -121,11 +133,15 @@ def _latent(constrained: int, unconstrained: int) -> dict[str, int]:
     return {"latent": 6}
 
 
+def _one_width(constrained: int, unconstrained: int) -> dict[str, int]:
+    return {"latent": 6, "hidden": 16}
+
+
 def _extensions(constrained: int, unconstrained: int) -> dict[str, int]:
     return {"constrained_extensions": constrained, "unconstrained_extensions": unconstrained}
 
 
-SIZED = {"scpoli": _latent, "trvae": _latent, "expimap": _extensions}
+SIZED = {"scpoli": _latent, "trvae": _latent, "expimap": _extensions, "scvi": _one_width, "scanvi": _one_width}
 """What says the size of each kind's latent."""
 ENCODINGS = {"scpoli": {"kind": "embedding", "dim": 4}}
 """How a kind's conditions are encoded, where not one-hot."""

@@ -23,6 +23,7 @@ FLOORS = [
     "train",
     "evaluate",
     "verify",
+    "from_scvi",
     "atlas",
     "plot",
     "enrichment",

@@ -349,7 +349,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "coverage_refuse",
     ),
     "mean without means": ({"genes": {"id_type": "symbol", "panel": PANEL, "missing": "mean"}}, "gene_means"),
-    "condition twice": ({"conditions": [CONDITION, CONDITION]}, "condition keys must be unique"),
+    "condition twice": ({"conditions": [CONDITION, CONDITION]}, "covariate keys must be unique"),
     "category twice": ({"conditions": [CONDITION | {"categories": ["a", "a"]}]}, "categories of condition 'batch'"),
     "category added before": ({"conditions": [CONDITION | {"added_in": {"a": "1.1.0"}}]}, "oldest version first"),
     "category added but unknown": ({"conditions": [CONDITION | {"added_in": {"z": "1.1.0"}}]}, "unknown categories"),

@@ -24,6 +24,7 @@ PUBLIC = [
     "enrichment",
     "predict",
     "evaluate",
+    "from_scvi",
     "map_query",
     "term_genes",
     "term_scores",

@@ -84,8 +84,8 @@ def align(
     model
         The model whose genes and keys count. With a manifest alone, coverage is not weighted.
     conditions
-        The manifest's condition keys to the query's obs columns. If left out, columns that are named like the keys are
-        taken; a key without one gives all cells one new category, ``query``.
+        The manifest's keys of conditions and covariates to the query's obs columns. If left out, columns that are named
+        like the keys are taken; a categorical key without one gives all cells one new category, ``query``.
     labels
         The manifest's label levels to the query's obs columns; if left out, no labels are taken. Missing values and the
         manifest's unlabelled value mean a cell without a label.
@@ -151,6 +151,7 @@ def align(
         labels=said.labels,
         size_factor=_totals(x, manifest) if said.size_factors is None else said.size_factors,
         report=report,
+        continuous=said.continuous,
     )
 
 

@@ -54,6 +54,10 @@ class Batch:
     expression
         The encoder's first-layer product of expression and weights when it was computed beforehand,
         ``(cells, hidden.0)``.
+    covariates
+        Code of each categorical covariate, ``(cells, covariates)``.
+    continuous
+        Continuous covariates, ``(cells, continuous)``.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Batch:
         labels: Tensor,
         index: Tensor,
         expression: Tensor | None = None,
+        covariates: Tensor | None = None,
+        continuous: Tensor | None = None,
     ) -> None:
         self.nonzero = nonzero
         self.genes = genes
@@ -76,6 +82,8 @@ class Batch:
         self.labels = labels
         self.index = index
         self.expression = expression
+        self.covariates = conditions[:, :0] if covariates is None else covariates
+        self.continuous = size_factor.new_empty((len(size_factor), 0)) if continuous is None else continuous
 
     def __len__(self) -> int:
         return len(self.size_factor)
@@ -118,6 +126,10 @@ class Batches:
         self._conditions = torch.from_numpy(conditions).to(home)
         self._combinations = torch.from_numpy(vocabulary.combination_codes(conditions)).to(home)
         self._labels = torch.from_numpy(_label_codes(cells, vocabulary)).to(home)
+        covariates = vocabulary.covariate_codes(cells.conditions, cells=len(cells))
+        continuous = np.empty((len(cells), 0), np.float32) if cells.continuous is None else cells.continuous
+        self._covariates = torch.from_numpy(covariates).to(home)
+        self._continuous = torch.from_numpy(np.ascontiguousarray(continuous)).to(home)
         self.expression: Tensor | None = None
 
     def __len__(self) -> int:
@@ -150,8 +162,11 @@ class Batches:
             self._combinations[index],
             self._labels[index],
             index,
+            self._covariates[index],
+            self._continuous[index],
         )
-        r, c, v, size, conditions, combinations, labels, index = (p.to(self.device, non_blocking=True) for p in parts)
+        sent = [part.to(self.device, non_blocking=True) for part in parts]
+        r, c, v, size, conditions, combinations, labels, index, covariates, continuous = sent
         cached = None if self.expression is None else self.expression[index]
         return Batch(
             Nonzero(r, c, v),
@@ -162,6 +177,8 @@ class Batches:
             labels=labels,
             index=index,
             expression=cached,
+            covariates=covariates,
+            continuous=continuous,
         )
 
     def in_order(self, batch_size: int, *, index: Tensor | None = None) -> Iterator[Batch]:

@@ -82,13 +82,15 @@ class Cells:
     obs_names
         Cell names, ``(cells,)``.
     conditions
-        Condition key to the category name of each cell, ``(cells,)``.
+        Condition key, or key of a categorical covariate, to the category name of each cell, ``(cells,)``.
     labels
         Label level to the label of each cell, ``(cells,)``; cells without one hold ``""``. Absent levels: no labels.
     size_factor
         Counts per cell, ``(cells,)`` float32: the sum over the model's genes, or the manifest's obs column.
     report
         What alignment found.
+    continuous
+        Continuous covariates, ``(cells, continuous)`` float32, in the manifest's order; None for a model without.
     """
 
     x: csr_matrix
@@ -97,6 +99,7 @@ class Cells:
     labels: dict[str, Names]
     size_factor: NDArray[np.float32]
     report: GeneReport
+    continuous: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -110,6 +113,7 @@ class Cells:
             conditions={key: names[index] for key, names in self.conditions.items()},
             labels={key: names[index] for key, names in self.labels.items()},
             size_factor=self.size_factor[index],
+            continuous=None if self.continuous is None else self.continuous[index],
         )
 
     def relabelled(self, labels: dict[str, Names]) -> Cells:

@@ -47,7 +47,7 @@ class Said:
     Attributes
     ----------
     conditions
-        Condition key to category, ``(cells,)``.
+        Condition key, or key of a categorical covariate, to category, ``(cells,)``.
     labels
         Label level to label, ``(cells,)``; ``""`` for cells without one.
     size_factors
@@ -56,6 +56,8 @@ class Said:
         The obs column each condition key was read from; a key that is not here gave all cells one new category.
     notes
         What the user should know, one sentence each.
+    continuous
+        Continuous covariates, ``(cells, continuous)``; None for a model without.
     """
 
     conditions: dict[str, Names]
@@ -63,6 +65,7 @@ class Said:
     size_factors: NDArray[np.float32] | None
     columns: dict[str, str]
     notes: tuple[str, ...]
+    continuous: NDArray[np.float32] | None
 
 
 def said(
@@ -80,8 +83,8 @@ def said(
     obs
         The query's cells, ``(cells, columns)``.
     conditions
-        Condition key to obs column, for each of the manifest's keys. If left out, columns named like the keys are read;
-        a key without one gives all cells one new category.
+        Key to obs column, for each condition and covariate of the manifest. If left out, columns named like the keys
+        are read; a condition or categorical covariate without one gives all cells one new category.
     labels
         Label level to obs column; levels that are not named have no labels.
     size_factor
@@ -93,10 +96,11 @@ def said(
         If ``conditions`` or ``labels`` is no mapping.
     VocabularyError
         If a key is not the manifest's or one of its keys is left out, a column is not there, a condition has gaps or a
-        category the model can neither know nor learn, or a size factor is not a positive number.
+        category the model can neither know nor learn, a continuous covariate is no number, or a size factor is not a
+        positive one.
     """
     columns = _condition_columns(obs, manifest, given=conditions)
-    found = {c.key: _condition(obs, c, columns.get(c.key)) for c in manifest.conditions}
+    found = {c.key: _condition(obs, c, columns.get(c.key)) for c in manifest.categorical}
     factors = size_factor or manifest.input.size_factor
     return Said(
         conditions=found,
@@ -104,6 +108,7 @@ def said(
         size_factors=_size_factors(obs, factors) if factors else None,
         columns=columns,
         notes=tuple(_one_category(key, found[key]) for key in found if key not in columns),
+        continuous=_continuous(obs, [columns.get(key, key) for key in manifest.covariates.continuous]),
     )
 
 
@@ -115,7 +120,7 @@ def _one_category(key: str, values: Names) -> str:
 
 
 def _condition_columns(obs: pd.DataFrame, manifest: Manifest, *, given: Mapping[str, str] | None) -> dict[str, str]:
-    keys = [condition.key for condition in manifest.conditions]
+    keys = [*(condition.key for condition in manifest.categorical), *manifest.covariates.continuous]
     if not given:
         return {key: key for key in keys if key in obs}
     _check_keys(given, keys, argument="conditions")
@@ -208,6 +213,32 @@ def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def _continuous(obs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float32] | None:
+    """Return continuous covariates, ``(cells, continuous)``.
+
+    Raises
+    ------
+    VocabularyError
+        If a column is not there, or holds anything but finite numbers.
+    """
+    columns = [_numbers(column(obs, name, purpose="a continuous covariate")) for name in names]
+    for name, values in zip(names, columns, strict=True):
+        if wrong := int((~np.isfinite(values)).sum()):
+            raise errors.VocabularyError(
+                f"obs[{name!r}], a continuous covariate, holds no number (NaN) for {wrong:,} of {len(values):,} cells. "
+                "Every cell needs one: fill the gaps in, or leave these cells out.",
+                field=name,
+                unknown=["NaN"],
+            )
+    return np.stack(columns, axis=1).astype(np.float32) if columns else None
+
+
+def _numbers(values: pd.Series) -> NDArray[np.float64]:
+    """Return a column as numbers, ``(cells,)``, NaN where it holds none."""
+    found: NDArray[np.float64] = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return found
+
+
 def _size_factors(obs: pd.DataFrame, name: str) -> NDArray[np.float32]:
     """Return the size factor of each cell from a column of obs, ``(cells,)``.
 
@@ -216,8 +247,7 @@ def _size_factors(obs: pd.DataFrame, name: str) -> NDArray[np.float32]:
     VocabularyError
         If the column is not there, or holds anything but positive numbers.
     """
-    values = pd.to_numeric(column(obs, name, purpose="each cell's size factor (its total counts)"), errors="coerce")
-    factors = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    factors = _numbers(column(obs, name, purpose="each cell's size factor (its total counts)"))
     wrong = int((~(np.isfinite(factors) & (factors > 0))).sum())
     if wrong:
         raise errors.VocabularyError(

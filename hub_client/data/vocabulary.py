@@ -92,6 +92,7 @@ class Vocabulary:
     combinations: tuple[tuple[str, ...], ...]
     reference_combinations: int
     labels: dict[str, Axis] = field(default_factory=dict)
+    covariates: dict[str, Axis] = field(default_factory=dict)
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -100,15 +101,19 @@ class Vocabulary:
         conditions = {c.key: _axis(c.key, c.categories, c.added_in, current) for c in manifest.conditions}
         rows, reference = _combinations(manifest, conditions, current)
         labels = {lv.key: _axis(lv.key, lv.categories, lv.added_in, current) for lv in manifest.labels}
-        return cls(manifest.genes.names, conditions, rows, reference, labels)
+        covariates = {c.key: _axis(c.key, c.categories, c.added_in, current) for c in manifest.covariates.categorical}
+        return cls(manifest.genes.names, conditions, rows, reference, labels, covariates)
 
     def condition_codes(self, conditions: dict[str, NDArray[Any]], *, cells: int = 0) -> Codes:
         """Return condition codes ``(cells, conditions)`` from names ``{key: (cells,)}``.
 
         ``cells`` is how many there are, for a model without conditions.
         """
-        columns = [axis.codes(conditions[key]) for key, axis in self.conditions.items()]
-        return np.stack(columns, axis=1) if columns else np.empty((cells, 0), dtype=np.int64)
+        return _stacked(self.conditions, conditions, cells)
+
+    def covariate_codes(self, conditions: dict[str, NDArray[Any]], *, cells: int = 0) -> Codes:
+        """Return codes of categorical covariates ``(cells, covariates)`` from names ``{key: (cells,)}``."""
+        return _stacked(self.covariates, conditions, cells)
 
     def combination_codes(self, codes: Codes) -> Codes:
         """Return the combination of each row of condition codes, ``(cells,)``."""
@@ -131,6 +136,11 @@ class Vocabulary:
                 known=[" + ".join(row) for row in self.combinations],
             )
         return np.array([table[key] for key in keys], dtype=np.int64)[inverse.reshape(-1)]
+
+
+def _stacked(axes: dict[str, Axis], names: dict[str, NDArray[Any]], cells: int) -> Codes:
+    columns = [axis.codes(names[key]) for key, axis in axes.items()]
+    return np.stack(columns, axis=1) if columns else np.empty((cells, 0), dtype=np.int64)
 
 
 def _axis(name: str, names: tuple[str, ...], added_in: dict[str, str], current: str | None) -> Axis:

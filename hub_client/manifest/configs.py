@@ -126,6 +126,8 @@ class Scanvi(_ScviTools):
     """None is ``layers``; a linear classifier has none."""
     classifier_dropout: Fraction | None = None
     """None is ``dropout``."""
+    classifier_logits: bool = True
+    """Whether the classifier ends in logits; in models from before scvi-tools 1.1 it ends in probabilities."""
 
 
 class TotalVi(Frozen):
@@ -149,6 +151,10 @@ class TotalVi(Frozen):
     log1p_input: bool = True
     """The encoder reads log1p counts of genes and proteins, not counts."""
     empirical_protein_background_prior: bool | None = None
+    """Whether training starts from a protein background that mixtures fitted to each batch say; None does so for more
+    than 10 proteins."""
+    background_activation: Literal["softplus", "exp"] = "softplus"
+    """What makes the protein background's scale positive; in models from before scvi-tools 1.2 it is exp."""
 
 
 ArchitectureConfig = Annotated[

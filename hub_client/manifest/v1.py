@@ -536,6 +536,11 @@ class Manifest(Frozen):
         return copy
 
     @property
+    def categorical(self) -> tuple[Condition, ...]:
+        """Every categorical key: the conditions, then the covariates."""
+        return (*self.conditions, *self.covariates.categorical)
+
+    @property
     def term_blocks(self) -> tuple[tuple[Term, ...], ...]:
         """The terms that came together, in their order: the annotated ones, then each version's extensions."""
         blocks = groupby(self.terms, key=lambda term: (term.kind == "annotated", term.added_in))
@@ -544,9 +549,10 @@ class Manifest(Frozen):
     def axes(self) -> dict[str, int]:
         """Return the length of every named axis that tensor shapes may use.
 
-        ``genes`` ``proteins`` ``latent`` ``hidden.<i>`` ``conditions.<key>`` ``combinations`` ``embedding.<key>``
-        ``embedding`` (their sum) ``categorical.<key>`` ``continuous`` ``labels.<key>`` ``terms`` ``terms.<kind>``
-        ``terms.<i>`` (of one block) ``prototypes.unlabelled`` ``test_cells``.
+        ``genes`` ``proteins`` ``latent`` ``hidden.<i>`` ``classifier`` (its hidden width) ``conditions.<key>``
+        ``combinations`` ``embedding.<key>`` ``embedding`` (their sum) ``categorical.<key>`` ``continuous``
+        ``labels.<key>`` ``terms`` ``terms.<kind>`` ``terms.<i>`` (of one block) ``prototypes.unlabelled``
+        ``test_cells``.
         """
         sizes = {"genes": len(self.genes.panel), "prototypes.unlabelled": self.prototypes.unlabelled}
         sizes |= _architecture_axes(self)
@@ -591,6 +597,8 @@ def _architecture_axes(manifest: Manifest) -> dict[str, int]:
     config = manifest.architecture
     hidden = config.hidden if isinstance(config.hidden, tuple) else (config.hidden,)
     sizes = {f"hidden.{index}": width for index, width in enumerate(hidden)}
+    if config.kind == "scanvi":
+        sizes["classifier"] = config.classifier_hidden or config.hidden
     if config.kind != "expimap":
         return sizes | {"latent": config.latent}
     kinds: list[str] = [term.kind for term in manifest.terms]
@@ -600,8 +608,9 @@ def _architecture_axes(manifest: Manifest) -> dict[str, int]:
 
 
 def _check_unique(manifest: Manifest) -> None:
-    _unique("condition keys", (c.key for c in manifest.conditions))
-    _unique("covariates", [c.key for c in manifest.covariates.categorical] + list(manifest.covariates.continuous))
+    _unique(
+        "condition and covariate keys", [c.key for c in manifest.categorical] + list(manifest.covariates.continuous)
+    )
     _unique("label levels", (level.key for level in manifest.labels))
     _unique("term ids", (term.id for term in manifest.terms))
     _unique("term names", (term.name for term in manifest.terms))

@@ -27,6 +27,26 @@ EXAMPLES: dict[str, Manifest] = {
     ),
     "expimap-mse-no-norm": manifest("expimap", likelihood="mse", normalization="none"),
     "expimap-extensions-hsic": manifest("expimap", constrained=1, unconstrained=2, hsic=True, last_layer="softplus"),
+    "scvi": manifest("scvi"),
+    "scvi-covariates-encoded": manifest(
+        "scvi", categorical=("tech",), continuous=("age",), encode_covariates=True, layers=2, likelihood="nb"
+    ),
+    "scvi-gene-batch-poisson-libraries": manifest(
+        "scvi", dispersion="gene-batch", likelihood="poisson", use_observed_library_size=False, layer_norm="both"
+    ),
+    "scvi-embedded-size-factor-logistic": manifest(
+        "scvi",
+        encoding={"kind": "embedding", "dim": 3, "max_norm": None},
+        categorical=("tech",),
+        encode_covariates=True,
+        deeply_inject_covariates=False,
+        layers=2,
+        dispersion="gene-batch",
+        likelihood="nb",
+        latent_distribution="ln",
+        batch_norm="none",
+        size_factor="depth",
+    ),
 }
 SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)
 

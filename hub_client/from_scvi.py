@@ -1,0 +1,123 @@
+"""from_scvi(): a model of scvi-tools, trained by whatever means, as one of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from hub_client import errors
+from hub_client.architectures.scvi_tools import KINDS, ScviTools, plain_module
+from hub_client.legacy.scvi_tools import manifest_of
+from hub_client.manifest.v1 import Embedding, Manifest, Training
+from hub_client.model import Model
+from hub_client.store import reference
+
+
+def from_scvi(model: Any, *, name: str) -> Model:
+    """Return a trained model of scvi-tools as one that can be released and mapped onto.
+
+    All that scvi-tools' registry says is in the manifest: genes, batches, covariates, labels and the unlabelled value,
+    size factor and layer. The weights are copies, and :meth:`hub_client.Model.to_scvi` gives the same model back.
+
+    A model whose data were minified (scvi-tools' ``minify_adata``) keeps no counts of them. What it keeps, where its
+    cells lie in the latent, becomes the model's atlas, from which labels are transferred; other models get one with
+    :func:`hub_client.atlas.with_atlas`.
+
+    Parameters
+    ----------
+    model
+        A trained ``scvi.model.SCVI``, ``SCANVI`` or ``TOTALVI``. It is not written to.
+    name
+        The manifest's name, such as ``pbmc-scvi``.
+
+    Returns
+    -------
+    Model
+        Its manifest says what can be known from scvi-tools; title, licence, organism and the like are for
+        ``model.manifest.changed(...)``. Keys are the names of obs columns, with ``_`` for blanks and ``. / + *``.
+
+    Raises
+    ------
+    InvalidInput
+        If this is no model of scvi-tools, or it is not trained.
+    Unsupported
+        If it is of another class, was made with a parameter that format 1 cannot say, or the installed scvi-tools is
+        one this archzoo does not know.
+    VocabularyError
+        If cells without a value (NaN) were taken for a category.
+
+    Examples
+    --------
+    >>> model = hub_client.from_scvi(vae, name="pbmc-scvi")  # doctest: +SKIP
+    """
+    kind = _kind(model)
+    module = model.module
+    embedding = _embedding(module)
+    manifest = manifest_of(model.registry_, model.init_params_, kind=kind, name=name, embedding=embedding)
+    manifest = manifest.changed(training=_training(model))
+    network = ScviTools.build(manifest)
+    network.take(_copied(module, manifest))
+    found = Model(manifest, network, reference=_minified(model, manifest))
+    found.describe()
+    return found
+
+
+def _kind(model: object) -> str:
+    """Return the kind of a trained model."""
+    names = {kind.model: name for name, kind in KINDS.items()}
+    found = type(model).__name__
+    if not hasattr(model, "init_params_") or not hasattr(model, "module"):
+        raise errors.InvalidInput(
+            f"from_scvi takes a trained model of scvi-tools ({errors.names(names)}), not a {found}.",
+            facts={"model": found},
+        )
+    if found not in names:
+        raise errors.Unsupported(
+            f"{found} is not among the models of scvi-tools that archzoo runs: {errors.names(names)}.",
+            kind=found,
+            verb="from_scvi",
+        )
+    if not getattr(model, "is_trained_", False):
+        raise errors.InvalidInput(f"the {found} is not trained; call its train() first.", facts={"trained": False})
+    return names[found]
+
+
+def _embedding(module: Any) -> Embedding | None:
+    if getattr(module, "batch_representation", "one-hot") != "embedding":
+        return None
+    found = module.get_embedding("batch")
+    return Embedding(dim=found.embedding_dim, max_norm=found.max_norm)
+
+
+def _copied(module: Any, manifest: Manifest) -> Any:
+    """Return a module of our making with a module's weights."""
+    plain = plain_module(manifest)
+    try:
+        plain.load_state_dict(module.state_dict())
+    except RuntimeError as error:
+        raise errors.ManifestError(
+            f"{manifest.name}: the weights of this {type(module).__name__} are not what its parameters say: {error}"
+        ) from None
+    return plain
+
+
+def _training(model: Any) -> Training:
+    history = model.history_ or {}
+    epochs = max((len(column) for column in history.values()), default=0)
+    made_by = str(model.registry_.get("scvi_version", ""))
+    return Training(epochs=epochs, versions={"scvi-tools": made_by} if made_by else {})
+
+
+def _minified(model: Any, manifest: Manifest) -> AnnData | None:
+    """Return the atlas of a model with minified data: the posterior means that it keeps."""
+    if getattr(model, "minified_data_type", None) is None:
+        return None
+    adata, setup = model.adata, model.registry_["setup_args"]
+    conditions = {c.key: adata.obs[setup["batch_key"]].astype(str) for c in manifest.conditions}
+    labels = {}
+    for level in manifest.labels:
+        names = adata.obs[setup["labels_key"]].astype(str).to_numpy(dtype=object)
+        labels[level.key] = np.where(names == level.unlabelled, "", names)
+    return reference.atlas(adata.obsm[model._LATENT_QZM_KEY], conditions=conditions, labels=labels)
