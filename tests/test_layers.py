@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hub_client"
 FLOORS = [
     "cli",
+    "serve",
     "build",
     "compat",
     "mapping",

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -18,8 +19,7 @@ import hub_client
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_YET_IMPORTED = {"scvi-tools"}
-"""Three of the architectures that manifests can name run through it."""
+EXTRAS = PROJECT["optional-dependencies"]
 SHOW_WHERE = (
     "import hub_client; from hub_client._resources import released; print(hub_client.__file__); print(released())"
 )
@@ -100,9 +100,10 @@ def test_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     assert wheel_names(again) == wheel_names(wheel)
 
 
-def third_party() -> set[str]:
-    """The distributions that the package imports anywhere."""
-    nodes = [node for path in (ROOT / "hub_client").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+def third_party(wanted: Callable[[Path], bool] = lambda path: True) -> set[str]:
+    """The distributions that the package's files import, all of them or those that are wanted."""
+    paths = filter(wanted, (ROOT / "hub_client").rglob("*.py"))
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
     named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
     top = {name.split(".")[0] for name in named} - sys.stdlib_module_names - {"hub_client"}
@@ -111,15 +112,20 @@ def third_party() -> set[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    assert third_party() - distributions(PROJECT["dependencies"]) == set()
+    assert third_party() - distributions(PROJECT["dependencies"] + EXTRAS["serve"]) == set()
+
+
+def test_only_the_served_hub_needs_its_extra() -> None:
+    outside = third_party(lambda path: "serve" not in path.relative_to(ROOT / "hub_client").parts)
+    assert outside - distributions(PROJECT["dependencies"]) == set()
 
 
 def test_what_is_declared_is_imported() -> None:
-    assert distributions(PROJECT["dependencies"]) - third_party() == NOT_YET_IMPORTED
+    assert distributions(PROJECT["dependencies"] + EXTRAS["serve"]) - third_party() == set()
 
 
 def test_constraints_pin_every_dependency() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)] == []
-    wanted = distributions(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    wanted = distributions(PROJECT["dependencies"] + EXTRAS["serve"] + EXTRAS["test"]) - {"archzoo"}
     assert wanted - {line.split("==")[0] for line in lines} == set()

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import hub_client
-from hub_client.cli import cache, catalogue, importing, mapping, releases
+from hub_client.cli import cache, catalogue, importing, mapping, releases, serve
 from hub_client.cli.failures import failing, table_of_codes
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(cache.app, name="cache")
+app.add_typer(serve.app, name="serve")
 
 
 def _show_version(wanted: bool) -> None:

@@ -131,7 +131,7 @@ def _number(count: int | None) -> str:
 def _verified(store: FolderStore, repo: str) -> list[dict[str, Any]]:
     """Return what is wrong with each commit; one record without a commit where the history cannot be read."""
     try:
-        return [_checked(store, repo, entry) for entry in store.history(repo)]
+        return [_checked(store, repo, entry) for entry in store.history(repo) if entry.digest]
     except errors.IntegrityError as error:
         return [{"kind": store.kind, "name": repo, "commit": None, "version": None, "problem": str(error)}]
 

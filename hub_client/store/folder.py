@@ -41,7 +41,7 @@ class FolderStore:
         """Return the full names of all repositories with at least one release, sorted, also damaged ones."""
         paths = self._root.glob("*/*.git")
         found = {f"{path.parent.name}/{path.name.removesuffix('.git')}": path for path in paths}
-        return sorted(name for name, path in found.items() if _REPO.fullmatch(name) and _begun(path))
+        return sorted(name for name, path in found.items() if _REPO.fullmatch(name) and self._begun(path))
 
     def releases(self, repo: str) -> list[Ref]:
         """Return every released version, the newest last."""
@@ -114,6 +114,7 @@ class FolderStore:
         if taken and taken.digest == digest:
             repository.store(folder)
             return taken
+        parent = self._followed(repository, parent)
         self._check_parent(repository, repo, parent)
         if taken:
             raise errors.TransportError(
@@ -126,6 +127,12 @@ class FolderStore:
         with suppress(OSError):  # it is released by now; the next push writes the tag
             repository.tag(version, commit)
         return Ref(repo, commit, version, digest, self.address)
+
+    def _followed(self, repository: git.Repository, parent: str | None) -> str | None:
+        """Return the commit a push follows: a first release follows what a served hub begins a repository with."""
+        head = repository.head()
+        first = head is not None and not self._is_release(repository, head) and not self._versions(repository)
+        return head if first and parent is None else parent
 
     def _finish_last_push(self, repository: git.Repository) -> None:
         for version, commit in self._versions(repository).items():
@@ -142,7 +149,8 @@ class FolderStore:
             return
         if head is None:
             raise errors.TransportError(f"{repo} has no commits yet in the hub {self.address}: push without parent=.")
-        ref = self._ref(repository, repo, head, _version_of(head, self._versions(repository)))
+        version = _version_of(head, self._versions(repository))
+        ref = Ref(repo, head, version, self._entry(repository, next(repository.line(head)), {}).digest, self.address)
         raise errors.TransportError(
             f"{repo} has moved on: its head is {ref}, and this push follows {(parent or 'nothing')[:12]}. Pull again "
             f"and redo your change on it; or, if it may follow that one as it is, push with parent={head[:12]!r}.",
@@ -160,6 +168,15 @@ class FolderStore:
         with git.opened(path) as repository:
             yield repository
 
+    def _begun(self, path: Path) -> bool:
+        """Return whether a repository has a release; one that is damaged had, and whoever reads it is told."""
+        try:
+            with git.opened(path) as repository:
+                head = repository.head()
+                return head is not None and (self._is_release(repository, head) or bool(self._versions(repository)))
+        except errors.IntegrityError:
+            return True
+
     def _document(self, repository: git.Repository, commit: str) -> bytes:
         return repository.read(commit, DOCUMENT[self.kind])
 
@@ -167,17 +184,26 @@ class FolderStore:
         """Return version to commit: the tags, and the head's own where a push died before tagging it."""
         versions = {name: commit for name, commit in repository.tags().items() if SEMVER.fullmatch(name)}
         head = repository.head()
-        if head is None or head in versions.values():
+        if head is None or head in versions.values() or not self._is_release(repository, head):
             return versions
         stated = stated_version(self._document(repository, head))
         return ({stated: head} if stated else {}) | versions
 
+    def _is_release(self, repository: git.Repository, commit: str) -> bool:
+        """Return whether a commit holds a release; a served hub has others too, such as the one it begins with."""
+        return DOCUMENT[self.kind] in repository.names(commit)
+
     def _ref(self, repository: git.Repository, repo: str, commit: str, version: str | None) -> Ref:
+        if not self._is_release(repository, commit):
+            raise errors.NotFound(
+                f"{repo} has no {DOCUMENT[self.kind]} at {commit[:12]}: no release was pushed there yet.", name=repo
+            )
         digest = hashlib.sha256(self._document(repository, commit)).hexdigest()
         return Ref(repo, commit, version, digest, self.address)
 
     def _entry(self, repository: git.Repository, node: git.Node, versions: dict[str, str]) -> Entry:
-        digest = hashlib.sha256(self._document(repository, node.id)).hexdigest()
+        released = self._is_release(repository, node.id)
+        digest = hashlib.sha256(self._document(repository, node.id)).hexdigest() if released else ""
         return Entry(node.id, _version_of(node.id, versions), digest, node.message, node.date)
 
     def _entries(self, repository: git.Repository, versions: dict[str, str]) -> list[Entry]:
@@ -185,15 +211,6 @@ class FolderStore:
         tips = (repository.branches() | repository.tags()).values()
         nodes = {node.id: node for tip in tips for node in repository.line(tip)}
         return [self._entry(repository, node, versions) for node in nodes.values()]
-
-
-def _begun(path: Path) -> bool:
-    """Return whether a repository has a commit; one that is damaged had, and whoever reads it is told."""
-    try:
-        with git.opened(path) as repository:
-            return repository.head() is not None
-    except errors.IntegrityError:
-        return True
 
 
 def _version_of(commit: str, versions: dict[str, str]) -> str | None:

@@ -65,8 +65,16 @@ class LargeFiles:
         self.objects = repository / "lfs" / "objects"
         self.staging = repository / "lfs" / "tmp"
 
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
+        """Return where a file is kept, there or not."""
         return self.objects / sha256[:2] / sha256[2:4] / sha256
+
+    def size(self, sha256: str) -> int | None:
+        """Return how many bytes a file has that is here; None if it is not."""
+        try:
+            return self.path(sha256).stat().st_size
+        except FileNotFoundError:
+            return None
 
     def put(self, source: Path) -> Pointer:
         """Store a file and return its pointer; a broken copy of it is replaced."""
@@ -74,7 +82,7 @@ class LargeFiles:
         digest = hashlib.sha256()
         staged = durable.stage(_hashed(source, digest.update), staging=self.staging)
         pointer = Pointer(digest.hexdigest(), staged.stat().st_size)
-        target = self._path(pointer.sha256)
+        target = self.path(pointer.sha256)
         if target.exists() and durable.sha256(target) == pointer.sha256:
             staged.unlink()
         else:
@@ -89,7 +97,7 @@ class LargeFiles:
         IntegrityError
             If the stored file is missing or has other bytes.
         """
-        source, digest = self._path(pointer.sha256), hashlib.sha256()
+        source, digest = self.path(pointer.sha256), hashlib.sha256()
         if not source.is_file():
             raise _broken(target.name, expected=pointer.sha256, actual=None)
         with target.open("xb") as file:

@@ -42,7 +42,7 @@ class Entry:
     version
         The semantic version released with it, if any.
     digest
-        sha256 of the release's manifest, 64 hex digits.
+        sha256 of the release's manifest, 64 hex digits; empty for a commit that holds no release.
     message
         What its author said about it.
     date

@@ -1,0 +1,65 @@
+"""Everything that lives as long as the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub_client.serve.audit import Audit
+from hub_client.serve.links import Links
+from hub_client.serve.quota import Quota
+from hub_client.serve.repositories import Repositories
+from hub_client.serve.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What whoever runs a hub can choose.
+
+    Attributes
+    ----------
+    root
+        The folder hub.
+    public
+        Whether a repository is public of which nobody has said.
+    address
+        The hub's address as clients see it, without a final ``/``; None takes it from each request.
+    largest_file
+        Bytes a file may have.
+    quota
+        Bytes the repositories of one namespace may have together; None is no limit.
+    link_seconds
+        How long an upload link holds.
+    """
+
+    root: Path
+    public: bool = False
+    address: str | None = None
+    largest_file: int = 50 * 10**9
+    quota: int | None = None
+    link_seconds: int = 3600
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A root's repositories, tokens, links, limits and audit log."""
+
+    settings: Settings
+    repositories: Repositories
+    tokens: Tokens
+    links: Links
+    quota: Quota
+    audit: Audit
+
+
+def open_hub(settings: Settings) -> Hub:
+    """Return the hub of a root, which may be empty."""
+    repositories = Repositories(settings.root, private=not settings.public)
+    return Hub(
+        settings,
+        repositories,
+        Tokens(settings.root),
+        Links(settings.root, seconds=settings.link_seconds),
+        Quota(settings.root, file=settings.largest_file, namespace=settings.quota),
+        Audit(settings.root),
+    )

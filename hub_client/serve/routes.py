@@ -1,0 +1,133 @@
+"""The table of routes, matched on the raw path: a revision may hold an encoded ``/``, and is one part all the same.
+
+A template's ``{name}`` is one part of the path, ``{name*}`` the rest of it, ``[datasets/]`` is optional.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import unquote
+
+from hub_client.serve import api, transfer
+from hub_client.serve.wire import Refused
+
+Access = Literal["open", "token", "read", "propose", "write", "admin"]
+"""Who is let in: everybody; any token; who sees the repository; any token that sees it; a token with that scope."""
+Body = Literal["none", "json", "form", "file", "stream"]
+"""How the handler gets the request's body: not at all; parsed; its few bytes; a file on the disk; as it arrives."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One kind of request and what answers it."""
+
+    method: str
+    template: str
+    handler: Callable[..., Any]
+    access: Access = "read"
+    body: Body = "none"
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The template as a regular expression."""
+        return re.compile("/" + _PARTS.sub(_expression, re.escape(self.template)))
+
+    @property
+    def action(self) -> str:
+        """What the audit log calls it."""
+        return self.handler.__name__
+
+
+_PARTS = re.compile(r"\\\{(\w+)(\\\*)?\\\}|\\\[datasets/\\\]")
+_SHAPES = {"kind": "models|datasets", "change": "comment|title|status", "sha256": "[0-9a-f]{64}"}
+_REPO = "api/{kind}/{owner}/{name}"
+_TALK = f"{_REPO}/discussions/{{number}}"
+
+API = (
+    Route("GET", "api/whoami-v2", api.whoami, "token"),
+    Route("POST", "api/validate-yaml", api.validate_yaml, "open", "json"),
+    Route("POST", "api/repos/create", api.create, "token", "json"),
+    Route("DELETE", "api/repos/delete", api.delete, "token", "json"),
+    Route("POST", "api/repos/move", api.move, "token", "json"),
+    Route("GET", "api/{kind}", api.list_repositories, "open"),
+    Route("GET", _REPO, api.info),
+    Route("GET", f"{_REPO}/revision/{{revision}}", api.info),
+    Route("GET", f"{_REPO}/auth-check", api.auth_check),
+    Route("GET", f"{_REPO}/auth-check/write", api.auth_check, "write"),
+    Route("PUT", f"{_REPO}/settings", api.settings, "admin", "json"),
+    Route("GET", f"{_REPO}/refs", api.refs),
+    Route("GET", f"{_REPO}/commits/{{revision}}", api.list_commits),
+    Route("GET", f"{_REPO}/tree/{{revision}}", api.list_tree),
+    Route("GET", f"{_REPO}/tree/{{revision}}/{{path*}}", api.list_tree),
+    Route("POST", f"{_REPO}/paths-info/{{revision}}", api.paths_info, "read", "form"),
+    Route("POST", f"{_REPO}/preupload/{{revision}}", api.preupload, "propose", "json"),
+    Route("POST", f"{_REPO}/commit/{{revision}}", api.commit, "propose", "file"),
+    Route("POST", f"{_REPO}/tag/{{revision}}", api.create_tag, "write", "json"),
+    Route("DELETE", f"{_REPO}/tag/{{tag}}", api.delete_tag, "write"),
+    Route("POST", f"{_REPO}/branch/{{branch}}", api.create_branch, "write", "json"),
+    Route("DELETE", f"{_REPO}/branch/{{branch}}", api.delete_branch, "write"),
+    Route("GET", f"{_REPO}/discussions", api.list_discussions),
+    Route("POST", f"{_REPO}/discussions", api.create_discussion, "propose", "json"),
+    Route("GET", _TALK, api.get_discussion),
+    Route("POST", f"{_TALK}/merge", api.merge, "write", "json"),
+    Route("POST", f"{_TALK}/{{change}}", api.change_discussion, "propose", "json"),
+    Route("POST", f"{_TALK}/comment/{{comment}}/edit", api.edit_comment, "propose", "json"),
+    Route("POST", f"{_TALK}/comment/{{comment}}/hide", api.hide_comment, "propose", "json"),
+)
+FILES = (
+    Route("GET", "[datasets/]{owner}/{name}/resolve/{revision}/{path*}", api.resolve),
+    Route("GET", "[datasets/]{owner}/{name}/raw/{revision}/{path*}", api.resolve),
+    Route("POST", "[datasets/]{owner}/{name}.git/info/lfs/objects/batch", transfer.batch, "read", "json"),
+    Route("PUT", "lfs/{kind}/{owner}/{name}/{sha256}", transfer.upload, "open", "stream"),
+    Route("GET", "lfs/{kind}/{owner}/{name}/{sha256}", transfer.download, "open"),
+)
+ROUTES = (*API, *FILES)
+
+
+def _expression(match: re.Match[str]) -> str:
+    name, rest = match[1], match[2]
+    if name is None:
+        return "(?P<datasets>datasets/)?"
+    return f"(?P<{name}>{'.+' if rest else _SHAPES.get(name, '[^/]+')})"
+
+
+class Table:
+    """Routes, ready to be found."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._routes = [(route, route.pattern) for route in routes]
+
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """Return the route of a request and the words of its path, unquoted.
+
+        Raises
+        ------
+        Refused
+            If there is none.
+        """
+        allowed = []
+        for route, pattern in self._routes:
+            if match := pattern.fullmatch(path):
+                if route.method == method:
+                    return route, _words(match)
+                allowed.append(route.method)
+        if allowed:
+            raise Refused(405, f"This address takes {', '.join(allowed)}.", Allow=", ".join(allowed))
+        raise Refused(404, "This hub has no such address.", **_explained(path))
+
+
+def _words(match: re.Match[str]) -> dict[str, str]:
+    words = {name: part for name, part in match.groupdict().items() if part is not None}
+    kind = words.get("kind", "datasets" if words.pop("datasets", None) else "models")
+    try:
+        return {name: unquote(part, errors="strict") for name, part in words.items()} | {"kind": kind}
+    except UnicodeDecodeError:
+        raise Refused(400, "The path is not UTF-8.") from None
+
+
+def _explained(path: str) -> dict[str, Any]:
+    """Return the code of a kind of repository that this hub has not, so that the client says so."""
+    return {"code": "RepoNotFound"} if re.match("/(?:api/)?(?:spaces|kernels|buckets)/", path) else {}

@@ -1,0 +1,183 @@
+"""Who may do what: tokens, kept as hashes, each with a scope over some namespaces.
+
+A token is 256 random bits, so that a plain sha256 of it cannot be turned back by trying: no slow hash is needed, and a
+request costs one look-up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hub_client import errors
+from hub_client.serve import private
+from hub_client.store import locks
+
+Scope = Literal["read", "write", "admin"]
+"""Each includes those before it. ``read`` pulls and opens pull requests, ``write`` creates repositories, pushes and
+merges, ``admin`` deletes and renames repositories and changes who sees them."""
+
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+EVERYWHERE = "*"
+_PREFIX = "azt_"
+_USER = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
+_LONGEST = 96
+_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token's record, from which the token itself cannot be found.
+
+    Attributes
+    ----------
+    id
+        What it is called in lists and in the audit log.
+    user
+        Whom it was given to.
+    scope
+        See :data:`Scope`.
+    namespaces
+        Owners of the repositories it holds for; ``*`` is all of them.
+    sha256
+        Of the token.
+    created, expires
+        ISO 8601, UTC; ``expires`` may be None: never.
+    """
+
+    id: str
+    user: str
+    scope: Scope
+    namespaces: tuple[str, ...]
+    sha256: str
+    created: str
+    expires: str | None = None
+
+    def allows(self, scope: Scope, namespace: str) -> bool:
+        """Return whether the token may do this there."""
+        there = namespace in self.namespaces or EVERYWHERE in self.namespaces
+        return there and SCOPES.index(scope) <= SCOPES.index(self.scope)
+
+    def expired(self, now: datetime) -> bool:
+        """Return whether its time is over."""
+        return self.expires is not None and datetime.fromisoformat(self.expires) <= now
+
+
+class Tokens:
+    """The tokens of a hub; what another process changes holds from the next request on."""
+
+    def __init__(self, root: Path) -> None:
+        self._path = private.folder(root) / "tokens.json"
+        self._seen: tuple[int, int] | None = None
+        self._by_hash: dict[str, Token] = {}
+
+    def find(self, secret: str) -> Token | None:
+        """Return the record of a token, or None if it was never given out, is revoked or has expired."""
+        self._refresh()
+        token = self._by_hash.get(hashed(secret))
+        return None if token is None or token.expired(datetime.now(UTC)) else token
+
+    def named(self, identity: str) -> Token | None:
+        """Return the valid token with this id, or None."""
+        self._refresh()
+        found = next((token for token in self._by_hash.values() if token.id == identity), None)
+        return None if found is None or found.expired(datetime.now(UTC)) else found
+
+    def all(self) -> list[Token]:
+        """Return every token that was not revoked, the oldest first."""
+        self._refresh()
+        return list(self._by_hash.values())
+
+    def create(
+        self, user: str, *, scope: Scope, namespaces: Sequence[str] = (), days: int | None = None
+    ) -> tuple[str, Token]:
+        """Make a token and return it, with its record; it cannot be shown again.
+
+        Parameters
+        ----------
+        user
+            Whom it is for.
+        scope
+            What it may do.
+        namespaces
+            Where; none is the user's own namespace.
+        days
+            After how many days it expires; None is never.
+
+        Raises
+        ------
+        InvalidInput
+            If the user or a namespace is not a name.
+        """
+        for name in (user, *namespaces):
+            _check_name(name)
+        secret, now = _PREFIX + secrets.token_urlsafe(32), datetime.now(UTC).replace(microsecond=0)
+        expires = (now + timedelta(days=days)).isoformat() if days is not None else None
+        token = Token(
+            secrets.token_hex(4), user, scope, tuple(namespaces) or (user,), hashed(secret), now.isoformat(), expires
+        )
+        with self._changing() as tokens:
+            self._save([*tokens, token])
+        return secret, token
+
+    def revoke(self, identity: str) -> Token:
+        """Make a token invalid, by its id or by the token itself, and return its record.
+
+        Raises
+        ------
+        NotFound
+            If there is no such token.
+        """
+        with self._changing() as tokens:
+            gone = next((token for token in tokens if identity == token.id or hashed(identity) == token.sha256), None)
+            if gone is None:
+                raise errors.NotFound(
+                    "no token has this id. `archzoo serve token list` shows the ids.",
+                    name=identity if not identity.startswith(_PREFIX) else "the given token",
+                )
+            self._save([token for token in tokens if token is not gone])
+        return gone
+
+    @contextmanager
+    def _changing(self) -> Iterator[list[Token]]:
+        """Give the tokens while nobody else can change them."""
+        with locks.writer(self._path.with_suffix(".lock"), timeout=_TIMEOUT):
+            yield self.all()
+
+    def _save(self, tokens: Sequence[Token]) -> None:
+        private.write_json(self._path, [asdict(token) for token in tokens])
+
+    def _refresh(self) -> None:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            self._seen, self._by_hash = None, {}
+            return
+        if self._seen != (seen := (status.st_mtime_ns, status.st_ino)):
+            tokens = [_token(record) for record in private.read_json(self._path) or []]
+            self._by_hash, self._seen = {token.sha256: token for token in tokens}, seen
+
+
+def hashed(secret: str) -> str:
+    """Return what is kept of a token: its sha256, 64 hex digits."""
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+def _token(record: dict[str, Any]) -> Token:
+    return Token(**record | {"namespaces": tuple(record["namespaces"])})
+
+
+def _check_name(name: str) -> None:
+    if name != EVERYWHERE and (len(name) > _LONGEST or not _USER.fullmatch(name)):
+        raise errors.InvalidInput(
+            f"{name!r} is not a user's or a namespace's name: expected lower-case letters, digits and single - _ . "
+            "between them, as in kidney-lab.",
+            facts={"name": name},
+        )
