@@ -78,7 +78,7 @@ class Hub:
         """Return the model a name means; see :func:`pull`."""
         from hub_client.model import Model
 
-        found = self._models.find(name)
+        found = _told(self._models.find(name))
         with found.source.opened(found.ref) as folder:
             model = Model.load(folder, ref=found.ref)
         _check_digest(model.manifest, found.ref)
@@ -92,7 +92,7 @@ class Hub:
         """Write the release a name means into a new folder; see :func:`download`."""
         from hub_client.store import bundle
 
-        found, folder = self._models.find(name), _vacant(Path(into))
+        found, folder = _told(self._models.find(name)), _vacant(Path(into))
         _manifest(found)  # what is wrong with it is told under the name that was asked for
         with _atomic.staged(folder) as stage:
             found.source.fetch(found.ref, stage)
@@ -129,6 +129,34 @@ class Hub:
     def history(self, name: str) -> list[Entry]:
         """Return every commit of a model's repository, the newest first."""
         return self._models.history(name)
+
+    def yank(self, name: str, *, reason: str) -> Ref:
+        """Yank a released version: the name alone no longer means it.
+
+        Nothing is taken away: by version, commit or digest it is still found, with a warning that gives the reason.
+
+        Parameters
+        ----------
+        name
+            ``owner/name@version``.
+        reason
+            What is wrong with it and what to use instead, in a sentence.
+
+        Raises
+        ------
+        InvalidInput
+            If the name has no version, or there is no reason.
+        NotFound
+            If no such version is released.
+        TransportError
+            If the hub cannot be written.
+        """
+        store, repo, version = self._models.store_of(name)
+        if version is None:
+            raise errors.InvalidInput(
+                f"{name!r} names no version; one version is yanked at a time, as in {repo}@1.0.0.", facts={"name": name}
+            )
+        return store.yank(repo, version, reason=reason)
 
     # Data sets
 
@@ -405,6 +433,15 @@ def _shown(place: Catalogue, show: Callable[[Ref, bytes], _Shown], *, all_versio
                 found += [show(ref, store.read(ref, DOCUMENT[store.kind])) for ref in refs]
             except (errors.IntegrityError, errors.ManifestError) as error:
                 _log.warning("%s in %s is left out: %s", repo, store.address, error)
+            except errors.NotFound as error:
+                _log.info("%s in %s is left out: %s", repo, store.address, error)
+    return found
+
+
+def _told(found: Found) -> Found:
+    """Return what was found once it is told that it was yanked, if it was."""
+    if found.yanked:
+        _log.warning("%s was yanked: %s", found.ref, found.yanked)
     return found
 
 

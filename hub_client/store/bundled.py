@@ -6,12 +6,12 @@ first 40 hex digits of its digest, the same wherever the package is installed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from hub_client import _resources, errors
-from hub_client.store import plain
+from hub_client.store import plain, yanking
 from hub_client.store.protocol import DOCUMENT, SEMVER, Entry, Kind, choose, semver
 from hub_client.store.ref import Ref
 
@@ -41,7 +41,7 @@ class BundledStore:
         """Return the release a revision names, or the newest; NotFound if there is none, or several."""
         refs = {ref.commit: ref for ref in self.releases(repo)}
         versions = {str(ref.version): ref.commit for ref in refs.values()}
-        return refs[choose(repo, revision, versions=versions, names={}, history=lambda: self.history(repo))]
+        return refs[choose(repo, revision, versions=versions, names={}, history=lambda: self.history(repo), yanked=self.yanked(repo))]
 
     def read(self, ref: Ref, path: str) -> bytes:
         """Return one file of a release."""
@@ -66,6 +66,15 @@ class BundledStore:
     def history(self, repo: str) -> list[Entry]:
         """Return every bundled version, the newest first."""
         return [Entry(ref.commit, ref.version, ref.digest, "", None) for ref in reversed(self.releases(repo))]
+
+    def yanked(self, repo: str) -> Mapping[str, str]:
+        """Return the versions that were yanked, and why."""
+        path = self._root / repo / yanking.FILE
+        return yanking.reasons(yanking.read(path.read_bytes(), source=repo)) if path.is_file() else {}
+
+    def yank(self, repo: str, version: str, *, reason: str) -> Ref:
+        """Refuse: the bundled zoo changes only with the package."""
+        raise errors.TransportError(f"{repo}@{version} is in the bundled zoo, which is read-only: it cannot be yanked.")
 
     def _folders(self, name: str) -> list[Path]:
         documents = self._root.glob(f"{name}/*/{DOCUMENT[self.kind]}")

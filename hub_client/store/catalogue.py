@@ -43,10 +43,11 @@ class Name:
 
 @dataclass(frozen=True)
 class Found:
-    """A release and where to get it from."""
+    """A release, where to get it from, and why it was yanked if it was."""
 
     ref: Ref
     source: Source
+    yanked: str | None = None
 
 
 def parse(text: str) -> Name:
@@ -136,9 +137,15 @@ class Catalogue:
             return self._at(Path(name))
         store, repo = self._one(wanted, places)
         try:
-            return Found(store.resolve(repo, wanted.revision), store)
+            ref = store.resolve(repo, wanted.revision)
         except errors.NotFound as error:
             raise self._with_namesakes(error, repo) from None
+        return Found(ref, store, store.yanked(repo).get(str(ref.version)))
+
+    def store_of(self, name: str) -> tuple[Store, str, str | None]:
+        """Return the store of the repository a name means, its full name and the revision; errors as :meth:`find`."""
+        wanted = parse(name)
+        return *self._one(wanted, self._places(wanted.repo)), wanted.revision
 
     def history(self, name: str) -> list[Entry]:
         """Return every commit of the repository a name means, the newest first; errors as :meth:`find`."""

@@ -5,6 +5,8 @@
     <root>/<models|datasets>/<owner>/<name>.git     a bare repository
     <root>/<models|datasets>/<owner>/<name>.lock    held by the one who pushes to it
 
+Its branches are ``main`` and, once a release was yanked, ``yanked`` (see :mod:`hub_client.store.yanking`).
+
 A push writes, each on the disk before the next begins: large files, git objects, the branch, the version's tag. Moving
 the branch is the one step that releases: until then nobody sees anything of the push, from then on everybody sees all
 of it. A tag only repeats what the head's document says; where a push died between branch and tag, readers take the
@@ -15,13 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hub_client import errors
-from hub_client.store import durable, git, locks
+from hub_client.store import durable, git, locks, yanking
 from hub_client.store.protocol import DOCUMENT, SEMVER, Entry, Kind, choose, semver, stated_version
 from hub_client.store.ref import Ref
 
@@ -57,8 +60,9 @@ class FolderStore:
                 repo,
                 revision,
                 versions=versions,
-                names=repository.branches() | repository.tags(),
+                names=_names(repository),
                 history=lambda: self._entries(repository, versions),
+                yanked=yanking.reasons(self._yanks(repository)) if revision is None else None,
             )
             return self._ref(repository, repo, commit, _version_of(commit, versions))
 
@@ -103,6 +107,42 @@ class FolderStore:
             git.create(path)
             with git.opened(path) as repository:
                 return self._commit(repository, repo, folder, message=message, parent=parent)
+
+    def yanked(self, repo: str) -> Mapping[str, str]:
+        """Return the versions that were yanked, and why."""
+        with self._repository(repo) as repository:
+            return yanking.reasons(self._yanks(repository))
+
+    def yank(self, repo: str, version: str, *, reason: str) -> Ref:
+        """Yank a version, or give another reason for it, and return its release; see the protocol."""
+        reason = yanking.checked_reason(reason)
+        with (
+            durable.writing(f"the hub {self.address}", otherwise="ask whoever owns it"),
+            self._repository(repo) as repository,
+            locks.writer(self._path(repo).with_suffix(".lock"), timeout=self._timeout),
+        ):
+            ref = self._ref(repository, repo, self._released(repository, repo, version), version)
+            new = yanking.Yank(version=version, digest=ref.digest, reason=reason, date=datetime.now(UTC))
+            kept = [yank for yank in self._yanks(repository) if yank.version != version]
+            self._write_yanks(repository, [*kept, new], message=f"Yank {version}: {reason}")
+        return ref
+
+    def _released(self, repository: git.Repository, repo: str, version: str) -> str:
+        """Return the commit of a version; NotFound if it is not released."""
+        versions = self._versions(repository)
+        return choose(repo, version, versions=versions, names={}, history=tuple)
+
+    def _yanks(self, repository: git.Repository) -> tuple[yanking.Yank, ...]:
+        commit = repository.branches().get(yanking.BRANCH)
+        return yanking.read(repository.read(commit, yanking.FILE), source=self.address) if commit else ()
+
+    def _write_yanks(self, repository: git.Repository, yanks: list[yanking.Yank], *, message: str) -> None:
+        before = repository.branches().get(yanking.BRANCH)
+        with TemporaryDirectory(prefix="archzoo-") as folder:
+            (Path(folder) / yanking.FILE).write_bytes(yanking.dump(yanks))
+            commit = repository.add(Path(folder), message=message, parent=before)
+        if not repository.move(f"refs/heads/{yanking.BRANCH}", before, commit):
+            raise errors.TransportError(f"the branch {yanking.BRANCH} of {self.address} has moved on: try again.")
 
     def _commit(self, repository: git.Repository, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
         data = (folder / DOCUMENT[self.kind]).read_bytes()
@@ -208,9 +248,15 @@ class FolderStore:
 
     def _entries(self, repository: git.Repository, versions: dict[str, str]) -> list[Entry]:
         """Return the commits of every branch and tag, each once."""
-        tips = (repository.branches() | repository.tags()).values()
+        tips = _names(repository).values()
         nodes = {node.id: node for tip in tips for node in repository.line(tip)}
         return [self._entry(repository, node, versions) for node in nodes.values()]
+
+
+def _names(repository: git.Repository) -> dict[str, str]:
+    """Return branches and tags that hold releases, and their commits."""
+    branches = {name: commit for name, commit in repository.branches().items() if name != yanking.BRANCH}
+    return branches | repository.tags()
 
 
 def _version_of(commit: str, versions: dict[str, str]) -> str | None:

@@ -134,6 +134,24 @@ class Store(Source, Protocol):
         """Return every commit, the newest first."""
         ...
 
+    def yanked(self, repo: str) -> Mapping[str, str]:
+        """Return the versions that were yanked, and why."""
+        ...
+
+    def yank(self, repo: str, version: str, *, reason: str) -> Ref:
+        """Yank a version, or give another reason for it, and return its release.
+
+        The newest version is from then on the newest that is not yanked.
+
+        Raises
+        ------
+        NotFound
+            If it is not released.
+        TransportError
+            If the store cannot be written.
+        """
+        ...
+
 
 def stated_version(document: bytes) -> str | None:
     """Return the version a document states; None for a document that is not one of ours."""
@@ -156,6 +174,7 @@ def choose(
     versions: Mapping[str, str],
     names: Mapping[str, str],
     history: Callable[[], Iterable[Entry]],
+    yanked: Mapping[str, str] | None = None,
 ) -> str:
     """Return the commit a revision names.
 
@@ -171,6 +190,8 @@ def choose(
         Other tags and branches, to commits.
     history
         Returns all commits; asked only for a commit or a digest.
+    yanked
+        Versions that are yanked, and why: none of them is the newest.
 
     Raises
     ------
@@ -178,7 +199,7 @@ def choose(
         If nothing, or more than one thing, has this revision.
     """
     if revision is None:
-        revision = max(versions, key=semver, default="main")
+        revision = _newest(repo, versions, yanked or {})
     known = {**names, **versions}
     found = {known[revision]: revision} if revision in known else {}
     if revision.startswith(_DIGEST):
@@ -186,6 +207,21 @@ def choose(
     elif re.fullmatch(r"[0-9a-f]{7,40}", revision):
         found |= {entry.commit: entry.commit for entry in history() if entry.commit.startswith(revision)}
     return _only(repo, revision, found=found, versions=versions)
+
+
+def _newest(repo: str, versions: Iterable[str], yanked: Mapping[str, str]) -> str:
+    ordered = sorted(versions, key=semver)
+    if not ordered:
+        return "main"
+    offered = [version for version in ordered if version not in yanked]
+    if offered:
+        return offered[-1]
+    raise errors.NotFound(
+        f"every version of {repo} was yanked, the newest because: {yanked[ordered[-1]]}. A yanked version is pulled by "
+        "naming it.",
+        name=repo,
+        suggestions=[f"{repo}@{ordered[-1]}"],
+    )
 
 
 def _by_digest(prefix: str, history: Iterable[Entry]) -> dict[str, str]:
