@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from hub_client.manifest.v1 import Manifest
     from hub_client.model import Model
+    from hub_client.store.lineage import Origins, Step
 
 _Shown = TypeVar("_Shown", Listing, DatasetListing)
 _log = logging.getLogger(__name__)
@@ -157,6 +158,24 @@ class Hub:
                 f"{name!r} names no version; one version is yanked at a time, as in {repo}@1.0.0.", facts={"name": name}
             )
         return store.yank(repo, version, reason=reason)
+
+    def lineage(self, name: Address) -> list[Step]:
+        """Return a release, its parent, and so on to the root, in whichever hub each of them is.
+
+        Parents are looked for in this hub, in the bundled zoo and in the default folder hub, by their digest.
+        """
+        from hub_client.store import lineage
+
+        found = self._models.find(name)
+        return list(lineage.walk(found, self._origins()))
+
+    def _origins(self) -> Origins:
+        from hub_client.store.lineage import Origins
+
+        stores: dict[str, Store] = {}
+        for store in (*self._models.stores, *_stores(None, "models")):
+            stores.setdefault(store.address, store)
+        return Origins(tuple(stores.values()))
 
     # Data sets
 

@@ -58,21 +58,40 @@ def verify(model: Model) -> None:
     IntegrityError
         If latent or labels are not, within the release's tolerances, those its maker got.
     """
-    vectors = model.manifest.test_vectors
-    if vectors is None:
-        raise errors.Unsupported(
-            f"{model.manifest.name} has no test vectors to replay.",
-            kind=model.manifest.architecture.kind,
-            verb="verify",
-        )
-    expected = {part: model.extras[name] for part, name in vectors.tensors.items()}
-    _check_complete(model.manifest, expected)
+    vectors = _vectors(model.manifest)
+    expected = _parts(model)
     found = _outputs(model, _replayed(model.manifest, expected))
     for part, value in found.items():
         exact = not value.is_floating_point()
         rtol, atol = (0.0, 0.0) if exact else (vectors.rtol, vectors.atol)
         if part in expected and not torch.allclose(value, expected[part], rtol=rtol, atol=atol):
             raise _not_reproduced(part, expected[part], value)
+
+
+def simulated_cells(model: Model) -> Cells:
+    """Return the simulated cells of a model's test vectors, aligned to it.
+
+    Raises
+    ------
+    Unsupported, ManifestError
+        As :func:`verify`.
+    """
+    return _replayed(model.manifest, _parts(model))
+
+
+def _vectors(manifest: Manifest) -> TestVectors:
+    if manifest.test_vectors is None:
+        raise errors.Unsupported(
+            f"{manifest.name} has no test vectors to replay.", kind=manifest.architecture.kind, verb="verify"
+        )
+    return manifest.test_vectors
+
+
+def _parts(model: Model) -> dict[str, Tensor]:
+    """Return the test vectors by the name of each part, complete."""
+    parts = {part: model.extras[name] for part, name in _vectors(model.manifest).tensors.items()}
+    _check_complete(model.manifest, parts)
+    return parts
 
 
 def _check_complete(manifest: Manifest, parts: dict[str, Tensor]) -> None:

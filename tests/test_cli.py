@@ -29,7 +29,7 @@ from hub_client.manifest.publishing import NEEDED
 from hub_client.verify import with_test_vectors
 from tests import simulated
 
-COMMANDS = ["list", "info", "map", "pull", "push", "validate", "build", "import", "cache"]
+COMMANDS = ["list", "info", "map", "pull", "push", "yank", "validate", "diff", "log", "build", "import", "cache"]
 NAME = "my-lab/tiny"
 ROOT = Path(__file__).parents[1]
 

@@ -23,6 +23,7 @@ FLOORS = [
     "surgery",
     "train",
     "evaluate",
+    "diff",
     "verify",
     "from_scvi",
     "atlas",

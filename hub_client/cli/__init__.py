@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import hub_client
-from hub_client.cli import cache, catalogue, importing, mapping, releases, serve
+from hub_client.cli import cache, catalogue, importing, mapping, releases, serve, versions
 from hub_client.cli.failures import failing, table_of_codes
 
 app = typer.Typer(
@@ -30,7 +30,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "map": mapping.map_cells,
     "pull": releases.pull,
     "push": releases.push,
+    "yank": versions.yank,
     "validate": releases.validate,
+    "diff": versions.diff,
+    "log": versions.log,
     "build": releases.build,
     "import": importing.import_model,
 }

@@ -69,15 +69,21 @@ def needed(old: Release, new: Release) -> tuple[str, str]:
     """Return the part of the version that has to rise, and why."""
     if changed := _changed_axis(old.manifest, new.manifest):
         return "major", f"{changed} changed otherwise than by appending"
-    if _weights(old.manifest) == _weights(new.manifest):
+    if _same_weights(old, new):
         return "patch", "the description changed"
     if moved := _moved_tensor(old, new):
         return "major", f"the tensor {moved} has other values for what was there before"
     return "minor", "weights were added"
 
 
-def _weights(manifest: Manifest) -> str:
-    return next(file.sha256 for file in manifest.files if file.path == WEIGHTS)
+def _same_weights(old: Release, new: Release) -> bool:
+    """Return whether the weights are the same file; of a model that was not saved yet, whether all tensors are."""
+    files = [{file.path: file.sha256 for file in release.manifest.files}.get(WEIGHTS) for release in (old, new)]
+    if all(files):
+        return files[0] == files[1]
+    return old.tensors.keys() == new.tensors.keys() and all(
+        torch.equal(tensor, new.tensors[name]) for name, tensor in old.tensors.items()
+    )
 
 
 def _changed_axis(old: Manifest, new: Manifest) -> str | None:

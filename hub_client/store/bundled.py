@@ -41,7 +41,16 @@ class BundledStore:
         """Return the release a revision names, or the newest; NotFound if there is none, or several."""
         refs = {ref.commit: ref for ref in self.releases(repo)}
         versions = {str(ref.version): ref.commit for ref in refs.values()}
-        return refs[choose(repo, revision, versions=versions, names={}, history=lambda: self.history(repo), yanked=self.yanked(repo))]
+        return refs[
+            choose(
+                repo,
+                revision,
+                versions=versions,
+                names={},
+                history=lambda: self.history(repo),
+                yanked=self.yanked(repo),
+            )
+        ]
 
     def read(self, ref: Ref, path: str) -> bytes:
         """Return one file of a release."""

@@ -1,0 +1,152 @@
+"""``archzoo diff``, ``log`` and ``yank``: what a version stands for, and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hub_client import errors
+from hub_client.cli import options, screen
+from hub_client.cli.screen import Column
+
+if TYPE_CHECKING:
+    from hub_client.diff import Diff, Drift, Names, Value
+    from hub_client.store.lineage import Step
+
+SHOWN = 8
+Other = Annotated[str, typer.Argument(help="What to compare it with.", show_default=False)]
+Reason = Annotated[
+    str, typer.Option("--reason", "-r", metavar="TEXT", help="What is wrong, and what to use.", show_default=False)
+]
+STEPS = (
+    Column("name"),
+    Column("version"),
+    Column("how"),
+    Column("created", rank=2),
+    Column("digest"),
+    Column("hub", rank=3),
+    Column("said", rank=1),
+)
+
+
+def yank(
+    model: Annotated[str, typer.Argument(help="OWNER/NAME@VERSION.", show_default=False)],
+    reason: Reason,
+    hub: options.HubFolder = None,
+    as_json: options.Json = False,
+) -> None:
+    """Withdraw a version.
+
+    Its name without a version then means the newest of the others. Nothing is deleted: by version, commit or digest it
+    is still pulled, with a warning that gives the reason, so that papers which cite it stay reproducible.
+
+    For example:
+
+    ```
+    archzoo yank my-lab/kidney@1.1.0 --reason "two donors were swapped; use 1.1.1"
+    ```
+    """
+    from hub_client.client import Hub
+
+    ref = Hub(hub).yank(model, reason=reason)
+    if as_json:
+        screen.say_json({**options.told(ref), "yanked": reason})
+    else:
+        screen.say(f"{ref} is yanked: {reason}")
+
+
+def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+    """Compare two releases.
+
+    Tells which genes, conditions, labels, settings and metrics differ, how far the same test cells lie apart in the two
+    latents, and which part of the version such a change has to raise.
+
+    For example:
+
+    ```
+    archzoo diff my-lab/kidney@1.0.0 my-lab/kidney@1.1.0
+    archzoo diff pbmc-scpoli ./mapped-model
+    ```
+    """
+    from hub_client.client import Hub
+
+    place = Hub(hub)
+    before, after = place.pull(model), place.pull(other)
+
+    from hub_client.diff import diff as compare  # after the names were found: this loads torch
+
+    found = compare(before, after)
+    if as_json:
+        screen.say_json(asdict(found))
+        return
+    screen.say(f"{before.ref or model}\n{after.ref or other}\n")
+    screen.say_facts(_lines(found))
+
+
+def _lines(found: Diff) -> dict[str, str]:
+    lines = {names.what: _names(names) for names in found.names}
+    lines |= {value.what: _value(value) for value in (*found.values, *found.metrics)}
+    return lines | {"latent": _drift(found.drift), "version": f"{found.needed}: {found.reason}"}
+
+
+def _names(found: Names) -> str:
+    counted = {"added": found.added, "removed": found.removed}
+    parts = [f"{len(names)} {what}: {errors.names(names, shown=SHOWN)}" for what, names in counted.items() if names]
+    return "; ".join([*parts, *(["in another order"] if found.reordered else [])])
+
+
+def _value(found: Value) -> str:
+    return f"{_short(found.before)} → {_short(found.after)}"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _drift(found: Drift) -> str:
+    if not found.cells:
+        return f"not compared: {found.reason}"
+    if not found.largest:
+        return f"the {found.cells} test cells lie exactly where they lay"
+    return (
+        f"the {found.cells} test cells moved by {found.mean:.3g} on average and at most {found.largest:.3g}; they lie "
+        f"{found.spread:.3g} from their centre"
+    )
+
+
+def log(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+    """Show what a release was made from.
+
+    Walks from parent to parent, by digest, through your hub and the models that come with archzoo, up to the first one.
+
+    For example:
+
+    ```
+    archzoo log my-lab/pbmc-scpoli-68k
+    ```
+    """
+    from hub_client.client import Hub
+
+    steps = Hub(hub).lineage(model)
+    if as_json:
+        screen.say_json([asdict(step) for step in steps])
+    else:
+        screen.say_table(STEPS, [_row(step) for step in steps])
+
+
+def _row(step: Step) -> list[str]:
+    how = step.relation or ("the first" if step.hub else "")
+    return [
+        step.name,
+        step.version or "",
+        f"{how}, yanked: {step.yanked}" if step.yanked else how,
+        (step.created or "")[:10],
+        f"sha256:{step.digest[:12]}",
+        step.hub or "in no hub at hand",
+        step.message,
+    ]
