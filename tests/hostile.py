@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import subprocess
+import timeit
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,24 @@ def as_a_state(marker: Path) -> bytes:
     return dumped(values)
 
 
+def by_opening_a_file(marker: Path) -> bytes:
+    return dumped(Calls(open, str(marker), "w"))
+
+
+def by_mapping_a_file(marker: Path) -> bytes:
+    """A class of numpy's, whose arrays are harmless."""
+    return dumped(Calls(np.memmap, str(marker), "uint8", "w+", 0, (1,)))
+
+
+def by_saving_a_tensor(marker: Path) -> bytes:
+    """A function of PyTorch's, whose tensors are harmless."""
+    return dumped(Calls(torch.save, [1], str(marker)))
+
+
+def by_timing(marker: Path) -> bytes:
+    return dumped(Calls(timeit.timeit, python(marker), "pass", timeit.default_timer, 1))
+
+
 # --- written by hand -------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +171,13 @@ def names_among_constants(marker: Path) -> bytes:
     return (
         b"\x80\x04" + text("posix") + text("system") + b"(K\x01K\x02K\x031" + b"\x93" + text(shell(marker)) + b"\x85R."
     )
+
+
+def state_of_a_partial(marker: Path) -> bytes:
+    """A function that does nothing gets another one as its state, and is called."""
+    made = b"cfunctools\npartial\n" + b"cbuiltins\nlen\n" + b"\x85\x81"
+    state = b"(cposix\nsystem\n" + text(shell(marker)) + b"\x85}Nt"
+    return b"\x80\x04" + made + state + b"b" + b")R."
 
 
 def dotted_name(marker: Path) -> bytes:
@@ -202,6 +228,11 @@ PICKLES: dict[str, Callable[[Path], bytes]] = {
         in_a_tensors_hooks,
         as_a_key,
         as_a_state,
+        by_opening_a_file,
+        by_mapping_a_file,
+        by_saving_a_tensor,
+        by_timing,
+        state_of_a_partial,
         names_from_the_memo,
         names_among_constants,
         dotted_name,

@@ -37,14 +37,21 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
+class Terminal(io.StringIO):
+    """Where control characters act; from a pipe they would be left out."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run ``archzoo import`` as a shell would, on a screen of 100 columns."""
     monkeypatch.setenv("ARCHZOO_HUB", str(tmp_path / "hub"))
 
-    def run_main(*words: str | Path, columns: int = 100) -> Outcome:
+    def run_main(*words: str | Path, columns: int = 100, into: type[io.StringIO] = io.StringIO) -> Outcome:
         monkeypatch.setenv("COLUMNS", str(columns))
-        out, err = io.StringIO(), io.StringIO()
+        out, err = into(), into()
         with pytest.raises(SystemExit) as stopped, redirect_stdout(out), redirect_stderr(err):
             main(["import", *map(str, words)])
         return Outcome(int(stopped.value.code or 0), out.getvalue(), err.getvalue())
@@ -191,4 +198,16 @@ def test_inspect_writes_nothing_odd_to_the_terminal(run: Run, tmp_path: Path) ->
     said = {"conditions_": {odd: [odd]}, "cell_types_": {odd: [odd]}, "dr_rate_": odd, f"{odd}_": 1}
     (folder / "attr.pkl").write_bytes(pickle.dumps(said))
     (folder / "var_names.csv").write_text(f"{odd}\n")
-    assert "\x1b[2J" not in run(folder, "--inspect").out
+    shown = run(folder, "--inspect", into=Terminal)
+    assert shown.code == 0
+    assert r"\x1b[2J" in shown.out and "\x1b[2J" not in shown.out
+    refused = run(folder, "--out", tmp_path / "release", into=Terminal)
+    assert r"\x1b[2J" in refused.err and "\x1b[2J" not in refused.err
+
+
+def test_names_are_not_marked_up(run: Run, tmp_path: Path) -> None:
+    folder = copytree(OLD, tmp_path / "model")
+    (folder / "attr.pkl").write_bytes(pickle.dumps({"condition_key_": "[/red]", "conditions_": ["[bold]"]}))
+    shown = run(folder, "--inspect")
+    assert shown.code == 0
+    assert "condition [/red]" in shown.out and "1: [bold]" in shown.out

@@ -6,6 +6,7 @@ import copyreg
 import io
 import os
 import pickle
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,12 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
 
+import pandas as pd
 import pytest
 import torch
 
 from hub_client import errors
 from hub_client.compat import scPoli
-from hub_client.legacy import pickles, values, weights
+from hub_client.legacy import folders, pickles, values, weights
 from hub_client.legacy.importing import import_legacy
 from hub_client.legacy.inspecting import inspect
 from tests import hostile
@@ -45,6 +47,14 @@ def with_attributes(folder: Path, content: bytes) -> Path:
     copytree(FOLDER, folder)
     (folder / "attr.pkl").write_bytes(content)
     return folder
+
+
+def edited(folder: Path, into: Path, **changes: object) -> Path:
+    """A copy of a folder with other attributes."""
+    copytree(folder, into)
+    attributes = pickle.loads((into / "attr.pkl").read_bytes()) | changes
+    (into / "attr.pkl").write_bytes(pickle.dumps(attributes))
+    return into
 
 
 @every
@@ -97,6 +107,8 @@ NAMED = {
     "old_instance": ["os:system"],
     "old_object": ["os:system"],
     "extension": ["the extension registry:240"],
+    "by_saving_a_tensor": ["torch.serialization:save"],
+    "state_of_a_partial": ["functools:partial", "builtins:len", "posix:system"],
     "after_the_end_of_a_number_row": ["posix:system"],
 }
 
@@ -211,6 +223,85 @@ def test_a_number_is_no_size(content: bytes) -> None:
         values.rebuilt(pickles.read(b"\x80\x04" + content, file="attr.pkl"), file="attr.pkl")
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        pickle.dumps(1 << 100_000, protocol=4)[2:-1],
+        pickle.dumps(1 << 128, protocol=0)[:-1],
+        b"I" + b"9" * 40 + b"\n",
+    ],
+)
+def test_a_number_is_one_that_can_be_printed(number: bytes) -> None:
+    with pytest.raises(errors.IntegrityError, match="a number of"):
+        pickles.read(b"\x80\x04" + number + b".", file="attr.pkl")
+
+
+def test_keys_that_hash_alike_are_refused() -> None:
+    """A dictionary of a million of them would take hours."""
+    content = pickle.dumps({step * (2**61 - 1): 0 for step in range(1, 100)})
+    with pytest.raises(errors.IntegrityError, match="a long number for a key"):
+        pickles.read(content, file="attr.pkl")
+
+
+@pytest.mark.parametrize(
+    ("model", "claimed"),
+    [
+        ("expimap-0.5.0", {"n_ext_": 10**9}),
+        ("expimap-0.5.0", {"n_ext_m_": 10**9}),
+        ("trvae-0.3.0", {"latent_dim_": 2**63}),
+        ("trvae-0.3.0", {"input_dim_": 10**15}),
+        ("trvae-0.3.0", {"hidden_layer_sizes_": [10**15, 4]}),
+        ("trvae-0.3.0", {"hidden_layer_sizes_": [4] * 100_000}),
+        ("scpoli-0.5.9", {"embedding_dims_": [10**15, 10**15]}),
+    ],
+)
+def test_a_claimed_size_costs_nothing(model: str, claimed: dict[str, object], tmp_path: Path) -> None:
+    folder = edited(FOLDER.with_name(model), tmp_path / "model", **claimed)
+    with pytest.raises(errors.IntegrityError, match=r"claims more than model_params\.pt holds|genes, the model reads"):
+        import_legacy(folder)
+
+
+def test_a_frame_of_many_rows_is_refused(tmp_path: Path) -> None:
+    folder = edited(FOLDER, tmp_path / "model", obs_metadata_=pd.DataFrame(index=pd.RangeIndex(10**11)))
+    with pytest.raises(errors.IntegrityError, match=r"a frame of 100,000,000,000 rows"):
+        import_legacy(folder)
+
+
+@pytest.mark.parametrize("name", folders.NEEDED)
+def test_a_file_of_holes_is_not_read(name: str, tmp_path: Path) -> None:
+    folder = copytree(FOLDER, tmp_path / "model")
+    with (folder / name).open("r+b") as file:
+        file.truncate(folders.MAX_BYTES[name] + 1)
+    with pytest.raises(errors.IntegrityError, match=f"{name} has .* bytes; no model's has more"):
+        import_legacy(folder)
+    with pytest.raises(errors.IntegrityError, match=f"{name} has .* bytes; no model's has more"):
+        inspect(folder)
+
+
+@pytest.mark.parametrize("name", folders.NEEDED)
+def test_a_file_without_an_end_is_no_file(name: str, tmp_path: Path) -> None:
+    """Links to devices and pipes, which would give bytes for ever, or none."""
+    folder = copytree(FOLDER, tmp_path / "model")
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(errors.NotFound, match=name):
+        import_legacy(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(errors.NotFound, match=name):
+        inspect(folder)
+
+
+def test_a_link_is_what_it_leads_to(marker: Path, tmp_path: Path) -> None:
+    folder = copytree(FOLDER, tmp_path / "model")
+    (tmp_path / "elsewhere").write_bytes(hostile.system(marker))
+    (folder / "attr.pkl").unlink()
+    (folder / "attr.pkl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(errors.IntegrityError, match="posix:system"):
+        import_legacy(folder)
+    assert not marker.exists()
+
+
 def test_a_far_memo_costs_nothing() -> None:
     assert pickles.read(b"\x80\x04K\x07r\xff\xff\xff\x7fj\xff\xff\xff\x7f\x86.", file="attr.pkl").value == (7, 7)
 
@@ -235,3 +326,81 @@ def test_a_compressed_file_of_tensors() -> None:
         archive.writestr("archive/data.pkl", b"0" * 10**6)
     with pytest.raises(errors.IntegrityError, match="is compressed"):
         weights.load(file.getvalue(), file="model_params.pt")
+
+
+# --- archives that are not what they seem ----------------------------------------------------------------------------
+
+Parts = dict[str, bytes]
+
+
+def archive(parts: Parts) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        for name, content in parts.items():
+            made.writestr(name, content)
+    return file.getvalue()
+
+
+def parts_of(state: object) -> Parts:
+    with zipfile.ZipFile(io.BytesIO(hostile.saved(state, zipped=True))) as found:
+        return {entry.filename: found.read(entry) for entry in found.infolist()}
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4000 - 1, 4000 + 4])
+def test_a_storage_of_another_size_than_it_claims(kept: int) -> None:
+    """Numbers beyond its end would be those of other data in memory."""
+    parts = parts_of({"theta": torch.arange(1000.0)})
+    parts["archive/data/0"] = (parts["archive/data/0"] + bytes(4))[:kept]
+    with pytest.raises(errors.IntegrityError, match="does not have the size it claims"):
+        weights.state(archive(parts), file="model_params.pt")
+
+
+def test_tensors_that_share_their_numbers() -> None:
+    """Each would become a copy."""
+    shared = torch.zeros(100_000)
+    content = hostile.saved({f"theta{number}": shared for number in range(100)}, zipped=True)
+    with pytest.raises(errors.IntegrityError, match="share their numbers"):
+        weights.state(content, file="model_params.pt")
+
+
+@pytest.mark.parametrize("name", ["../outside", "archive/../../outside", "/tmp/outside", "archive/data/../../outside"])
+def test_nothing_of_an_archive_is_unpacked(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    content = archive({**parts_of({"theta": torch.zeros(2)}), name: b"anything"})
+    with suppress(errors.IntegrityError):
+        assert weights.state(content, file="model_params.pt").keys() == {"theta"}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not Path("/tmp/outside").exists()
+
+
+@pytest.mark.parametrize("name", ["archive/data.pkl", "other/data.pkl", "archive/more/data.pkl"])
+def test_a_second_pickle_in_an_archive(name: str, marker: Path) -> None:
+    parts = parts_of({"theta": torch.zeros(2)})
+    file = io.BytesIO(archive(parts))
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "a") as made:
+        made.writestr(name, hostile.system(marker))
+    with pytest.raises(errors.IntegrityError, match="too many values"):
+        weights.load(file.getvalue(), file="model_params.pt")
+    assert not marker.exists()
+
+
+def test_a_program_of_torchscript(tmp_path: Path) -> None:
+    """Its archive holds code."""
+    parts = parts_of({"theta": torch.zeros(2)})
+    code = {"archive/constants.pkl": pickle.dumps(()), "archive/code/__torch__.py": b"raise SystemExit"}
+    with pytest.raises(errors.IntegrityError, match=r"model_params\.pt"):
+        weights.load(archive(parts | code), file="model_params.pt")
+
+
+def test_a_tar_of_pickles(marker: Path) -> None:
+    """What PyTorch wrote before 0.1.10, whose parts are pickles of their own."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as made:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content := hostile.system(marker))
+            made.addfile(info, io.BytesIO(content))
+    with pytest.raises(errors.IntegrityError, match=r"model_params\.pt"):
+        weights.load(file.getvalue(), file="model_params.pt")
+    assert not marker.exists()

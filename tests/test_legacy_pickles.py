@@ -19,8 +19,9 @@ LEGACY = Path(__file__).parent / "golden" / "legacy"
 SAVED = {path.parent.name: path.read_bytes() for path in sorted(LEGACY.glob("*/attr.pkl"))}
 SAVED |= {path.stem: path.read_bytes() for path in sorted(LEGACY.glob("*.pkl"))}
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
-keys = st.integers() | st.text() | st.binary() | st.tuples(st.text(), st.integers())
+integers = st.integers(-(2**64) + 1, 2**64 - 1)
+scalars = st.none() | st.booleans() | integers | st.floats(allow_nan=False) | st.text() | st.binary()
+keys = integers | st.text() | st.binary() | st.tuples(st.text(), integers)
 plain = st.recursive(
     scalars | st.sets(keys) | st.frozensets(keys),
     lambda inner: (

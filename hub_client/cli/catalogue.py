@@ -83,7 +83,7 @@ def info(model: options.ModelName, hub: options.HubFolder = None, as_json: optio
     if as_json:
         screen.say_json({"ref": options.told(ref), "manifest": manifest.model_dump(mode="json")})
         return
-    screen.say(manifest.title or manifest.name)
+    screen.say_paragraph(manifest.title or manifest.name)
     if manifest.summary:
         screen.say_paragraph(manifest.summary)
     screen.say()

@@ -44,12 +44,21 @@ def say(text: str = "") -> None:
 
 def say_paragraph(text: str) -> None:
     """Write text to standard output, wrapped between words."""
-    _print(console(), Text(text))
+    _print(console(), Text(harmless(text)))
 
 
 def complain(text: str) -> None:
-    """Write a line to standard error, as it is."""
-    typer.echo(text, err=True)
+    """Write a line to standard error; what would steer the terminal is shown as its code."""
+    typer.echo(harmless(text), err=True)
+
+
+def harmless(text: str) -> str:
+    """Return a text in which control characters are their codes: names in files can be a stranger's."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1]
 
 
 def say_json(value: Any) -> None:
@@ -65,7 +74,7 @@ def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     for index in shown:
         table.add_column(columns[index].title, justify=columns[index].justify, overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*(Text(row[index]) for index in shown))
+        table.add_row(*(Text(harmless(row[index])) for index in shown))
     _print(out, table)
 
 
@@ -75,7 +84,7 @@ def say_facts(facts: dict[str, str]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, Text(" ".join(value.split())))
+        table.add_row(Text(harmless(name)), Text(harmless(" ".join(value.split()))))
     _print(console(), table)
 
 

@@ -16,6 +16,10 @@ from hub_client.manifest.v1 import OriginalFile
 
 ATTRIBUTES, WEIGHTS, GENES, CELLS = "attr.pkl", "model_params.pt", "var_names.csv", "adata.h5ad"
 NEEDED = (ATTRIBUTES, WEIGHTS, GENES)
+MAX_BYTES = {ATTRIBUTES: pickles.MAX_BYTES, WEIGHTS: 1 << 35, GENES: 1 << 26}
+"""The most that is read of each file; no model's has so much."""
+SIZES = ("embedding_dim_", "embedding_dims_", "hidden_layer_sizes_", "input_dim_", "latent_dim_", "n_ext_", "n_ext_m_")
+"""Attributes that are sizes of tensors."""
 POSITIONS = "labeled_indices_"
 """The attribute with positions of cells."""
 
@@ -96,10 +100,12 @@ def read(folder: Path) -> Saved:
     contents, cells = _contents(folder), _cells(folder)
     attributes = _attributes(values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES))
     _check_ranges(attributes)
+    state = weights.state(contents[WEIGHTS], file=WEIGHTS)
+    _check_sizes(attributes, state)
     return Saved(
         folder,
         attributes,
-        state=weights.state(contents[WEIGHTS], file=WEIGHTS),
+        state=state,
         genes=_genes(contents[GENES], attributes),
         cells=cells,
         files=(*(_original(name, hashlib.sha256(content)) for name, content in contents.items()), *_saved_cells(cells)),
@@ -158,14 +164,12 @@ def is_saved(folder: Path) -> bool:
 def _contents(folder: Path) -> dict[str, bytes]:
     """Return the folder's files: each is read once, and what is hashed is what is parsed."""
     check(folder)
-    size = (folder / ATTRIBUTES).stat().st_size
-    if size > pickles.MAX_BYTES:
-        raise errors.IntegrityError(
-            f"{ATTRIBUTES} has {size:,} bytes; no model's has more than {pickles.MAX_BYTES:,}.",
-            file=ATTRIBUTES,
-            expected=pickles.MAX_BYTES,
-            actual=size,
-        )
+    for name, most in MAX_BYTES.items():
+        size = (folder / name).stat().st_size
+        if size > most:
+            raise errors.IntegrityError(
+                f"{name} has {size:,} bytes; no model's has more than {most:,}.", file=name, expected=most, actual=size
+            )
     return {name: (folder / name).read_bytes() for name in NEEDED}
 
 
@@ -186,6 +190,21 @@ def _check_ranges(attributes: Mapping[str, Any]) -> None:
             f"{ATTRIBUTES} has a range of numbers in an attribute other than {POSITIONS}, which no model has.",
             file=ATTRIBUTES,
         )
+
+
+def _check_sizes(attributes: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Refuse sizes that the weights cannot have, before anything is made of that size."""
+    numbers = sum(tensor.numel() for tensor in state.values())
+    said = {name: attributes[name] for name in SIZES if name in attributes}
+    lists = {name: value if isinstance(value, list | tuple) else [value] for name, value in said.items()}
+    for name, sizes in lists.items():
+        if len(sizes) > len(state) or any(isinstance(size, int) and size > numbers for size in sizes):
+            raise errors.IntegrityError(
+                f"{ATTRIBUTES} claims more than {WEIGHTS} holds: {name} is {sizes!r:.60}, and there are {numbers:,} "
+                f"numbers in {len(state):,} tensors. Copy the folder again from where it was saved.",
+                file=ATTRIBUTES,
+                actual=sizes,
+            )
 
 
 def _has_range(values: Iterable[Any]) -> bool:

@@ -15,6 +15,9 @@ import pandas as pd
 
 from hub_client.legacy.pickles import Call, Named
 
+LONGEST = 10_000_000
+"""Rows of a frame that are only counted: a few bytes can claim more than any memory holds."""
+
 
 @dataclass(frozen=True)
 class Unread:
@@ -114,7 +117,10 @@ def _plain_index(parts: dict[str, Any]) -> pd.Index:
 
 
 def _range_index(parts: dict[str, Any]) -> pd.RangeIndex:
-    return pd.RangeIndex(parts["start"], parts["stop"], parts["step"], name=parts.get("name"))
+    found = pd.RangeIndex(parts["start"], parts["stop"], parts["step"], name=parts.get("name"))
+    if len(found) > LONGEST:
+        raise ValueError(f"a frame of {len(found):,} rows")
+    return found
 
 
 def _multi_index(parts: dict[str, Any]) -> pd.MultiIndex | Unread:

@@ -24,6 +24,9 @@ MAX_BYTES = 1 << 29
 MAX_OPCODES = 50_000_000
 """Numbers in a row count as one. A mask of 2,000 programs over 20,000 genes is well below both limits."""
 
+BITS, BITS_OF_A_KEY = 128, 64
+"""Of the longest numbers: the magic number of PyTorch's old files has 77."""
+
 COMPUTED = "a computed name"
 EXTENSION = "the extension registry"
 PERSISTENT = "a persistent id"
@@ -57,12 +60,15 @@ class Pickled:
         Its object: builtin types, :class:`Named` and :class:`Call`.
     names
         All that it names, as ``module:name``, in the order of appearance.
+    persistent
+        The ids of what it says lies outside of it, such as the storages of PyTorch's files.
     end
         Where it ends in the bytes.
     """
 
     value: Any
     names: tuple[str, ...]
+    persistent: tuple[Any, ...]
     end: int
 
 
@@ -91,7 +97,7 @@ def read(content: bytes, *, file: str, start: int = 0) -> Pickled:
     try:
         with warnings.catch_warnings(action="ignore"):  # of Python's decoder, about escapes in damaged texts
             _run(machine, stream, content)
-        return Pickled(machine.pop(), tuple(machine.names), stream.tell())
+        return Pickled(machine.pop(), tuple(machine.names), tuple(machine.persistent), stream.tell())
     except UNREADABLE as error:
         raise _broken(file, f"is no pickle that can be read ({error})") from None
 
@@ -157,13 +163,14 @@ NUMBERS = {
 
 
 class _Machine:
-    """The stack, the memo, and the names that were met."""
+    """The stack, the memo, and the names and persistent ids that were met."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.names: dict[str, None] = {}
+        self.persistent: list[Any] = []
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -191,6 +198,13 @@ class _Machine:
 
 
 # --- what each instruction does --------------------------------------------------------------------------------------
+
+
+def _whole(machine: _Machine, number: int) -> None:
+    """Push a whole number that can be printed."""
+    if number.bit_length() > BITS:
+        raise ValueError(f"it has a number of {number.bit_length():,} bits")
+    machine.push(number)
 
 
 def _pop(machine: _Machine, _: Any) -> None:
@@ -246,8 +260,13 @@ def _add_items(machine: _Machine, _: Any) -> None:
 
 
 def _hashable(value: Any) -> Any:
-    """Return a key of a dictionary or set: hashing a tuple of tuples of tuples could exhaust the C stack."""
+    """Return a key of a dictionary or set: hashing a tuple of tuples of tuples could exhaust the C stack.
+
+    Nor can it be a number of more than 64 bits: many of these hash alike, and a dictionary of them takes hours.
+    """
     parts = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(part, int) and part.bit_length() > BITS_OF_A_KEY for part in parts):
+        raise ValueError("it has a long number for a key")
     if not all(isinstance(part, KEYS) for part in parts):
         raise ValueError(f"it has {_kind(value)} for a key")
     return value
@@ -303,10 +322,11 @@ def _extension(machine: _Machine, code: int) -> None:
 
 
 def _persistent(machine: _Machine, _: Any) -> None:
-    machine.push(Call(machine.name(PERSISTENT), (machine.pop(),)))
+    _persistent_text(machine, machine.pop())
 
 
-def _persistent_text(machine: _Machine, argument: str) -> None:
+def _persistent_text(machine: _Machine, argument: Any) -> None:
+    machine.persistent.append(argument)
     machine.push(Call(machine.name(PERSISTENT), (argument,)))
 
 
@@ -342,7 +362,7 @@ def _nothing(machine: _Machine, _: Any) -> None:
     """Neither the protocol's number nor the length of a frame says anything about the object."""
 
 
-_NUMBERS = ("INT", "LONG", "LONG1", "LONG4", *NUMBERS, "FLOAT")
+_NUMBERS = (*NUMBERS, "FLOAT")
 _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
 _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 CONSTANTS = frozenset(_NUMBERS + _TEXTS + _BYTES)
@@ -369,7 +389,11 @@ HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "GET": lambda machine, index: machine.push(machine.memo[index]),
     "GLOBAL": _global,
     "INST": _instance,
+    "INT": _whole,
     "LIST": _collected(list),
+    "LONG": _whole,
+    "LONG1": _whole,
+    "LONG4": _whole,
     "LONG_BINGET": lambda machine, index: machine.push(machine.memo[index]),
     "LONG_BINPUT": _put,
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),

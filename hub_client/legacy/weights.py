@@ -15,7 +15,20 @@ from torch import Tensor
 from hub_client import errors
 from hub_client.legacy import pickles
 
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_STORAGES = {
+    "Float": 4,
+    "Double": 8,
+    "Half": 2,
+    "BFloat16": 2,
+    "Long": 8,
+    "Int": 4,
+    "Short": 2,
+    "Char": 1,
+    "Byte": 1,
+    "Bool": 1,
+}
+"""Kinds of storages, and the bytes of a number in them."""
+_BYTES = {f"{module}:{kind}Storage": size for kind, size in _STORAGES.items() for module in ("torch", "torch.cuda")}
 ALLOWED = frozenset(
     [
         pickles.PERSISTENT,
@@ -24,7 +37,7 @@ ALLOWED = frozenset(
         "torch._utils:_rebuild_parameter",
         "torch._utils:_rebuild_tensor",
         "torch._utils:_rebuild_tensor_v2",
-        *(f"{module}:{kind}Storage" for kind in _STORAGES for module in ("torch", "torch.cuda")),
+        *_BYTES,
     ]
 )
 """All that a file of tensors names."""
@@ -94,6 +107,8 @@ def state(content: bytes, *, file: str) -> dict[str, Tensor]:
             file=file,
             actual=type(found).__name__,
         )
+    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > len(content):
+        raise _broken(file, ValueError("its tensors share their numbers, so that they are more than the file holds"))
     return dict(found)
 
 
@@ -119,7 +134,17 @@ def _zipped_names(content: bytes, file: str) -> list[str]:
         if sum(entry.file_size for entry in entries) > len(content):
             raise ValueError("its parts overlap")
         (data,) = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-        return list(pickles.read(archive.read(data), file=file).names)
+        pickled = pickles.read(archive.read(data), file=file)
+    folder = data.filename.removesuffix("data.pkl")
+    _check_storages(pickled.persistent, {entry.filename.removeprefix(folder): entry.file_size for entry in entries})
+    return list(pickled.names)
+
+
+def _check_storages(persistent: tuple[Any, ...], sizes: dict[str, int]) -> None:
+    """Refuse storages that claim another size than their part of the archive has, which some PyTorchs read beyond."""
+    for _, kind, key, _, numbers in persistent:
+        if isinstance(kind, pickles.Named) and sizes[f"data/{key}"] != numbers * _BYTES.get(kind.name, 1):
+            raise ValueError(f"storage {key!r:.40} does not have the size it claims")
 
 
 def _old_names(content: bytes, file: str) -> list[str]:
