@@ -66,6 +66,26 @@ def test_mmd() -> None:
     assert_allclose(losses.mmd(y, codes, conditions=3, boundary=2), OPERATIONS["mmd_boundary2"], rtol=1e-5)
 
 
+def test_the_kernel_of_mmd() -> None:
+    """The sum over all widths, of a few cells with each other."""
+    few = OPERATIONS["mmd_y"][: len(OPERATIONS["mmd_kernel_self_first10"])]
+    found = losses.multi_scale_kernel(few)
+    assert_allclose(found, OPERATIONS["mmd_kernel_self_first10"], rtol=1e-5)
+
+
+def test_the_kernel_of_hsic() -> None:
+    assert_allclose(losses.radial_kernel(OPERATIONS["hsic_z"]), OPERATIONS["hsic_kernel_z"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_the_width_of_hsic(columns: int) -> None:
+    """scArches' bandwidth is what multiplies the squared distance: here that of two points one apart."""
+    points = torch.zeros(2, columns)
+    points[1, 0] = 1
+    found = -losses.radial_kernel(points)[0, 1].log()
+    assert_allclose(found, OPERATIONS[f"hsic_bandwidth_{columns}"], rtol=1e-5)
+
+
 def test_hsic() -> None:
     assert_allclose(losses.hsic(OPERATIONS["hsic_z"], OPERATIONS["hsic_s"]), OPERATIONS["hsic_value"], rtol=1e-5)
 
@@ -111,6 +131,7 @@ def votes_of(column: str) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
 def test_neighbors() -> None:
     found = exact(NEIGHBORS["ref_emb"], NEIGHBORS["query_emb"], neighbors=int(NEIGHBORS["n_neighbors"]))
     assert_array_equal(found.indices, NEIGHBORS["indices"])
+    assert_allclose(found.distances, NEIGHBORS["distances"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("column", ["cell_type", "cell_class"])

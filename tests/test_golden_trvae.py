@@ -53,8 +53,7 @@ def test_codes(name: str) -> None:
     codes = network.condition_inputs(batch)
     assert codes is not None
     assert_array_equal(value(codes), recording.forward["batch_codes"])
-    if network.config.likelihood != "mse":
-        assert_allclose(value(batch.size_factor), recording.forward["sizefactor"], rtol=1e-6)
+    assert_allclose(value(batch.size_factor), recording.forward["sizefactor"], rtol=1e-6)
 
 
 @every
@@ -194,6 +193,17 @@ def test_surgery_copies_what_scarches_copies() -> None:
         assert ours[name].shape == rows.shape
         assert_array_equal(value(ours[name])[: len(old[name])], value(old[name]), err_msg=name)
         assert_array_equal(value(rows)[: len(old[name])], value(old[name]), err_msg=name)
+
+
+def test_only_what_scarches_trains_in_a_query_is_trained() -> None:
+    """The query's part of it: rows of old conditions stay here."""
+    recording = Recording(QUERY)
+    assert recording.reference is not None
+    network = network_of(surgery(recording.reference.model(), recording.cells()))
+    moving = {key for key, p in network.named_parameters() if p.requires_grad and p.numel()}
+    state = {key: values for key, values in recording.state.items() if key in recording.facts["trainable"]}
+    trained = legacy.tensors_of(state, recording.attributes)
+    assert moving == {key.replace(".rows", ".query") for key in trained}
 
 
 def test_new_rows_start_as_wide_as_scarches() -> None:

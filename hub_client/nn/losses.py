@@ -29,8 +29,10 @@ __all__ = [
     "kl_standard_normal",
     "mean_squared_error",
     "mmd",
+    "multi_scale_kernel",
     "negative_binomial",
     "poisson",
+    "radial_kernel",
     "zero_inflated_negative_binomial",
 ]
 
@@ -139,7 +141,7 @@ def mmd(latent: Tensor, codes: Tensor, *, conditions: int, boundary: int | None 
     members = one_hot(codes, conditions).to(latent.dtype)
     sizes = members.sum(0)
     shares = members / sizes.clamp(min=1)
-    similarity = shares.T @ _apply(_MultiScaleKernel, _square_distances(latent)) @ shares
+    similarity = shares.T @ multi_scale_kernel(latent) @ shares
     own = similarity.diagonal()
     discrepancy = own[:, None] + own[None, :] - 2 * similarity
     return (discrepancy * _pairs(sizes, boundary=boundary)).sum()
@@ -160,9 +162,24 @@ def hsic(left: Tensor, right: Tensor) -> Tensor:
     gives NaN; here they are 0 with a gradient of 0.
     """
     left, right = _full(left), _full(right)
-    value = (_centred(_radial_kernel(left)) * _radial_kernel(right)).mean()
+    value = (_centred(radial_kernel(left)) * radial_kernel(right)).mean()
     positive = value > _HSIC_FLOOR
     return torch.where(positive, torch.where(positive, value, 1).sqrt(), 0)
+
+
+def multi_scale_kernel(latent: Tensor) -> Tensor:
+    """Return the similarity of all pairs of cells, ``(cells, cells)``: radial kernels of 19 widths, summed.
+
+    As in trVAE's maximum mean discrepancy (Lotfollahi et al. 2020, doi:10.1093/bioinformatics/btaa800).
+    """
+    return _apply(_MultiScaleKernel, _square_distances(_full(latent)))
+
+
+def radial_kernel(x: Tensor) -> Tensor:
+    """Return ``exp(-σ |a - b|²)`` for all pairs of cells, ``(cells, cells)``, with expiMap's σ for as many columns."""
+    columns = x.shape[1]
+    expected_distance = 2 * math.exp(math.lgamma((columns + 1) / 2) - math.lgamma(columns / 2))
+    return (_square_distances(x) / (-2 * expected_distance**2)).exp()
 
 
 def covariance(x: Tensor) -> Tensor:
@@ -212,13 +229,6 @@ def _pairs(sizes: Tensor, *, boundary: int | None) -> Tensor:
         pairs[boundary:] = 0
         pairs[:, :boundary] = 0
     return pairs
-
-
-def _radial_kernel(x: Tensor) -> Tensor:
-    """Return ``exp(-σ |a - b|²)`` for all pairs of cells, with expiMap's width for this number of columns."""
-    columns = x.shape[1]
-    expected_distance = 2 * math.exp(math.lgamma((columns + 1) / 2) - math.lgamma(columns / 2))
-    return (_square_distances(x) / (-2 * expected_distance**2)).exp()
 
 
 def _centred(kernel: Tensor) -> Tensor:

@@ -64,15 +64,13 @@ def pack_cells(recorded: Path) -> None:
 
 
 def pack_neighbors(recorded: Path) -> None:
-    """Write the weighted nearest neighbours as ``neighbors.npz``; distances follow from the embeddings."""
-    found = np.load(recorded / "knn_transfer.npz", allow_pickle=False)
-    np.savez_compressed(HERE / "neighbors.npz", **{name: found[name] for name in found.files if name != "distances"})
+    """Write the weighted nearest neighbours as ``neighbors.npz``."""
+    np.savez_compressed(HERE / "neighbors.npz", **np.load(recorded / "knn_transfer.npz", allow_pickle=False))
 
 
 def pack_operations(recorded: Path) -> None:
     """Write inputs and values of single losses and penalties as ``operations.npz``."""
-    found = np.load(recorded / "unit_ops.npz", allow_pickle=False)
-    np.savez_compressed(HERE / "operations.npz", **{name: found[name] for name in found.files})
+    np.savez_compressed(HERE / "operations.npz", **np.load(recorded / "unit_ops.npz", allow_pickle=False))
 
 
 def main(recorded: Path, *kinds: str) -> None:
