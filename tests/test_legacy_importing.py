@@ -490,7 +490,7 @@ def test_tensors_of_another_model(change: Callable[[Any], object], said: str, tm
 @pytest.mark.parametrize("changes", [{"hidden_layer_sizes_": [10**7, 10**7]}, {"latent_dim_": 10**12}])
 def test_sizes_that_are_only_claimed(changes: dict[str, Any], tmp_path: Path) -> None:
     """A network of that size would not fit into memory."""
-    with pytest.raises(errors.IntegrityError, match="claims more than|does not hold the weights of the model"):
+    with pytest.raises(errors.IntegrityError, match=r"claims more than|does not hold the weights of the model"):
         import_legacy(edited(LEGACY / "trvae-0.3.0", tmp_path / "model", **changes))
 
 
