@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 
@@ -12,7 +13,12 @@ from anndata import AnnData
 from numpy.testing import assert_allclose
 
 from hub_client import errors
-from hub_client.compat import scPoli
+from hub_client.compat import EXPIMAP, TRVAE, scPoli
+from tests.golden.recorded import Recording
+from tests.test_golden_expimap import QUERIES
+from tests.test_golden_expimap import REFERENCES as EXPIMAPS
+from tests.test_golden_trvae import QUERY
+from tests.test_golden_trvae import REFERENCES as TRVAES
 
 LEGACY = Path(__file__).parent / "golden" / "legacy"
 TWO_KEYS, ONE_KEY = LEGACY / "scpoli-0.5.9", LEGACY / "scpoli-0.5.8" / "reference"
@@ -40,6 +46,30 @@ def test_a_folder_of_scarches_is_loaded() -> None:
     assert model.labeled_indices_ == range(90)
     assert model.is_trained_ and model.share_metadata_
     assert set(model.classify(cells)["cell_type"]["preds"]) <= {"NK", "T", "B"}
+
+
+SAME = {
+    "trvae": (TRVAE, frozenset()),
+    "expimap": (EXPIMAP, frozenset({"decoder_last_layer_"})),  # the layer itself, where scArches keeps None
+    "scpoli": (
+        scPoli,
+        frozenset({"beta_", "labeled_indices_", "mmd_boundary_", "mmd_on_", "prototype_training_"})
+        | {"unlabeled_prototype_training_"},
+    ),
+}
+"""The class of each kind, and what it does not tell of the attributes as scArches does."""
+RECORDED = [*TRVAES, QUERY, *EXPIMAPS, *QUERIES]
+RECORDED += ["scpoli_default", "scpoli_multi", "scpoli_unknown_zinb", "scpoli_mse_encoder_only"]
+RECORDED += ["scpoli_query_unlabeled", "scpoli_multi_query_newtype"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_attributes_are_those_that_were_saved(name: str, shared_legacy: Callable[[str], Path]) -> None:
+    recording = Recording(name)
+    coat, others = SAME[recording.kind]
+    found = coat.load(str(shared_legacy(name)))
+    said = {key: value for key, value in recording.facts["attrs"].items() if key not in others}
+    assert {key: getattr(found, key) for key in said} == said
 
 
 def test_its_cells_are_read_too(tmp_path: Path) -> None:
@@ -82,3 +112,12 @@ def test_what_was_loaded_is_saved_without_a_pickle(tmp_path: Path) -> None:
 def test_a_folder_of_another_class() -> None:
     with pytest.raises(errors.Unsupported, match="describes a model of trvae, not of scpoli"):
         scPoli.load(str(LEGACY / "trvae-0.3.0"))
+
+
+@pytest.mark.parametrize("labelled", [range(10**18), [0, 90], [-91]])
+def test_positions_of_cells_that_there_are_not(labelled: range | list[int]) -> None:
+    """A range of any length fits into a few bytes of a file."""
+    model = scPoli.load(str(TWO_KEYS), adata=cells_of(TWO_KEYS))
+    model.labeled_indices_ = labelled
+    with pytest.raises(errors.InvalidInput, match="and there are 90 cells"):
+        model.train(n_epochs=1, monitor=False)

@@ -311,6 +311,12 @@ def test_a_range_is_not_unrolled() -> None:
     assert values.rebuilt(pickles.read(content, file="a"), file="a") == {"labeled_indices_": range(10**18)}
 
 
+def test_a_range_is_of_positions() -> None:
+    content = pickle.dumps({"labeled_indices_": range(1 << 70)})
+    with pytest.raises(errors.IntegrityError, match="no positions"):
+        values.rebuilt(pickles.read(content, file="a"), file="a")
+
+
 def test_a_tensor_that_claims_more_than_it_has() -> None:
     content = hostile.saved({"theta": torch.zeros(1).expand(10**6, 10**6)}, zipped=True)
     with pytest.raises(errors.IntegrityError, match="names and dense tensors"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias, cast
@@ -17,31 +16,25 @@ from scipy.sparse import spmatrix
 from hub_client import errors
 from hub_client.architectures._vae import OneHotVae
 from hub_client.compat import _plans
-from hub_client.compat._saving import read_beside, write_beside
+from hub_client.compat._coat import Coat
+from hub_client.compat._saving import read_beside
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.legacy import importing
 from hub_client.legacy.folders import Saved, is_saved
 from hub_client.legacy.vaes import key_of
-from hub_client.manifest.configs import ExpiMap, Normalization, TrVAE
+from hub_client.manifest.configs import ExpiMap, TrVAE
 from hub_client.model import Model
-from hub_client.nn.training import History
 from hub_client.surgery import Extensions, retraining, surgery
 from hub_client.train import train
 
-SAMPLE_SEED = 0
-"""Seed of the latent that is sampled."""
 Expression: TypeAlias = NDArray[Any] | spmatrix | AnnData
 
 
-class OneHotCoat(ABC):
+class OneHotCoat(Coat):
     """A model with its training cells, by scArches' names. What a subclass adds is what it documents beyond this."""
 
     kind: ClassVar[str]
-    model: Model
-    adata: AnnData | None
-    history: History | None
-    is_trained_: bool
 
     def _coat(self, model: Model, adata: AnnData | None, column: str | None) -> None:
         self.model, self.adata, self.condition_key_ = model, adata, column
@@ -76,49 +69,7 @@ class OneHotCoat(ABC):
         """Ordered conditions."""
         return [name for condition in self.model.manifest.conditions for name in condition.categories]
 
-    @property
-    def hidden_layer_sizes_(self) -> list[int]:
-        """Widths of the encoder's hidden layers."""
-        return list(self._config.hidden)
-
-    @property
-    def dr_rate_(self) -> float:
-        """Dropout; 0 where surgery removed it."""
-        network = self._network
-        return 0.0 if network.grown_by_surgery and not network.keep_dropout else self._config.dropout
-
-    @property
-    def recon_loss_(self) -> str:
-        """Likelihood."""
-        return self._config.likelihood
-
-    @property
-    def use_bn_(self) -> bool:
-        """Whether there is batch normalisation."""
-        return self._config.normalization == "batch"
-
-    @property
-    def use_ln_(self) -> bool:
-        """Whether there is layer normalisation."""
-        return self._config.normalization == "layer"
-
-    @property
-    def input_dim_(self) -> int:
-        """Number of genes."""
-        return len(self.model.manifest.genes.panel)
-
     # --- documented of both ------------------------------------------------------------------------------------------
-
-    def save(
-        self, dir_path: str, overwrite: bool = False, save_anndata: bool = False, **anndata_write_kwargs: Any
-    ) -> None:
-        """Write the model to ``dir_path`` as a release folder (no pickle), and its AnnData beside it if asked to.
-
-        The AnnData goes to ``<dir_path>.h5ad``: nothing but a model belongs in a release.
-        """
-        self.model.save(dir_path, overwrite=overwrite)
-        if save_anndata and self.adata is not None:
-            write_beside(dir_path, self.adata, **anndata_write_kwargs)
 
     @classmethod
     def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
@@ -183,13 +134,6 @@ class OneHotCoat(ABC):
             return given
         return cls._around(given, None) if isinstance(given, Model) else cls.load(str(given))
 
-    def _sampled(self, cells: Cells) -> NDArray[np.float32]:
-        """Return a seeded sample of each cell's posterior, ``(cells, latent)``."""
-        mean, variance = self._network.posterior(cells)
-        noise = np.random.default_rng(SAMPLE_SEED).standard_normal(mean.shape, dtype=np.float32)
-        found: NDArray[np.float32] = (mean + np.sqrt(variance) * noise).astype(np.float32)
-        return found
-
     # --- cells -------------------------------------------------------------------------------------------------------
 
     def _cells(self, x: Expression | None, c: ArrayLike | None) -> Cells:
@@ -231,11 +175,6 @@ class OneHotCoat(ABC):
                 facts={"c": len(names), "cells": adata.n_obs},
             )
         return names
-
-
-def normalization(use_bn: bool, use_ln: bool) -> Normalization:
-    """Return which normalisation scArches' two switches mean."""
-    return "batch" if use_bn else "layer" if use_ln else "none"
 
 
 def reconfigured(model: Model, changes: Mapping[str, Any]) -> Model:

@@ -24,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from hub_client import errors
 from hub_client.architectures.expimap import ExpiMap
 from hub_client.compat import _groups, _manifests, _plans, _programs
+from hub_client.compat._coat import SAMPLE_SEED, normalization
 from hub_client.compat._groups import REST, Values
-from hub_client.compat._one_hot import SAMPLE_SEED, Expression, OneHotCoat, normalization, overrides
+from hub_client.compat._one_hot import Expression, OneHotCoat, overrides
 from hub_client.compat._programs import TERMS
 from hub_client.data.genes import Panel
 from hub_client.legacy.vaes import described

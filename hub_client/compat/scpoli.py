@@ -24,26 +24,23 @@ from scipy.special import softmax
 from hub_client import errors
 from hub_client.architectures.scpoli import ScPoli
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._saving import read_beside, write_beside
+from hub_client.compat._coat import SAMPLE_SEED, Coat, normalization
+from hub_client.compat._saving import read_beside
 from hub_client.data.align import align
 from hub_client.data.cells import Cells, Names
 from hub_client.legacy import importing
 from hub_client.legacy.folders import Saved, is_saved
 from hub_client.legacy.scpoli import relative_uncertainty
-from hub_client.manifest.configs import Normalization
 from hub_client.manifest.configs import ScPoli as Config
-from hub_client.manifest.v1 import Combination, InputSpec, Manifest, PrototypeLevel, Prototypes
+from hub_client.manifest.v1 import Combination, Embedding, InputSpec, Manifest, PrototypeLevel, Prototypes
 from hub_client.model import Model
 from hub_client.nn.training import History
 from hub_client.predict import embed
 from hub_client.surgery import add_label, retraining, surgery
 from hub_client.train import train
 
-SAMPLE_SEED = 0
-"""Seed of the latent that ``get_latent(mean=False)`` samples."""
 
-
-class scPoli:
+class scPoli(Coat):
     """A trainable scPoli on one AnnData, with scArches' parameters and defaults.
 
     Parameters
@@ -134,7 +131,7 @@ class scPoli:
             latent=latent_dim,
             dropout=dr_rate,
             likelihood=recon_loss,
-            normalization=_normalization(use_bn, use_ln),
+            normalization=normalization(use_bn, use_ln),
             inject=tuple(inject_condition),
         )
         self._hold(
@@ -228,24 +225,33 @@ class scPoli:
         return found
 
     @property
-    def hidden_layer_sizes_(self) -> list[int]:
-        """Widths of the encoder's hidden layers."""
-        return list(self._config.hidden)
-
-    @property
     def latent_dim_(self) -> int:
         """Size of the latent."""
         return self._config.latent
 
     @property
-    def recon_loss_(self) -> str:
-        """Likelihood."""
-        return self._config.likelihood
+    def inject_condition_(self) -> list[str]:
+        """Which networks see the condition embeddings."""
+        return list(self._config.inject)
 
     @property
-    def input_dim_(self) -> int:
-        """Number of genes."""
-        return len(self.model.manifest.genes.panel)
+    def embedding_dims_(self) -> list[int]:
+        """Sizes of the condition embeddings of each key."""
+        return [encoding.dim for encoding in self._embeddings_of_keys()]
+
+    @property
+    def embedding_max_norm_(self) -> float | None:
+        """The longest condition embedding; None without conditions."""
+        return next((encoding.max_norm for encoding in self._embeddings_of_keys()), None)
+
+    @property
+    def use_mmd_(self) -> bool:
+        """Whether conditions are pulled together: never."""
+        return False
+
+    def _embeddings_of_keys(self) -> list[Embedding]:
+        encodings = [condition.encoding for condition in self.model.manifest.conditions]
+        return [encoding for encoding in encodings if isinstance(encoding, Embedding)]
 
     @property
     def prototypes_labeled_(self) -> dict[str, NDArray[np.float32]]:
@@ -324,10 +330,7 @@ class scPoli:
         cells = self._cells(adata)
         if mean:
             return embed(self.model, cells)
-        centre, variance = self._network.posterior(cells)
-        noise = np.random.default_rng(SAMPLE_SEED).standard_normal(centre.shape, dtype=np.float32)
-        sampled: NDArray[np.float32] = (centre + np.sqrt(variance) * noise).astype(np.float32)
-        return sampled
+        return self._sampled(cells)
 
     def classify(
         self,
@@ -468,17 +471,6 @@ class scPoli:
         cells = self._cells(AnnData(adata.X, obs=obs, var=adata.var))
         _check_combined(adata.obs, cells, self.conditions_combined_, conditions_combined_encoder)
         return float(self._network.reconstruction_losses(cells, batch_size=batch_size).mean())
-
-    def save(
-        self, dir_path: str, overwrite: bool = False, save_anndata: bool = False, **anndata_write_kwargs: Any
-    ) -> None:
-        """Write the model to ``dir_path`` as a release folder (no pickle), and its AnnData beside it if asked to.
-
-        The AnnData goes to ``<dir_path>.h5ad``: nothing but a model belongs in a release.
-        """
-        self.model.save(dir_path, overwrite=overwrite)
-        if save_anndata and self.adata is not None:
-            write_beside(dir_path, self.adata, **anndata_write_kwargs)
 
     @classmethod
     def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
@@ -633,10 +625,6 @@ def _refuse(*, use_mmd: bool, recon_loss: str) -> None:
         )
 
 
-def _normalization(use_bn: bool, use_ln: bool) -> Normalization:
-    return "batch" if use_bn else "layer" if use_ln else "none"
-
-
 def _tensor(values: Any) -> torch.Tensor:
     return torch.as_tensor(np.asarray(values), dtype=torch.float32)
 
@@ -661,13 +649,24 @@ def _labels(
     chosen = np.ones(adata.n_obs, dtype=bool)
     if labelled is not None:
         chosen[:] = False
-        chosen[np.asarray(labelled, dtype=int)] = True
+        chosen[_positions(labelled, adata.n_obs)] = True
     found = {}
     for key in keys:
         _manifests.categories(adata.obs, key)
         names = adata.obs[key].astype(str).to_numpy(dtype=str)
         found[key] = np.where(chosen & ~np.isin(names, unknown or []), names, "")
     return found
+
+
+def _positions(labelled: Sequence[int], cells: int) -> NDArray[np.int64]:
+    """Return positions of cells, from the end where they are negative; a saved range may claim any length."""
+    if len(labelled) > cells or (len(labelled) and not -cells <= min(labelled) <= max(labelled) < cells):
+        raise errors.InvalidInput(
+            f"labeled_indices has {len(labelled):,} positions, up to {max(labelled):,}, and there are {cells:,} cells; "
+            "give the positions of those whose labels are used.",
+            facts={"labeled_indices": len(labelled), "cells": cells},
+        )
+    return np.asarray(labelled, dtype=np.int64)
 
 
 def _combinations(obs: pd.DataFrame, keys: list[str], declared: list[str] | None) -> tuple[Combination, ...]:

@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from hub_client import errors
 from hub_client.architectures.trvae import TrVae
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._one_hot import Expression, OneHotCoat, normalization, overrides
+from hub_client.compat._coat import normalization
+from hub_client.compat._one_hot import Expression, OneHotCoat, overrides
 from hub_client.legacy.vaes import described
 from hub_client.manifest.configs import TrVAE as Config
 from hub_client.model import Model

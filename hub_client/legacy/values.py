@@ -118,7 +118,10 @@ def _dict(call: Call) -> dict[Any, Any]:
 
 
 def _range(call: Call) -> range:
-    return range(*map(_whole, call.arguments))
+    found = range(*map(_whole, call.arguments))
+    if found and max(abs(found[0]), abs(found[-1])) >= 1 << 63:
+        raise ValueError("a range of numbers that are no positions")
+    return found
 
 
 def _slice(call: Call) -> slice:
