@@ -307,10 +307,11 @@ def test_a_model_without_a_classifier_takes_its_labels_from_the_atlas(tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_zoos_recipe_fits_its_data(shared_data: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("name", ["pbmc-scpoli", "pbmc-trvae"])
+def test_the_zoos_recipe_fits_its_data(shared_data: Callable[[str], Path], name: str) -> None:
     import scanpy as sc
 
-    wanted = Recipe.read(ROOT / "zoo" / "recipes" / "pbmc-scpoli.toml")
+    wanted = Recipe.read(ROOT / "zoo" / "recipes" / f"{name}.toml")
     model, training, held_out = prepare(wanted, data=shared_data("pbmc3k_10x.h5ad").parent)
     names = set(model.manifest.genes.names)
     assert len(names) == 2000
