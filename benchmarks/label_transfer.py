@@ -1,7 +1,7 @@
 """Transfer labels onto two PBMC query batches and score them beside nearest neighbours after PCA.
 
     python benchmarks/label_transfer.py ../shared/data/pbmc_multibatch.h5ad [--seeds 0 1 2] [--folds]
-        [--starts best] [--query-epochs 20] [--all]
+        [--architectures scpoli trvae] [--starts best] [--query-epochs 20] [--all]
 
 Reference and query are the file's ``obs["split"]``: four batches, and two query batches that are mapped each on its
 own. ``--folds`` maps each reference batch onto the other three instead: what settings are chosen by. The score is over
@@ -56,18 +56,64 @@ QUERY_PLAN = Plan(
     keep_best=False,
     validation_fraction=0,
 )
-RULES = {
-    "scPoli, consensus": Calibration(level=LABEL, transfer="consensus", prior=1.0, temperature=1.0),
-    "scPoli, mixtures": Calibration(level=LABEL, transfer="mixtures", prior=1.0, temperature=1.0),
+WAYS = {
+    "consensus": Calibration(level=LABEL, transfer="consensus", prior=1.0, temperature=1.0),
+    "mixtures": Calibration(level=LABEL, transfer="mixtures", prior=1.0, temperature=1.0),
     "expression alone": Calibration(level=LABEL, transfer="expression", temperature=1.0),
-    "scPoli, Gaussian prototypes": Calibration(level=LABEL, transfer="gaussians", prior=1.0, temperature=1.0),
-    "scPoli, nearest prototype": Calibration(level=LABEL, transfer="prototypes", temperature=1.0),
+    "Gaussian prototypes": Calibration(level=LABEL, transfer="gaussians", prior=1.0, temperature=1.0),
+    "nearest prototype": Calibration(level=LABEL, transfer="prototypes", temperature=1.0),
+    "15 neighbours": Calibration(level=LABEL, transfer="neighbors", neighbors=15, temperature=1.0),
+    "50 neighbours": Calibration(level=LABEL, transfer="neighbors", neighbors=50, temperature=1.0),
+    "average of prototypes and neighbours": Calibration(level=LABEL, transfer="average", temperature=1.0),
+    "consensus, prior 0.5": Calibration(level=LABEL, transfer="consensus", prior=0.5, temperature=1.0),
+    "consensus, prior 1.5": Calibration(level=LABEL, transfer="consensus", prior=1.5, temperature=1.0),
 }
-MORE_RULES = {
-    "scPoli, 50 neighbours": Calibration(level=LABEL, transfer="neighbors", neighbors=50, temperature=1.0),
-    "scPoli, average of prototypes and neighbours": Calibration(level=LABEL, transfer="average", temperature=1.0),
-    "scPoli, consensus, prior 0.5": Calibration(level=LABEL, transfer="consensus", prior=0.5, temperature=1.0),
-    "scPoli, consensus, prior 1.5": Calibration(level=LABEL, transfer="consensus", prior=1.5, temperature=1.0),
+"""The ways of label transfer."""
+WITHOUT_LATENT = ("expression alone",)
+"""Those that are the same for every architecture."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture with its settings, how it trains on the reference, and the ways of transfer it is judged by."""
+
+    title: str
+    architecture: Mapping[str, object]
+    encoding: Mapping[str, object]
+    plan: Plan
+    ways: tuple[str, ...]
+    more_ways: tuple[str, ...]
+    prototypes: bool = False
+
+    def rules(self, *, every: bool) -> dict[str, Calibration]:
+        """Return the ways of transfer by the names they have in the table."""
+        ways = (*self.ways, *(self.more_ways if every else ()))
+        return {way if way in WITHOUT_LATENT else f"{self.title}, {way}": WAYS[way] for way in ways}
+
+
+FAMILIES = {
+    "scpoli": Family(
+        "scPoli",
+        architecture={"kind": "scpoli", "hidden": (256,), "latent": 16, "dropout": 0.3},
+        encoding={"kind": "embedding", "dim": 5},
+        plan=REFERENCE_PLAN,
+        ways=("consensus", "mixtures", "expression alone", "Gaussian prototypes", "nearest prototype"),
+        more_ways=(
+            "50 neighbours",
+            "average of prototypes and neighbours",
+            "consensus, prior 0.5",
+            "consensus, prior 1.5",
+        ),
+        prototypes=True,
+    ),
+    "trvae": Family(
+        "trVAE",
+        architecture={"kind": "trvae", "hidden": (256,), "latent": 16, "dropout": 0.3},
+        encoding={"kind": "one-hot"},
+        plan=REFERENCE_PLAN,
+        ways=("consensus", "mixtures", "expression alone", "50 neighbours"),
+        more_ways=("15 neighbours", "consensus, prior 0.5", "consensus, prior 1.5"),
+    ),
 }
 FIGURES = ["accuracy", "macro-F1", "calibration error", "error AUROC"]
 
@@ -115,22 +161,22 @@ def _logged(cells: anndata.AnnData) -> NDArray[np.float64]:
     return np.log1p(cells.X.toarray() * (1e4 / totals)[:, None])
 
 
-def described(reference: anndata.AnnData) -> Manifest:
+def described(reference: anndata.AnnData, family: Family) -> Manifest:
     labels = sorted(reference.obs[LABEL].unique())
     return Manifest.model_validate(
         {
             "name": "benchmark",
-            "architecture": {"kind": "scpoli", "hidden": (256,), "latent": 16, "dropout": 0.3},
+            "architecture": family.architecture,
             "genes": {"id_type": "symbol", "panel": [{"symbol": gene} for gene in reference.var_names]},
             "conditions": [
                 {
                     "key": "batch",
                     "categories": sorted(reference.obs["batch"].unique()),
-                    "encoding": {"kind": "embedding", "dim": 5},
+                    "encoding": family.encoding,
                 }
             ],
             "labels": [{"key": LABEL, "categories": labels, "ontology": dict.fromkeys(labels)}],
-            "prototypes": {"levels": [PrototypeLevel.of(0, LABEL)]},
+            "prototypes": {"levels": [PrototypeLevel.of(0, LABEL)] if family.prototypes else []},
         }
     )
 
@@ -147,12 +193,12 @@ class Reference:
     held_out: Cells
 
 
-def trained(task: Task, *, seed: int) -> Reference:
-    model = hub_client.Model.build(described(task.reference), seed=seed)
+def trained(task: Task, family: Family, *, seed: int) -> Reference:
+    model = hub_client.Model.build(described(task.reference, family), seed=seed)
     cells = hub_client.align(task.reference, model, labels={LABEL: LABEL})
-    hub_client.train(model, cells, plan=REFERENCE_PLAN, seed=seed, progress=False)
+    hub_client.train(model, cells, plan=family.plan, seed=seed, progress=False)
     # with keep_best=False the cells that training holds out to validate have no part in the weights
-    kept, held_out = split(cells, model.vocabulary, fraction=REFERENCE_PLAN.validation_fraction, seed=seed)
+    kept, held_out = split(cells, model.vocabulary, fraction=family.plan.validation_fraction, seed=seed)
     judged = _informed(model, cells.rows(kept.numpy()))
     return Reference(_informed(model, cells), judged, cells.rows(held_out.numpy()))
 
@@ -162,7 +208,7 @@ def _informed(model: Model, cells: Cells) -> Model:
     return with_classifiers(with_atlas(model, cells), cells)
 
 
-def by_scpoli(
+def by_mapping(
     task: Task, reference: Reference, rules: Mapping[str, Calibration], *, start: Start, epochs: int, seed: int
 ) -> dict[str, tuple[float, ...]]:
     """Return each rule's figures, in the order of ``FIGURES``."""
@@ -188,11 +234,11 @@ def _ruled(model: Model, rule: Calibration) -> Model:
 
 def rows(task: Task, options: argparse.Namespace) -> Iterator[tuple[object, ...]]:
     yield ("kNN after PCA", "", task.query, 0, *scores(task, after_pca(task)), np.nan, np.nan)
-    rules = RULES | (MORE_RULES if options.all else {})
-    for seed in options.seeds:
-        reference = trained(task, seed=seed)
+    for name, seed in product(options.architectures, options.seeds):
+        family = FAMILIES[name]
+        reference, rules = trained(task, family, seed=seed), family.rules(every=options.all)
         for start, epochs in product(options.starts, options.query_epochs):
-            found = by_scpoli(task, reference, rules, start=start, epochs=epochs, seed=seed)
+            found = by_mapping(task, reference, rules, start=start, epochs=epochs, seed=seed)
             setting = f"{start}, {epochs} epochs"
             yield from ((method, setting, task.query, seed, *figures) for method, figures in found.items())
 
@@ -200,6 +246,7 @@ def rows(task: Task, options: argparse.Namespace) -> Iterator[tuple[object, ...]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
+    parser.add_argument("--architectures", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folds", action="store_true")
     parser.add_argument("--starts", nargs="+", choices=["best", "mean", "random"], default=["best"])
@@ -207,7 +254,8 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     options = parser.parse_args()
     found = [row for task in tasks(anndata.read_h5ad(options.data), folds=options.folds) for row in rows(task, options)]
-    table = pd.DataFrame(found, columns=["method", "new rows", "query", "seed", *FIGURES])
+    keys = ["method", "new rows", "query", "seed"]
+    table = pd.DataFrame(found, columns=[*keys, *FIGURES]).drop_duplicates(keys)
     print("\n".join(_markdown(table.sort_values(["query", "method", "new rows", "seed"]))), end="\n\n")
     print("\n".join(_markdown(_means(table, ["query", "method", "new rows"]))), end="\n\n")
     print("\n".join(_markdown(_means(table, ["method", "new rows"]))))
