@@ -1,45 +1,38 @@
-"""pull(), push(), search(): what a user does with hubs. Nothing here opens a network connection."""
+"""pull(), push(), search(): what a user does with hubs."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
-import platformdirs
-
 from hub_client import errors
-from hub_client.store import _atomic, catalogue
-from hub_client.store.bundled import ADDRESS, BundledStore
+from hub_client.store import _atomic, catalogue, connect
 from hub_client.store.catalogue import Catalogue, Found
-from hub_client.store.folder import FolderStore
+from hub_client.store.connect import Address, default_folder
 from hub_client.store.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.store.protocol import DOCUMENT, Entry, Kind, Store
 from hub_client.store.ref import Ref
+from hub_client.store.remote import Proposal, RemoteStore
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from hub_client.manifest.v1 import Manifest
     from hub_client.model import Model
+    from hub_client.store.difference import Preview
     from hub_client.store.lineage import Origins, Step
+    from hub_client.store.releasing import Prepared
+
+__all__ = ["Address", "Hub", "default_folder", "download", "pull", "pull_dataset", "push", "push_dataset", "resolve"]
 
 _Shown = TypeVar("_Shown", Listing, DatasetListing)
+_Named = TypeVar("_Named", bound=Address)
 _log = logging.getLogger(__name__)
-
-HUB_VARIABLE = "ARCHZOO_HUB"
-
-Address = str | Path
-"""A hub's folder, or ``bundled``."""
-
-
-def default_folder() -> Path:
-    """Return the folder hub that is used when none is named: ``$ARCHZOO_HUB``, or one in the user's data folder."""
-    named = os.environ.get(HUB_VARIABLE)
-    return Path(named).expanduser() if named else platformdirs.user_data_path("archzoo") / "hub"
+_DATASETS = "datasets/"
 
 
 class Hub:
@@ -48,23 +41,31 @@ class Hub:
     Parameters
     ----------
     address
-        A folder, which is made on the first push; ``bundled`` for the models that come with archzoo; None for both the
-        bundled models and the default folder (``$ARCHZOO_HUB``, or ``hub`` in archzoo's user data folder).
+        A folder, which is made on the first push; ``https://hub.lab.example``, a hub that speaks as the Hugging Face
+        hub does; ``hf://``, that hub; ``static+https://lab.example/zoo``, an exported one; ``bundled``, the models that
+        come with archzoo. None is the bundled models, then ``$ARCHZOO_HUB`` (or the hubs of the config file, or a
+        folder in archzoo's user data folder), then what came as bundles. docs/hubs.md has the rest.
+    token
+        For a hub on the network. None is the one that the environment or the config file has for it; on the public hub,
+        that of your Hugging Face login. It is sent to this hub and nowhere else.
 
     Raises
     ------
     Unsupported
-        If it is the address of a hub on the network.
+        If it is the address of a kind of hub that this version does not reach.
+    InvalidInput
+        If it is no address, or the token would cross the network in the clear.
 
     Examples
     --------
     >>> hub = Hub("/data/our-hub")  # doctest: +SKIP
+    >>> hub = Hub("https://hub.lab.example", token=token)  # doctest: +SKIP
     >>> hub.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
     """
 
-    def __init__(self, address: Address | None = None) -> None:
-        self._models = Catalogue(_stores(address, "models"), kind="models")
-        self._datasets = Catalogue(_stores(address, "datasets"), kind="datasets")
+    def __init__(self, address: Address | None = None, *, token: str | None = None) -> None:
+        self._models, self._target = _places(address, "models", token=token)
+        self._datasets, self._dataset_target = _places(address, "datasets", token=token)
 
     def __repr__(self) -> str:
         return f"Hub({' + '.join(store.address for store in self._models.stores)})"
@@ -73,13 +74,13 @@ class Hub:
 
     def resolve(self, name: Address) -> Ref:
         """Return the pinned release a name means; see :func:`resolve`."""
-        return self._models.find(name).ref
+        return _find(self._models, name).ref
 
     def pull(self, name: Address) -> Model:
         """Return the model a name means; see :func:`pull`."""
         from hub_client.model import Model
 
-        found = _told(self._models.find(name))
+        found = _told(_find(self._models, name))
         with found.source.opened(found.ref) as folder:
             model = Model.load(folder, ref=found.ref)
         _check_digest(model.manifest, found.ref)
@@ -87,13 +88,13 @@ class Hub:
 
     def manifest(self, name: Address) -> Manifest:
         """Return the manifest a name means, without the weights."""
-        return _manifest(self._models.find(name))
+        return _manifest(_find(self._models, name))
 
     def download(self, name: Address, into: Address) -> Path:
         """Write the release a name means into a new folder; see :func:`download`."""
         from hub_client.store import bundle
 
-        found, folder = _told(self._models.find(name)), _vacant(Path(into))
+        found, folder = _told(_find(self._models, name)), _vacant(Path(into))
         _manifest(found)  # what is wrong with it is told under the name that was asked for
         with _atomic.staged(folder) as stage:
             found.source.fetch(found.ref, stage)
@@ -108,15 +109,65 @@ class Hub:
         version: str | None = None,
         message: str | None = None,
         parent: str | None = None,
+        private: bool | None = None,
     ) -> Ref:
         """Release a model; see :func:`push`."""
-        from hub_client.store import releasing
+        store, repo = self._push_to(name, "models")
+        with _prepared(model, store, repo, version=version, message=message, parent=parent) as ready:
+            if private is not None:
+                _remote(store, "private repositories").create(repo, private=private)
+            return store.commit(repo, ready.folder, message=ready.message, parent=ready.follows)
 
-        store, repo = self._models.stores[-1], catalogue.repository(name)
-        with TemporaryDirectory(prefix="archzoo-") as scratch:
-            folder, pulled = _as_folder(model, Path(scratch) / "draft")
-            draft = releasing.Draft(folder, version=version, message=message, parent=parent, pulled=pulled)
-            return releasing.release(draft, store, repo, scratch=Path(scratch))
+    def propose(
+        self,
+        model: Model | Address,
+        name: str,
+        *,
+        version: str | None = None,
+        message: str | None = None,
+        parent: str | None = None,
+    ) -> Proposal:
+        """Open a pull request with what :meth:`push` would release, and return it; its commit can be pulled.
+
+        Raises
+        ------
+        Unsupported
+            If the hub is a folder, which has no pull requests.
+        NotFound
+            If the hub has no such repository.
+        TransportError, InvalidInput, ManifestError, IntegrityError
+            As :func:`push`.
+        """
+        store, repo = self._push_to(name, "models")
+        remote = _remote(store, "pull requests")
+        with _prepared(model, store, repo, version=version, message=message, parent=parent) as ready:
+            return remote.propose(repo, ready.folder, message=ready.message, parent=ready.follows)
+
+    def preview(
+        self, model: Model | Address, name: str, *, version: str | None = None, parent: str | None = None
+    ) -> Preview:
+        """Return which files and which fields of the manifest :meth:`push` would change; errors as there."""
+        from hub_client.store import difference
+
+        store, repo = self._push_to(name, "models")
+        with _prepared(model, store, repo, version=version, message=None, parent=parent) as ready:
+            return difference.preview(ready, store, repo)
+
+    def bundle(self, name: Address, into: Address) -> Path:
+        """Write the release a name means as one file, to carry to a machine without a network, and return its path.
+
+        Raises
+        ------
+        InvalidInput
+            If something lies at ``into`` already.
+        NotFound, IntegrityError, ManifestError, TransportError
+            As :func:`download`.
+        """
+        from hub_client.store import tarball
+
+        found = _find(self._models, name)
+        _manifest(found)
+        return tarball.write(found.source, found.ref, Path(into).expanduser(), kind="models")
 
     def names(self) -> list[str]:
         """Return the full names of all models, sorted, without reading any of them."""
@@ -129,7 +180,8 @@ class Hub:
 
     def history(self, name: str) -> list[Entry]:
         """Return every commit of a model's repository, the newest first."""
-        return self._models.history(name)
+        place, name = _placed(self._models, name)
+        return place.history(name)
 
     def yank(self, name: str, *, reason: str) -> Ref:
         """Yank a released version: the name alone no longer means it.
@@ -152,7 +204,8 @@ class Hub:
         TransportError
             If the hub cannot be written.
         """
-        store, repo, version = self._models.store_of(name)
+        place, name = _placed(self._models, name)
+        store, repo, version = place.store_of(name)
         if version is None:
             raise errors.InvalidInput(
                 f"{name!r} names no version; one version is yanked at a time, as in {repo}@1.0.0.", facts={"name": name}
@@ -166,14 +219,13 @@ class Hub:
         """
         from hub_client.store import lineage
 
-        found = self._models.find(name)
-        return list(lineage.walk(found, self._origins()))
+        return list(lineage.walk(_find(self._models, name), self._origins()))
 
     def _origins(self) -> Origins:
         from hub_client.store.lineage import Origins
 
         stores: dict[str, Store] = {}
-        for store in (*self._models.stores, *_stores(None, "models")):
+        for store in (*self._models.stores, *connect.places(None, kind="models").stores):
             stores.setdefault(store.address, store)
         return Origins(tuple(stores.values()))
 
@@ -184,7 +236,7 @@ class Hub:
         from hub_client.data.fingerprint import fingerprint
         from hub_client.store import datasets
 
-        found = self._datasets.find(name)
+        found = _find(self._datasets, name)
         with found.source.opened(found.ref) as folder:
             record, adata = datasets.read(folder, digest=found.ref.digest)
         if (actual := fingerprint(adata)) != record.fingerprint:
@@ -209,12 +261,13 @@ class Hub:
         doi: str | None = None,
         message: str | None = None,
         parent: str | None = None,
+        private: bool | None = None,
     ) -> Ref:
         """Release a data set; see :func:`push_dataset`."""
         from hub_client.data.fingerprint import fingerprint
         from hub_client.store import datasets, releasing
 
-        store, repo = self._datasets.stores[-1], catalogue.repository(name)
+        store, repo = self._push_to(name, "datasets")
         follows = releasing.parent(store, repo, named=parent)
         record = datasets.describe(
             name=repo.split("/")[-1],
@@ -229,12 +282,22 @@ class Hub:
         )
         with TemporaryDirectory(prefix="archzoo-") as scratch:
             folder = datasets.write(Path(scratch) / "release", adata, record)
+            if private is not None:
+                _remote(store, "private repositories").create(repo, private=private)
             return store.commit(repo, folder, message=message or f"Release {version}", parent=follows)
 
     def search_datasets(self, query: str = "") -> list[DatasetListing]:
         """Return the newest version of every data set with all words of the query in its name, title or source."""
         found = _shown(self._datasets, dataset_listing, all_versions=False)
         return [one for one in found if one.matches(query)]
+
+    def _push_to(self, name: str, kind: Kind) -> tuple[Store, str]:
+        """Return the store a push goes to and the repository there; a name that begins with ``hf://`` says both."""
+        place = {"models": self._models, "datasets": self._datasets}[kind]
+        if isinstance(name, str) and name.startswith(connect.PUBLIC):
+            return connect.public(kind), catalogue.repository(_on_public(name, kind), pattern=catalogue.NETWORK_NAME)
+        store = {"models": self._target, "datasets": self._dataset_target}[kind]
+        return store, catalogue.repository(name, pattern=place.pattern)
 
 
 def pull(name: Address, *, hub: Hub | Address | None = None) -> Model:
@@ -243,9 +306,10 @@ def pull(name: Address, *, hub: Hub | Address | None = None) -> Model:
     Parameters
     ----------
     name
-        ``pbmc-scpoli``, ``pbmc-scpoli@1.2.0``, ``owner/name@<commit>``, ``name@sha256:<digest>``, or a release folder.
+        ``pbmc-scpoli``, ``pbmc-scpoli@1.2.0``, ``owner/name@<commit>``, ``name@sha256:<digest>``,
+        ``hf://owner/name``, a release folder, or a bundle (``kidney.tar``).
     hub
-        Where to look; None is the bundled zoo, then the default folder hub.
+        Where to look; None is as for :class:`Hub`.
 
     Raises
     ------
@@ -255,6 +319,8 @@ def pull(name: Address, *, hub: Hub | Address | None = None) -> Model:
         If a file is not the one its manifest names, or the manifest is not the one the digest names.
     ManifestError
         If the manifest is of a format this version does not read.
+    TransportError
+        If a hub cannot be reached or refuses.
 
     Examples
     --------
@@ -271,6 +337,7 @@ def push(
     version: str | None = None,
     message: str | None = None,
     parent: str | None = None,
+    private: bool | None = None,
 ) -> Ref:
     """Release a model and return where it is.
 
@@ -282,9 +349,9 @@ def push(
     model
         A model, or a release folder.
     name
-        The repository, ``owner/name``; made on the first push.
+        The repository, ``owner/name``; made on the first push. ``hf://owner/name`` is on the public hub.
     hub
-        Where to; None is the default folder hub.
+        Where to; None is ``$ARCHZOO_HUB``, or the hub that the config file names, or the default folder hub.
     version
         The semantic version to release as; None is the manifest's own.
     message
@@ -292,6 +359,9 @@ def push(
     parent
         The commit, version or branch this release follows. None is the commit the model was pulled or grown from where
         that is in this repository, else the repository's newest.
+    private
+        On a hub on the network: whether a repository that is new is private. None is the hub's default; True also makes
+        sure that one that exists is.
 
     Raises
     ------
@@ -307,7 +377,7 @@ def push(
     --------
     >>> hub_client.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
     """
-    return _hub(hub).push(model, name, version=version, message=message, parent=parent)
+    return _hub(hub).push(model, name, version=version, message=message, parent=parent, private=private)
 
 
 def search(
@@ -320,7 +390,7 @@ def search(
     query
         Words that must all be in the name, the description or the labels, in any case.
     hub
-        Where to look; None is the bundled zoo and the default folder hub.
+        Where to look; None is as for :class:`Hub`.
     kind
         An architecture, as in ``scpoli``.
     all_versions
@@ -385,6 +455,7 @@ def push_dataset(
     doi: str | None = None,
     message: str | None = None,
     parent: str | None = None,
+    private: bool | None = None,
 ) -> Ref:
     """Release a data set and return where it is; ``adata`` is not written to.
 
@@ -404,7 +475,7 @@ def push_dataset(
         Where to; None is the default folder hub.
     title, doi
         What it is, and what to cite.
-    message, parent
+    message, parent, private
         As :func:`push`.
 
     Raises
@@ -424,6 +495,7 @@ def push_dataset(
         doi=doi,
         message=message,
         parent=parent,
+        private=private,
     )
 
 
@@ -431,29 +503,78 @@ def _hub(hub: Hub | Address | None) -> Hub:
     return hub if isinstance(hub, Hub) else Hub(hub)
 
 
-def _stores(address: Address | None, kind: Kind) -> list[Store]:
-    """Return the stores to search, the one that is pushed to last."""
-    bundled: list[Store] = [BundledStore(kind=kind)]
-    if address is None:
-        return [*bundled, FolderStore(default_folder().absolute(), kind=kind)]
-    if address == ADDRESS:
-        return bundled
-    catalogue.refuse_address(str(address))
-    return [FolderStore(Path(address).expanduser().absolute(), kind=kind)]
+def _places(address: Address | None, kind: Kind, *, token: str | None) -> tuple[Catalogue, Store]:
+    """Return where names are looked for, and the store that is pushed to."""
+    places = connect.places(address, kind=kind, token=token)
+    remote = any(isinstance(store, RemoteStore) for store in places.stores)
+    pattern = catalogue.NETWORK_NAME if remote else catalogue.NAME
+    return Catalogue(places.stores, kind=kind, ordered=places.ordered, pattern=pattern), places.target
+
+
+def _find(place: Catalogue, name: Address) -> Found:
+    place, name = _placed(place, name)
+    return place.find(name)
+
+
+def _placed(place: Catalogue, name: _Named) -> tuple[Catalogue, _Named | str]:
+    """Return where a name is looked for, and the name there: ``hf://owner/name`` is on the public hub."""
+    if not isinstance(name, str) or not name.startswith(connect.PUBLIC):
+        return place, name
+    public = Catalogue([connect.public(place.kind)], kind=place.kind, pattern=catalogue.NETWORK_NAME)
+    return public, _on_public(name, place.kind)
+
+
+def _on_public(name: str, kind: Kind) -> str:
+    """Return a name of the public hub without its beginning; InvalidInput if it is a name of the other kind."""
+    rest = name.removeprefix(connect.PUBLIC)
+    is_dataset = rest.startswith(_DATASETS)
+    if is_dataset != (kind == "datasets"):
+        verb, other = ("pull", "pull_dataset") if kind == "models" else ("pull_dataset", "pull")
+        raise errors.InvalidInput(
+            f"{name!r} names a {'data set' if is_dataset else 'model'}: use {other} instead of {verb}. On the "
+            "public hub models are hf://owner/name and data sets hf://datasets/owner/name.",
+            facts={"name": name},
+        )
+    return rest.removeprefix(_DATASETS)
+
+
+@contextmanager
+def _prepared(
+    model: Model | Address, store: Store, repo: str, *, version: str | None, message: str | None, parent: str | None
+) -> Iterator[Prepared]:
+    """Give a release that only has to be committed, in a folder that is gone afterwards."""
+    from hub_client.store import releasing
+
+    with TemporaryDirectory(prefix="archzoo-") as scratch:
+        folder, pulled = _as_folder(model, Path(scratch) / "draft")
+        draft = releasing.Draft(folder, version=version, message=message, parent=parent, pulled=pulled)
+        yield releasing.prepare(draft, store, repo, scratch=Path(scratch))
+
+
+def _remote(store: Store, what: str) -> RemoteStore:
+    if isinstance(store, RemoteStore):
+        return store
+    raise errors.Unsupported(
+        f"{store.address} is a folder and has no {what}: its permissions say who may read and write it. Push to a "
+        "hub on the network, with hub=.",
+        kind="folder hub",
+        verb=what,
+    )
 
 
 def _shown(place: Catalogue, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool) -> list[_Shown]:
-    """Return what each release says about itself; one that cannot be read is left out with a warning."""
-    found = []
+    """Return what each release says about itself; a release or a hub that cannot be read is left out with a warning."""
+    found: list[_Shown] = []
     for store in place.stores:
-        for repo in store.repos():
-            try:
-                refs = store.releases(repo) if all_versions else [store.resolve(repo)]
-                found += [show(ref, store.read(ref, DOCUMENT[store.kind])) for ref in refs]
-            except (errors.IntegrityError, errors.ManifestError) as error:
-                _log.warning("%s in %s is left out: %s", repo, store.address, error)
-            except errors.NotFound as error:
-                _log.info("%s in %s is left out: %s", repo, store.address, error)
+        try:
+            repos = store.repos()
+        except errors.TransportError as error:
+            if len(place.stores) == 1:
+                raise
+            _log.warning("the hub %s is left out: %s", store.address, error)
+            continue
+        for repo in repos:
+            found += _shown_of(store, repo, show, all_versions=all_versions)
     return found
 
 
@@ -462,6 +583,17 @@ def _told(found: Found) -> Found:
     if found.yanked:
         _log.warning("%s was yanked: %s", found.ref, found.yanked)
     return found
+
+
+def _shown_of(store: Store, repo: str, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool) -> list[_Shown]:
+    try:
+        refs = store.releases(repo) if all_versions else [store.resolve(repo)]
+        return [show(ref, store.read(ref, DOCUMENT[store.kind])) for ref in refs]
+    except (errors.IntegrityError, errors.ManifestError) as error:
+        _log.warning("%s in %s is left out: %s", repo, store.address, error)
+    except errors.NotFound:
+        _log.info("%s in %s holds no release", repo, store.address)
+    return []
 
 
 def _manifest(found: Found) -> Manifest:

@@ -63,7 +63,7 @@ def test_anything_else_is_no_name(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["hf://org/name", "https://example.org/x", "s3://bucket/x"])
-def test_a_hub_on_the_network_is_named_as_what_is_missing(text: str) -> None:
+def test_an_address_is_no_name(text: str) -> None:
     with pytest.raises(errors.Unsupported, match="does not reach") as caught:
         catalogue.parse(text)
     assert caught.value.kind == text.split("://")[0] + " hub"

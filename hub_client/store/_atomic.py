@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, also when the process is killed."""
+"""Folders and files that appear whole or not at all, also when the process is killed."""
 
 from __future__ import annotations
 
@@ -44,6 +44,23 @@ def staged(folder: Path) -> Iterator[Path]:
         with _stage(folder) as stage:
             yield stage
             _settle(stage, folder)
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Give a new file beside ``path`` that takes its place when the block ends well; errors as :func:`staged`."""
+    path = path.resolve()
+    with _refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stage = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+        try:
+            yield stage
+            with stage.open("rb") as file:
+                os.fsync(file.fileno())
+            stage.replace(path)
+            sync(path.parent)
+        finally:
+            stage.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes | bytearray | memoryview) -> None:

@@ -50,12 +50,14 @@ def check(file: IO[bytes], *, name: str, counts: bool = False) -> None:
     Raises
     ------
     IntegrityError
-        If it is no zip file, a member's path is unsafe, repeated or a link, it unpacks to too much, its metadata is not
-        zarr's, or an array is of Python objects or behind a codec that is not on the list.
+        If it is no zip file of zarr, a member's path is unsafe, repeated or a link, it unpacks to too much, its
+        metadata is not zarr's, or an array is of Python objects or behind a codec that is not on the list.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             _check_members(archive.infolist(), name=name)
+            if _METADATA.isdisjoint(archive.namelist()):
+                raise _bad(name, "is a zip file, but not of zarr")
             if not counts:
                 _check_no_counts(archive.namelist(), name=name)
             for member in archive.infolist():

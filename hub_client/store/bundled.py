@@ -30,6 +30,10 @@ class BundledStore:
         """Return the names of all bundled models, sorted."""
         return sorted({path.parent.name for path in self._folders("*")})
 
+    def holds(self, repo: str) -> bool:
+        """Return whether a model of this name comes with archzoo."""
+        return repo in self.repos()
+
     def releases(self, repo: str) -> list[Ref]:
         """Return every bundled version, the newest last."""
         folders = sorted(self._folders(repo), key=lambda folder: semver(folder.name))

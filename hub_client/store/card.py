@@ -59,7 +59,7 @@ def render(manifest: Manifest) -> str:
 
 def front_matter(manifest: Manifest) -> dict[str, object]:
     """Return what the public hub reads about a model: library, licence, tags and metrics."""
-    found: dict[str, object] = {"library_name": "archzoo"} | _license(manifest)
+    found: dict[str, object] = {"library_name": "archzoo"} | hub_license(manifest.license)
     found["tags"] = _tags(manifest)
     if manifest.metrics:
         found["model-index"] = [{"name": manifest.name, "results": _results(manifest.metrics)}]
@@ -75,10 +75,11 @@ def _has_content(part: str, values: dict[str, str]) -> bool:
     return any(values[name] for name in re.findall(r"\$(\w+)", part))
 
 
-def _license(manifest: Manifest) -> dict[str, object]:
-    if not manifest.license:
+def hub_license(license: str | None) -> dict[str, object]:
+    """Return an SPDX id as the public hub reads it; nothing for None."""
+    if not license:
         return {}
-    known = manifest.license.lower()
+    known = license.lower()
     return (
         {"license": known} if known in HUB_LICENSES else {"license": "other", "license_name": known.replace(" ", "-")}
     )

@@ -8,10 +8,13 @@
 ``name@3f2a91c``               a commit, by 7 or more of its 40 hex digits
 ``name@sha256:8c41d0e2b7aa``   a digest, by 12 or more of its 64 hex digits
 ``./mapped-model``             a release folder: a path that begins with ``.``, ``/`` or ``~`` or ends with ``/``
+``kidney.tar``                 a release in one file, as ``archzoo bundle`` writes it
+``hf://owner/name@1.2.0``      the same names on the public Hugging Face hub; ``hf://datasets/owner/name`` of data sets
 =============================  =====================================================================
 
 A full name wins over a last part: what comes with archzoo has no owner, so ``pbmc-scpoli`` is its full name, and
-somebody's ``my-lab/pbmc-scpoli`` does not make it ambiguous.
+somebody's ``my-lab/pbmc-scpoli`` does not make it ambiguous. Where the user put the hubs in an order, the first
+that has a full name is meant.
 """
 
 from __future__ import annotations
@@ -20,15 +23,21 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 from hub_client import errors
+from hub_client.store import environment
 from hub_client.store.plain import PlainFolder
 from hub_client.store.protocol import DOCUMENT, Entry, Kind, Source, Store
 from hub_client.store.ref import Ref
+from hub_client.store.tarball import SUFFIX, BundleFile
 
 _SLUG = r"[a-z0-9]+(?:[-_.][a-z0-9]+)*"
-_NAME = re.compile(rf"(?:{_SLUG}/)?{_SLUG}")
+NAME = re.compile(rf"(?:{_SLUG}/)?{_SLUG}")
+"""Names in folder hubs and the bundled zoo."""
+NETWORK_NAME = re.compile(r"[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*/[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*|" + NAME.pattern)
+"""Names on the public hub, which also have capital letters."""
 _REVISION = re.compile(r"sha256:[0-9a-f]{12,64}|[A-Za-z0-9]+(?:[-_./]?[A-Za-z0-9]+)*")
 _LONGEST = 96
 
@@ -50,19 +59,26 @@ class Found:
     yanked: str | None = None
 
 
-def parse(text: str) -> Name:
+def parse(text: str, *, pattern: re.Pattern[str] = NAME) -> Name:
     """Return the parts of a name.
+
+    Parameters
+    ----------
+    text
+        As a user writes it.
+    pattern
+        What the repository's name has to look like.
 
     Raises
     ------
     InvalidInput
         If it is not written as one.
     Unsupported
-        If it names a kind of hub that this version cannot reach.
+        If it is an address and not a name.
     """
     refuse_address(text)
     repo, at, revision = text.partition("@")
-    if not _NAME.fullmatch(repo) or max(map(len, repo.split("/"))) > _LONGEST:
+    if not pattern.fullmatch(repo) or ".." in repo or max(map(len, repo.split("/"))) > _LONGEST:
         raise errors.InvalidInput(
             f"{text!r} is not a release's name: expected name or owner/name in lower-case letters, digits and single "
             "- _ . between them, then optionally @version. A folder is written with ./ in front.",
@@ -77,15 +93,15 @@ def parse(text: str) -> Name:
     return Name(repo, revision or None)
 
 
-def repository(text: str) -> str:
-    """Return the repository a push goes to: ``owner/name`` and nothing more.
+def repository(text: str, *, pattern: re.Pattern[str] = NAME) -> str:
+    """Return the repository a push goes to: ``owner/name`` and nothing more; ``pattern`` as in :func:`parse`.
 
     Raises
     ------
     InvalidInput
         If the owner is missing or there is a revision.
     """
-    name = parse(text)
+    name = parse(text, pattern=pattern)
     if "/" not in name.repo or name.revision:
         raise errors.InvalidInput(
             f"a push goes to owner/name, as in my-lab/{name.repo.split('/')[-1]}; {text!r} was given. A version is "
@@ -96,23 +112,39 @@ def repository(text: str) -> str:
 
 
 def refuse_address(text: str) -> None:
-    """Raise Unsupported if the text is the address of a hub on the network."""
+    """Raise Unsupported if the text is an address where a name or a folder is expected."""
     scheme, separator, _ = text.partition("://")
     if separator:
         raise errors.Unsupported(
-            f"{text!r}: this version of archzoo does not reach {scheme}:// hubs. It reads and writes hubs in folders: "
-            "give a folder, such as a network drive your lab shares, with hub= or ARCHZOO_HUB.",
+            f"{text!r}: archzoo does not reach a {scheme}:// address here. A name is owner/name, or hf://owner/name on "
+            "the public hub; the address of a hub is given apart from the name, with hub= or ARCHZOO_HUB.",
             kind=f"{scheme} hub",
             verb="connect",
         )
 
 
 class Catalogue:
-    """What several stores of one kind hold, by name."""
+    """What several stores of one kind hold, by name.
 
-    def __init__(self, stores: Sequence[Store], *, kind: Kind) -> None:
+    Parameters
+    ----------
+    stores
+        Where to look.
+    kind
+        What they hold.
+    ordered
+        Whether the user put them in this order: then the first that has a full name is meant, and not all are asked.
+    pattern
+        What names have to look like.
+    """
+
+    def __init__(
+        self, stores: Sequence[Store], *, kind: Kind, ordered: bool = False, pattern: re.Pattern[str] = NAME
+    ) -> None:
         self.stores = tuple(stores)
         self.kind: Kind = kind
+        self.pattern = pattern
+        self._ordered = ordered
 
     def find(self, name: str | Path) -> Found:
         """Return the release a name or a path means.
@@ -131,7 +163,7 @@ class Catalogue:
             )
         if isinstance(name, Path) or _looks_like_path(name):
             return self._at(Path(name).expanduser())
-        wanted = parse(name)
+        wanted = parse(name, pattern=self.pattern)
         places = self._places(wanted.repo)
         if not places and wanted.revision is None and (Path(name) / DOCUMENT[self.kind]).is_file():
             return self._at(Path(name))
@@ -144,24 +176,31 @@ class Catalogue:
 
     def store_of(self, name: str) -> tuple[Store, str, str | None]:
         """Return the store of the repository a name means, its full name and the revision; errors as :meth:`find`."""
-        wanted = parse(name)
+        wanted = parse(name, pattern=self.pattern)
         return *self._one(wanted, self._places(wanted.repo)), wanted.revision
 
     def history(self, name: str) -> list[Entry]:
         """Return every commit of the repository a name means, the newest first; errors as :meth:`find`."""
-        wanted = parse(name)
+        wanted = parse(name, pattern=self.pattern)
         store, repo = self._one(wanted, self._places(wanted.repo))
         return store.history(repo)
 
     def _at(self, path: Path) -> Found:
+        if path.suffix == SUFFIX and not path.is_dir():
+            bundle = BundleFile(path, self.kind)
+            return Found(bundle.ref(), bundle)
         folder = PlainFolder(path, self.kind)
         return Found(folder.ref(), folder)
 
     def _places(self, repo: str) -> list[tuple[Store, str]]:
         """Return every repository with this full name, else every one whose last part it is."""
-        held = [(store, full) for store in self.stores for full in store.repos()]
-        exact = [place for place in held if place[1] == repo]
-        return exact or [place for place in held if place[1].split("/")[-1] == repo]
+        exact = ((store, repo) for store in self.stores if store.holds(repo))
+        if found := list(islice(exact, 1 if self._ordered else None)):
+            return found
+        if "/" in repo:
+            return []
+        held = [(store, full) for store in self.stores for full in store.repos() if full.split("/")[-1] == repo]
+        return list({full: (store, full) for store, full in reversed(held)}.values()) if self._ordered else held
 
     def _one(self, wanted: Name, places: list[tuple[Store, str]]) -> tuple[Store, str]:
         if len(places) == 1:
@@ -169,7 +208,7 @@ class Catalogue:
         hubs = errors.names(store.address for store in self.stores)
         if not places:
             raise errors.NotFound(
-                f"no {_NOUN[self.kind]} is called {wanted.repo!r} in {hubs}.",
+                f"no {_NOUN[self.kind]} is called {wanted.repo!r} in {hubs}.{_hint()}",
                 name=wanted.repo,
                 suggestions=_close(wanted.repo, (full for store in self.stores for full in store.repos())),
             )
@@ -198,8 +237,14 @@ class Catalogue:
 _NOUN = {"models": "model", "datasets": "data set"}
 
 
+def _hint() -> str:
+    if not environment.offline():
+        return ""
+    return f" {environment.OFFLINE} is set: of hubs on the network, only what is in the cache is known."
+
+
 def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~", "\\")) or name.endswith(("/", "\\"))
+    return name.startswith((".", "/", "~", "\\")) or name.endswith(("/", "\\", SUFFIX))
 
 
 def _close(name: str, known: Iterable[str]) -> list[str]:

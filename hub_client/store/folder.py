@@ -46,6 +46,10 @@ class FolderStore:
         found = {f"{path.parent.name}/{path.name.removesuffix('.git')}": path for path in paths}
         return sorted(name for name, path in found.items() if _REPO.fullmatch(name) and self._begun(path))
 
+    def holds(self, repo: str) -> bool:
+        """Return whether there is a repository of this name with a release."""
+        return repo in self.repos()
+
     def releases(self, repo: str) -> list[Ref]:
         """Return every released version, the newest last."""
         with self._repository(repo) as repository:

@@ -1,7 +1,7 @@
 """What every place that holds releases can do, and how a revision is chosen among its releases.
 
-A store holds repositories of one kind. The folder hub and the bundled zoo are stores; so can be anything that keeps
-releases under 40-hex commit ids.
+A store holds repositories of one kind. The folder hub, the bundled zoo and hubs on the network are stores; so can be
+anything that keeps releases under 40-hex commit ids.
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ class Store(Source, Protocol):
 
     def repos(self) -> list[str]:
         """Return the full names of all repositories with at least one release, sorted."""
+        ...
+
+    def holds(self, repo: str) -> bool:
+        """Return whether there is a repository of this full name with at least one release."""
         ...
 
     def releases(self, repo: str) -> list[Ref]:

@@ -41,8 +41,19 @@ class Draft:
     pulled: str | None = None
 
 
-def release(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Ref:
-    """Check a draft, give it the repository's name and its version, and commit it.
+@dataclass(frozen=True)
+class Prepared:
+    """A checked release that only has to be committed: its folder, version, message, and the commit it follows."""
+
+    folder: Path
+    version: str
+    message: str
+    follows: str | None
+    document: str = bundle.MANIFEST
+
+
+def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Prepared:
+    """Check a draft, and give it the repository's name and its version.
 
     Parameters
     ----------
@@ -60,7 +71,7 @@ def release(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Ref:
     """
     content = bundle.read(draft.folder)
     follows = parent(store, repo, named=draft.parent, made_from=(draft.pulled, _origin(content.manifest)))
-    taken = {str(ref.version): ref for ref in store.releases(repo)} if repo in store.repos() else {}
+    taken = {str(ref.version): ref for ref in store.releases(repo)} if store.holds(repo) else {}
     created = _created(store, taken.get(_version(draft, content.manifest)))
     manifest = _named(draft, content.manifest, repo, created=created)
     folder = _written(content, manifest, scratch / "release")
@@ -68,7 +79,7 @@ def release(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Ref:
     if again and follows == parent(store, repo):
         _check_same(folder, again, highest=max(taken, key=semver))
     _check_bump(store, folder, manifest.version, taken)
-    return store.commit(repo, folder, message=draft.message or f"Release {manifest.version}", parent=follows)
+    return Prepared(folder, manifest.version, draft.message or f"Release {manifest.version}", follows)
 
 
 def _check_bump(store: Store, folder: Path, version: str, taken: dict[str, Ref]) -> None:
@@ -92,7 +103,7 @@ def parent(store: Store, repo: str, *, named: str | None = None, made_from: Iter
     made_from
         Commits, in whichever hub, the release was made from: else the first that is in this repository; else the head.
     """
-    commits = [entry.commit for entry in store.history(repo)] if repo in store.repos() else []
+    commits = [entry.commit for entry in store.history(repo)] if store.holds(repo) else []
     if named is not None and commits:
         return store.resolve(repo, named).commit
     here = [commit for commit in made_from if commit in commits]

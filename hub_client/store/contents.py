@@ -1,0 +1,81 @@
+"""Which files a release is made of, read from its document alone, before any of its names touches a path."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
+
+from hub_client import errors
+from hub_client.manifest import _json
+from hub_client.manifest.reading import MAX_BYTES
+from hub_client.store.cache import Wanted
+from hub_client.store.protocol import DOCUMENT, FILE_NAME
+
+MOST_FILES = 64
+LARGEST = 1 << 40
+"""Bytes that one file of a release may have."""
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+class _File(BaseModel):
+    path: str
+    size: Annotated[int, Field(ge=0, le=LARGEST, strict=True)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Document(BaseModel):
+    files: Annotated[tuple[_File, ...], Field(max_length=MOST_FILES)] = ()
+
+
+def files_of(document: bytes, *, source: str) -> tuple[Wanted, ...]:
+    """Return the files that a manifest or a data set's record names.
+
+    Parameters
+    ----------
+    document
+        Its bytes, of any format version.
+    source
+        What to call the release in errors.
+
+    Raises
+    ------
+    IntegrityError
+        If a name is one that could leave the release's folder, or stand for another file on some system.
+    ManifestError
+        If it is no such document.
+    """
+    try:
+        found = _Document.model_validate(_json.strict(document, limit=MAX_BYTES))
+    except ValidationError as error:
+        raise errors.ManifestError(f"{source} does not list its files as it should: {_first(error)}.") from None
+    except ValueError as error:
+        raise errors.ManifestError(f"the document of {source} {error}.") from None
+    names = [file.path for file in found.files]
+    for name in names:
+        _check_name(name, names, source=source)
+    return tuple(Wanted(file.path, file.sha256, file.size) for file in found.files)
+
+
+def plain(name: str) -> bool:
+    """Return whether a file name is one on every system and leaves no folder."""
+    return bool(FILE_NAME.fullmatch(name)) and not name.endswith(".") and not _RESERVED.fullmatch(name)
+
+
+def _check_name(name: str, names: list[str], *, source: str) -> None:
+    same = [other for other in [*names, *DOCUMENT.values()] if other.casefold() == name.casefold()]
+    if plain(name) and len(same) == 1:
+        return
+    raise errors.IntegrityError(
+        f"{source} names a file {name!r:.120}: expected plain names of letters, digits, . - and _, each once. Nothing "
+        "of it was written; do not use this release.",
+        file=name[:120],
+        actual=name[:120],
+    )
+
+
+def _first(error: ValidationError) -> str:
+    one = error.errors()[0]
+    return f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
