@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -140,6 +140,14 @@ def read(path: Path) -> Facts | None:
     with suppress(OSError, ValidationError), path.open("rb") as file:
         return Facts.model_validate_json(file.read(_LARGEST))
     return None
+
+
+def forget(path: Path, commits: Collection[str]) -> None:
+    """Drop what is known of some commits from the file that says so."""
+    with _alone(path):
+        if known := read(path):
+            kept = {commit: digest for commit, digest in known.digests.items() if commit not in commits}
+            _write(path, known.model_copy(update={"digests": kept}))
 
 
 def _joined(before: Facts, added: object) -> dict[str, str]:

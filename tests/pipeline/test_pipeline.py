@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ from hub_client.manifest import Plan
 from hub_client.model import Model
 from hub_client.verify import verify
 from tests import simulated
+from tests.pipeline import hubs
 
 PLAN = Plan(epochs=3, pretraining_epochs=2)
 
 
-@pytest.fixture(params=["folder"])
-def hub(request: pytest.FixtureRequest, tmp_path: Path) -> hub_client.Hub:
+@pytest.fixture(params=sorted(hubs.KINDS))
+def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_client.Hub]:
     """A hub to push to, one of each kind."""
-    return hub_client.Hub(tmp_path / request.param)
+    monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ARCHZOO_CONFIG", str(tmp_path / "config.toml"))
+    with hubs.KINDS[request.param](tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
