@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from torch import nn
 
 from hub_client import errors
 from hub_client.architectures.scvi_tools import KINDS, ScviTools, plain_module
@@ -55,13 +56,33 @@ def from_scvi(model: Any, *, name: str) -> Model:
     kind = _kind(model)
     module = model.module
     embedding = _embedding(module)
-    manifest = manifest_of(model.registry_, model.init_params_, kind=kind, name=name, embedding=embedding)
+    manifest = manifest_of(
+        model.registry_, model.init_params_, kind=kind, name=name, embedding=embedding, aged=AGED[kind](module)
+    )
     manifest = manifest.changed(training=_training(model))
     network = ScviTools.build(manifest)
     network.take(_copied(module, manifest))
     found = Model(manifest, network, reference=_minified(model, manifest))
     found.describe()
     return found
+
+
+def _current(module: Any) -> dict[str, Any]:
+    return {}
+
+
+def _classifier(module: Any) -> dict[str, Any]:
+    return {"classifier_logits": module.classifier.logits}
+
+
+def _background(module: Any) -> dict[str, Any]:
+    """Return what makes the background's scale positive: scvi-tools puts its own exp into modules from before 1.2."""
+    softplus = isinstance(module.decoder.activation_function_bg, nn.Softplus)
+    return {"background_activation": "softplus" if softplus else "exp"}
+
+
+AGED = {"scvi": _current, "scanvi": _classifier, "totalvi": _background}
+"""What a module from an older scvi-tools has that its parameters do not say."""
 
 
 def _kind(model: object) -> str:
@@ -114,10 +135,7 @@ def _minified(model: Any, manifest: Manifest) -> AnnData | None:
     """Return the atlas of a model with minified data: the posterior means that it keeps."""
     if getattr(model, "minified_data_type", None) is None:
         return None
-    adata, setup = model.adata, model.registry_["setup_args"]
-    conditions = {c.key: adata.obs[setup["batch_key"]].astype(str) for c in manifest.conditions}
-    labels = {}
-    for level in manifest.labels:
-        names = adata.obs[setup["labels_key"]].astype(str).to_numpy(dtype=object)
-        labels[level.key] = np.where(names == level.unlabelled, "", names)
-    return reference.atlas(adata.obsm[model._LATENT_QZM_KEY], conditions=conditions, labels=labels)
+    read = model.adata_manager.get_from_registry
+    conditions = {c.key: np.array(c.categories)[read("batch").ravel().astype(int)] for c in manifest.conditions}
+    labels = {lv.key: np.array([*lv.categories, ""])[read("labels").ravel().astype(int)] for lv in manifest.labels}
+    return reference.atlas(model.adata.obsm[model._LATENT_QZM_KEY], conditions=conditions, labels=labels)

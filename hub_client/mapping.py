@@ -72,6 +72,7 @@ def map_query(
     layer: str | None = None,
     min_coverage: float | None = None,
     size_factor: str | None = None,
+    proteins: str | None = None,
     start: Start = "best",
     plan: Plan | None = None,
     seed: int = 0,
@@ -94,7 +95,7 @@ def map_query(
         category.
     labels
         The manifest's label levels to obs columns, for a query that is labelled in part: new labels get prototypes.
-    layer, min_coverage, size_factor
+    layer, min_coverage, size_factor, proteins
         As for :func:`hub_client.align`.
     start
         As for :func:`hub_client.surgery`.
@@ -129,6 +130,7 @@ def map_query(
         layer=layer,
         min_coverage=min_coverage,
         size_factor=size_factor,
+        proteins=proteins,
     )
     for warning in cells.report.warnings:
         _log.warning(warning)

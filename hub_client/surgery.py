@@ -11,8 +11,19 @@ import numpy as np
 from hub_client import errors
 from hub_client.architectures import Start
 from hub_client.data.cells import Cells, aligned
+from hub_client.data.proteins import lacking, measured
 from hub_client.manifest.configs import ExpiMap
-from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Lineage, Manifest, Parent, Term, Training
+from hub_client.manifest.v1 import (
+    Combination,
+    Condition,
+    LabelLevel,
+    Lineage,
+    Manifest,
+    Parent,
+    Proteins,
+    Term,
+    Training,
+)
 from hub_client.model import Model
 
 
@@ -183,6 +194,7 @@ def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
                 )
             }
         ),
+        "proteins": _proteins(old, conditions, cells),
         "labels": tuple(_level(level, cells.labels.get(level.key, ()), version) for level in old.labels),
         "prototypes": old.prototypes.model_copy(update={"unlabelled": 0}),
         "lineage": Lineage(parent=_parent(reference), relation="surgery", new_rows=start),
@@ -240,6 +252,16 @@ def _combinations(
     columns = [np.asarray(cells.conditions[c.key], dtype=str) for c in conditions]
     seen = sorted({tuple(map(str, row)) for row in zip(*columns, strict=True)} - set(known))
     return (*known.values(), *(Combination(values=row, added_in=version) for row in seen))
+
+
+def _proteins(old: Manifest, conditions: tuple[Condition, ...], cells: Cells) -> Proteins | None:
+    """Return the protein panel with what the query's new batches measured of it."""
+    if old.proteins is None or not conditions:
+        return old.proteins
+    batch, before = conditions[0], old.conditions[0].categories
+    found = lacking(measured(cells.proteins, cells.conditions[batch.key]), len(old.proteins.panel))
+    new = {name: indices for name, indices in found.items() if name not in before}
+    return old.proteins.model_copy(update={"measured": old.proteins.measured | new})
 
 
 def _level(level: LabelLevel, values: Iterable[str], version: str) -> LabelLevel:

@@ -47,6 +47,8 @@ class Evidence:
         Each label's share of the reference cells, ``(labels,)``; None without reference cells.
     expression
         Probability of each label by expression alone, ``(cells, labels)``; None without a classifier.
+    network
+        Probability of each label by the network's own classifier, ``(cells, labels)``; None without one.
     """
 
     labels: tuple[str, ...]
@@ -57,6 +59,7 @@ class Evidence:
     densities: Probabilities | None = None
     reference_shares: Probabilities | None = None
     expression: Probabilities | None = None
+    network: Probabilities | None = None
 
     def rows(self, index: NDArray[np.int64]) -> Evidence:
         """Return the evidence of some cells."""
@@ -64,7 +67,7 @@ class Evidence:
         return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
 
 
-PER_CELL = ("distances", "deviations", "votes", "densities", "expression")
+PER_CELL = ("distances", "deviations", "votes", "densities", "expression", "network")
 
 
 def evidence(model: Model, latent: Array, *, cells: Cells | None = None) -> dict[str, Evidence]:
@@ -81,9 +84,9 @@ def evidence(model: Model, latent: Array, *, cells: Cells | None = None) -> dict
 
 def _gathered(model: Model, level: str, latent: Array, cells: Cells | None, scores: Scores | None) -> Evidence | None:
     rule, atlas = calibration_of(model, level), _atlas(model, level)
-    found = _by_prototypes(model.vocabulary.labels[level].names, scores)
-    asked = (rule or VOTES_ONLY).transfer
-    if found.distances is None and atlas is None and asked != "expression":
+    found = _by_scores(model.vocabulary.labels[level].names, scores)
+    asked = (rule or _default(found)).transfer
+    if found.distances is None and found.network is None and atlas is None and asked != "expression":
         return None
     if atlas is not None:
         found = replace(found, reference_shares=atlas.shares)
@@ -130,9 +133,11 @@ def _atlas(model: Model, level: str) -> _Atlas | None:
     return _Atlas(latent[labelled], axis.codes(names[labelled]), groups[labelled].astype(np.int64), len(axis))
 
 
-def _by_prototypes(labels: tuple[str, ...], scores: Scores | None) -> Evidence:
-    if scores is None or scores.kind != "distance":
+def _by_scores(labels: tuple[str, ...], scores: Scores | None) -> Evidence:
+    if scores is None:
         return Evidence(labels)
+    if scores.kind == "probability":
+        return Evidence(labels, network=scores.values.astype(np.float64))
     return Evidence(labels, scores.values, scores.deviations, scores.shares)
 
 
@@ -163,7 +168,7 @@ MIXED = ("mixtures", "consensus")
 """Those that ask for the densities of the reference's labels."""
 EXPRESSED = ("expression", "consensus")
 """Those that ask the classifier of expression."""
-AVERAGED = ("neighbors", "average", "expression", "consensus")
+AVERAGED = ("neighbors", "average", "expression", "consensus", "network")
 """Those whose probabilities are sharpened or flattened after they are made."""
 REFERRED = ("neighbors", "mixtures", "expression", "consensus")
 """Those that know only the labels the reference's cells have."""
@@ -171,6 +176,17 @@ DEFAULT = Calibration(level="any", temperature=1.0)
 """What holds where nothing was fitted."""
 VOTES_ONLY = DEFAULT.model_copy(update={"transfer": "neighbors"})
 """What holds where nothing was fitted and there are no prototypes."""
+
+
+NETWORK_ONLY = DEFAULT.model_copy(update={"transfer": "network"})
+"""What holds where nothing was fitted and the network has a classifier."""
+
+
+def _default(found: Evidence) -> Calibration:
+    """Return what holds where nothing was fitted."""
+    if found.distances is not None:
+        return DEFAULT
+    return VOTES_ONLY if found.network is None else NETWORK_ONLY
 
 
 def calibration_of(model: Model, level: str) -> Calibration | None:
@@ -181,14 +197,15 @@ def calibration_of(model: Model, level: str) -> Calibration | None:
 def probabilities(found: Evidence, calibration: Calibration | None) -> Probabilities:
     """Return the probability of each label, ``(cells, labels)``; rows sum to 1.
 
-    Without a calibration, distances are taken at temperature 1, and votes where there are no distances.
+    Without a calibration, distances are taken at temperature 1; without distances the network's own classifier counts,
+    and votes where there is none.
 
     Raises
     ------
     Unsupported
         If the calibration asks for evidence that the model does not have.
     """
-    rule = calibration or (DEFAULT if found.distances is not None else VOTES_ONLY)
+    rule = calibration or _default(found)
     mixed = _with_new_labels(TRANSFERS[rule.transfer](found, rule), found, rule)
     if rule.sharpness == 1:
         return mixed
@@ -288,6 +305,12 @@ def _consensus(found: Evidence, rule: Calibration) -> Probabilities:
     return (_tempered(found, rule) + _expressed(found, rule)) / 2
 
 
+def _by_network(found: Evidence, rule: Calibration) -> Probabilities:
+    if found.network is None:
+        raise _lacking("the network's own classifier")
+    return found.network
+
+
 def _lacking(what: str) -> errors.Unsupported:
     return errors.Unsupported(
         f"this model's labels are transferred from {what}, which it does not have; its release is incomplete.",
@@ -304,4 +327,5 @@ TRANSFERS: Mapping[str, Callable[[Evidence, Calibration], Probabilities]] = {
     "mixtures": _tempered,
     "expression": _expressed,
     "consensus": _consensus,
+    "network": _by_network,
 }

@@ -19,6 +19,8 @@ from hub_client.predict import predict
 
 CELLS = "test_cells"
 PREFIX = "test_vectors."
+MATRICES = {"counts": "genes", "latent": "latent", "continuous": "continuous", "proteins": "proteins"}
+"""The second axis of those parts that have two."""
 
 
 def with_test_vectors(model: Model, cells: Cells, *, count: int = 8, seed: int = 0) -> Model:
@@ -118,6 +120,7 @@ def _simulated(cells: Cells, manifest: Manifest, *, count: int, seed: int) -> Ce
     samples = np.array([generator.choice(members) for members in chosen])
     factors = [cells.size_factor[members].mean() for members in chosen]
     observed = manifest.input.size_factor is not None
+    proteins = _means(cells.proteins, chosen)
     return Cells(
         x=csr_matrix(counts, dtype=np.float32),
         obs_names=np.arange(count).astype(str).astype(object),
@@ -126,6 +129,7 @@ def _simulated(cells: Cells, manifest: Manifest, *, count: int, seed: int) -> Ce
         size_factor=np.asarray(factors if observed else counts.sum(axis=1).clip(min=1), dtype=np.float32),
         report=GeneReport(coverage=1.0),
         continuous=_means(cells.continuous, chosen),
+        proteins=None if proteins is None else generator.poisson(proteins).astype(np.float32),
     )
 
 
@@ -154,6 +158,7 @@ def _inputs(model: Model, cells: Cells) -> dict[str, Tensor]:
     values = {"counts": cells.x.toarray(), "size_factor": cells.size_factor}
     values |= {f"conditions.{key}": axis.codes(cells.conditions[key]) for key, axis in axes.items()}
     values |= {} if cells.continuous is None else {"continuous": cells.continuous}
+    values |= {} if cells.proteins is None else {"proteins": cells.proteins}
     return {part: torch.from_numpy(value) for part, value in values.items()}
 
 
@@ -176,12 +181,13 @@ def _replayed(manifest: Manifest, parts: dict[str, Tensor]) -> Cells:
         size_factor=parts["size_factor"].numpy(),
         report=GeneReport(coverage=1.0),
         continuous=parts["continuous"].numpy() if manifest.covariates.continuous else None,
+        proteins=parts["proteins"].numpy() if "proteins" in parts else None,
     )
 
 
 def _spec(name: str) -> TensorSpec:
     part = name.removeprefix(PREFIX)
-    axes = {"counts": (CELLS, "genes"), "latent": (CELLS, "latent"), "continuous": (CELLS, "continuous")}
+    axes = {part: (CELLS, axis) for part, axis in MATRICES.items()}
     return TensorSpec(name=name, dtype="I64" if "." in part else "F32", shape=axes.get(part, (CELLS,)))
 
 

@@ -360,7 +360,7 @@ KINDS: dict[str, dict[str, Any]] = {
             "background_activation": "exp",
         },
         "conditions": [batch(ONE_HOT)],
-        "proteins": {"panel": ["CD3", "CD19"], "measured": {"b": [0]}},
+        "proteins": {"panel": ["CD3", "CD19"], "measured": {"b": [0]}, "source": "prot"},
         "tensors": [
             {"name": "gene_means", "dtype": "F32", "shape": ["genes"]},
             {"name": "background", "dtype": "F32", "shape": ["proteins", "conditions.batch"]},

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import anndata
+import mudata
 import numpy as np
 import torch
 
@@ -28,6 +29,7 @@ SETUPS: dict[str, dict[str, Any]] = {
         "layer": "counts",
     },
 }
+SETUPS["labelled"] = {"batch_key": "batch", "labels_key": "cell_type"}
 SCVI: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("plain", {}),
     "no batch": ("no batch", {"gene_likelihood": "nb"}),
@@ -41,6 +43,31 @@ SCVI: dict[str, tuple[str, dict[str, Any]]] = {
     "embedded": ("all", {"batch_representation": "embedding", "encode_covariates": True}),
 }
 """Setup and parameters of an SCVI for each option whose code differs."""
+SCANVI: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("labelled", {}),
+    "linear, encoded": ("all", {"linear_classifier": True, "encode_covariates": True, "n_layers": 2}),
+    "wide classifier": ("labelled", {"classifier_parameters": {"n_layers": 2, "n_hidden": 8, "dropout_rate": 0.0}}),
+    "prior": ("labelled", {"y_prior": torch.tensor([[0.7, 0.2, 0.1]]), "gene_likelihood": "nb"}),
+    "logistic": ("labelled", {"latent_distribution": "ln", "use_observed_lib_size": False}),
+}
+"""The same for SCANVI; cells of type T are not labelled."""
+
+
+TOTALVI: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("proteins", {}),
+    "all keys": ("proteins, all", {"gene_dispersion": "gene-batch", "protein_dispersion": "protein-batch"}),
+    "libraries": ("proteins", {"use_observed_lib_size": False, "gene_likelihood": "zinb", "encode_covariates": False}),
+    "override": ("proteins", {"override_missing_proteins": True, "empirical_protein_background_prior": False}),
+    "deep, logistic": ("proteins", {"n_layers_decoder": 2, "latent_distribution": "ln", "use_layer_norm": "both"}),
+    "background exp": ("proteins", {"extra_decoder_kwargs": {"activation_function_bg": "exp"}}),
+}
+"""The same for TOTALVI; batch b2 did not measure the last protein."""
+SETUPS["proteins"] = {"batch_key": "batch", "protein_expression_obsm_key": "protein"}
+SETUPS["proteins, all"] = SETUPS["proteins"] | {
+    "size_factor_key": "depth",
+    "categorical_covariate_keys": ["tech"],
+    "continuous_covariate_keys": ["age"],
+}
 
 
 @contextmanager
@@ -61,7 +88,7 @@ def undisturbed() -> Iterator[None]:
 
 def cells(**options: Any) -> anndata.AnnData:
     """Return simulated cells with counts in X and in a layer."""
-    adata = counts(**options)
+    adata = counts(proteins=True, **options)
     adata.layers["counts"] = adata.X.copy()
     return adata
 
@@ -75,12 +102,46 @@ def fitted(model: Any, *, epochs: int = 2) -> Any:
 @cache
 def scvi_model(example: str) -> Any:
     """Return an SCVI trained for two epochs; callers must not train it."""
-    setup, parameters = SCVI[example]
+    return _trained("SCVI", *SCVI[example])
+
+
+@cache
+def scanvi_model(example: str) -> Any:
+    """Return an SCANVI trained for two epochs; callers must not train it."""
+    return _trained("SCANVI", *SCANVI[example], unlabeled_category="T")
+
+
+@cache
+def totalvi_model(example: str) -> Any:
+    """Return a TOTALVI trained for two epochs; callers must not train it."""
+    return _trained("TOTALVI", *TOTALVI[example])
+
+
+@cache
+def totalvi_of_mudata() -> Any:
+    """Return a TOTALVI trained for two epochs on a MuData; callers must not train it."""
+    with undisturbed():
+        mdata = mudata_cells()
+        setup = {"batch_key": "batch", "modalities": {"rna_layer": "rna", "protein_layer": "prot", "batch_key": "rna"}}
+        scvi_tools().model.TOTALVI.setup_mudata(mdata, **setup)
+        return fitted(scvi_tools().model.TOTALVI(mdata, n_hidden=16, n_latent=6))
+
+
+def mudata_cells() -> mudata.MuData:
+    """Return the simulated cells as a MuData of RNA and proteins."""
+    rna = cells()
+    proteins = rna.obsm.pop("protein")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mudata.MuData({"rna": rna, "prot": anndata.AnnData(proteins)})
+
+
+def _trained(model: str, setup: str, parameters: dict[str, Any], **also: Any) -> Any:
     with undisturbed(), torch.random.fork_rng(devices=[]):
         before = np.random.get_state()
         scvi_tools().settings.seed = 0
-        adata = cells()
-        scvi_tools().model.SCVI.setup_anndata(adata, **SETUPS[setup])
-        found = fitted(scvi_tools().model.SCVI(adata, n_hidden=16, n_latent=6, **parameters))
+        adata, model_class = cells(), getattr(scvi_tools().model, model)
+        model_class.setup_anndata(adata, **SETUPS[setup], **also)
+        found = fitted(model_class(adata, n_hidden=16, n_latent=6, **parameters))
         np.random.set_state(before)
     return found

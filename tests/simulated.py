@@ -16,14 +16,23 @@ from hub_client.data.cells import Cells
 from hub_client.manifest.v1 import Manifest, PrototypeLevel
 
 GENES = tuple(f"g{number}" for number in range(60))
+PROTEINS = tuple(f"CD{number}" for number in range(12))
 CLASSES = {"T": "lymphoid", "B": "lymphoid", "NK": "lymphoid", "Mono": "myeloid"}
 REFERENCE, QUERY, SECOND_QUERY = ("b0", "b1", "b2"), ("q0", "q1"), ("r0",)
 
 
 def counts(
-    batches: Sequence[str] = REFERENCE, *, cells: int = 240, types: Sequence[str] = tuple(CLASSES), seed: int = 0
+    batches: Sequence[str] = REFERENCE,
+    *,
+    cells: int = 240,
+    types: Sequence[str] = tuple(CLASSES),
+    seed: int = 0,
+    proteins: bool = False,
 ) -> anndata.AnnData:
-    """Return counts whose gene means depend on type, batch and technology, with all four in obs."""
+    """Return counts whose gene means depend on type, batch and technology, with all four in obs.
+
+    With ``proteins``, counts of those are in obsm.
+    """
     generator = np.random.default_rng([seed, cells])
     obs = pd.DataFrame(
         {
@@ -39,7 +48,21 @@ def counts(
     logs = sum(_effects(key, obs[key], size=size) for key, size in SIZES.items())
     depth = generator.lognormal(0, 0.3, (cells, 1))
     x = generator.poisson(generator.gamma(3.0, np.exp(logs) * depth / 3.0)).astype(np.float32)
-    return anndata.AnnData(csr_matrix(x), obs=obs, var=pd.DataFrame(index=list(GENES)))
+    adata = anndata.AnnData(csr_matrix(x), obs=obs, var=pd.DataFrame(index=list(GENES)))
+    if proteins:
+        adata.obsm["protein"] = _proteins(obs, seed)
+    return adata
+
+
+def _proteins(obs: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return counts of proteins over a background, some of them present by type; batch b2 did not measure the last."""
+    generator = np.random.default_rng([seed, len(obs), 3])
+    logs = sum(_effects(key, obs[key], size=size)[:, : len(PROTEINS)] for key, size in SIZES.items())
+    present = _effects("cell_type", obs["cell_type"], size=1.0)[:, -len(PROTEINS) :] > 0
+    means = 5 * np.exp(generator.normal(0, 0.3, (len(obs), 1))) + np.where(present, 100 * np.exp(logs), 0)
+    counts = generator.poisson(means).astype(np.float32)
+    counts[obs["batch"].to_numpy() == "b2", -1] = 0
+    return pd.DataFrame(counts, index=obs.index, columns=list(PROTEINS))
 
 
 SIZES = {"cell_type": 0.8, "batch": 0.3, "tech": 0.2}
@@ -66,7 +89,7 @@ def cells_for(
     manifest: Manifest, batches: Sequence[str] = REFERENCE, *, labelled: bool = True, **options: Any
 ) -> Cells:
     """Return simulated cells aligned to a manifest, with or without the labels of its levels."""
-    adata = counts(batches, **options)
+    adata = counts(batches, proteins=manifest.proteins is not None, **options)
     columns = {level.key: level.key for level in manifest.labels if labelled}
     return align(log_counts(adata) if manifest.input.kind == "log1p" else adata, manifest, labels=columns)
 
@@ -108,6 +131,7 @@ def manifest(
                 {"key": key, "categories": labels[key], "ontology": dict.fromkeys(labels[key])} for key in levels
             ],
             "prototypes": {"levels": prototypes if kind == "scpoli" else ()},
+            "proteins": {"panel": PROTEINS} if kind == "totalvi" else None,
             "terms": terms(constrained, unconstrained) if kind == "expimap" else (),
         }
     )
@@ -141,7 +165,14 @@ def _extensions(constrained: int, unconstrained: int) -> dict[str, int]:
     return {"constrained_extensions": constrained, "unconstrained_extensions": unconstrained}
 
 
-SIZED = {"scpoli": _latent, "trvae": _latent, "expimap": _extensions, "scvi": _one_width, "scanvi": _one_width}
+SIZED = {
+    "scpoli": _latent,
+    "trvae": _latent,
+    "expimap": _extensions,
+    "scvi": _one_width,
+    "scanvi": _one_width,
+    "totalvi": _one_width,
+}
 """What says the size of each kind's latent."""
 ENCODINGS = {"scpoli": {"kind": "embedding", "dim": 4}}
 """How a kind's conditions are encoded, where not one-hot."""

@@ -18,14 +18,28 @@ from numpy.typing import NDArray
 from hub_client import align, embed, errors, from_scvi
 from hub_client.architectures.scvi_tools import KINDS, check_version, scvi_tools
 from hub_client.legacy.scvi_tools import manifest_of
-from hub_client.manifest.configs import Scvi
+from hub_client.manifest.configs import Scvi, TotalVi
 from hub_client.model import Model
 from hub_client.predict import predict
-from tests.scvi_models import SCVI, cells, fitted, scvi_model, undisturbed
-from tests.simulated import manifest
+from tests.scvi_models import (
+    SCANVI,
+    SCVI,
+    TOTALVI,
+    cells,
+    fitted,
+    mudata_cells,
+    scanvi_model,
+    scvi_model,
+    totalvi_model,
+    totalvi_of_mudata,
+    undisturbed,
+)
+from tests.simulated import PROTEINS, manifest
 
 pytestmark = pytest.mark.slow
 every = pytest.mark.parametrize("example", SCVI)
+every_totalvi = pytest.mark.parametrize("example", TOTALVI)
+every_scanvi = pytest.mark.parametrize("example", SCANVI)
 
 
 def seeded(function: Any, **options: Any) -> NDArray[Any]:
@@ -37,6 +51,14 @@ def seeded(function: Any, **options: Any) -> NDArray[Any]:
         found = function(**options)
         np.random.set_state(before)
     return np.asarray(found)
+
+
+def seeded_frames(function: Any, **options: Any) -> list[NDArray[Any]]:
+    """Return the one or two frames that a method of scvi-tools returns when its draws are seeded."""
+    with undisturbed(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        found = function(**options)
+    return [np.asarray(frame) for frame in (found if isinstance(found, tuple) else (found,))]
 
 
 def same_outputs(left: Any, right: Any) -> None:
@@ -67,6 +89,86 @@ def test_there_and_back_is_the_same_function(example: str, tmp_path: Path) -> No
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(tensor, state[name]), name
     same_outputs(theirs, back)
+
+
+@every_scanvi
+def test_a_scanvi_there_and_back_is_the_same_function(example: str, tmp_path: Path) -> None:
+    theirs = scanvi_model(example)
+    model = Model.load(from_scvi(theirs, name="simulated").save(tmp_path / "release"))
+    assert (model.manifest.labels[0].categories, model.manifest.labels[0].unlabelled) == (("B", "Mono", "NK"), "T")
+    back = model.to_scvi(cells(), labels={"cell_type": "cell_type"})
+    state = theirs.module.state_dict()
+    assert state.keys() == back.module.state_dict().keys()
+    same_outputs(theirs, back)
+    pd.testing.assert_frame_equal(theirs.predict(soft=True), back.predict(soft=True))
+    assert_array_equal(theirs.predict(), back.predict())
+
+
+@every_scanvi
+def test_our_labels_are_theirs(example: str) -> None:
+    theirs = scanvi_model(example)
+    model = from_scvi(theirs, name="simulated")
+    found = predict(model, align(cells(), model), device="cpu").levels["cell_type"]
+    expected = theirs.predict(soft=True)
+    assert_allclose(found.probabilities.to_numpy(), expected.to_numpy(), rtol=1e-4, atol=1e-5)
+    assert_allclose(found.uncertainty, 1 - expected.to_numpy().max(axis=1), rtol=1e-3, atol=1e-5)
+    assert (found.labels == theirs.predict()).mean() > 0.99
+
+
+@every_totalvi
+def test_a_totalvi_there_and_back_is_the_same_function(example: str, tmp_path: Path) -> None:
+    theirs = totalvi_model(example)
+    model = Model.load(from_scvi(theirs, name="simulated").save(tmp_path / "release"))
+    back = model.to_scvi(cells())
+    state = theirs.module.state_dict()
+    assert state.keys() == back.module.state_dict().keys()
+    assert_array_equal(seeded(theirs.get_latent_representation), seeded(back.get_latent_representation))
+    for method in ("get_normalized_expression", "get_protein_foreground_probability"):
+        ours, expected = (seeded_frames(getattr(m, method), n_samples=2) for m in (back, theirs))
+        for left, right in zip(ours, expected, strict=True):
+            assert_array_equal(left, right)
+    masks = [m.module.protein_batch_mask for m in (theirs, back)]
+    assert (masks[0] is None) == (masks[1] is None)
+    assert masks[0] is None or all((masks[0][code] == masks[1][code]).all() for code in masks[0])
+
+
+@every_totalvi
+def test_a_totalvis_latent_and_loss_are_theirs(example: str) -> None:
+    theirs = totalvi_model(example)
+    model = from_scvi(theirs, name="simulated")
+    with undisturbed():
+        mean, _ = theirs.get_latent_representation(return_dist=True)
+    query = align(cells(), model)
+    assert_allclose(embed(model, query, device="cpu"), mean, rtol=1e-4, atol=1e-5)
+    batch = model.network.batches(query).take(torch.arange(100))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        ours = model.network(batch, kl_weight=1.0)["loss"]
+        torch.manual_seed(0)
+        expected = theirs.module(model.network.inputs(batch), loss_kwargs={"kl_weight": 1.0})[2].loss
+    assert_allclose(ours.item(), expected.item(), rtol=1e-5)
+
+
+def test_a_totalvi_of_a_mudata() -> None:
+    theirs = totalvi_of_mudata()
+    model = from_scvi(theirs, name="simulated")
+    assert model.manifest.proteins is not None
+    assert (model.manifest.proteins.panel, model.manifest.proteins.source) == (PROTEINS, "prot")
+    assert model.manifest.proteins.measured == {"b2": tuple(range(11))}
+    with undisturbed():
+        mean, _ = theirs.get_latent_representation(return_dist=True)
+    query = align(mudata_cells(), model)
+    assert query.report.proteins is not None
+    assert query.report.proteins.source == "prot"
+    assert_allclose(embed(model, query, device="cpu"), mean, rtol=1e-4, atol=1e-5)
+
+
+def test_a_totalvi_without_cells() -> None:
+    theirs = totalvi_model("plain")
+    back = from_scvi(theirs, name="simulated").to_scvi()
+    given = cells()
+    found = seeded(back.get_latent_representation, adata=given)
+    assert_allclose(found, seeded(theirs.get_latent_representation), rtol=1e-4, atol=1e-5)
 
 
 @every
@@ -205,9 +307,11 @@ def test_other_architectures_are_no_models_of_scvi_tools() -> None:
 
 
 def test_defaults_are_those_of_scvi_tools() -> None:
-    module = inspect.signature(scvi_tools().module.VAE).parameters
-    for parameter, field in KINDS["scvi"].parameters.items():
-        assert module[parameter].default == getattr(Scvi(), field), parameter
+    for config in (Scvi(), TotalVi()):
+        kind = KINDS[config.kind]
+        module = inspect.signature(getattr(scvi_tools().module, kind.module)).parameters
+        for parameter, field in kind.parameters.items():
+            assert module[parameter].default == getattr(config, field), parameter
 
 
 def test_the_query_is_read_as_anndata() -> None:

@@ -26,6 +26,8 @@ FLOORS = [
     "diff",
     "verify",
     "from_scvi",
+    "scanvi",
+    "impute",
     "atlas",
     "plot",
     "enrichment",

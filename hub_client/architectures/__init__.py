@@ -9,8 +9,10 @@ from hub_client.architectures._base import Architecture, Scores, Start
 
 ARCHITECTURES = {
     "expimap": "hub_client.architectures.expimap:ExpiMap",
+    "scanvi": "hub_client.architectures.scvi_tools:ScviTools",
     "scpoli": "hub_client.architectures.scpoli:ScPoli",
     "scvi": "hub_client.architectures.scvi_tools:ScviTools",
+    "totalvi": "hub_client.architectures.scvi_tools:ScviTools",
     "trvae": "hub_client.architectures.trvae:TrVae",
 }
 

@@ -10,10 +10,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from hub_client.architectures.scvi_tools import KINDS, ScviTools, batch_key, parameters, scvi_tools
+from hub_client.architectures.scvi_tools import (
+    KINDS,
+    ScviTools,
+    batch_key,
+    parameters,
+    protein_masks,
+    scvi_tools,
+)
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.manifest.v1 import LabelLevel, Manifest
 
@@ -46,10 +55,13 @@ def scvi_model(network: ScviTools, cells: Cells | None = None, *, obs: pd.DataFr
         network.vocabulary.covariate_codes(cells.conditions, cells=len(cells))
     model_class = getattr(scvi_tools().model, kind.model)
     adata = _without_counts(manifest) if cells is None else _with_counts(manifest, cells, obs)
-    with quiet():
+    with quiet(), torch.random.fork_rng(devices=[]):
         model_class.setup_anndata(adata, **_setup(manifest))
-        model = model_class(adata, **parameters(manifest))
+        model = model_class(adata, **parameters(manifest), **dict.fromkeys(kind.initial, False))
+    model.init_params_["non_kwargs"] |= {name: getattr(network.config, field) for name, field in kind.initial.items()}
     model.module.load_state_dict(network.plain().state_dict())
+    if manifest.proteins is not None:
+        model.module.protein_batch_mask = protein_masks(manifest)
     model.module.eval()
     model.is_trained_ = True
     return model
@@ -84,7 +96,19 @@ def _labels(manifest: Manifest) -> dict[str, Any]:
     return {"labels_key": manifest.labels[0].key if manifest.labels else None}
 
 
-SETUP = {"scvi": _labels}
+def _labels_and_unlabelled(manifest: Manifest) -> dict[str, Any]:
+    return _labels(manifest) | {"unlabeled_category": manifest.labels[0].unlabelled or UNLABELLED}
+
+
+def _proteins(manifest: Manifest) -> dict[str, Any]:
+    return {"protein_expression_obsm_key": _protein_key(manifest)}
+
+
+def _protein_key(manifest: Manifest) -> str:
+    return (manifest.proteins and manifest.proteins.source) or "protein_expression"
+
+
+SETUP = {"scvi": _labels, "scanvi": _labels_and_unlabelled, "totalvi": _proteins}
 """What each kind's ``setup_anndata`` is told besides."""
 
 
@@ -101,7 +125,12 @@ def _with_counts(manifest: Manifest, cells: Cells, obs: pd.DataFrame | None) -> 
     index = pd.Index(cells.obs_names, dtype=object)
     others = pd.DataFrame(index=index) if obs is None else obs.drop(columns=[*columns], errors="ignore")
     frame = pd.DataFrame(columns, index=index).join(others.set_axis(index))
-    return AnnData(cells.x.copy(), obs=frame, var=pd.DataFrame(index=pd.Index(manifest.genes.names, dtype=object)))
+    adata = AnnData(cells.x.copy(), obs=frame, var=pd.DataFrame(index=pd.Index(manifest.genes.names, dtype=object)))
+    if manifest.proteins is not None:
+        panel = list(manifest.proteins.panel)
+        counts = np.zeros((len(cells), len(panel)), np.float32) if cells.proteins is None else cells.proteins
+        adata.obsm[_protein_key(manifest)] = pd.DataFrame(counts, index=adata.obs_names, columns=panel)
+    return adata
 
 
 def _labelled(cells: Cells, level: LabelLevel, kind: str) -> pd.Categorical:
@@ -128,5 +157,15 @@ def _without_counts(manifest: Manifest) -> AnnData:
         continuous=np.zeros((count, len(manifest.covariates.continuous)), np.float32)
         if manifest.covariates.continuous
         else None,
+        proteins=_measured(manifest, count),
     )
     return _with_counts(manifest, cells, None)
+
+
+def _measured(manifest: Manifest, count: int) -> NDArray[np.float32] | None:
+    """Return a count of 1 for each protein that a cell's batch measured, from which scvi-tools tells that it did."""
+    if manifest.proteins is None:
+        return None
+    masks = protein_masks(manifest)
+    whole = np.ones((count, len(manifest.proteins.panel)), np.float32)
+    return whole if masks is None else np.resize(np.stack(list(masks.values())), whole.shape).astype(np.float32)

@@ -17,9 +17,10 @@ What they compute, and their losses, are scvi-tools' (1.4). Where this differs o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Self, cast
@@ -35,12 +36,13 @@ from hub_client.architectures._base import Array, Scores, Start
 from hub_client.architectures._vae import CELLS_PER_TRIAL, kl_weight, padded
 from hub_client.data.batches import Batch, Batches
 from hub_client.data.cells import Cells
+from hub_client.data.proteins import lacking, measured
 from hub_client.data.threads import same_threads
 from hub_client.data.vocabulary import Axis as Names
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.configs import Scanvi, Scvi, TotalVi
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.v1 import Condition, Embedding, Manifest, TensorSpec
+from hub_client.manifest.v1 import Condition, Embedding, Manifest, Proteins, TensorSpec
 from hub_client.nn.injected import Categories, InjectedLayers, Parts, divide, parts
 from hub_client.nn.layers import Axis, GrowingTable, tensor_axes
 from hub_client.nn.training import History, Runtime, Split, run
@@ -138,24 +140,30 @@ class Kind:
         Names of its classes in ``scvi.module`` and ``scvi.model``.
     parameters
         scvi-tools' parameter to the config's field.
-    options
-        Parameters of its module and its model that are told in other words.
+    nested
+        The same for parameters in keyword dictionaries, by the dictionary's name.
     sizes
         The parameters of its module that follow from the manifest's axes.
     stacks, dense
         Where its fully connected layers are; where its linear maps are, and the axes of their outputs and inputs.
     per_category
         Its tensors with an entry for each batch or label.
+    initial
+        As ``parameters``, for those of its model alone, which say how training starts.
+    classifier
+        Whether it has a classifier of its own.
     """
 
     module: str
     model: str
     parameters: Mapping[str, str]
-    options: Callable[[Manifest], dict[str, Any]]
+    nested: Mapping[str, Mapping[str, str]]
     sizes: Callable[[Manifest], dict[str, Any]]
     stacks: Mapping[str, Stack]
     dense: Mapping[str, tuple[str, str]]
     per_category: Callable[[Manifest], list[PerCategory]]
+    initial: Mapping[str, str] = field(default_factory=dict)
+    classifier: bool = False
 
 
 def batch_key(manifest: Manifest) -> Condition | None:
@@ -181,14 +189,6 @@ def _shared_sizes(manifest: Manifest) -> dict[str, Any]:
         "library_log_means": np.zeros((1, batches)),
         "library_log_vars": np.ones((1, batches)),
     }
-
-
-def _vae_options(manifest: Manifest) -> dict[str, Any]:
-    embedding = embedded(manifest)
-    if embedding is None:
-        return {}
-    told = {"embedding_dim": embedding.dim, "max_norm": embedding.max_norm}
-    return {"batch_representation": "embedding", "batch_embedding_kwargs": told}
 
 
 def _vae_sizes(manifest: Manifest) -> dict[str, Any]:
@@ -243,8 +243,147 @@ VAE_DENSE = {
     "decoder.px_r_decoder": ("genes", "hidden.0"),
     "decoder.px_dropout_decoder": ("genes", "hidden.0"),
 }
+CLASSIFIER_PARAMETERS = {
+    "n_layers": "classifier_layers",
+    "n_hidden": "classifier_hidden",
+    "dropout_rate": "classifier_dropout",
+    "logits": "classifier_logits",
+}
+SCANVAE_STACKS = VAE_STACKS | {
+    "encoder_z2_z1.encoder": Stack(("latent",), "label"),
+    "decoder_z1_z2.decoder": Stack(("latent",), "label"),
+    "classifier.classifier.0": Stack(("latent",), "nothing", "classifier", "classifier"),
+}
+SCANVAE_DENSE = VAE_DENSE | {
+    "encoder_z2_z1.mean_encoder": ("latent", "hidden.0"),
+    "encoder_z2_z1.var_encoder": ("latent", "hidden.0"),
+    "decoder_z1_z2.mean_decoder": ("latent", "hidden.0"),
+    "decoder_z1_z2.var_decoder": ("latent", "hidden.0"),
+}
+
+
+def _scanvae_per_category(manifest: Manifest) -> list[PerCategory]:
+    """Return also the prior of the labels and the classifier's last map, which is its only one if it is linear."""
+    hidden = _classifier_layers(cast(Scanvi, manifest.architecture)) > 0
+    last = f"classifier.classifier.{int(hidden)}"
+    return [
+        *_vae_per_category(manifest),
+        PerCategory("y_prior", "1", LABEL, dim=1, trained=False),
+        PerCategory(f"{last}.weight", "classifier" if hidden else "latent", LABEL, dim=0),
+        PerCategory(f"{last}.bias", None, LABEL, dim=0),
+    ]
+
+
+def _classifier_layers(config: Scanvi) -> int:
+    """Return how many hidden layers a classifier has: a linear one without a width or layers of its own has none."""
+    layers = config.classifier_layers
+    linear = config.linear_classifier and (config.classifier_hidden is None or layers is None)
+    return 0 if linear else config.layers if layers is None else layers
+
+
+def _totalvae_sizes(manifest: Manifest) -> dict[str, Any]:
+    sizes = _shared_sizes(manifest)
+    panel = len(cast(Proteins, manifest.proteins).panel)
+    return sizes | {
+        "n_labels": 0,
+        "n_input_genes": len(manifest.genes.panel),
+        "n_input_proteins": panel,
+        "n_panel": sizes["n_batch"],
+        "protein_batch_mask": protein_masks(manifest),
+    }
+
+
+def protein_masks(manifest: Manifest) -> dict[str, NDArray[np.bool_]] | None:
+    """Return which proteins each batch measured, ``(proteins,)``, by its code; None where all measured all."""
+    panel, batch = cast(Proteins, manifest.proteins), batch_key(manifest)
+    if not panel.measured or batch is None:
+        return None
+    everything = range(len(panel.panel))
+    found = {str(code): panel.measured.get(name, everything) for code, name in enumerate(batch.categories)}
+    return {code: np.isin(everything, list(indices)) for code, indices in found.items()}
+
+
+def _totalvae_per_category(manifest: Manifest) -> list[PerCategory]:
+    config = cast(TotalVi, manifest.architecture)
+    backgrounds = ("background_pro_alpha", "background_pro_log_beta", "log_per_batch_efficiency")
+    return [
+        *_dispersed("px_r", config.gene_dispersion, "genes"),
+        *_dispersed("py_r", config.protein_dispersion, "proteins"),
+        *_libraries(manifest),
+        *(PerCategory(name, "proteins", BATCH, dim=1) for name in backgrounds),
+    ]
+
+
+TOTALVAE_PARAMETERS = {
+    "n_latent": "latent",
+    "n_hidden": "hidden",
+    "n_layers_encoder": "encoder_layers",
+    "n_layers_decoder": "decoder_layers",
+    "dropout_rate_encoder": "encoder_dropout",
+    "dropout_rate_decoder": "decoder_dropout",
+    "gene_dispersion": "gene_dispersion",
+    "protein_dispersion": "protein_dispersion",
+    "gene_likelihood": "gene_likelihood",
+    "latent_distribution": "latent_distribution",
+    "encode_covariates": "encode_covariates",
+    "use_observed_lib_size": "use_observed_library_size",
+    "use_layer_norm": "layer_norm",
+    "use_batch_norm": "batch_norm",
+    "log_variational": "log1p_input",
+}
+TOTALVAE_STACKS = {
+    "encoder.encoder": Stack(("genes", "proteins"), "encoder"),
+    "encoder.l_gene_encoder": Stack(("genes", "proteins"), "encoder"),
+    **{
+        f"decoder.{name}": Stack(("latent",), "decoder")
+        for name in ("px_decoder", "py_back_decoder", "py_fore_decoder", "sigmoid_decoder")
+    },
+    **{
+        f"decoder.{name}": Stack(("hidden.0", "latent"), "decoder", "genes")
+        for name in ("px_scale_decoder", "px_dropout_decoder_gene")
+    },
+    **{
+        f"decoder.{name}": Stack(("hidden.0", "latent"), "decoder", "proteins")
+        for name in (
+            "py_back_mean_log_alpha",
+            "py_back_mean_log_beta",
+            "py_fore_scale_decoder",
+            "py_background_decoder",
+        )
+    },
+}
+TOTALVAE_DENSE = {
+    "encoder.z_mean_encoder": ("latent", "hidden.0"),
+    "encoder.z_var_encoder": ("latent", "hidden.0"),
+    "encoder.l_gene_mean_encoder": ("1", "hidden.0"),
+    "encoder.l_gene_var_encoder": ("1", "hidden.0"),
+}
+
+
 KINDS: Mapping[str, Kind] = {
-    "scvi": Kind("VAE", "SCVI", VAE_PARAMETERS, _vae_options, _vae_sizes, VAE_STACKS, VAE_DENSE, _vae_per_category),
+    "scvi": Kind("VAE", "SCVI", VAE_PARAMETERS, {}, _vae_sizes, VAE_STACKS, VAE_DENSE, _vae_per_category),
+    "scanvi": Kind(
+        "SCANVAE",
+        "SCANVI",
+        VAE_PARAMETERS | {"linear_classifier": "linear_classifier"},
+        {"classifier_parameters": CLASSIFIER_PARAMETERS},
+        _vae_sizes,
+        SCANVAE_STACKS,
+        SCANVAE_DENSE,
+        _scanvae_per_category,
+        classifier=True,
+    ),
+    "totalvi": Kind(
+        "TOTALVAE",
+        "TOTALVI",
+        TOTALVAE_PARAMETERS,
+        {"extra_decoder_kwargs": {"activation_function_bg": "background_activation"}},
+        _totalvae_sizes,
+        TOTALVAE_STACKS,
+        TOTALVAE_DENSE,
+        _totalvae_per_category,
+        initial={"empirical_protein_background_prior": "empirical_protein_background_prior"},
+    ),
 }
 
 
@@ -259,9 +398,20 @@ def plain_module(manifest: Manifest) -> Any:
 
 def parameters(manifest: Manifest) -> dict[str, Any]:
     """Return the parameters that scvi-tools' module and model have in common."""
-    kind = KINDS[manifest.architecture.kind]
-    given = {parameter: getattr(manifest.architecture, field) for parameter, field in kind.parameters.items()}
-    return given | kind.options(manifest)
+    config = manifest.architecture
+    kind = KINDS[config.kind]
+    given = {parameter: getattr(config, field) for parameter, field in kind.parameters.items()}
+    for group, fields in kind.nested.items():
+        told = {parameter: getattr(config, field) for parameter, field in fields.items() if _chosen(config, field)}
+        given |= {group: told} if told else {}
+    if embedding := embedded(manifest):
+        told = {"embedding_dim": embedding.dim, "max_norm": embedding.max_norm}
+        given |= {"batch_representation": "embedding", "batch_embedding_kwargs": told}
+    return given
+
+
+def _chosen(config: Any, field: str) -> bool:
+    return bool(getattr(config, field) != type(config).model_fields[field].default)
 
 
 class Anatomy:
@@ -385,7 +535,7 @@ def _write(module: nn.Module, path: str, value: Tensor) -> None:
     if isinstance(owner, GrowingTable):
         owner.load(value)
     elif parametrize.is_parametrized(owner, attribute):
-        setattr(owner, attribute, value)
+        setattr(owner, attribute, value.detach())
     else:
         getattr(owner, attribute).copy_(value)
 
@@ -413,6 +563,8 @@ class ScviTools(nn.Module):
         self.anatomy = Anatomy(manifest)
         self.grown_by_surgery = manifest.lineage is not None and manifest.lineage.relation == "surgery"
         self.seen_data = False
+        self._labelled: Labelled | None = None
+        self._adversary: Adversary | None = None
         self.module = plain_module(manifest)
         dissect(self.module, self.anatomy)
         self._freeze()
@@ -522,6 +674,9 @@ class ScviTools(nn.Module):
             found["extra_continuous_covs"] = batch.continuous
         if self.manifest.input.size_factor is not None:
             found["size_factor"] = batch.size_factor[:, None]
+        if self.manifest.proteins is not None:
+            none = batch.size_factor.new_zeros((len(batch), len(self.manifest.proteins.panel)))
+            found["proteins"] = batch.proteins if batch.proteins.shape[1] else none
         return found
 
     def _label_codes(self, batch: Batch) -> Tensor:
@@ -534,19 +689,40 @@ class ScviTools(nn.Module):
             given = self.module._get_inference_input(self.inputs(batch), full_forward_pass=True)
             return self.module.inference(**given)["qz"]
 
-    def forward(self, batch: Batch, *, kl_weight: float = 1.0, sample: bool = True) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, *, kl_weight: float = 1.0, classification_weight: float = 0.0, sample: bool = True
+    ) -> dict[str, Tensor]:
         """Return scvi-tools' loss and its terms, over cells.
 
         ``sample=False`` draws the latent under the same noise each time.
         """
-        found = self._losses(batch, sample=sample, kl_weight=kl_weight)
-        terms = {name: sum(getattr(found, name).values()).mean() for name in ("reconstruction_loss", "kl_local")}
-        terms = {"reconstruction": terms["reconstruction_loss"], "kl": terms["kl_local"]}
-        return {"loss": found.loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
+        weights = {"kl_weight": kl_weight} | self._classification(batch, classification_weight, sample=sample)
+        z, found = self._losses(batch, sample=sample, **weights)
+        terms = {"reconstruction": _total(found.reconstruction_loss).mean(), "kl": _total(found.kl_local).mean()}
+        if self.anatomy.kind.classifier:
+            lost = found.classification_loss
+            terms["classification"] = torch.zeros_like(terms["kl"]) if lost is None else lost
+        loss = found.loss
+        if self._adversary is not None and sample and kl_weight < 1:
+            loss = loss + (1 - kl_weight) * self._adversary.fooled(z, self.inputs(batch)["batch"], 1 - kl_weight)
+        return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
 
-    def _losses(self, batch: Batch, *, sample: bool, **weights: Any) -> Any:
+    def _classification(self, batch: Batch, weight: float, *, sample: bool) -> dict[str, Any]:
+        """Return what a classifier's loss is told: labelled cells, in training drawn apart from the minibatch's."""
+        if not self.anatomy.kind.classifier:
+            return {}
+        drawn = self._labelled.take(len(batch)) if self._labelled and sample else batch
+        labelled = drawn.labels[:, 0] >= 0
+        inputs = (
+            {name: tensor[labelled] for name, tensor in self.inputs(drawn).items()} if bool(labelled.any()) else None
+        )
+        return {"labelled_tensors": inputs, "classification_ratio": weight}
+
+    def _losses(self, batch: Batch, *, sample: bool, **weights: Any) -> tuple[Tensor, Any]:
+        """Return points of the latent, ``(cells, latent)``, and scvi-tools' losses at them."""
         with nullcontext() if sample else self._forked(NOISE_SEED):
-            return self.module(self.inputs(batch), loss_kwargs=weights)[2]
+            inferred, _, losses = self.module(self.inputs(batch), loss_kwargs=weights)
+        return inferred["z"], losses
 
     @contextmanager
     def _forked(self, seed: int | None = None) -> Iterator[None]:
@@ -561,8 +737,10 @@ class ScviTools(nn.Module):
 
     def fit(self, cells: Cells, plan: Plan, *, seed: int, runtime: Runtime) -> History:
         """Train in place what may move: everything, or after surgery the rows of new categories."""
+        self._check_labels(cells)
         if not self.seen_data:
             self._look_at(cells)
+            self._look_at_proteins(cells, seed)
         history = run(self, cells, plan=plan, seed=seed, runtime=runtime, vocabulary=self.vocabulary)
         self.seen_data = True
         return history
@@ -577,7 +755,21 @@ class ScviTools(nn.Module):
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0."""
-        return {"kl_weight": kl_weight(plan, epoch)}
+        told = {"classification_weight": plan.classification_weight} if self.anatomy.kind.classifier else {}
+        return {"kl_weight": kl_weight(plan, epoch), **told}
+
+    def _check_labels(self, cells: Cells) -> None:
+        """Refuse to train on unlabelled cells where each label has a dispersion of its own."""
+        if not any(entry.per == LABEL and entry.name in OUTRIGHT for entry in self._per_category()):
+            return
+        level = self.manifest.labels[0]
+        found = cells.labels.get(level.key, np.full(len(cells), ""))
+        if unlabelled := int((~np.isin(found, level.categories)).sum()):
+            raise errors.InvalidInput(
+                f"{unlabelled:,} of {len(cells):,} cells have no label of {level.key!r}, and this {self.config.kind} "
+                f"has a dispersion for each label: give labels={{{level.key!r}: column}} to align().",
+                facts={"level": level.key, "unlabelled": unlabelled},
+            )
 
     def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:
         """Return what may move, all with the plan's weight decay."""
@@ -589,23 +781,65 @@ class ScviTools(nn.Module):
         return 0
 
     def before_training(self, plan: Plan, data: Split) -> None:
-        """Do nothing."""
+        """Make an adversary of the batches where a reference lacks proteins in some."""
+        wanted = self._lacks_proteins() if plan.adversarial is None else plan.adversarial
+        if wanted and not self.grown_by_surgery and self.module.n_batch > 1:
+            self._adversary = Adversary(self.module, plan)
+
+    def _lacks_proteins(self) -> bool:
+        return self.manifest.proteins is not None and bool(self.manifest.proteins.measured)
 
     def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
-        """Do nothing."""
+        """Draw the labelled cells that a classifier learns from in this epoch."""
+        if self.anatomy.kind.classifier:
+            codes = data.labels[:, 0].cpu()
+            self._labelled = Labelled.drawn(data.batches, data.train, codes, per_label=plan.samples_per_label)
 
     def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
-        """Do nothing: there is no proximal step."""
+        """Let the adversary learn."""
+        if self._adversary is not None:
+            self._adversary.learn()
 
     def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Do nothing."""
 
     def after_training(self, plan: Plan, data: Split) -> None:
-        """Do nothing."""
+        """Let go of the data and of the adversary."""
+        self._labelled = self._adversary = None
 
     def facts(self) -> dict[str, object]:
-        """Return nothing: training changes no field of the manifest."""
-        return {}
+        """Return the manifest's fields that training can change: which proteins the batches measured."""
+        return {} if self.manifest.proteins is None else {"proteins": self.manifest.proteins}
+
+    @torch.no_grad()
+    def _look_at_proteins(self, cells: Cells, seed: int) -> None:
+        """Take from the data which proteins the batches measured, and where their background starts.
+
+        Raises
+        ------
+        InvalidInput
+            If a reference is to be trained on cells without proteins.
+        """
+        panel, batch = self.manifest.proteins, self.anatomy.batch
+        if panel is None:
+            return
+        if cells.proteins is None:
+            raise errors.InvalidInput(
+                f"the cells have none of the {len(panel.panel)} proteins of this totalvi, which cannot be trained "
+                "without; give align() their key with proteins=.",
+                facts={"proteins": panel.panel},
+            )
+        names = cells.conditions[self.manifest.conditions[0].key] if batch else np.zeros(len(cells), dtype=str)
+        known = lacking(measured(cells.proteins, names), len(panel.panel)) if batch else {}
+        self.manifest = self.manifest.changed(proteins=panel.model_copy(update={"measured": known}))
+        self.module.protein_batch_mask = protein_masks(self.manifest)
+        config = cast(TotalVi, self.config)
+        empirical = config.empirical_protein_background_prior
+        if len(panel.panel) > 10 if empirical is None else empirical:
+            codes = self.vocabulary.condition_codes(cells.conditions, cells=len(cells)).sum(axis=1)
+            means, scales = backgrounds(cells.proteins, codes, batches=self.module.n_batch, seed=seed)
+            self.module.background_pro_alpha = torch.from_numpy(means).expand(len(panel.panel), -1).clone()
+            self.module.background_pro_log_beta = torch.from_numpy(scales).log().expand(len(panel.panel), -1).clone()
 
     @torch.no_grad()
     def _look_at(self, cells: Cells) -> None:
@@ -659,12 +893,21 @@ class ScviTools(nn.Module):
         return losses
 
     def _reconstruction(self, batch: Batch) -> Tensor:
-        terms = self._losses(batch, sample=False).reconstruction_loss
-        return torch.stack(list(terms.values())).sum(0)
+        terms = dict(self._losses(batch, sample=False)[1].reconstruction_loss)
+        if not batch.proteins.shape[1]:
+            terms.pop("reconst_loss_protein", None)
+        return _total(terms)
 
+    @torch.no_grad()
     def score(self, latent: Array) -> dict[str, Scores]:
-        """Return nothing: labels come from the reference's cells."""
-        return {}
+        """Return the classifier's probability of each label at points of the latent; without one, nothing."""
+        if not self.anatomy.kind.classifier:
+            return {}
+        level = self.manifest.labels[0]
+        classifier = self.eval().module.classifier
+        found = classifier(torch.from_numpy(np.ascontiguousarray(latent, np.float32)).to(self.module.device))
+        likely = torch.softmax(found, dim=1) if classifier.logits else found
+        return {level.key: Scores(level.categories, likely.cpu().numpy(), "probability")}
 
     def gene_usage(self) -> Array:
         """Return the L2 norm of each gene's first-layer weights, ``(genes,)``."""
@@ -705,6 +948,106 @@ class ScviTools(nn.Module):
         )
 
 
+def _total(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of loss terms of each cell, ``(cells,)``."""
+    return torch.stack(list(terms.values())).sum(0)
+
+
+class Adversary:
+    """A classifier of batches by the latent, which the encoder learns to fool while the KL term's weight rises.
+
+    scvi-tools trains totalVI against one where proteins are missing in some batches (its AdversarialTrainingPlan).
+    """
+
+    def __init__(self, module: Any, plan: Plan) -> None:
+        parts = scvi_tools().module
+        self.classifier = parts.Classifier(
+            n_input=module.n_latent, n_hidden=32, n_labels=module.n_batch, n_layers=2, logits=True
+        ).to(module.device)
+        self.optimizer = torch.optim.Adam(
+            self.classifier.parameters(), lr=1e-3, eps=0.01, weight_decay=plan.weight_decay
+        )
+        self.seen: tuple[Tensor, Tensor, float] | None = None
+
+    def fooled(self, z: Tensor, batches: Tensor, weight: float) -> Tensor:
+        """Return the cross-entropy with all batches but the true one, at points ``(cells, latent)``."""
+        if len(z) < 2:
+            return z.new_zeros(())
+        self.seen = (z.detach(), batches[:, 0], weight)
+        others = 1.0 - nn.functional.one_hot(batches[:, 0], self.classifier.classifier[-1].out_features).float()
+        logs = torch.log_softmax(self.classifier(z), dim=1)
+        return -(logs * others / others.sum(dim=1, keepdim=True)).sum(dim=1).mean()
+
+    def learn(self) -> None:
+        """Take a step towards telling the batches of the last minibatch apart."""
+        if self.seen is not None:
+            z, batches, weight = self.seen
+            self.optimizer.zero_grad()
+            (weight * nn.functional.cross_entropy(self.classifier(z), batches)).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.seen = None
+
+
+def backgrounds(
+    counts: NDArray[np.float32], codes: NDArray[np.int64], *, batches: int, seed: int, cells: int = 100
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the mean and scale of each batch's protein background in log1p counts, ``(batches,)`` each.
+
+    As scvi-tools': mixtures of two Gaussians over the proteins of each of 100 cells; the lower one's mean and variance,
+    over cells (Gayoso 2021, Methods). Batches with fewer than five proteins have 0 and 0.05.
+    """
+    generator = np.random.default_rng(seed)
+    means, scales = np.zeros(batches, np.float32), np.full(batches, 0.05, np.float32)
+    for code in np.unique(codes):
+        members = counts[codes == code]
+        members = members[:, (members > 0).any(axis=0)]
+        if members.shape[1] >= 5:
+            drawn = np.log1p(members[generator.choice(len(members), cells)])
+            lower = np.array([_lower(values, int(generator.integers(2**31))) for values in drawn])
+            means[code], scales[code] = lower[:, 0].mean(), np.sqrt((lower[:, 1] ** 2).sum()) / cells
+    return means, scales
+
+
+def _lower(values: NDArray[np.float32], seed: int) -> tuple[float, float]:
+    """Return mean and scale of the lower of two Gaussians over one cell's proteins; 0 and 0.05 if all are alike."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    if np.ptp(values) == 0:
+        return 0.0, 0.05
+    found = GaussianMixture(n_components=2, random_state=seed, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found.fit(values.reshape(-1, 1).astype(np.float64))
+    low = int(found.means_.reshape(-1).argmin())
+    return float(found.means_[low, 0]), float(np.sqrt(found.covariances_[low, 0, 0]))
+
+
+class Labelled:
+    """Labelled cells in random order, again and again."""
+
+    def __init__(self, batches: Batches, rows: Tensor) -> None:
+        self.batches = batches
+        self.rows = rows
+        self.left = rows[:0]
+
+    @classmethod
+    def drawn(cls, batches: Batches, train: Tensor, codes: Tensor, *, per_label: int | None) -> Self | None:
+        """Return the labelled ones of the cells that train, at most so many of each label; None without any."""
+        labels = torch.unique(codes[codes >= 0])
+        members = [train[codes == label] for label in labels]
+        if per_label is not None:
+            members = [rows[torch.randperm(len(rows))[:per_label]] for rows in members]
+        return cls(batches, torch.cat(members)) if members else None
+
+    def take(self, count: int) -> Batch:
+        """Return the next cells as a minibatch."""
+        if not len(self.left):
+            self.left = self.rows[torch.randperm(len(self.rows))]
+        chosen, self.left = self.left[:count], self.left[count:]
+        return self.batches.take(chosen)
+
+
 OUTRIGHT = {"px_r": "genes", "py_r": "proteins"}
 """Dispersions of a module, where they are one for all cells."""
 
@@ -721,6 +1064,11 @@ def _check(manifest: Manifest) -> None:
             f"{config.kind} has one batch key, and the manifest has {len(manifest.conditions)} conditions; name the "
             "others in covariates.categorical.",
             path="conditions",
+        )
+
+    if config.kind == "totalvi" and "label" in f"{config.gene_dispersion} {config.protein_dispersion}":
+        raise errors.ManifestError(
+            "a dispersion for each label is not to be had: scvi-tools tells totalVI no labels.", path="architecture"
         )
 
 

@@ -20,6 +20,7 @@ from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.counts import Tally
 from hub_client.data.coverage import Coverage
 from hub_client.data.genes import Match, Panel
+from hub_client.data.proteins import ProteinReport, aligned_proteins
 from hub_client.data.reading import Query
 from hub_client.data.sources import Source
 from hub_client.manifest.v1 import Manifest
@@ -65,6 +66,7 @@ def align(
     layer: str | None = None,
     min_coverage: float | None = None,
     size_factor: str | None = None,
+    proteins: str | None = None,
 ) -> Cells:
     """Return a query's cells in a model's gene order, with their conditions and labels.
 
@@ -97,6 +99,10 @@ def align(
         thresholds, the one that warns and the one that refuses.
     size_factor
         The obs column with each cell's size factor; takes the place of the manifest's.
+    proteins
+        For models with proteins: the key of ``adata.obsm``, or the modality of a MuData, that holds their counts. If
+        left out, the one that has most of the model's proteins. Names need not be spelt as the model's: case, hyphens
+        and tags such as ``_TotalSeqB`` do not count. A query may have none.
 
     Returns
     -------
@@ -138,11 +144,19 @@ def align(
     low = coverages.check(coverage, coverages.Case(source, manifest, panel), minimum=min_coverage)
     x, doubts = _values(source, match, manifest=manifest)
     x = _filled(x, match, manifest=manifest, network=network)
-    settings = {"layer": layer, "min_coverage": min_coverage, "size_factor": size_factor, "conditions": said.columns}
+    counted, found = aligned_proteins(query, manifest, key=proteins)
+    settings = {
+        "layer": layer,
+        "min_coverage": min_coverage,
+        "size_factor": size_factor,
+        "proteins": proteins,
+        "conditions": said.columns,
+    }
     report = replace(
         _report(match, coverage, source),
-        warnings=(*low, *match.doubts, *doubts, *said.notes),
+        warnings=(*low, *match.doubts, *doubts, *said.notes, *_protein_notes(found)),
         settings={name: value for name, value in settings.items() if value not in (None, {})},
+        proteins=found,
     )
     return Cells(
         x=x,
@@ -152,7 +166,18 @@ def align(
         size_factor=_totals(x, manifest) if said.size_factors is None else said.size_factors,
         report=report,
         continuous=said.continuous,
+        proteins=counted,
     )
+
+
+def _protein_notes(found: ProteinReport | None) -> tuple[str, ...]:
+    """Return what the user should know of proteins."""
+    if found is None or not found.missing:
+        return ()
+    if found.source is None:
+        return ("the query has none of the model's proteins: its cells lie where their genes alone put them.",)
+    names = errors.names(found.missing)
+    return (f"{len(found.missing)} of the model's proteins were not found in {found.source!r}: {names}.",)
 
 
 def _report(match: Match, coverage: Coverage, source: Source) -> GeneReport:

@@ -58,6 +58,8 @@ class Batch:
         Code of each categorical covariate, ``(cells, covariates)``.
     continuous
         Continuous covariates, ``(cells, continuous)``.
+    proteins
+        Counts of proteins, ``(cells, proteins)``; no columns where cells have none.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Batch:
         expression: Tensor | None = None,
         covariates: Tensor | None = None,
         continuous: Tensor | None = None,
+        proteins: Tensor | None = None,
     ) -> None:
         self.nonzero = nonzero
         self.genes = genes
@@ -83,7 +86,9 @@ class Batch:
         self.index = index
         self.expression = expression
         self.covariates = conditions[:, :0] if covariates is None else covariates
-        self.continuous = size_factor.new_empty((len(size_factor), 0)) if continuous is None else continuous
+        none = size_factor.new_empty((len(size_factor), 0))
+        self.continuous = none if continuous is None else continuous
+        self.proteins = none if proteins is None else proteins
 
     def __len__(self) -> int:
         return len(self.size_factor)
@@ -127,9 +132,11 @@ class Batches:
         self._combinations = torch.from_numpy(vocabulary.combination_codes(conditions)).to(home)
         self._labels = torch.from_numpy(_label_codes(cells, vocabulary)).to(home)
         covariates = vocabulary.covariate_codes(cells.conditions, cells=len(cells))
-        continuous = np.empty((len(cells), 0), np.float32) if cells.continuous is None else cells.continuous
+        none = np.empty((len(cells), 0), np.float32)
+        continuous, proteins = (none if given is None else given for given in (cells.continuous, cells.proteins))
         self._covariates = torch.from_numpy(covariates).to(home)
         self._continuous = torch.from_numpy(np.ascontiguousarray(continuous)).to(home)
+        self._proteins = torch.from_numpy(np.ascontiguousarray(proteins)).to(home)
         self.expression: Tensor | None = None
 
     def __len__(self) -> int:
@@ -164,9 +171,10 @@ class Batches:
             index,
             self._covariates[index],
             self._continuous[index],
+            self._proteins[index],
         )
         sent = [part.to(self.device, non_blocking=True) for part in parts]
-        r, c, v, size, conditions, combinations, labels, index, covariates, continuous = sent
+        r, c, v, size, conditions, combinations, labels, index, covariates, continuous, proteins = sent
         cached = None if self.expression is None else self.expression[index]
         return Batch(
             Nonzero(r, c, v),
@@ -179,6 +187,7 @@ class Batches:
             expression=cached,
             covariates=covariates,
             continuous=continuous,
+            proteins=proteins,
         )
 
     def in_order(self, batch_size: int, *, index: Tensor | None = None) -> Iterator[Batch]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from hub_client import errors
+from hub_client.data.proteins import ProteinReport
 
 Names = NDArray[np.str_]
 
@@ -41,6 +42,8 @@ class GeneReport:
         What those names are, most of them: ``ensembl`` or ``symbol``.
     warnings
         What the user should know, one sentence each.
+    proteins
+        What alignment found of proteins; None for a model without.
     settings
         What the caller decided (``layer``, ``min_coverage``, ``size_factor``) and the obs column of each condition, for
         the record.
@@ -57,6 +60,7 @@ class GeneReport:
     id_type: str = "symbol"
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    proteins: ProteinReport | None = None
 
 
 def aligned(cells: object) -> Cells:
@@ -91,6 +95,9 @@ class Cells:
         What alignment found.
     continuous
         Continuous covariates, ``(cells, continuous)`` float32, in the manifest's order; None for a model without.
+    proteins
+        Counts of the manifest's proteins, ``(cells, proteins)`` float32, 0 where one was not measured; None for a model
+        without proteins, and for cells without.
     """
 
     x: csr_matrix
@@ -100,6 +107,7 @@ class Cells:
     size_factor: NDArray[np.float32]
     report: GeneReport
     continuous: NDArray[np.float32] | None = None
+    proteins: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -114,6 +122,7 @@ class Cells:
             labels={key: names[index] for key, names in self.labels.items()},
             size_factor=self.size_factor[index],
             continuous=None if self.continuous is None else self.continuous[index],
+            proteins=None if self.proteins is None else self.proteins[index],
         )
 
     def relabelled(self, labels: dict[str, Names]) -> Cells:

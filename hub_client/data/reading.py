@@ -24,6 +24,8 @@ Query: TypeAlias = AnnData | MuData | str | Path
 Group: TypeAlias = h5py.Group | zarr.Group
 
 RNA = "rna"
+PROTEINS = ("prot", "protein", "proteins", "adt")
+"""What modalities with proteins are called, in any case."""
 _IN_MEMORY = ("obsm", "varm", "uns")
 _ON_DISK = ("layers", "obsp", "varp")
 
@@ -34,8 +36,9 @@ def opened(query: Query) -> AnnData:
     Parameters
     ----------
     query
-        AnnData; MuData, of which the modality ``rna`` is taken, with the columns all modalities share added to its obs;
-        or a path, as :func:`read_cells` takes.
+        AnnData; MuData, of which the modality ``rna`` is taken, with the columns all modalities share added to its obs,
+        and the counts of modalities with proteins (named as in ``PROTEINS``) to its obsm; or a path, as
+        :func:`read_cells` takes.
 
     Raises
     ------
@@ -146,24 +149,33 @@ def _modality_on_disk(group: Group) -> AnnData:
     _check_modality(list(group["mod"]))
     rna = _cells(group[f"mod/{RNA}"], Path())
     rna.obs = _with_shared(rna.obs, read_elem(group["obs"]))
+    for name in group["mod"]:
+        if name.lower() in PROTEINS:
+            rna.obsm[name] = _frame(read_elem(group[f"mod/{name}"]), rna.obs_names)
     return rna
 
 
 def _modality(query: MuData) -> AnnData:
     _check_modality(list(query.mod))
     rna = query.mod[RNA]
+    proteins = {name: _frame(part, rna.obs_names) for name, part in query.mod.items() if name.lower() in PROTEINS}
     return AnnData(
         X=rna.X,
         obs=_with_shared(rna.obs, query.obs),
         var=rna.var,
         layers=dict(rna.layers),
-        obsm=dict(rna.obsm),
+        obsm=dict(rna.obsm) | proteins,
         varm=dict(rna.varm),
         obsp=dict(rna.obsp),
         varp=dict(rna.varp),
         uns=dict(rna.uns),
         raw=None if rna.raw is None else {"X": rna.raw.X, "var": rna.raw.var},
     )
+
+
+def _frame(modality: AnnData, cells: pd.Index) -> pd.DataFrame:
+    """Return the matrix of a modality for some cells, ``(cells, columns)``, NaN for those it does not have."""
+    return modality.to_df().reindex(cells)
 
 
 def _check_modality(found: list[str]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hub_client import errors
 from hub_client.architectures.scvi_tools import KINDS
+from hub_client.data.proteins import lacking
 from hub_client.legacy.vaes import described, genes_of, key_of
 from hub_client.manifest.v1 import Embedding, Manifest
 
@@ -29,12 +30,25 @@ WITHOUT_MEANING: Mapping[str, object] = {
     "labels_groups": None,
 }
 """scvi-tools' parameters that a config has no field for, and the value of each that changes nothing."""
-IN_TENSORS = ("y_prior", "library_log_means", "library_log_vars", "batch_representation", "batch_embedding_kwargs")
-"""Those that are told by tensors, or by the encoding of the batch."""
+IN_TENSORS = (
+    "y_prior",
+    "library_log_means",
+    "library_log_vars",
+    "batch_representation",
+    "batch_embedding_kwargs",
+    "override_missing_proteins",
+)
+"""Those that are told by tensors, by the encoding of the batch, or by which proteins batches measured."""
 
 
 def manifest_of(
-    registry: Registry, parameters: Mapping[str, Any], *, kind: str, name: str, embedding: Embedding | None = None
+    registry: Registry,
+    parameters: Mapping[str, Any],
+    *,
+    kind: str,
+    name: str,
+    embedding: Embedding | None = None,
+    aged: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Return the manifest of one of scvi-tools' models.
 
@@ -52,6 +66,8 @@ def manifest_of(
         The manifest's name.
     embedding
         How batches are embedded; None where they are one-hot.
+    aged
+        Fields of the architecture that the parameters of an older model do not say.
 
     Raises
     ------
@@ -64,9 +80,10 @@ def manifest_of(
     fields = {
         "name": name,
         "lineage": {"relation": "import"},
-        "architecture": {"kind": kind, **config_of(given, kind=kind)},
+        "architecture": {"kind": kind, **config_of(given, kind=kind), **(aged or {})},
         "genes": genes_of([str(gene) for gene in _state(registry, "X")["column_names"]]),
-        "input": {"layer": setup.get("layer"), "size_factor": setup.get("size_factor_key")},
+        "proteins": _proteins(registry, given),
+        "input": {"layer": setup.get("layer", setup.get("rna_layer")), "size_factor": setup.get("size_factor_key")},
         "conditions": _conditions(registry, embedding),
         "covariates": {"categorical": _categorical(registry), "continuous": _continuous(registry)},
         "labels": _labels(registry),
@@ -90,20 +107,31 @@ def config_of(given: Mapping[str, Any], *, kind: str) -> dict[str, Any]:
     Unsupported
         If a parameter has a value that a config cannot say.
     """
-    fields = KINDS[kind].parameters
-    for parameter, value in given.items():
-        if parameter not in fields and parameter not in IN_TENSORS and _means_something(parameter, value):
-            raise errors.Unsupported(
-                f"scvi-tools' parameter {parameter}={value!r} cannot be said in a manifest of kind {kind}; a "
-                "model made without it can be released.",
-                kind=kind,
-                verb="from_scvi",
-            )
-    return {field: _plain(given[parameter]) for parameter, field in fields.items() if parameter in given}
+    fields, nested = {**KINDS[kind].parameters, **KINDS[kind].initial}, KINDS[kind].nested
+    if strangers := [
+        name for name in given if name not in {**fields, **nested} and _means_something(name, given[name])
+    ]:
+        raise _unsayable(strangers[0], given[strangers[0]], kind)
+    found = {field: _plain(given[parameter]) for parameter, field in fields.items() if parameter in given}
+    for group, inner in nested.items():
+        told = given.get(group) or {}
+        if strangers := [name for name in told if name not in inner]:
+            raise _unsayable(f"{group}[{strangers[0]!r}]", told[strangers[0]], kind)
+        found |= {inner[parameter]: _plain(value) for parameter, value in told.items()}
+    return found
+
+
+def _unsayable(parameter: str, value: object, kind: str) -> errors.Unsupported:
+    return errors.Unsupported(
+        f"scvi-tools' parameter {parameter}={value!r} cannot be said in a manifest of kind {kind}; a model made "
+        "without it can be released.",
+        kind=kind,
+        verb="from_scvi",
+    )
 
 
 def _means_something(parameter: str, value: object) -> bool:
-    return bool(value) and value != WITHOUT_MEANING.get(parameter, None)
+    return parameter not in IN_TENSORS and bool(value) and value != WITHOUT_MEANING.get(parameter)
 
 
 def _plain(value: Any) -> Any:
@@ -131,6 +159,32 @@ def _categorical(registry: Registry) -> list[dict[str, Any]]:
         {"key": key_of(key), "role": "covariate", "categories": _names(names, key), "encoding": {"kind": "one-hot"}}
         for key, names in mappings.items()
     ]
+
+
+def _proteins(registry: Registry, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the protein panel, and which batches measured which of it.
+
+    Raises
+    ------
+    Unsupported
+        If panels are told by another key than the batch.
+    """
+    if "proteins" not in registry["field_registries"]:
+        return None
+    state, setup = _state(registry, "proteins"), registry["setup_args"]
+    if setup.get("panel_key") not in (None, setup.get("batch_key")):
+        raise errors.Unsupported(
+            f"scvi-tools' panel_key={setup['panel_key']!r} differs from the batch key, which format 1 cannot say; "
+            "train with panels told by the batch.",
+            kind="totalvi",
+            verb="from_scvi",
+        )
+    panel = [str(name) for name in state["column_names"]]
+    masks = {} if given.get("override_missing_proteins") else state.get("protein_batch_mask") or {}
+    batches = [str(name) for name in _state(registry, "batch")["categorical_mapping"]]
+    found = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
+    source = setup.get("protein_expression_obsm_key") or (setup.get("modalities") or {}).get("protein_layer")
+    return {"panel": panel, "measured": lacking(found, len(panel)), "source": source}
 
 
 def _continuous(registry: Registry) -> list[str]:

@@ -53,6 +53,14 @@ class Plan(Frozen):
     unlabelled_clusters: PositiveInt | None = None
     """How many clusters k-means makes; needed for k-means only."""
     leiden_resolution: PositiveFloat = 2.0
+    classification_weight: NonNegativeFloat = 50.0
+    """scANVI: weight of the classifier's cross-entropy (scvi-tools' ``classification_ratio``)."""
+    samples_per_label: PositiveInt | None = None
+    """scANVI: how many labelled cells of each label the classifier learns from in an epoch, drawn anew in each; None is
+    all."""
+    adversarial: bool | None = None
+    """totalVI: whether the encoder learns to hide batches from a classifier; None does so for a reference that lacks
+    proteins in some."""
     group_lasso: NonNegativeFloat = 0.0
     """expiMap: what the length of each annotated term's weights loses in a step, per learning rate; a term without
     length is inactive."""

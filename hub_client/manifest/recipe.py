@@ -334,6 +334,8 @@ def _check_transfer(recipe: Recipe) -> None:
     if transfer in ("expression", "consensus") and recipe.input.kind != "counts":
         raise ValueError(f"trust.transfer = {transfer!r} needs counts; input.kind is {recipe.input.kind!r}")
     kind = recipe.architecture.kind
+    if transfer == "network" and kind != "scanvi":
+        raise ValueError(f"trust.transfer = 'network' is for scanvi, which has a classifier; {kind} has none")
     if recipe.labels and transfer in ("prototypes", "gaussians", "average") and kind in WITHOUT_PROTOTYPES:
         raise ValueError(
             f"trust.transfer = {transfer!r} needs prototypes, which {kind} has not: set atlas = true and "
@@ -341,8 +343,8 @@ def _check_transfer(recipe: Recipe) -> None:
         )
 
 
-WITHOUT_PROTOTYPES = ("trvae", "expimap")
-"""Architectures that name no labels by themselves."""
+WITHOUT_PROTOTYPES = ("trvae", "expimap", "scvi", "scanvi", "totalvi")
+"""Architectures whose labels, if they name any by themselves, are not told by prototypes."""
 
 
 def _check_ontologies(recipe: Recipe) -> None:

@@ -126,6 +126,8 @@ class Proteins(Frozen):
     panel: Annotated[tuple[Text, ...], Field(min_length=1)]
     measured: dict[str, tuple[NonNegativeInt, ...]] = {}
     """Batch name to the indices of the proteins measured in it; a batch not named measured all."""
+    source: Text | None = None
+    """The key of obsm, or the modality, that the reference's protein counts were in: a hint for finding the query's."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -333,7 +335,7 @@ class Metric(Frozen):
     seed: int | None = None
 
 
-Transfer = Literal["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus"]
+Transfer = Literal["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus", "network"]
 
 
 class Calibration(Frozen):
@@ -344,8 +346,8 @@ class Calibration(Frozen):
     """Where labels come from: ``prototypes`` (distances to them), ``gaussians`` (prototypes with the covariance their
     cells share), ``neighbors`` (votes of the nearest cells of ``reference.zarr.zip``), the ``average`` of the
     probabilities of prototypes and neighbors, ``mixtures`` (a Gaussian for each label in each condition of
-    ``reference.zarr.zip``), ``expression`` (a linear classifier of normalised counts), or the ``consensus``, which is
-    the mean of the probabilities of mixtures and expression."""
+    ``reference.zarr.zip``), ``expression`` (a linear classifier of normalised counts), the ``consensus``, which is the
+    mean of the probabilities of mixtures and expression, or the ``network``'s own classifier, as scANVI has one."""
     neighbors: PositiveInt = 50
     """How many reference cells vote."""
     prior: Annotated[float, Field(ge=0)] = 0.0

@@ -47,6 +47,26 @@ EXAMPLES: dict[str, Manifest] = {
         batch_norm="none",
         size_factor="depth",
     ),
+    "scanvi": manifest("scanvi"),
+    "scanvi-covariates-linear": manifest(
+        "scanvi",
+        categorical=("tech",),
+        encode_covariates=True,
+        likelihood="nb",
+        linear_classifier=True,
+    ),
+    "totalvi": manifest("totalvi"),
+    "totalvi-covariates-dispersions": manifest(
+        "totalvi",
+        categorical=("tech",),
+        continuous=("age",),
+        gene_dispersion="gene-batch",
+        protein_dispersion="protein-batch",
+        gene_likelihood="zinb",
+        encoder_layers=1,
+        use_observed_library_size=False,
+        empirical_protein_background_prior=False,
+    ),
 }
 SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)
 

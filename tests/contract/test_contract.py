@@ -167,7 +167,7 @@ def test_embed_does_not_depend_on_the_order_of_cells(example: str) -> None:
 @every
 def test_embed_does_not_depend_on_the_order_of_genes(example: str) -> None:
     model = trained(example)
-    adata = counts(cells=50)
+    adata = counts(cells=50, proteins=model.manifest.proteins is not None)
     adata = log_counts(adata) if model.manifest.input.kind == "log1p" else adata
     shuffled = adata[:, np.random.default_rng(0).permutation(len(GENES))].copy()
     assert_array_equal(latent(model, align(shuffled, model)), latent(model, align(adata, model)))

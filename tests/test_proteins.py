@@ -1,0 +1,118 @@
+"""A query's proteins are found by name in the model's panel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from numpy.testing import assert_array_equal
+
+from hub_client import errors
+from hub_client.data.align import align
+from hub_client.data.proteins import aligned_proteins, lacking, measured, spelling
+from hub_client.manifest.v1 import Manifest
+from tests.scvi_models import mudata_cells, undisturbed
+from tests.simulated import PROTEINS, counts, manifest
+
+PANEL = ("CD3", "HLA-DR", "CD8A", "CD45RA")
+
+
+def with_panel(*panel: str) -> Manifest:
+    described = manifest("totalvi")
+    return described.changed(proteins={"panel": panel})
+
+
+def query(names: list[str], *, key: str = "adt", cells: int = 6) -> AnnData:
+    adata = counts(cells=cells)
+    values = np.arange(cells * len(names), dtype=np.float32).reshape(cells, -1)
+    adata.obsm[key] = pd.DataFrame(values, index=adata.obs_names, columns=names)
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        ("HLA-DR", "hladr"),
+        ("HLA-DR_TotalSeqB", "hladr"),
+        ("CD3-TotalSeqC", "cd3"),
+        ("cd8a_TotalA", "cd8a"),
+        ("CD45RA.ADT", "cd45ra"),
+        ("ADT_CD4", "cd4"),
+        ("PD-1", "pd1"),
+        ("TotalSeqB", "totalseqb"),
+    ],
+)
+def test_spelling(name: str, bare: str) -> None:
+    assert spelling(name) == bare
+
+
+def test_names_are_found_whatever_their_tags_and_order() -> None:
+    adata = query(["CD8a_TotalSeqB", "extra", "hla-dr_TotalSeqB", "CD3"])
+    found, report = aligned_proteins(adata, with_panel(*PANEL))
+    assert found is not None and report is not None
+    values = adata.obsm["adt"].to_numpy()
+    assert_array_equal(found, np.stack([values[:, 3], values[:, 2], values[:, 0], np.zeros(6)], axis=1))
+    assert report.renamed == {"hla-dr_TotalSeqB": "HLA-DR", "CD8a_TotalSeqB": "CD8A"}
+    assert (report.missing, report.extra, report.source) == (("CD45RA",), ("extra",), "adt")
+
+
+def test_a_spelling_that_two_have_is_not_used() -> None:
+    found, report = aligned_proteins(query(["CD3", "cd8a", "CD8a_TotalSeqB"]), with_panel(*PANEL))
+    assert report is not None
+    assert report.missing == ("HLA-DR", "CD8A", "CD45RA")
+    assert report.extra == ("cd8a", "CD8a_TotalSeqB")
+    assert found is not None
+
+
+def test_an_array_has_its_names_in_uns() -> None:
+    adata = query(list(PANEL))
+    adata.obsm["adt"] = adata.obsm["adt"].to_numpy()
+    assert aligned_proteins(adata, with_panel(*PANEL))[0] is None
+    with pytest.raises(errors.AlignmentError, match="no names"):
+        aligned_proteins(adata, with_panel(*PANEL), key="adt")
+    adata.uns["adt_names"] = list(PANEL)
+    found, _ = aligned_proteins(adata, with_panel(*PANEL))
+    assert_array_equal(found, adata.obsm["adt"])
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 0.5, np.nan])
+def test_what_is_not_counts_is_refused(wrong: float) -> None:
+    adata = query(list(PANEL))
+    adata.obsm["adt"].iloc[2, 1] = wrong
+    with pytest.raises(errors.AlignmentError, match="1 of 6 cells"):
+        aligned_proteins(adata, with_panel(*PANEL))
+
+
+def test_keys_that_are_not_there_are_named() -> None:
+    with pytest.raises(errors.VocabularyError, match="adt"):
+        aligned_proteins(query(list(PANEL)), with_panel(*PANEL), key="protein")
+    with pytest.raises(errors.AlignmentError, match="none of the model's 4 proteins"):
+        aligned_proteins(query(["x"]), with_panel(*PANEL), key="adt")
+
+
+def test_a_query_without_proteins_says_so() -> None:
+    cells = align(counts(cells=6), manifest("totalvi"))
+    assert cells.proteins is None
+    assert any("none of the model's proteins" in warning for warning in cells.report.warnings)
+
+
+def test_a_mudata_and_its_file_give_the_same(tmp_path: Path) -> None:
+    mdata = mudata_cells()
+    with undisturbed():
+        mdata.write(tmp_path / "cells.h5mu")
+    expected = counts(proteins=True).obsm["protein"].to_numpy()
+    for given in (mdata, tmp_path / "cells.h5mu"):
+        cells = align(given, manifest("totalvi"))
+        assert_array_equal(cells.proteins, expected)
+        assert cells.report.proteins is not None
+        assert cells.report.proteins.source == "prot"
+
+
+def test_what_batches_measured() -> None:
+    adata = counts(proteins=True)
+    found = measured(adata.obsm["protein"].to_numpy(), adata.obs["batch"].to_numpy())
+    assert lacking(found, len(PROTEINS)) == {"b2": tuple(range(11))}
+    assert measured(None, np.array(["a", "b"])) == {"a": (), "b": ()}
