@@ -8,6 +8,16 @@ import pytest
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests from the config file, cache and tokens of whoever runs them."""
+    nowhere = tmp_path_factory.getbasetemp() / "nowhere"
+    monkeypatch.setenv("ARCHZOO_CACHE", str(nowhere / "cache"))
+    monkeypatch.setenv("ARCHZOO_CONFIG", str(nowhere / "config.toml"))
+    for name in ("ARCHZOO_OFFLINE", "ARCHZOO_SHARED_CACHE", "ARCHZOO_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
     """Return the path of a development data file, or skip the test where the data is not at hand."""

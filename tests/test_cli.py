@@ -29,7 +29,22 @@ from hub_client.manifest.publishing import NEEDED
 from hub_client.verify import with_test_vectors
 from tests import simulated
 
-COMMANDS = ["list", "info", "map", "pull", "push", "yank", "validate", "diff", "log", "build", "import", "cache"]
+COMMANDS = [
+    "list",
+    "info",
+    "map",
+    "pull",
+    "push",
+    "yank",
+    "validate",
+    "diff",
+    "log",
+    "build",
+    "import",
+    "cache",
+    "bundle",
+    "export-static",
+]
 NAME = "my-lab/tiny"
 ROOT = Path(__file__).parents[1]
 
@@ -63,6 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command line as a shell would, on a hub of its own and a screen of 120 columns."""
     monkeypatch.setenv("ARCHZOO_HUB", str(tmp_path / "hub"))
+    monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
 
     def run_main(*words: str | Path) -> Outcome:

@@ -31,8 +31,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ARCHZOO_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("HF_TOKEN", "hf_ambient")
-    for name in ("ARCHZOO_HUB", "ARCHZOO_TOKEN", "ARCHZOO_OFFLINE", "ARCHZOO_SHARED_CACHE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("ARCHZOO_HUB", raising=False)
 
 
 @pytest.fixture(params=[True, False], ids=["initial-commit", "empty"])

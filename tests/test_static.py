@@ -24,8 +24,7 @@ REPO = "lab/tiny-scpoli"
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ARCHZOO_CONFIG", str(tmp_path / "config.toml"))
-    for name in ("ARCHZOO_HUB", "ARCHZOO_OFFLINE", "ARCHZOO_SHARED_CACHE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("ARCHZOO_HUB", raising=False)
 
 
 @pytest.fixture

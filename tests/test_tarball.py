@@ -26,8 +26,6 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ARCHZOO_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("ARCHZOO_HUB", str(tmp_path / "hub"))
-    for name in ("ARCHZOO_OFFLINE", "ARCHZOO_SHARED_CACHE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import hub_client
-from hub_client.cli import cache, catalogue, importing, mapping, releases, serve, versions
+from hub_client.cli import cache, catalogue, hubs, importing, mapping, releases, serve, versions
 from hub_client.cli.failures import failing, table_of_codes
 
 app = typer.Typer(
@@ -30,12 +30,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "map": mapping.map_cells,
     "pull": releases.pull,
     "push": releases.push,
+    "bundle": hubs.bundle,
     "yank": versions.yank,
     "validate": releases.validate,
     "diff": versions.diff,
     "log": versions.log,
     "build": releases.build,
     "import": importing.import_model,
+    "export-static": hubs.export_static,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
@@ -58,8 +60,9 @@ def root(
 ) -> None:
     """Map single cells onto published reference models.
 
-    Models come from the zoo that is part of archzoo and from your own hub, a folder: `$ARCHZOO_HUB`,
-    or `~/.local/share/archzoo/hub`.
+    Models come from the zoo that is part of archzoo and from hubs: a folder, a hub that your lab serves
+    (`archzoo serve`), the public Hugging Face hub (`hf://`), or a plain web server. `--hub` names one;
+    without it, `$ARCHZOO_HUB` does, or the config file, or it is the folder `~/.local/share/archzoo/hub`.
 
     A first session:
 

@@ -1,8 +1,10 @@
-"""``archzoo cache``: what the hub on this computer holds."""
+"""``archzoo cache``: what is on this computer: its folder hub, and what was downloaded from other hubs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +16,21 @@ from hub_client.cli import failures, options, screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
+    from hub_client.store.cache import Cache
     from hub_client.store.folder import FolderStore
+    from hub_client.store.keeping import Kept
     from hub_client.store.protocol import Entry
 
-app = typer.Typer(no_args_is_help=True, help="See and check the hub on this computer.")
+app = typer.Typer(no_args_is_help=True, help="See, check and tidy up what is on this computer.")
 
 Folder = Annotated[
-    str | None, typer.Option("--hub", metavar="FOLDER", help="This folder, instead of your hub.", show_default=False)
+    str | None,
+    typer.Option("--hub", metavar="FOLDER", help="Only this folder hub, and no downloads.", show_default=False),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")]
+UnusedFor = Annotated[
+    float | None,
+    typer.Option(metavar="DAYS", min=0, help="Also releases that were not read for so long.", show_default=False),
 ]
 COLUMNS = (
     Column("kind", rank=1),
@@ -29,12 +39,23 @@ COLUMNS = (
     Column("commits", "right", rank=2),
     Column("size", "right"),
 )
+DOWNLOADED = (
+    Column("downloaded"),
+    Column("version"),
+    Column("hub", rank=2),
+    Column("digest", rank=1),
+    Column("size", "right"),
+    Column("last read", rank=3),
+)
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @app.command("ls")
 def show(hub: Folder = None, as_json: options.Json = False) -> None:
-    """List the hub's repositories and their size.
+    """List what is here, and its size.
+
+    First your hub in a folder; then what was downloaded from hubs on the network, or came as a bundle. What is marked
+    as partly here was looked at but not pulled, or was cut off.
 
     For example:
 
@@ -43,8 +64,11 @@ def show(hub: Folder = None, as_json: options.Json = False) -> None:
     ```
     """
     records = [_record(store, repo) for store in _stores(hub) for repo in store.repos()]
+    downloads = _downloads() if hub is None else []
     if as_json:
-        screen.say_json({"folder": str(_folder(hub)), "repositories": records})
+        told = [{**asdict(one), "files": [asdict(file) for file in one.files]} for one in downloads]
+        cache = str(_cache().root)
+        screen.say_json({"folder": str(_folder(hub)), "repositories": records, "cache": cache, "downloads": told})
         return
     screen.say(str(_folder(hub)))
     if records:
@@ -56,13 +80,19 @@ def show(hub: Folder = None, as_json: options.Json = False) -> None:
             ],
         )
     screen.say(f"in all: {readable(sum(r['bytes'] for r in records))}")
+    if downloads:
+        screen.say(f"\n{_cache().root}")
+        screen.say_table(DOWNLOADED, [_row(one) for one in downloads])
+        each = {file.sha256: file.size for one in downloads if one.complete for file in one.files}
+        screen.say(f"in all: {readable(sum(each.values()))}, files that releases share counted once")
 
 
 @app.command()
 def verify(hub: Folder = None, as_json: options.Json = False) -> None:
-    """Check every file of every commit again.
+    """Check every file again.
 
-    Ends with 5 if one is broken.
+    Those of every commit of your hub, and those that were downloaded. Ends with 5 if one is broken. A broken download
+    is fetched again by the next pull.
 
     For example:
 
@@ -72,14 +102,71 @@ def verify(hub: Folder = None, as_json: options.Json = False) -> None:
     """
     checked = [record for store in _stores(hub) for repo in store.repos() for record in _verified(store, repo)]
     broken = [record for record in checked if record["problem"]]
+    files = _files() if hub is None else []
+    damaged = [record for record in files if record["problem"]]
     if as_json:
-        screen.say_json(checked)
+        screen.say_json([*checked, *files])
     else:
         for record in broken:
             screen.say(f"{record['name']} {(record['commit'] or 'history')[:12]}: {record['problem']}")
+        for record in damaged:
+            screen.say(f"{record['path']}: {record['problem']}")
         screen.say(f"{len(checked)} commits checked, {len(broken)} broken")
-    if broken:
+        if files:
+            screen.say(f"{len(files)} downloaded files checked, {len(damaged)} broken")
+    if broken or damaged:
         raise typer.Exit(failures.EXIT_CODES[errors.IntegrityError][0])
+
+
+@app.command()
+def prune(dry_run: DryRun = False, unused_for: UnusedFor = None, as_json: options.Json = False) -> None:
+    """Remove downloads that nobody needs.
+
+    Those that were cut off more than a day ago, and files that no release in the cache names; with `--unused-for` also
+    releases that were not read for long. Your hub in a folder and a shared cache are not touched.
+
+    For example:
+
+    ```
+    archzoo cache prune --dry-run
+    archzoo cache prune --unused-for 90
+    ```
+    """
+    from hub_client.store import keeping
+
+    seconds = None if unused_for is None else unused_for * keeping.DAY
+    removed = keeping.prune(_cache(), unused_for=seconds, dry_run=dry_run)
+    if as_json:
+        screen.say_json([{"path": str(one.path), "bytes": one.size, "why": one.why} for one in removed])
+        return
+    for one in removed:
+        screen.say(f"{one.path}: {readable(one.size)}, {one.why}")
+    size = readable(sum(one.size for one in removed))
+    screen.say(f"{len(removed)} files, {size}: " + ("to be removed" if dry_run else "removed"))
+
+
+def _cache() -> Cache:
+    from hub_client.store.cache import Cache
+
+    return Cache.default()
+
+
+def _downloads() -> list[Kept]:
+    from hub_client.store import keeping
+
+    return keeping.kept(_cache())
+
+
+def _files() -> list[dict[str, Any]]:
+    from hub_client.store import keeping
+
+    return [{"path": str(path), "problem": problem} for path, problem in keeping.damaged(_cache())]
+
+
+def _row(one: Kept) -> list[str]:
+    here = readable(one.size) if one.complete else f"{readable(one.size)}, partly here"
+    read = datetime.fromtimestamp(one.used, tz=UTC).date().isoformat()
+    return [one.repo, one.version or one.commit[:12], one.hub, f"sha256:{one.digest[:12]}", here, read]
 
 
 def readable(size: int) -> str:

@@ -62,7 +62,7 @@ def list_models(
 
 
 def _empty(hub: str | None) -> str:
-    missing = hub is not None and not Path(hub).expanduser().exists()
+    missing = hub is not None and "://" not in hub and not Path(hub).expanduser().exists()
     return f"there is no hub at {hub} yet; the first push makes it." if missing else "there is no model to list."
 
 

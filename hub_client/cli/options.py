@@ -13,11 +13,13 @@ from hub_client.store.ref import Ref
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Return the names of models that begin so, for the shell; none where the hub cannot be read."""
+    """Return the names of models that begin so, for the shell; of hubs on the network, those in the cache."""
     from hub_client.client import Hub
+    from hub_client.store import environment
 
     try:
-        return [name for name in Hub().names() if name.startswith(incomplete)]
+        with environment.without_network():
+            return [name for name in Hub().names() if name.startswith(incomplete)]
     except (errors.HubClientError, OSError):
         return []
 
@@ -61,12 +63,18 @@ def identity(ref: Ref) -> dict[str, str]:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 HubFolder = Annotated[
     str | None,
-    typer.Option("--hub", metavar="FOLDER", help="Only this hub: a folder, or `bundled`.", show_default=False),
+    typer.Option(
+        "--hub",
+        metavar="HUB",
+        help="Only this hub: a folder, `https://...`, `hf://` (the public one), `static+https://...` or `bundled`.",
+        show_default=False,
+    ),
 ]
 ModelName = Annotated[
     str,
     typer.Argument(
-        help="A name (`pbmc-scpoli`, `my-lab/kidney@1.2.0`), or a release folder (`./kidney`).",
+        help="A name (`pbmc-scpoli`, `my-lab/kidney@1.2.0`, `hf://my-lab/kidney`), a release folder (`./kidney`), or a "
+        "bundle (`kidney.tar`).",
         autocompletion=complete_model,
         show_default=False,
     ),

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hub_client.cli import catalogue, options, screen
+from hub_client import errors
+from hub_client.cli import cache, catalogue, options, screen
+from hub_client.cli.screen import Column
 from hub_client.store.ref import Ref
 
 if TYPE_CHECKING:
     from hub_client.model import Model
+    from hub_client.store.difference import Preview
 
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FOLDER", help="A new folder; not needed for a bundle.", show_default=False),
+]
+Pr = Annotated[bool, typer.Option("--pr", help="Open a pull request instead; on a hub on the network.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, and push nothing.")]
+Private = Annotated[
+    bool | None,
+    typer.Option("--private/--public", help="Who sees a new repository on a hub on the network.", show_default=False),
+]
 To = Annotated[str, typer.Option("--to", metavar="OWNER/NAME", help="Where in the hub.", show_default=False)]
 Version = Annotated[str | None, typer.Option(metavar="X.Y.Z", help="Its version, instead of its manifest's.")]
 Parent = Annotated[
@@ -28,20 +41,28 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a release that is 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
-def pull(model: options.ModelName, out: Out, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+def pull(
+    model: options.ModelName, out: Out = None, hub: options.HubFolder = None, as_json: options.Json = False
+) -> None:
     """Write a release to a new folder.
 
-    Every file is checked against the manifest.
+    Every file is checked against the manifest. A download that broke off goes on where it was. A bundle needs no
+    folder: without one it goes into the cache, and its model is found by its name from then on, without a network.
 
     For example:
 
     ```
     archzoo pull pbmc-scpoli --out pbmc-scpoli
     archzoo pull my-lab/kidney@1.2.0 --out kidney
+    archzoo pull hf://my-lab/kidney --out kidney
+    archzoo pull kidney.tar
     ```
     """
     from hub_client.client import Hub
 
+    if out is None:
+        _tell(_kept(model), as_json=as_json)
+        return
     place = Hub(hub)
     ref = place.resolve(model)
     place.download(model, out)
@@ -54,23 +75,38 @@ def push(
     version: Version = None,
     message: Message = None,
     parent: Parent = None,
+    pr: Pr = False,
+    dry_run: DryRun = False,
+    private: Private = None,
     hub: options.HubFolder = None,
     as_json: options.Json = False,
 ) -> None:
     """Release a model folder into a hub.
 
-    Prints the commit and the digest, which a paper can cite.
+    Prints the commit and the digest, which a paper can cite. On a hub on the network it is one commit, which is refused
+    if somebody else pushed meanwhile; the token comes from the config file, `$ARCHZOO_TOKEN` or, for the public hub,
+    your Hugging Face login.
 
     For example:
 
     ```
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --version 1.1.0 -m "Two more donors"
+    archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --hub https://hub.lab.example --private --dry-run
+    archzoo push mapped-model --to hf://theirs/pbmc-scpoli --pr
     ```
     """
     from hub_client.client import Hub
 
-    _tell(Hub(hub).push(folder, to, version=version, message=message, parent=parent), as_json=as_json)
+    place = Hub(hub)
+    if dry_run:
+        _preview(place.preview(folder, to, version=version, parent=parent), as_json=as_json)
+    elif pr:
+        proposal = place.propose(folder, to, version=version, message=message, parent=parent)
+        _tell(proposal.ref, **{"pull request": proposal.url}, as_json=as_json)
+    else:
+        ref = place.push(folder, to, version=version, message=message, parent=parent, private=private)
+        _tell(ref, as_json=as_json)
 
 
 def validate(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
@@ -136,6 +172,38 @@ def build(
     if not as_json:
         screen.say()
         catalogue.show_metrics(built.manifest(folder))
+
+
+def _kept(model: str) -> Ref:
+    """Return the release of a bundle, put into the cache; InvalidInput for any other name."""
+    from hub_client.store import bundle, tarball
+    from hub_client.store.cache import Cache
+
+    path = Path(model).expanduser()
+    if path.suffix != tarball.SUFFIX:
+        last = model.split("@")[0].rstrip("/").split("/")[-1]
+        raise errors.InvalidInput(
+            f"a release is written to a new folder: give one with --out, as in --out {last}. "
+            f"Only a bundle ({tarball.SUFFIX}) can do without.",
+            facts={"out": None},
+        )
+    file = tarball.BundleFile(path, "models")
+    with file.opened(file.ref()) as folder:
+        bundle.verify(folder)
+    return file.keep(Cache.default())
+
+
+def _preview(found: Preview, *, as_json: bool) -> None:
+    if as_json:
+        screen.say_json(asdict(found))
+        return
+    follows = f", after {found.parent}" if found.parent else ", the first release there"
+    screen.say(f"{found.repo}@{found.version} in {found.hub}{follows}. Nothing was pushed.\n")
+    files = [[file.name, file.what, cache.readable(file.size)] for file in found.files]
+    screen.say_table([Column("file"), Column("what"), Column("size", "right")], files)
+    screen.say()
+    fields = [[change.field, change.before or "", change.after or ""] for change in found.fields]
+    screen.say_table([Column("field"), Column("before"), Column("after")], fields)
 
 
 def _tell(ref: Ref, *, as_json: bool, **more: Any) -> None:

@@ -215,8 +215,8 @@ def _receive(part: Path, wanted: Wanted, source: Source, report: Report) -> None
                 pauses = list(PAUSES)
             if not pauses:
                 raise errors.TransportError(
-                    f"the connection broke off {len(PAUSES) + 1} times while {wanted.name} was on its way. What came "
-                    "is kept: run the same again to go on from there."
+                    f"the connection keeps breaking off while {wanted.name} is on its way. What came is kept: run the "
+                    "same again to go on from there."
                 ) from dropped
             time.sleep(pauses.pop(0))
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -112,6 +114,20 @@ def config() -> Config:
 def offline() -> bool:
     """Return whether ``ARCHZOO_OFFLINE`` forbids the network."""
     return os.environ.get(OFFLINE, "").strip().lower() not in _NO
+
+
+@contextmanager
+def without_network() -> Iterator[None]:
+    """Forbid the network while the context lasts, for what must not wait for it."""
+    before = os.environ.get(OFFLINE)
+    os.environ[OFFLINE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[OFFLINE]
+        else:
+            os.environ[OFFLINE] = before
 
 
 def refuse_offline(place: str) -> None:

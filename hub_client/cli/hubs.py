@@ -1,0 +1,66 @@
+"""``archzoo bundle`` and ``export-static``: releases for machines without a hub to ask."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hub_client.cli import cache, options, screen
+
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE.tar", help="A new file.", show_default=False)]
+Target = Annotated[Path, typer.Argument(metavar="DIR", help="A folder, new or exported to before.", show_default=False)]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[OWNER/NAME]...", help="Only these repositories.")]
+
+
+def bundle(model: options.ModelName, out: Out, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+    """Write a release as one file.
+
+    To carry to a machine without a network, where `archzoo pull FILE.tar` puts it into the cache. The file is a plain
+    tar; the same release always gives the same bytes.
+
+    For example:
+
+    ```
+    archzoo bundle pbmc-scpoli --out pbmc-scpoli.tar
+    archzoo pull pbmc-scpoli.tar
+    ```
+    """
+    from hub_client.client import Hub
+
+    place = Hub(hub)
+    ref, path = place.resolve(model), place.bundle(model, out)
+    if as_json:
+        screen.say_json({**options.told(ref), "file": str(path), "bytes": path.stat().st_size})
+    else:
+        screen.say_facts(options.identity(ref) | {"file": f"{path} ({cache.readable(path.stat().st_size)})"})
+
+
+def export_static(
+    folder: Target, names: Names = None, hub: options.HubFolder = None, as_json: options.Json = False
+) -> None:
+    """Write a hub as plain files for any web server.
+
+    Models and data sets of your hub, every version, in a folder that a web server or a bucket publishes as it is. Run
+    it again after pushes: only what is new is written. It is read with `--hub static+https://HOST/PATH`.
+
+    For example:
+
+    ```
+    archzoo export-static public_html/zoo
+    archzoo export-static public_html/zoo my-lab/kidney --hub /data/our-hub
+    archzoo list --hub static+https://lab.example/zoo
+    ```
+    """
+    from hub_client.store import connect, static
+    from hub_client.store.protocol import DOCUMENT
+
+    stores = [connect.places(hub, kind=kind).target for kind in DOCUMENT]
+    done = static.export(stores, folder.expanduser(), only=names or ())
+    if as_json:
+        screen.say_json({"folder": str(folder), **asdict(done)})
+    else:
+        written = cache.readable(done.written)
+        screen.say(f"{folder}: {done.repositories} repositories, {done.releases} releases, {written} newly written")
