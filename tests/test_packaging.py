@@ -61,6 +61,8 @@ def test_wheel_holds_the_code_the_zoo_and_the_cards(wheel: Path) -> None:
     assert {f"hub_client/_cards/{name}" for name in files(ROOT / "cards")} <= names
     assert {"hub_client/py.typed", "hub_client/cli/__init__.py"} <= names
     assert {f"hub_client/data/tables/{name}" for name in files(ROOT / "hub_client" / "data" / "tables")} <= names
+    templates = files(ROOT / "hub_client" / "serve" / "templates")
+    assert {f"hub_client/serve/templates/{name}" for name in templates} <= names
     assert {name.split("/")[0] for name in names} == {"hub_client", f"archzoo-{hub_client.__version__}.dist-info"}
 
 

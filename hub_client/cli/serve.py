@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,17 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hub_client import errors
-from hub_client.cli import options, screen
+from hub_client.cli import failures, options, screen
+from hub_client.cli.cache import readable
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
+    from hub_client.serve.collect import Removed
     from hub_client.serve.tokens import Token, Tokens
 
-app = typer.Typer(
-    invoke_without_command=True,
-    no_args_is_help=True,
-    help="Run your lab's own hub, which Hugging Face clients can use.",
-)
+app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
 token = typer.Typer(no_args_is_help=True, help="Make, list and revoke the tokens that let people in.")
 app.add_typer(token, name="token")
 
@@ -193,6 +192,50 @@ def revoke_token(
     """
     gone = _tokens(root).revoke(identity)
     screen.say(f"revoked {gone.id}, which let {gone.user} {gone.scope} in {', '.join(gone.namespaces)}")
+
+
+@app.command("gc")
+def collect(
+    root: Root,
+    hours: Annotated[
+        float, typer.Option(min=0, help="Keep what was touched in the last so many hours: it may wait for its commit.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Remove what no branch, tag or pull request refers to any more.
+
+    The hub may be running: pushes that are under way are not touched. Run it each night.
+
+    For example:
+
+    ```
+    archzoo serve gc --root /data/hub --dry-run
+    ```
+    """
+    _check_installed()
+    from hub_client.serve import collect as collecting
+    from hub_client.serve.repositories import Repositories
+
+    repositories = Repositories(root.expanduser().absolute(), private=True)
+    removed = list(collecting.collect(repositories, seconds=hours * 3600, dry_run=dry_run))
+    if as_json:
+        screen.say_json([asdict(record) for record in removed])
+    else:
+        _say_removed(removed, dry_run=dry_run)
+    if any(record.problem for record in removed):
+        raise typer.Exit(failures.EXIT_CODES[errors.IntegrityError][0])
+
+
+def _say_removed(removed: list[Removed], *, dry_run: bool) -> None:
+    for record in removed:
+        if record.problem:
+            screen.say(f"{record.place} was left alone: {record.problem}")
+        elif record.objects:
+            screen.say(f"{record.place}: {record.objects:,} objects, {readable(record.bytes)}")
+    verb = "would be" if dry_run else "were"
+    total = sum(record.objects for record in removed), sum(record.bytes for record in removed)
+    screen.say(f"{total[0]:,} objects with {readable(total[1])} {verb} removed")
 
 
 def _tokens(root: Path) -> Tokens:

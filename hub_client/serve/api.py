@@ -517,10 +517,11 @@ def _outline(call: Call, discussion: Mapping[str, Any]) -> dict[str, Any]:
 def get_discussion(call: Call) -> Response:
     """Return one discussion with all that happened in it."""
     with call.hub.repositories.reading(call.repo) as repository:
-        return JSONResponse(_detailed(call, repository, discussions.read(repository, _number(call))))
+        return JSONResponse(_detailed(call, repository, discussions.read(repository, discussion_number(call))))
 
 
-def _number(call: Call) -> int:
+def discussion_number(call: Call) -> int:
+    """Return the number of the route's discussion."""
     text = call.words["number"]
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise Refused(404, f"There is no discussion {text[:20]!r} here.")
@@ -533,7 +534,7 @@ def _detailed(call: Call, repository: git.Repository, discussion: Mapping[str, A
         merged = discussion.get("mergeCommitId")
         shown["changes"] = {"base": discussion["base"]} | ({"mergeCommitId": merged} if merged else {})
         shown["filesWithConflicts"] = [] if merged else _conflicts(repository, discussion)
-        shown["diff"] = _diff(repository, discussion) if flag(call.query.get("diff")) else None
+        shown["diff"] = diff(repository, discussion) if flag(call.query.get("diff")) else None
     return shown
 
 
@@ -542,7 +543,7 @@ def _conflicts(repository: git.Repository, discussion: Mapping[str, Any]) -> lis
     return merging.merge(repository, ours, head).conflicts if head and ours else []
 
 
-def _diff(repository: git.Repository, discussion: Mapping[str, Any]) -> str | None:
+def diff(repository: git.Repository, discussion: Mapping[str, Any]) -> str | None:
     """Return what a pull request changes; None where that is too long to be read."""
     head, ours = repository.ref(f"{PULLS}{discussion['num']}"), repository.ref(discussion["base"])
     if head is None or ours is None:
@@ -602,7 +603,7 @@ def _writes(call: Call) -> bool:
 
 def _changed(call: Call, change: Callable[[discussions.Discussion], dict[str, Any]], *, by_author: bool) -> Response:
     with call.hub.repositories.writing(call.repo) as repository:
-        discussion = discussions.read(repository, _number(call))
+        discussion = discussions.read(repository, discussion_number(call))
         if by_author and discussion["author"] != call.user and not _writes(call):
             raise Refused(403, "A discussion is changed by who opened it, or by who may write here.")
         answer = change(discussion)
@@ -613,7 +614,7 @@ def _changed(call: Call, change: Callable[[discussions.Discussion], dict[str, An
 def merge(call: Call) -> Response:
     """Merge a pull request into the branch it was opened for."""
     with call.hub.repositories.writing(call.repo) as repository:
-        discussion = discussions.read(repository, _number(call))
+        discussion = discussions.read(repository, discussion_number(call))
         head = repository.ref(f"{PULLS}{discussion['num']}")
         if not discussion["isPullRequest"] or head is None or discussion["status"] != "open":
             raise Refused(403, f"Only an open pull request is merged; this one is {discussion['status']}.")

@@ -17,11 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from hub_client import errors
-from hub_client.serve import api, private, streams
+from hub_client.serve import api, pages, private, streams
 from hub_client.serve.hub import Hub
 from hub_client.serve.places import Place
 from hub_client.serve.quota import LARGEST_COMMIT, LARGEST_JSON
 from hub_client.serve.routes import ROUTES, Route, Table
+from hub_client.serve.sessions import COOKIE
 from hub_client.serve.tokens import Token
 from hub_client.serve.wire import BAD_TOKEN, Call, Refused, no_repository
 
@@ -79,7 +80,7 @@ class Application:
         try:
             response = await self._worked(work, request)
         except Refused as refusal:
-            response = refusal.response()
+            response = pages.refused(work.call, refusal) if work.page else refusal.response()
         except ClientDisconnect:
             response = Response(status_code=_GONE)
         except errors.HubClientError as error:
@@ -89,8 +90,9 @@ class Application:
 
     async def _worked(self, work: _Work, request: Request) -> Response:
         """Answer a request step by step; ``work`` holds what is known of it, for the audit log, wherever it ends."""
+        work.page = work.call.method == "GET" and "text/html" in work.call.headers.get("accept", "")
         route, words = self._table.find(work.call.method, work.call.path)
-        work.action = route.action
+        work.action, work.page = route.action, route.page
         work.call = replace(work.call, words=words)
         work.call = replace(work.call, token=_token(work.call))
         work.call = await to_thread.run_sync(_admitted, work.call, route, limiter=self._threads[False])
@@ -141,6 +143,7 @@ class _Work:
 
     call: Call
     action: str = "unknown"
+    page: bool = False
 
 
 def _named(body: Mapping[str, Any]) -> dict[str, str]:
@@ -200,7 +203,7 @@ def _token(call: Call) -> Token | None:
     """
     header = call.headers.get("authorization")
     if not header:
-        return None
+        return _session(call)
     scheme, _, value = header.partition(" ")
     secret = _SCHEMES[scheme.lower()](value.strip()) if scheme.lower() in _SCHEMES else ""
     if scheme.lower() == "basic" and call.method != "GET":
@@ -209,6 +212,14 @@ def _token(call: Call) -> Token | None:
     if token is None:
         raise Refused(401, BAD_TOKEN)
     return token
+
+
+def _session(call: Call) -> Token | None:
+    """Return the token of a browser's session, which only reads; one that is over is none."""
+    given = call.headers.get("cookie", "") if call.method == "GET" else ""
+    cookies = dict(part.strip().partition("=")[::2] for part in given.split(";"))
+    identity = call.hub.sessions.token(cookies.get(COOKIE, ""))
+    return call.hub.tokens.named(identity) if identity else None
 
 
 def _password(value: str) -> str:

@@ -9,6 +9,7 @@ from hub_client.serve.audit import Audit
 from hub_client.serve.links import Links
 from hub_client.serve.quota import Quota
 from hub_client.serve.repositories import Repositories
+from hub_client.serve.sessions import Sessions
 from hub_client.serve.tokens import Tokens
 
 
@@ -48,6 +49,7 @@ class Hub:
     repositories: Repositories
     tokens: Tokens
     links: Links
+    sessions: Sessions
     quota: Quota
     audit: Audit
 
@@ -60,6 +62,7 @@ def open_hub(settings: Settings) -> Hub:
         repositories,
         Tokens(settings.root),
         Links(settings.root, seconds=settings.link_seconds),
+        Sessions(settings.root),
         Quota(settings.root, file=settings.largest_file, namespace=settings.quota),
         Audit(settings.root),
     )

@@ -21,6 +21,7 @@ from hub_client.serve import private
 from hub_client.serve.wire import Refused
 from hub_client.store import durable
 
+KEY = "links.key"
 _KEY_BYTES = 32
 
 
@@ -54,7 +55,7 @@ class Links:
     """Makes and checks links, with a key that never leaves the server."""
 
     def __init__(self, root: Path, *, seconds: int) -> None:
-        self._key = _key(private.folder(root) / "links.key")
+        self._key = key(private.folder(root) / KEY)
         self._seconds = seconds
 
     def query(self, *, method: str, repository: str, sha256: str, size: int, token: str) -> str:
@@ -88,7 +89,7 @@ def _whole(text: str | None) -> int:
     return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 20 else -1
 
 
-def _key(path: Path) -> bytes:
+def key(path: Path) -> bytes:
     """Return the hub's key, made on first use; of two servers that start at once, both use the first one's."""
     if not path.exists():
         staged = durable.stage([secrets.token_bytes(_KEY_BYTES)], staging=path.parent)

@@ -13,7 +13,7 @@ from hub_client.store.protocol import Kind
 TYPES: dict[str | None, Kind] = {None: "models", "model": "models", "dataset": "datasets"}
 """What the client calls a kind of repository, and what it is called in paths."""
 RESERVED = frozenset(
-    {"api", "datasets", "models", "spaces", "kernels", "buckets", "static", "login", "lfs", "settings"}
+    {"api", "datasets", "models", "spaces", "kernels", "buckets", "static", "login", "logout", "lfs", "settings"}
 )
 """Owners whose pages would hide the hub's own."""
 _NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")

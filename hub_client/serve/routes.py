@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from hub_client.serve import api, transfer
+from hub_client.serve import api, pages, transfer
 from hub_client.serve.wire import Refused
 
 Access = Literal["open", "token", "read", "propose", "write", "admin"]
@@ -22,13 +22,14 @@ Body = Literal["none", "json", "form", "file", "stream"]
 
 @dataclass(frozen=True)
 class Route:
-    """One kind of request and what answers it."""
+    """One kind of request and what answers it; a page is for people, and so are its refusals."""
 
     method: str
     template: str
     handler: Callable[..., Any]
     access: Access = "read"
     body: Body = "none"
+    page: bool = False
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -84,7 +85,23 @@ FILES = (
     Route("PUT", "lfs/{kind}/{owner}/{name}/{sha256}", transfer.upload, "open", "stream"),
     Route("GET", "lfs/{kind}/{owner}/{name}/{sha256}", transfer.download, "open"),
 )
-ROUTES = (*API, *FILES)
+PAGES = (
+    Route("GET", "", pages.models, "open", page=True),
+    Route("GET", "datasets", pages.datasets, "open", page=True),
+    Route("GET", "login", pages.login, "open", page=True),
+    Route("POST", "login", pages.log_in, "open", "form", page=True),
+    Route("POST", "logout", pages.log_out, "open", page=True),
+    Route("GET", "static/style.css", pages.style, "open", page=True),
+    Route("GET", "[datasets/]{owner}/{name}", pages.card, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/tree", pages.pick_files, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/tree/{revision}", pages.files, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/compare", pages.comparison, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/commits", pages.history, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/commit/{commit}", pages.one_commit, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/discussions", pages.talks, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/discussions/{number}", pages.talk, page=True),
+)
+ROUTES = (*API, *FILES, *PAGES)
 
 
 def _expression(match: re.Match[str]) -> str:

@@ -13,8 +13,9 @@ from hub_client.store import git, lfs
 
 ATTRIBUTES = ".gitattributes"
 _FILE = 0o100644
-_EXECUTABLE = 0o100755
-_FOLDER = 0o040000
+FILES = (_FILE, 0o100755)
+"""Modes of what a commit may hold for us."""
+FOLDER = 0o040000
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def find(repository: git.Repository, commit: str, path: str) -> Entry | None:
 def _items(repository: git.Repository, tree: str, prefix: str) -> Iterator[Entry]:
     """Return the plain files and folders of one tree; links and submodules, which only git can make, are left out."""
     for item in repository.load(tree.encode(), Tree).iteritems():
-        if item.mode in (_FILE, _EXECUTABLE, _FOLDER):
-            yield Entry(prefix + item.path.decode(errors="replace"), item.sha.decode(), item.mode == _FOLDER)
+        if item.mode in (*FILES, FOLDER):
+            yield Entry(prefix + item.path.decode(errors="replace"), item.sha.decode(), item.mode == FOLDER)
 
 
 def files(repository: git.Repository, commit: str) -> dict[str, str]:
@@ -121,7 +122,7 @@ def _tree(paths: Mapping[str, str], trees: list[Tree]) -> Any:
         else:
             tree.add(first.encode(), _FILE, blob.encode())
     for name, inside in below.items():
-        tree.add(name.encode(), _FOLDER, _tree(inside, trees))
+        tree.add(name.encode(), FOLDER, _tree(inside, trees))
     trees.append(tree)
     return tree.id
 
