@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hub_client import plot
+    from hub_client import plot, programs
     from hub_client.client import Hub, pull, pull_dataset, push, push_dataset, search
     from hub_client.data.align import align
     from hub_client.enrichment import enrichment, term_scores
@@ -56,7 +56,7 @@ _HOME = {
     "term_scores": "enrichment",
     "train": "train",
 }
-_MODULES = ("plot",)
+_MODULES = ("plot", "programs")
 """Public modules, which load on first use as the verbs do."""
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "map_query",
     "plot",
     "predict",
+    "programs",
     "pull",
     "pull_dataset",
     "push",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from hub_client import _resources, errors
@@ -21,10 +22,9 @@ from hub_client.data import datasets, genes
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
-from hub_client.data.panel import paired, select_panel
-from hub_client.data.programs import Program, as_terms, genes_of, read_gmt
+from hub_client.data.panel import allowed, paired, select_panel
 from hub_client.evaluate import evaluate
-from hub_client.manifest.recipe import Gate, LabelRule, Recipe
+from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
 from hub_client.manifest.report import Report
 from hub_client.manifest.v1 import (
     Calibration,
@@ -37,13 +37,13 @@ from hub_client.manifest.v1 import (
     Metric,
     PrototypeLevel,
     Prototypes,
-    Term,
     Training,
     Trust,
 )
 from hub_client.model import Model
 from hub_client.nn.training import split
 from hub_client.predict import Predictions, embed, joined, predict
+from hub_client.programs import Chosen, Program, as_terms, genes_of, read
 from hub_client.store import card
 from hub_client.train import train
 from hub_client.transfer import EXPRESSED, evidence
@@ -138,6 +138,21 @@ def prepare(recipe: Recipe, *, data: Path) -> tuple[Model, Cells, Cells]:
     return model, cells.rows(training.numpy()), cells.rows(held_out.numpy())
 
 
+def choose_programs(recipe: Recipe | str | Path, *, data: str | Path) -> Chosen | None:
+    """Return the gene programs that a recipe's model gets, with a report of all; None for a model without.
+
+    Raises
+    ------
+    NotFound, IntegrityError, VocabularyError, AlignmentError
+        As :func:`build`.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    if recipe.programs is None:
+        return None
+    source, programs = datasets.load(recipe, Path(data)), _programs(recipe, Path(data))
+    return _chosen(recipe, _panel(recipe, source, programs), programs)
+
+
 def _check_free(folder: Path, *, overwrite: bool) -> None:
     """Refuse before hours of training what could not be written after them."""
     if folder.exists() and not overwrite:
@@ -156,7 +171,7 @@ def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
     if recipe.programs is None:
         return ()
     path = data / recipe.programs.file
-    found = read_gmt(path)
+    found = read(path)
     if (actual := hashlib.sha256(path.read_bytes()).hexdigest()) != recipe.programs.sha256:
         raise errors.IntegrityError(
             f"{path} is not the file of gene programs that the recipe means: its sha256 is {actual}, expected is "
@@ -170,21 +185,46 @@ def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
 
 
 def _panel(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Genes:
-    counts, rules = source.counts, recipe.panel
-    if recipe.programs is not None and recipe.programs.only:
+    rules = recipe.panel
+    counts = _expressed(source.counts, rules)
+    if recipe.programs is not None:
         shared = _genes(recipe, tuple(map(str, counts.var_names)))
-        covered = genes_of(programs, genes.Panel.over(shared, human=_human(recipe)))
-        kept = [index in covered or name in rules.include for index, name in enumerate(shared.names)]
-        counts = counts[:, np.array(kept)].copy()
+        measured = genes.Panel.over(shared, human=_human(recipe))
+        whole = {shared.names[index] for index in genes_of(_whole(recipe.programs, programs), measured)}
+        rules = rules.model_copy(update={"include": (*rules.include, *allowed(sorted(whole), rules))})
+        if recipe.programs.only:
+            covered = genes_of(programs, measured)
+            kept = [index in covered or name in rules.include for index, name in enumerate(shared.names)]
+            counts = counts[:, np.array(kept)].copy()
     return _genes(recipe, select_panel(counts, rules, batches=counts.obs[recipe.conditions[0].key].to_numpy(dtype=str)))
 
 
-def _terms(recipe: Recipe, panel: Genes, programs: Sequence[Program]) -> tuple[Term, ...]:
+def _expressed(counts: AnnData, rules: Panel) -> AnnData:
+    """Return counts of the genes that enough cells express, and of those that the rules include anyway."""
+    cells = np.asarray((counts.X > 0).sum(axis=0)).ravel()
+    return counts[:, (cells >= rules.min_cells) | counts.var_names.isin(rules.include)].copy()
+
+
+def _whole(rules: Programs, programs: Sequence[Program]) -> list[Program]:
+    """Return the programs whose genes are all to be in the panel."""
+    known = {program.id: program for program in programs}
+    if strangers := [name for name in rules.whole if name not in known]:
+        raise errors.VocabularyError(
+            f"programs.whole names {errors.names(strangers)}, which the file has not; it takes ids, such as "
+            f"{errors.names(list(known), shown=2)}.",
+            field="programs.whole",
+            unknown=strangers,
+            known=list(known),
+        )
+    return [known[name] for name in rules.whole]
+
+
+def _chosen(recipe: Recipe, panel: Genes, programs: Sequence[Program]) -> Chosen | None:
     rule = recipe.programs
     if rule is None:
-        return ()
-    said = rule.model_dump(include={"min_genes", "max_genes", "source", "release", "license"})
-    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **said).terms
+        return None
+    said = rule.model_dump(include={"min_genes", "max_genes", "max_overlap", "source", "release", "license"})
+    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **said)
 
 
 def _human(recipe: Recipe) -> bool:
@@ -194,6 +234,7 @@ def _human(recipe: Recipe) -> bool:
 def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Manifest:
     obs = source.counts.obs
     panel = _panel(recipe, source, programs)
+    chosen = _chosen(recipe, panel, programs)
     return Manifest(
         **{name: getattr(recipe, name) for name in _COPIED},
         created=datetime.now(UTC).replace(microsecond=0),
@@ -202,7 +243,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         assay=tuple(map(recipe.term, recipe.assay)),
         disease=tuple(map(recipe.term, recipe.disease)),
         genes=panel,
-        terms=_terms(recipe, panel, programs),
+        terms=chosen.terms if chosen else (),
         conditions=tuple(
             Condition(**dict(rule), categories=datasets.categories(obs[rule.key])) for rule in recipe.conditions
         ),

@@ -37,7 +37,7 @@ class Extensions:
     Attributes
     ----------
     constrained
-        Programs, such as :func:`hub_client.data.programs.as_terms` makes.
+        Programs, such as :func:`hub_client.programs.as_terms` makes.
     unconstrained
         How many terms to add that may use every gene.
     soft

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 from scipy.sparse import csr_matrix
 
 from hub_client import errors
-from hub_client.build import build, prepare
+from hub_client.build import build, choose_programs, prepare
 from hub_client.data.fingerprint import fingerprint
 from hub_client.manifest.publishing import publishing_problems
 from hub_client.manifest.reading import read_manifest
@@ -362,3 +363,77 @@ def test_several_conditions_and_label_levels_and_cells_without_labels(tmp_path: 
     judged = {metric.name: metric.n for metric in model.manifest.metrics}
     assert judged["fine.accuracy"] < judged["coarse.accuracy"]
     assert not (folder / reference.FILE).exists()
+
+
+def test_genes_that_few_cells_express_are_chosen_only_by_name(tmp_path: Path) -> None:
+    described = recipe(tmp_path, panel={"size": None, "min_cells": 300, "include": ["CD3D"]})
+    both = [read_h5ad(tmp_path / f"{name}.h5ad") for name in ("one", "two")]
+    expressed = sum(pd.Series((part.X > 0).sum(axis=0).A1, index=part.var_names) for part in both).dropna()
+    assert expressed["CD3D"] < 300 < expressed.max()
+    names = prepare(described, data=tmp_path)[0].manifest.genes.names
+    assert set(names) == {"CD3D", *expressed.index[expressed >= 300]}
+
+
+# --- gene programs ----------------------------------------------------------------------------------------------------
+
+PROGRAMS = {
+    "first half": ("R-1", GENES[:20]),
+    "nearly that": ("R-2", GENES[:18]),
+    "second half": ("R-3", GENES[20:40]),
+    "rare": ("R-4", ["CD3D"]),
+    "silent": ("R-5", ["GENE39", "MT-CO1"]),
+}
+
+
+def with_programs(data: Path, *, more: Mapping[str, Any] = {}, panel: Any = None, **rules: Any) -> Recipe:
+    lines = ["\t".join([name, id, *genes]) for name, (id, genes) in {**PROGRAMS, **more}.items()]
+    (data / "sets.gmt").write_text("\n".join(lines) + "\n")
+    programs = {"file": "sets.gmt", "sha256": hashlib.sha256((data / "sets.gmt").read_bytes()).hexdigest()}
+    said = {"source": "made here", "release": "1", "license": "CC0-1.0", "min_genes": 5}
+    return recipe(
+        data,
+        programs=programs | said | rules,
+        panel=panel or {"size": 30, "exclude": ["^MT-"]},
+        architecture={"kind": "expimap", "hidden": [16]},
+        conditions=[{"key": "batch", "encoding": {"kind": "one-hot"}}],
+        trust={"transfer": "consensus"},
+        gates=[],
+    )
+
+
+def test_gene_programs_become_terms_and_the_others_are_reported(tmp_path: Path) -> None:
+    described = with_programs(tmp_path, max_overlap=0.8)
+    chosen = choose_programs(described, data=tmp_path)
+    assert chosen is not None
+    assert [(t.id, t.name, t.source, t.release, t.license) for t in chosen.terms] == [
+        ("R-1", "first half", "made here", "1", "CC0-1.0"),
+        ("R-3", "second half", "made here", "1", "CC0-1.0"),
+    ]
+    why = dict(chosen.report.set_index("id")["why"])
+    assert why["R-2"] == "nearly the genes of a larger one" and why["R-4"] == "fewer than 5 measured genes"
+    model, _, _ = prepare(described, data=tmp_path)
+    assert model.manifest.terms == chosen.terms
+    assert choose_programs(recipe(tmp_path), data=tmp_path) is None
+
+
+def test_whole_programs_are_in_the_panel_but_for_excluded_genes(tmp_path: Path) -> None:
+    """However little their genes vary."""
+    small: Any = {"panel": {"size": 12, "exclude": ["^MT-"]}, "min_genes": 1}
+    ranked = prepare(with_programs(tmp_path, **small), data=tmp_path)[0].manifest.genes.names
+    quiet = next(name for name in GENES[2:40] if name not in ranked)
+    described = with_programs(tmp_path, **small, more={"quiet": ("R-6", [quiet, "MT-CO1"])}, whole=["R-6"])
+    names = prepare(described, data=tmp_path)[0].manifest.genes.names
+    assert quiet in names and "MT-CO1" not in names and len(names) == 12
+
+
+def test_a_whole_program_that_there_is_not(tmp_path: Path) -> None:
+    with pytest.raises(errors.VocabularyError, match="names R-99, which the file has not; it takes ids, such as R-1"):
+        prepare(with_programs(tmp_path, whole=["R-99"]), data=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_release_with_gene_programs(tmp_path: Path) -> None:
+    folder = build(with_programs(tmp_path), data=tmp_path, out=tmp_path / "zoo", progress=False)
+    manifest = bundle.verify(folder)
+    assert [term.id for term in manifest.terms] == ["R-1", "R-2", "R-3"]
+    verify(Model.load(folder))

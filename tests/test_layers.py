@@ -37,6 +37,7 @@ FLOORS = [
     "transfer",
     "terms",
     "legacy",
+    "programs",
     "model",
     "architectures",
     "nn",

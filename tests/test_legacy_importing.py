@@ -26,11 +26,11 @@ from hub_client.architectures import ARCHITECTURES
 from hub_client.architectures.expimap import ExpiMap
 from hub_client.architectures.scpoli import ScPoli
 from hub_client.architectures.trvae import TrVae
-from hub_client.data.programs import Program
 from hub_client.enrichment import bayes_factors
 from hub_client.legacy.importing import KINDS, NAMES, ORGANISMS, TRAINING, UNTRAINED, import_legacy
 from hub_client.manifest.v1 import OntologyTerm
 from hub_client.model import Model
+from hub_client.programs import Program
 from tests.golden.recorded import Recording
 
 LEGACY = Path(__file__).parent / "golden" / "legacy"

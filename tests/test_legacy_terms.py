@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from hub_client import errors
-from hub_client.data.programs import Program
 from hub_client.legacy.terms import named, read
 from hub_client.manifest.configs import ExpiMap
 from hub_client.manifest.v1 import Condition, Gene, Genes, Manifest, OneHot, Term
+from hub_client.programs import Program
 from tests import simulated
 
 GENES = ["Cd3e", "Cd4", "Cd8a", "Lyz2"]

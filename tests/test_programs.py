@@ -11,8 +11,9 @@ import pytest
 
 from hub_client import errors
 from hub_client.data.genes import Panel
-from hub_client.data.programs import Program, as_terms, from_frame, genes_of, read_gmt
 from hub_client.manifest.v1 import Gene, Genes
+from hub_client.programs import Program, as_terms, from_frame, genes_of, read, read_gmt
+from tests.contract.examples import trained
 
 SYMBOLS = ("STAT1", "ISG15", "MX1", "CD3E", "MS4A1", "H4C3")
 
@@ -130,3 +131,66 @@ def test_reactome_is_read_whole_and_fast(shared_data: Callable[[str], Path]) -> 
     assert chosen.report["kept"].sum() == len(chosen.terms) > 1000
     longest = max((term.name for term in chosen.terms), key=len)
     assert len(longest) > 100 and longest in {program.name for program in programs}
+
+
+def test_nearly_the_same_program_is_dropped_for_the_larger_one(panel: Panel) -> None:
+    programs = [
+        Program("1", "narrow", ("STAT1", "ISG15")),
+        Program("2", "wide", ("STAT1", "ISG15", "MX1")),
+        Program("3", "wide as well", ("STAT1", "MX1", "ISG15")),
+        Program("4", "other", ("MS4A1", "CD3E", "MX1")),
+    ]
+    by_overlap = {0.7: ["wide", "other"], 0.6: ["wide", "other"], 0.5: ["wide", "other"], 0.1: ["wide"]}
+    for overlap, expected in by_overlap.items():
+        chosen = as_terms(programs, panel, min_genes=1, max_overlap=overlap)
+        assert [term.name for term in chosen.terms] == (["narrow", *expected] if overlap == 0.7 else expected)
+    assert len(as_terms(programs, panel, min_genes=1).terms) == 4
+    report = as_terms(programs, panel, min_genes=1, max_overlap=0.6).report.set_index("name")
+    assert dict(report["instead"]) == {"narrow": "2", "wide": "", "wide as well": "2", "other": ""}
+    assert set(report.loc[report["instead"] != "", "why"]) == {"nearly the genes of a larger one"}
+
+
+def test_the_order_of_programs_stays(panel: Panel) -> None:
+    programs = [Program("1", "small", ("CD3E",)), Program("2", "large", ("STAT1", "MX1"))]
+    chosen = as_terms(programs, panel, min_genes=1, max_overlap=0.5)
+    assert [term.name for term in chosen.terms] == ["small", "large"]
+
+
+@pytest.mark.parametrize(("file", "separator"), [("net.csv", ","), ("net.tsv", "\t")])
+def test_a_table_in_a_file_with_ids_and_weights(tmp_path: Path, file: str, separator: str) -> None:
+    frame = pd.DataFrame(
+        {
+            "id": ["R-1", "R-1", "R-2", "R-2"],
+            "source": ["IFN, type I", "IFN, type I", "B", "B"],
+            "target": ["MX1", "STAT1", "MS4A1", "CD3E"],
+            "weight": [2.5, -0.1, None, 0],
+        }
+    )
+    frame.to_csv(tmp_path / file, sep=separator, index=False)
+    expected = (Program("R-1", "IFN, type I", ("MX1", "STAT1")), Program("R-2", "B", ("MS4A1",)))
+    assert read(tmp_path / file) == expected == from_frame(frame, id="id")
+
+
+def test_a_gmt_file_is_told_by_its_name(tmp_path: Path) -> None:
+    path = written(tmp_path, "IFN\tR-1\tSTAT1")
+    assert read(path) == read_gmt(path)
+
+
+def test_what_is_wrong_with_a_table_is_said(tmp_path: Path) -> None:
+    with pytest.raises(errors.NotFound, match="no gene program file"):
+        read(tmp_path / "absent.csv")
+    (tmp_path / "empty.tsv").write_text("")
+    with pytest.raises(errors.InvalidInput, match="is no table of gene programs"):
+        read(tmp_path / "empty.tsv")
+    frame = pd.DataFrame({"source": ["a", "b"], "target": ["MX1", "STAT1"], "weight": ["strong", "weak"], "id": "1"})
+    with pytest.raises(errors.InvalidInput, match="are no numbers"):
+        from_frame(frame)
+    with pytest.raises(errors.InvalidInput, match="'1' has several names: a, b"):
+        from_frame(frame, weight=None, id="id")
+
+
+def test_terms_of_a_models_own_genes() -> None:
+    model = trained("expimap")
+    genes = model.manifest.genes.names
+    chosen = as_terms(from_frame(pd.DataFrame({"source": "own", "target": genes[:5]})), model, min_genes=5)
+    assert chosen.terms[0].genes == (0, 1, 2, 3, 4)

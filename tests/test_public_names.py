@@ -36,7 +36,7 @@ PUBLIC = [
     "Model",
     "Manifest",
 ]
-MODULES = ["plot"]
+MODULES = ["plot", "programs"]
 PARAMETERS = {
     "align": ["adata", "model", "conditions", "layer", "min_coverage"],
     "import_legacy": ["path", "organism"],

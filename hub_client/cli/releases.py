@@ -164,11 +164,14 @@ def build(
     ```
     """
     from hub_client.build import build as build_release
+    from hub_client.build import choose_programs
     from hub_client.client import Hub
 
+    chosen = choose_programs(recipe, data=data)
     folder = build_release(recipe, data=data, out=out, overwrite=force, progress=not quiet)
     built = Hub()
-    _tell(built.resolve(folder), folder=str(folder), as_json=as_json)
+    programs = {} if chosen is None else {"gene programs": str(chosen)}
+    _tell(built.resolve(folder), folder=str(folder), as_json=as_json, **programs)
     if not as_json:
         screen.say()
         catalogue.show_metrics(built.manifest(folder))

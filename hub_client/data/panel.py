@@ -52,7 +52,7 @@ def select_panel(counts: AnnData, rules: Panel, *, batches: NDArray[Any]) -> tup
             f"{len(included):,} of them. Change panel.size, or what panel.include and panel.include_measured name."
         )
     ranked = [name for name in _ranked(counts[:, names], rules, batches) if name not in included]
-    chosen = sorted({*included, *_allowed(ranked, rules)[: size - len(included)]})
+    chosen = sorted({*included, *allowed(ranked, rules)[: size - len(included)]})
     if rules.size is not None and len(chosen) < size:
         raise errors.AlignmentError(
             f"the panel is to have {size:,} genes, but panel.exclude leaves {len(chosen):,}. Exclude fewer genes."
@@ -69,7 +69,8 @@ def _included(rules: Panel, shared: set[str]) -> set[str]:
     return {*rules.include, *(measured & shared)}
 
 
-def _allowed(names: Iterable[str], rules: Panel) -> list[str]:
+def allowed(names: Iterable[str], rules: Panel) -> list[str]:
+    """Return the genes that no pattern of the rules excludes, in the same order."""
     patterns = [re.compile(pattern) for pattern in rules.exclude]
     return [name for name in names if not any(pattern.search(name) for pattern in patterns)]
 

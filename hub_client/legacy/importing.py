@@ -67,7 +67,7 @@ def import_legacy(
         The Ensembl id of each gene: in the model's order (``""`` where there is none), or by the model's gene names.
     term_names
         What an expiMap's gene programs are called, which scArches does not save: names in the order of the mask's rows,
-        or the programs of the GMT file that the mask was made from (:func:`hub_client.data.programs.read_gmt`), which
+        or the programs of the GMT file that the mask was made from (:func:`hub_client.programs.read_gmt`), which
         are told by their genes.
     reference
         The folder of the model that scArches' surgery started from. With it, the rows of its conditions are frozen and

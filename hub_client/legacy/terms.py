@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hub_client import errors
-from hub_client.data.programs import Program, read_gmt
 from hub_client.manifest.v1 import Manifest, Term
+from hub_client.programs import Program, read_gmt
 
 Names = Sequence[str] | Sequence[Program]
 """Names in the order of the terms, or gene programs in any order."""

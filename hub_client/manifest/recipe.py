@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen
@@ -97,12 +97,15 @@ class Panel(Frozen):
     """Genes in all; None takes every shared gene."""
     method: Literal["pearson_residuals", "seurat", "cell_ranger"] = "pearson_residuals"
     """scanpy's ranking of highly variable genes: within each batch, then merged over batches."""
+    min_cells: NonNegativeInt = 0
+    """A gene that fewer of the reference's cells express is not chosen by rank, nor with a whole program: what is never
+    seen teaches no weight."""
     include: tuple[Text, ...] = ()
     """Genes that are in the panel whatever their rank."""
     include_measured: tuple[Literal["pbmc68k_reduced"], ...] = ()
     """scanpy's bundled data sets whose genes (symbols) are in the panel, so far as every data set measures them."""
     exclude: tuple[Text, ...] = ()
-    """Regular expressions; a gene whose name one of them matches is not chosen by rank."""
+    """Regular expressions; a gene whose name one of them matches is not chosen by rank, nor with a whole program."""
     coverage_warn: UnitInterval = 0.8
     coverage_refuse: UnitInterval = 0.5
     duplicates: Literal["error", "sum", "first"] = "error"
@@ -128,7 +131,8 @@ class Programs(Frozen):
     """The gene programs of an expiMap: a file of them, and which become terms."""
 
     file: DataPath
-    """Its ``.gmt`` file in the data folder."""
+    """Its ``.gmt`` file in the data folder, or a table (``.csv``, ``.tsv``) with columns ``source``, ``target`` and, if
+    there are such, ``weight`` and ``id``."""
     sha256: Sha256
     """Of the file."""
     source: Text
@@ -138,6 +142,10 @@ class Programs(Frozen):
     min_genes: PositiveInt = 12
     """Programs with fewer genes in the panel are dropped."""
     max_genes: PositiveInt | None = None
+    max_overlap: UnitInterval | None = None
+    """Programs that share more than this of their genes (the Jaccard index) with a larger one are dropped."""
+    whole: tuple[Text, ...] = ()
+    """Ids of programs whose measured genes are all in the panel, however little they vary in the reference."""
     only: bool = True
     """Whether the panel takes genes of programs only, besides those it includes; a gene outside of all programs is
     explained by no term."""

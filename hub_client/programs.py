@@ -1,10 +1,14 @@
-"""Gene programs: sets of genes from GMT files or data frames, matched to a model's genes by name."""
+"""Gene programs: sets of genes from GMT files or network tables, matched to a model's genes by name.
+
+This is how terms get into an expiMap: a recipe names a file, and :class:`hub_client.Extensions` takes what
+:func:`as_terms` makes of programs for a model that is there already.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +17,13 @@ import pandas as pd
 from hub_client import errors
 from hub_client.data.genes import Panel
 from hub_client.manifest.v1 import Term
+from hub_client.model import Model
 
 _ID = re.compile(r"[A-Za-z][\w.-]*[:_-]?\w*\d\w*")
 """What counts as an id in a GMT's second column: one word with a digit that is no address, such as R-HSA-913531."""
+
+ALIKE = "nearly the genes of a larger one"
+"""Why a program is dropped that shares too many genes with another."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,8 @@ class Chosen:
     terms
         The programs that were kept, in the source's order, with unique ids and names.
     report
-        One row for each program: ``id``, ``name``, ``genes`` (in the source), ``measured`` (by the model), ``kept`` and
-        ``why`` it was not.
+        One row for each program: ``id``, ``name``, ``genes`` (in the source), ``measured`` (by the model), ``kept``,
+        ``why`` it was not, and the id of a program that is there ``instead``, where it was too much like that one.
     """
 
     terms: tuple[Term, ...]
@@ -112,9 +120,18 @@ def _no_program(line: str, number: int, path: str | Path, *, expected: str) -> e
 
 
 def from_frame(
-    frame: pd.DataFrame, *, source: str = "source", target: str = "target", weight: str | None = "weight"
+    frame: pd.DataFrame,
+    *,
+    source: str = "source",
+    target: str = "target",
+    weight: str | None = "weight",
+    id: str | None = None,
 ) -> tuple[Program, ...]:
     """Return the programs of a network table, as decoupler and omnipath give them: a row for each program and gene.
+
+    A weight only says whether a gene belongs to a program: one of 0 does not. Sign and size are not used, for expiMap
+    learns from the cells how much each gene weighs and which way. To keep, say, only what a transcription factor
+    activates, give those rows: ``from_frame(frame[frame["weight"] > 0])``.
 
     Parameters
     ----------
@@ -123,30 +140,88 @@ def from_frame(
     source, target
         Its columns of program names and gene names.
     weight
-        Its column of weights: genes of weight 0 are left out; the sign is not used, for expiMap learns it. None, or a
-        table without the column, takes every row.
+        Its column of weights; a missing weight leaves the gene in. None, or a table without the column, takes every
+        row.
+    id
+        Its column of the programs' ids; None: the names are the ids.
 
     Raises
     ------
     VocabularyError
         If the table lacks a column.
     InvalidInput
-        If no row is left.
+        If no row is left, a weight is no number, or a program has several names.
+
+    Examples
+    --------
+    >>> from_frame(decoupler.op.collectri())  # doctest: +SKIP
     """
-    if lost := [column for column in (source, target) if column not in frame]:
+    ids = source if id is None else id
+    _check_columns(frame, [source, target, ids])
+    rows = frame.dropna(subset=[source, target, ids])
+    rows = rows[_numbers(rows[weight]) != 0] if weight is not None and weight in rows else rows
+    if rows.empty:
+        raise errors.InvalidInput("the table of gene programs has no rows with a program and a gene.", facts={})
+    return tuple(_grouped(rows.astype({source: str, target: str, ids: str}), ids, source, target))
+
+
+def _check_columns(frame: pd.DataFrame, wanted: Sequence[str]) -> None:
+    if lost := [column for column in dict.fromkeys(wanted) if column not in frame]:
         raise errors.VocabularyError(
             f"the table of gene programs lacks columns {errors.names(lost)}; it has {errors.names(frame.columns)}. "
-            "Name them with source= and target=.",
+            "Name them with source=, target= and id=.",
             field="columns",
             unknown=lost,
             known=[str(column) for column in frame],
         )
-    rows = frame.dropna(subset=[source, target])
-    rows = rows[rows[weight] != 0] if weight is not None and weight in rows else rows
-    if rows.empty:
-        raise errors.InvalidInput("the table of gene programs has no rows with a program and a gene.", facts={})
-    groups = rows.groupby(rows[source].astype(str), sort=False)[target]
-    return tuple(Program(str(name), str(name), _distinct(map(str, genes))) for name, genes in groups)
+
+
+def _numbers(weights: pd.Series) -> pd.Series:
+    try:
+        return pd.to_numeric(weights)
+    except (ValueError, TypeError) as error:
+        raise errors.InvalidInput(
+            f"the weights of the gene programs are no numbers ({error}); name their column with weight=, or pass "
+            "weight=None to take every row.",
+            facts={"weight": weights.name},
+        ) from None
+
+
+def _grouped(rows: pd.DataFrame, ids: str, source: str, target: str) -> Iterator[Program]:
+    for key, part in rows.groupby(ids, sort=False):
+        names = list(dict.fromkeys(part[source]))
+        if len(names) > 1:
+            raise errors.InvalidInput(
+                f"the gene program {key!r} has several names: {errors.names(names)}; an id has one.",
+                facts={"id": key, "names": names},
+            )
+        yield Program(str(key), names[0], _distinct(part[target]))
+
+
+def read_table(path: str | Path) -> tuple[Program, ...]:
+    """Return the programs of a network table in a file: ``source``, ``target`` and, where there is, ``weight``, ``id``.
+
+    A ``.csv`` file is separated by commas, any other by tabs; the columns mean what they do in :func:`from_frame`.
+
+    Raises
+    ------
+    NotFound
+        If there is no such file.
+    VocabularyError, InvalidInput
+        As :func:`from_frame`.
+    """
+    try:
+        frame = pd.read_csv(path, sep="," if Path(path).suffix == ".csv" else "\t")
+    except FileNotFoundError:
+        raise errors.NotFound(f"there is no gene program file at {path}.", name=str(path)) from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise errors.InvalidInput(f"{path} is no table of gene programs: {error}.", facts={"path": path}) from None
+    return from_frame(frame, id="id" if "id" in frame else None)
+
+
+def read(path: str | Path) -> tuple[Program, ...]:
+    """Return the programs of a file: a ``.gmt`` one as :func:`read_gmt`, others as :func:`read_table`."""
+    return (read_gmt if Path(path).suffix == ".gmt" else read_table)(path)
 
 
 def genes_of(programs: Iterable[Program], panel: Panel) -> set[int]:
@@ -156,10 +231,11 @@ def genes_of(programs: Iterable[Program], panel: Panel) -> set[int]:
 
 def as_terms(
     programs: Sequence[Program],
-    panel: Panel,
+    model: Model | Panel,
     *,
     min_genes: int = 12,
     max_genes: int | None = None,
+    max_overlap: float | None = None,
     source: str | None = None,
     release: str | None = None,
     license: str | None = None,
@@ -171,11 +247,14 @@ def as_terms(
     Parameters
     ----------
     programs
-        From :func:`read_gmt` or :func:`from_frame`.
-    panel
-        The model's genes.
+        From :func:`read_gmt`, :func:`read_table` or :func:`from_frame`.
+    model
+        The model whose terms they are to be, or its genes.
     min_genes, max_genes
         How many of the model's genes a program must have at least, and may have at most.
+    max_overlap
+        Which share of genes, the Jaccard index in [0, 1], a program may have in common with a larger one that is kept;
+        of equally large ones the first is kept. None lets programs be as alike as they are.
     source, release, license
         Where the programs come from; kept with every term.
 
@@ -183,11 +262,20 @@ def as_terms(
     ------
     AlignmentError
         If no program is left.
+
+    Examples
+    --------
+    >>> chosen = as_terms(read_gmt("own.gmt"), reference, source="our lab", license="CC-BY-4.0")  # doctest: +SKIP
+    >>> print(chosen)  # doctest: +SKIP
+    >>> hub_client.surgery(reference, cells, extensions=Extensions(constrained=chosen.terms))  # doctest: +SKIP
     """
+    panel = model if isinstance(model, Panel) else Panel.of(model.manifest)
     index = {gene: panel.find(gene) for gene in {gene for program in programs for gene in program.genes}}
     found = [tuple(sorted({hit[0] for gene in p.genes if (hit := index[gene]) is not None})) for p in programs]
     why = _reasons(programs, found, min_genes=min_genes, max_genes=max_genes)
-    report = _report(programs, found, why)
+    instead = {} if max_overlap is None else _redundant(found, why, max_overlap)
+    why = [ALIKE if place in instead else reason for place, reason in enumerate(why)]
+    report = _report(programs, found, why, instead)
     kept = [(p, genes) for p, genes, reason in zip(programs, found, why, strict=True) if not reason]
     if not kept:
         raise errors.AlignmentError(
@@ -236,7 +324,29 @@ def _fault(program: Program, measured: int, min_genes: int, max_genes: int | Non
     return ""
 
 
-def _report(programs: Sequence[Program], found: Sequence[tuple[int, ...]], why: Sequence[str]) -> pd.DataFrame:
+def _redundant(found: Sequence[tuple[int, ...]], why: Sequence[str], max_overlap: float) -> dict[int, int]:
+    """Return the place of each program that is too much like a larger one, and that one's place."""
+    order = sorted((place for place, reason in enumerate(why) if not reason), key=lambda place: -len(found[place]))
+    kept: list[int] = []
+    instead = {}
+    for place in order:
+        overlaps = [_overlap(set(found[place]), found[larger]) for larger in kept]
+        if overlaps and max(overlaps) > max_overlap:
+            instead[place] = kept[overlaps.index(max(overlaps))]
+        else:
+            kept.append(place)
+    return instead
+
+
+def _overlap(one: set[int], other: tuple[int, ...]) -> float:
+    """Return the Jaccard index of two programs' genes."""
+    shared = len(one.intersection(other))
+    return shared / (len(one) + len(other) - shared)
+
+
+def _report(
+    programs: Sequence[Program], found: Sequence[tuple[int, ...]], why: Sequence[str], instead: dict[int, int]
+) -> pd.DataFrame:
     columns = {
         "id": [program.id for program in programs],
         "name": [program.name for program in programs],
@@ -244,5 +354,6 @@ def _report(programs: Sequence[Program], found: Sequence[tuple[int, ...]], why: 
         "measured": [len(genes) for genes in found],
         "kept": [not reason for reason in why],
         "why": list(why),
+        "instead": [programs[instead[place]].id if place in instead else "" for place in range(len(programs))],
     }
     return pd.DataFrame(columns)
