@@ -2,7 +2,7 @@
 export OMP_NUM_THREADS ?= 1
 PYTEST_WORKERS ?= 2
 
-.PHONY: check format lint types generated test fix generate
+.PHONY: check format lint types generated test fix generate tutorials
 
 check: format lint types generated test
 
@@ -29,3 +29,7 @@ generate:
 	python -m hub_client.manifest.schema
 	python -m hub_client.store.card
 	python -m typer hub_client.cli utils docs --name archzoo --title "The archzoo command" --output docs/command.md
+
+# What tutorials print and draw, on the data they are about; minutes.
+tutorials:
+	python -m tests.tutorials docs/tutorials/interferon.md --data ../shared/data

@@ -29,6 +29,11 @@ STRONG = 2.3
 """The absolute log Bayes factor from which a program is held to differ: odds of ten to one (Kass and Raftery 1995)."""
 UP, DOWN, INSIDE, OUTSIDE, NOTHING = "#D55E00", "#0072B2", "#0072B2", "#E69F00", "#DDDDDD"
 """Colours that people with colour blindness tell apart (Okabe and Ito), and grey."""
+PALETTE = (
+    *("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#0072B2"),
+    *("#D55E00", "#F0E442", "#000000", "#882255", "#999999"),
+)
+"""For up to ten categories: Okabe and Ito's eight, and two that stand apart from them."""
 LETTERS = 44
 """Letters in a line of a name; a longer name is wrapped, never cut."""
 ROW, LINE, FRAME = 0.24, 0.16, 0.95
@@ -267,18 +272,25 @@ def _values(figure: Figure, axes: Axes, places: NDArray[Any], values: NDArray[np
 
 
 def _categories(axes: Axes, places: NDArray[Any], values: NDArray[np.str_], *, title: str) -> None:
-    from matplotlib import colormaps
-
     names = sorted(set(values.tolist()))
-    palette = colormaps["tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "gist_rainbow"]
+    palette = _palette(len(names))
     for place, name in enumerate(names):
-        chosen = palette(place) if len(names) <= 20 else palette(place / len(names))
-        colour = chosen if name else NOTHING
+        colour = palette[place] if name else NOTHING
         across, up = places[values == name].T
         axes.scatter(across, up, color=[colour], **_dots(len(values)))
         axes.scatter([], [], color=[colour], s=20, label=_wrapped(name or "none", letters=24))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8, handletextpad=0.2)
     axes.set_title(title, fontsize=10)
+
+
+def _palette(categories: int) -> Sequence[Any]:
+    """Return a colour for each category; only up to ten are told apart by everybody."""
+    from matplotlib import colormaps
+
+    if categories <= len(PALETTE):
+        return PALETTE
+    colours = colormaps["tab20" if categories <= 20 else "gist_rainbow"].resampled(categories)(np.arange(categories))
+    return list(colours)
 
 
 def _dots(cells: int) -> dict[str, Any]:
