@@ -331,7 +331,7 @@ def test_releases_of_the_zoo_are_whole_small_and_their_recipes(folder: Path) -> 
     verify(model)
     assert (model.manifest.name, model.manifest.version) == folder.parts[-2:]
     assert publishing_problems(model.manifest) == []
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3.5e6
     wanted = Recipe.read(ROOT / "zoo" / "recipes" / f"{model.manifest.name}.toml")
     if wanted.version == model.manifest.version:
         assert model.manifest.training.plan == wanted.plan
