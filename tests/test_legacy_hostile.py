@@ -151,7 +151,7 @@ def test_tensors_run_nothing(make: Callable[..., bytes], zipped: bool, marker: P
 def test_what_is_in_a_storage_is_named(name: str, marker: Path) -> None:
     pickled = pickles.read(hostile.PICKLES[name](marker), file="attr.pkl")
     assert "torch.storage:_load_from_bytes" in pickled.names
-    with pytest.raises(errors.IntegrityError, match=r"a tensor of attr\.pkl asks for posix:system"):
+    with pytest.raises(errors.IntegrityError, match=r"a tensor's own file asks for posix:system"):
         values.rebuilt(pickled, file="attr.pkl")
 
 
@@ -386,7 +386,7 @@ def test_a_second_pickle_in_an_archive(name: str, marker: Path) -> None:
     file = io.BytesIO(archive(parts))
     with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "a") as made:
         made.writestr(name, hostile.system(marker))
-    with pytest.raises(errors.IntegrityError, match="too many values"):
+    with pytest.raises(errors.IntegrityError, match=r"too many values|same name|one folder"):
         weights.load(file.getvalue(), file="model_params.pt")
     assert not marker.exists()
 

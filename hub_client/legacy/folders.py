@@ -98,7 +98,7 @@ def read(folder: Path) -> Saved:
         nothing is loaded.
     """
     contents, cells = _contents(folder), _cells(folder)
-    attributes = _attributes(values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES))
+    attributes = named_attributes(values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES))
     _check_ranges(attributes)
     state = weights.state(contents[WEIGHTS], file=WEIGHTS)
     _check_sizes(attributes, state)
@@ -108,7 +108,7 @@ def read(folder: Path) -> Saved:
         state=state,
         genes=_genes(contents[GENES], attributes),
         cells=cells,
-        files=(*(_original(name, hashlib.sha256(content)) for name, content in contents.items()), *_saved_cells(cells)),
+        files=(*(original(name, hashlib.sha256(content)) for name, content in contents.items()), *saved_cells(cells)),
     )
 
 
@@ -122,7 +122,7 @@ def look(folder: Path) -> Contents:
     """
     contents = _contents(folder)
     pickled, content = pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), contents[WEIGHTS]
-    attributes = _attributes(pickled.value)
+    attributes = named_attributes(pickled.value)
     named = _asked(ATTRIBUTES, pickled.names, allowed=values.READERS)
     wanted = _asked(WEIGHTS, weights.names(content, file=WEIGHTS), allowed=weights.ALLOWED)
     shapes = _shapes(content) if all(one.allowed for one in wanted) else None
@@ -173,11 +173,18 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in NEEDED}
 
 
-def _attributes(found: Any) -> dict[str, Any]:
+def named_attributes(found: Any, *, file: str = ATTRIBUTES) -> dict[str, Any]:
+    """Return an object as a model's attributes.
+
+    Raises
+    ------
+    IntegrityError
+        If it holds none by name.
+    """
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise errors.IntegrityError(
-            f"{ATTRIBUTES} does not hold a model's attributes by name. Give a folder that scArches saved.",
-            file=ATTRIBUTES,
+            f"{file} does not hold a model's attributes by name. Give a folder that a model was saved to.",
+            file=file,
             actual=type(found).__name__,
         )
     return found
@@ -218,8 +225,8 @@ def _has_range(values: Iterable[Any]) -> bool:
 
 
 def _genes(content: bytes, attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the lines of the file: names may hold commas, blanks and number signs."""
-    genes = tuple(line.rstrip("\r") for line in _text(content).rstrip("\r\n").split("\n"))
+    """Return the genes, as many as the model reads."""
+    genes = lines(content)
     expected = attributes.get("input_dim_")
     if isinstance(expected, int) and len(genes) != expected:
         raise errors.IntegrityError(
@@ -229,6 +236,11 @@ def _genes(content: bytes, attributes: Mapping[str, Any]) -> tuple[str, ...]:
             actual=len(genes),
         )
     return genes
+
+
+def lines(content: bytes) -> tuple[str, ...]:
+    """Return the lines of a file of genes: names may hold commas, blanks and number signs."""
+    return tuple(line.rstrip("\r") for line in _text(content).rstrip("\r\n").split("\n"))
 
 
 def _text(content: bytes) -> str:
@@ -243,11 +255,13 @@ def _cells(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _saved_cells(path: Path | None) -> Iterator[OriginalFile]:
+def saved_cells(path: Path | None) -> Iterator[OriginalFile]:
+    """Return the file of cells, if there is one, with its sha256."""
     if path:
         with path.open("rb") as file:
-            yield _original(path.name, hashlib.file_digest(file, "sha256"))
+            yield original(path.name, hashlib.file_digest(file, "sha256"))
 
 
-def _original(name: str, digest: hashlib._Hash) -> OriginalFile:
+def original(name: str, digest: hashlib._Hash) -> OriginalFile:
+    """Return a file by its name and sha256."""
     return OriginalFile(path=name, sha256=digest.hexdigest())

@@ -112,8 +112,8 @@ def refused(strangers: Iterable[str], *, file: str, allowed: Iterable[str]) -> e
     asked = list(strangers)
     return errors.IntegrityError(
         f"{file} asks for {errors.names(asked, shown=SHOWN)}: no saved model needs that, and it could run any code. "
-        "Nothing was loaded. If you trust who saved the folder, load it with scArches, replace what is not numbers, "
-        "text, arrays or frames, and save it again.",
+        "Nothing was loaded. If you trust who saved the folder, load it with what saved it, replace what is not "
+        "numbers, text, arrays or frames, and save it again.",
         file=file,
         expected=sorted(allowed),
         actual=asked,
@@ -425,5 +425,5 @@ HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
 
 def _broken(file: str, fault: str) -> errors.IntegrityError:
     return errors.IntegrityError(
-        f"{file} {fault}. Copy the folder again from where scArches saved it.", file=file, actual=fault
+        f"{file} {fault}. Copy the folder again from where it was saved.", file=file, actual=fault
     )

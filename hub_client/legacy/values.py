@@ -21,24 +21,34 @@ from hub_client.legacy.pickles import Call, Named, Pickled
 
 MAX_DEPTH = 60
 """How deep lists, frames and arrays may be nested in each other."""
-TENSOR = "a tensor of attr.pkl"
+TENSOR = "a tensor's own file"
 """The file within the file that a tensor's numbers are pickled in."""
 UNFOLDED = 20
 """How many values a pickle may unfold to, as a multiple of its bytes; one that repeats itself could fill any memory."""
 
 
-def rebuilt(pickled: Pickled, *, file: str) -> Any:
+def rebuilt(pickled: Pickled, *, file: str, beside: Mapping[str, Reader] | None = None) -> Any:
     """Return the value a pickle stands for.
+
+    Parameters
+    ----------
+    pickled
+        What it says.
+    file
+        Its name, for messages.
+    beside
+        What else it may ask for, such as numbers that are in other parts of its file.
 
     Raises
     ------
     IntegrityError
-        If it names anything that is not in :data:`READERS`, all of which are listed, or is damaged.
+        If it names anything that is neither there nor in :data:`READERS`, all of which are listed, or is damaged.
     """
-    if strangers := [name for name in pickled.names if name not in READERS]:
-        raise pickles.refused(strangers, file=file, allowed=READERS)
+    readers = {**READERS, **(beside or {})}
+    if strangers := [name for name in pickled.names if name not in readers]:
+        raise pickles.refused(strangers, file=file, allowed=readers)
     try:
-        return _Builder(UNFOLDED * (pickled.end + 100)).value(pickled.value)
+        return _Builder(UNFOLDED * (pickled.end + 100), readers).value(pickled.value)
     except errors.IntegrityError:
         raise
     except weights.UNREADABLE as error:
@@ -51,8 +61,9 @@ def rebuilt(pickled: Pickled, *, file: str) -> Any:
 class _Builder:
     """Walks what a pickle says and calls our functions."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, readers: Mapping[str, Reader]) -> None:
         self.budget = budget
+        self.readers = readers
         self.made: dict[int, tuple[Any, int]] = {}
 
     def value(self, raw: Any, depth: int = 0) -> Any:
@@ -96,7 +107,7 @@ class _Builder:
             raise ValueError("it calls something that is no function")
         items = [(self.value(key, depth), self.value(item, depth)) for key, item in raw.items]
         known = Call(raw.callee, self.value(raw.arguments, depth), self.value(raw.state, depth), items)
-        return READERS[raw.callee.name](known)
+        return self.readers[raw.callee.name](known)
 
 
 _BY_TYPE: Mapping[type, Callable[[_Builder, Any, int], Any]] = {
@@ -115,6 +126,11 @@ _BY_TYPE: Mapping[type, Callable[[_Builder, Any, int], Any]] = {
 def _dict(call: Call) -> dict[Any, Any]:
     pairs = call.arguments[0] if call.arguments else []
     return dict(pairs) | dict(call.items)
+
+
+def _default_dict(call: Call) -> dict[Any, Any]:
+    """Return its items; what a missing key would stand for is forgotten."""
+    return dict(call.items)
 
 
 def _range(call: Call) -> range:
@@ -255,6 +271,7 @@ Reader = Callable[[Call], Any]
 _PYTHON: dict[str, Reader] = {
     "_codecs:encode": _bytes,
     "collections:OrderedDict": _dict,
+    "collections:defaultdict": _default_dict,
     **{
         f"{module}:{name}": reader
         for module in ("builtins", "__builtin__")
@@ -262,6 +279,7 @@ _PYTHON: dict[str, Reader] = {
             "bytearray": _byte_array,
             "bytes": lambda call: bytes(_byte_array(call)),
             "complex": _complex,
+            "dict": _dict,
             "frozenset": _collection(frozenset),
             "range": _range,
             "set": _collection(set),

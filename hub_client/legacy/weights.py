@@ -7,6 +7,8 @@ import pickle
 import struct
 import warnings
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,21 +16,22 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.legacy import pickles
+from hub_client.legacy.pickles import Call, Pickled
 
-_STORAGES = {
-    "Float": 4,
-    "Double": 8,
-    "Half": 2,
-    "BFloat16": 2,
-    "Long": 8,
-    "Int": 4,
-    "Short": 2,
-    "Char": 1,
-    "Byte": 1,
-    "Bool": 1,
+_KINDS = {
+    "Float": torch.float32,
+    "Double": torch.float64,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
 }
-"""Kinds of storages, and the bytes of a number in them."""
-_BYTES = {f"{module}:{kind}Storage": size for kind, size in _STORAGES.items() for module in ("torch", "torch.cuda")}
+DTYPES = {f"{module}:{kind}Storage": dtype for kind, dtype in _KINDS.items() for module in ("torch", "torch.cuda")}
+"""Kinds of storages, and the type of the numbers in them."""
 ALLOWED = frozenset(
     [
         pickles.PERSISTENT,
@@ -37,10 +40,12 @@ ALLOWED = frozenset(
         "torch._utils:_rebuild_parameter",
         "torch._utils:_rebuild_tensor",
         "torch._utils:_rebuild_tensor_v2",
-        *_BYTES,
+        *DTYPES,
     ]
 )
 """All that a file of tensors names."""
+LOCAL_HEADER = 30
+"""Bytes before a part of a zip archive, its name aside."""
 OLD_PICKLES = 5
 """Before it zipped, PyTorch wrote these one after the other: a magic number, the protocol, the system, the object and
 the keys of its storages; then the numbers."""
@@ -66,7 +71,7 @@ def names(content: bytes, *, file: str) -> tuple[str, ...]:
         If it is no file of tensors.
     """
     try:
-        found = _zipped_names(content, file) if _zipped(content) else _old_names(content, file)
+        found = list(_archive(content, file).pickled.names) if _zipped(content) else _old_names(content, file)
     except errors.IntegrityError:
         raise
     except UNREADABLE as error:
@@ -99,15 +104,32 @@ def state(content: bytes, *, file: str) -> dict[str, Tensor]:
     IntegrityError
         As :func:`load`; or if it holds anything but tensors, or tensors larger than what is stored of them.
     """
-    found = load(content, file=file)
+    return named(load(content, file=file), file=file, size=len(content))
+
+
+def named(found: Any, *, file: str, size: int) -> dict[str, Tensor]:
+    """Return an object as named tensors, if that is what it is.
+
+    Parameters
+    ----------
+    found
+        What was read.
+    file, size
+        Where from, and how many bytes that has.
+
+    Raises
+    ------
+    IntegrityError
+        If it holds anything but dense tensors by name, or more numbers than the file.
+    """
     if not isinstance(found, dict) or not found or not all(_plain(name, value) for name, value in found.items()):
         raise errors.IntegrityError(
-            f"{file} is not what scArches saves: a state_dict of names and dense tensors. "
+            f"{file} does not hold what a saved model has: a state_dict of names and dense tensors. "
             "Save model.state_dict() again with torch.save().",
             file=file,
             actual=type(found).__name__,
         )
-    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > len(content):
+    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > size:
         raise _broken(file, ValueError("its tensors share their numbers, so that they are more than the file holds"))
     return dict(found)
 
@@ -125,25 +147,87 @@ def _zipped(content: bytes) -> bool:
     return content.startswith(b"PK\x03\x04")
 
 
-def _zipped_names(content: bytes, file: str) -> list[str]:
-    """Return the names in the pickle of a zip archive that holds no more than its own size."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it is compressed, which PyTorch does not do")
-        if sum(entry.file_size for entry in entries) > len(content):
-            raise ValueError("its parts overlap")
-        (data,) = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-        pickled = pickles.read(archive.read(data), file=file)
-    folder = data.filename.removesuffix("data.pkl")
-    _check_storages(pickled.persistent, {entry.filename.removeprefix(folder): entry.file_size for entry in entries})
-    return list(pickled.names)
+@dataclass(frozen=True)
+class Archive:
+    """A zipped file of PyTorch, of which nothing is loaded.
+
+    Attributes
+    ----------
+    pickled
+        What its pickle says. Numbers are outside of it.
+    """
+
+    pickled: Pickled
+    _opened: zipfile.ZipFile
+    _folder: str
+    _read: dict[str, Tensor] = field(default_factory=dict)
+
+    def storage(self, call: Call) -> Tensor:
+        """Return the numbers that a persistent id stands for, ``(numbers,)``: read once, however often it is there."""
+        _, kind, key, _, _ = call.arguments[0]
+        dtype = DTYPES[kind.name]
+        if key not in self._read:
+            content = bytearray(self._opened.read(f"{self._folder}data/{key}"))
+            self._read[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        if self._read[key].dtype != dtype:
+            raise ValueError(f"storage {key!r:.40} is of two types")
+        return self._read[key]
 
 
-def _check_storages(persistent: tuple[Any, ...], sizes: dict[str, int]) -> None:
+def archive(content: bytes, *, file: str) -> Archive:
+    """Return what a zipped file of PyTorch says, without loading it.
+
+    Raises
+    ------
+    IntegrityError
+        If it is none, or its parts are compressed, overlap, have the same or odd names, or other sizes than is claimed.
+    """
+    try:
+        return _archive(content, file)
+    except errors.IntegrityError:
+        raise
+    except UNREADABLE as error:
+        raise _broken(file, error) from None
+
+
+def _archive(content: bytes, file: str) -> Archive:
+    if not _zipped(content):
+        raise ValueError("it is no zip archive")
+    opened = zipfile.ZipFile(io.BytesIO(content))
+    entries = opened.infolist()
+    _check_entries(entries, len(content))
+    (data,) = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
+    folder = data.removesuffix("data.pkl")
+    sizes = {entry.filename.removeprefix(folder): entry.file_size for entry in entries}
+    if "byteorder" in sizes and opened.read(f"{folder}byteorder") != b"little":
+        raise ValueError("its numbers are of a big-endian machine")
+    pickled = pickles.read(opened.read(data), file=file)
+    _check_storages(pickled.persistent, sizes)
+    return Archive(pickled, opened, folder)
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Refuse an archive that PyTorch did not write: it stores parts one after the other, in one folder."""
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("it is compressed, which PyTorch does not do")
+    names = [entry.filename for entry in entries]
+    if len(set(names)) < len(names):
+        raise ValueError("two of its parts have the same name")
+    if len({name.partition("/")[0] for name in names}) > 1 or any(
+        {"", ".", ".."} & {*name.split("/")} for name in names
+    ):
+        raise ValueError("its parts are not in one folder")
+    starts = sorted((entry.header_offset, entry.file_size) for entry in entries)
+    ends = [*(start for start, _ in starts[1:]), size]
+    if any(start + length + LOCAL_HEADER > end for (start, length), end in zip(starts, ends, strict=True)):
+        raise ValueError("its parts overlap")
+
+
+def _check_storages(persistent: tuple[Any, ...], sizes: Mapping[str, int]) -> None:
     """Refuse storages that claim another size than their part of the archive has, which some PyTorchs read beyond."""
     for _, kind, key, _, numbers in persistent:
-        if isinstance(kind, pickles.Named) and sizes[f"data/{key}"] != numbers * _BYTES.get(kind.name, 1):
+        known = isinstance(kind, pickles.Named) and kind.name in DTYPES
+        if sizes[f"data/{key}"] != numbers * (DTYPES[kind.name].itemsize if known else 1):
             raise ValueError(f"storage {key!r:.40} does not have the size it claims")
 
 
@@ -159,6 +243,6 @@ def _old_names(content: bytes, file: str) -> list[str]:
 def _broken(file: str, error: BaseException) -> errors.IntegrityError:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return errors.IntegrityError(
-        f"{file} is no file of tensors that can be read ({first}). Copy it again from where scArches saved it.",
+        f"{file} is no file of tensors that can be read ({first}). Copy it again from where it was saved.",
         file=file,
     )
