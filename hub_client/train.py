@@ -8,12 +8,14 @@ from importlib.metadata import version
 
 import hub_client
 from hub_client import errors
+from hub_client.architectures.scvi_tools import KINDS
 from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Training
 from hub_client.model import Model
 from hub_client.nn.training import History, Runtime
 
+SCVI_TOOLS = ("scvi-tools",)
 RECORDED = ("torch", "lightning", "numpy", "scipy", "anndata")
 
 
@@ -69,7 +71,7 @@ def train(
             seed=seed,
             epochs=len(history.epochs),
             losses=history.losses,
-            versions=versions(),
+            versions=versions(*(SCVI_TOOLS if model.manifest.architecture.kind in KINDS else ())),
             device=history.device,
             seconds=round(history.seconds, 3),
         )
@@ -93,7 +95,7 @@ def query_plan(model: Model) -> Plan:
     return recommended or Plan()
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what computes the weights."""
+def versions(*also: str) -> dict[str, str]:
+    """Return the versions of what computes the weights; ``also`` names more packages."""
     ours = {"python": platform.python_version(), "archzoo": hub_client.__version__}
-    return ours | {name: version(name) for name in RECORDED}
+    return ours | {name: version(name) for name in (*RECORDED, *also)}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -191,6 +195,7 @@ def test_the_plan_is_recorded() -> None:
     plan = Plan(epochs=1, classification_weight=7.0, samples_per_label=9, batch_size=64)
     train(model, cells_for(model.manifest), plan=plan, progress=False)
     assert model.manifest.training.plan == plan
+    assert model.manifest.training.versions["scvi-tools"] == version("scvi-tools")
 
 
 def without_proteins(cells: Cells) -> Cells:
@@ -241,3 +246,29 @@ def test_backgrounds_are_the_lower_mixtures() -> None:
     assert_allclose(means[0], np.log1p(20), atol=0.1)
     assert (means[1], scales[1]) == (0.0, np.float32(0.05))
     assert 0 < scales[0] < 0.1
+
+
+def test_real_proteins_are_imputed(shared_data: Callable[[str], Path]) -> None:
+    """10x's PBMC with 14 proteins: one experiment is the reference, the other a query without proteins."""
+    adata = anndata.read_h5ad(shared_data("citeseq_pbmc_5k_10k.h5ad"))
+    detected = np.asarray((adata.X > 0).sum(axis=0)).reshape(-1)
+    adata = adata[:, np.sort(np.argsort(-detected, kind="stable")[:400])].copy()
+    first = "10x_pbmc_10k_protein_v3"
+    described = Manifest.model_validate(
+        {
+            "name": "cite",
+            "architecture": {"kind": "totalvi", "latent": 8, "hidden": 32},
+            "genes": {"id_type": "symbol", "panel": [{"symbol": name} for name in adata.var_names]},
+            "proteins": {"panel": list(adata.obsm["protein"].columns)},
+            "conditions": [{"key": "batch", "categories": [first], "encoding": {"kind": "one-hot"}}],
+        }
+    )
+    reference = Model.build(described)
+    cells = align(adata[adata.obs["batch"] == first].copy(), reference)
+    query = align(adata[adata.obs["batch"] != first].copy(), reference)
+    fit(reference, cells, epochs=60, learning_rate=4e-3, keep_best=False, early_stopping=None)
+    before = embed(reference, cells, device="cpu")
+    model = fit(surgery(reference, without_proteins(query)), without_proteins(query))
+    assert_array_equal(embed(model, cells, device="cpu"), before)
+    imputed = np.log1p(impute_proteins(model, without_proteins(query), under=(first,)).to_numpy())
+    assert np.corrcoef(imputed.ravel(), np.log1p(query.proteins).ravel())[0, 1] > 0.3
