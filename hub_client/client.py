@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hub_client import errors
 from hub_client.store import _atomic, catalogue, connect
 from hub_client.store.catalogue import Catalogue, Found
 from hub_client.store.connect import Address, default_folder
 from hub_client.store.listing import DatasetListing, Listing, dataset_listing, listing
-from hub_client.store.protocol import DOCUMENT, Entry, Kind, Store
+from hub_client.store.protocol import DOCUMENT, Entry, Kind, Source, Store
 from hub_client.store.ref import Ref
 from hub_client.store.remote import Proposal, RemoteStore
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from hub_client.store.difference import Preview
     from hub_client.store.lineage import Origins, Step
     from hub_client.store.releasing import Prepared
+    from hub_client.store.signing import Signer
 
 __all__ = ["Address", "Hub", "default_folder", "download", "pull", "pull_dataset", "push", "push_dataset", "resolve"]
 
 _Shown = TypeVar("_Shown", Listing, DatasetListing)
 _Named = TypeVar("_Named", bound=Address)
+Asked = dict[str, Any]
+"""What a push asks for: fields of :class:`hub_client.store.releasing.Draft`."""
 _log = logging.getLogger(__name__)
 _DATASETS = "datasets/"
 
@@ -70,6 +73,11 @@ class Hub:
     def __repr__(self) -> str:
         return f"Hub({' + '.join(store.address for store in self._models.stores)})"
 
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Where models are looked for."""
+        return self._models.stores
+
     # Models
 
     def resolve(self, name: Address) -> Ref:
@@ -81,7 +89,7 @@ class Hub:
         from hub_client.model import Model
 
         found = _told(_find(self._models, name))
-        with found.source.opened(found.ref) as folder:
+        with self._whole(found).opened(found.ref) as folder:
             model = Model.load(folder, ref=found.ref)
         _check_digest(model.manifest, found.ref)
         return model
@@ -97,7 +105,7 @@ class Hub:
         found, folder = _told(_find(self._models, name)), _vacant(Path(into))
         _manifest(found)  # what is wrong with it is told under the name that was asked for
         with _atomic.staged(folder) as stage:
-            found.source.fetch(found.ref, stage)
+            self._whole(found).fetch(found.ref, stage)
             _check_digest(bundle.verify(stage), found.ref)
         return folder
 
@@ -110,10 +118,13 @@ class Hub:
         message: str | None = None,
         parent: str | None = None,
         private: bool | None = None,
+        delta: bool = False,
+        signer: Signer | None = None,
     ) -> Ref:
         """Release a model; see :func:`push`."""
         store, repo = self._push_to(name, "models")
-        with _prepared(model, store, repo, version=version, message=message, parent=parent) as ready:
+        asked: Asked = {"version": version, "message": message, "parent": parent, "delta": delta, "signer": signer}
+        with self._prepared(model, store, repo, asked=asked) as ready:
             if private is not None:
                 _remote(store, "private repositories").create(repo, private=private)
             return store.commit(repo, ready.folder, message=ready.message, parent=ready.follows)
@@ -126,6 +137,8 @@ class Hub:
         version: str | None = None,
         message: str | None = None,
         parent: str | None = None,
+        delta: bool = False,
+        signer: Signer | None = None,
     ) -> Proposal:
         """Open a pull request with what :meth:`push` would release, and return it; its commit can be pulled.
 
@@ -140,17 +153,24 @@ class Hub:
         """
         store, repo = self._push_to(name, "models")
         remote = _remote(store, "pull requests")
-        with _prepared(model, store, repo, version=version, message=message, parent=parent) as ready:
+        asked: Asked = {"version": version, "message": message, "parent": parent, "delta": delta, "signer": signer}
+        with self._prepared(model, store, repo, asked=asked) as ready:
             return remote.propose(repo, ready.folder, message=ready.message, parent=ready.follows)
 
     def preview(
-        self, model: Model | Address, name: str, *, version: str | None = None, parent: str | None = None
+        self,
+        model: Model | Address,
+        name: str,
+        *,
+        version: str | None = None,
+        parent: str | None = None,
+        delta: bool = False,
     ) -> Preview:
         """Return which files and which fields of the manifest :meth:`push` would change; errors as there."""
         from hub_client.store import difference
 
         store, repo = self._push_to(name, "models")
-        with _prepared(model, store, repo, version=version, message=None, parent=parent) as ready:
+        with self._prepared(model, store, repo, asked={"version": version, "parent": parent, "delta": delta}) as ready:
             return difference.preview(ready, store, repo)
 
     def bundle(self, name: Address, into: Address) -> Path:
@@ -220,6 +240,23 @@ class Hub:
         from hub_client.store import lineage
 
         return list(lineage.walk(_find(self._models, name), self._origins()))
+
+    def _whole(self, found: Found) -> Source:
+        """Return where to get the whole of a release, also where its hub keeps only what it adds to its parent."""
+        from hub_client.store.delta import Whole
+
+        return Whole(found.source, self._origins())
+
+    @contextmanager
+    def _prepared(self, model: Model | Address, store: Store, repo: str, *, asked: Asked) -> Iterator[Prepared]:
+        """Give a release that only has to be committed, in a folder that is gone afterwards."""
+        from hub_client.store import releasing
+
+        with TemporaryDirectory(prefix="archzoo-") as scratch:
+            folder, pulled = _as_folder(model, Path(scratch) / "draft")
+            _check_fit(folder, store, repo)
+            draft = releasing.Draft(folder, pulled=pulled, **asked)
+            yield releasing.prepare(draft, store, repo, scratch=Path(scratch), origins=self._origins())
 
     def _origins(self) -> Origins:
         from hub_client.store.lineage import Origins
@@ -338,6 +375,8 @@ def push(
     message: str | None = None,
     parent: str | None = None,
     private: bool | None = None,
+    delta: bool = False,
+    signer: Signer | None = None,
 ) -> Ref:
     """Release a model and return where it is.
 
@@ -362,6 +401,11 @@ def push(
     private
         On a hub on the network: whether a repository that is new is private. None is the hub's default; True also makes
         sure that one that exists is.
+    delta
+        Keep in the hub only what surgery added, kilobytes, and the digest of the release it was grown from. Whoever
+        pulls it gets the whole release, provided that the parent is in this hub, the bundled zoo or their own.
+    signer
+        Who signs the manifest: :class:`hub_client.store.signing.Signer`.
 
     Raises
     ------
@@ -369,15 +413,19 @@ def push(
         If somebody else pushed since (``ref`` is their release), the version is released already with other bytes, or
         the hub cannot be written.
     InvalidInput
-        If the name is not ``owner/name`` or the version is smaller than the change needs.
+        If the name is not ``owner/name``, the version is smaller than the change needs, a delta has no parent, or the
+        release holds barcodes, donors' rows, file paths or e-mail addresses.
+    NotFound
+        If the parent of a delta is in none of the hubs at hand.
     ManifestError, IntegrityError
-        If the release does not hold together.
+        If the release does not hold together, or its test vectors are not reproduced.
 
     Examples
     --------
     >>> hub_client.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
     """
-    return _hub(hub).push(model, name, version=version, message=message, parent=parent, private=private)
+    settings: dict[str, Any] = {"version": version, "message": message, "parent": parent, "private": private}
+    return _hub(hub).push(model, name, **settings, delta=delta, signer=signer)
 
 
 def search(
@@ -538,19 +586,6 @@ def _on_public(name: str, kind: Kind) -> str:
     return rest.removeprefix(_DATASETS)
 
 
-@contextmanager
-def _prepared(
-    model: Model | Address, store: Store, repo: str, *, version: str | None, message: str | None, parent: str | None
-) -> Iterator[Prepared]:
-    """Give a release that only has to be committed, in a folder that is gone afterwards."""
-    from hub_client.store import releasing
-
-    with TemporaryDirectory(prefix="archzoo-") as scratch:
-        folder, pulled = _as_folder(model, Path(scratch) / "draft")
-        draft = releasing.Draft(folder, version=version, message=message, parent=parent, pulled=pulled)
-        yield releasing.prepare(draft, store, repo, scratch=Path(scratch))
-
-
 def _remote(store: Store, what: str) -> RemoteStore:
     if isinstance(store, RemoteStore):
         return store
@@ -576,6 +611,21 @@ def _shown(place: Catalogue, show: Callable[[Ref, bytes], _Shown], *, all_versio
         for repo in repos:
             found += _shown_of(store, repo, show, all_versions=all_versions)
     return found
+
+
+def _check_fit(folder: Path, store: Store, repo: str) -> None:
+    """Refuse to release what gives away donors, or does not compute what it says; see :mod:`hub_client.validating`.
+
+    Other names for the same weights are looked for in hubs that are folders, where reading all manifests is quick.
+    """
+    from hub_client import validating
+
+    stores = [] if isinstance(store, RemoteStore) else [store]
+    found = validating.validate(folder, stores=stores, name=repo, load=False)
+    validating.refuse(found, what=repo)
+    for finding in found.findings:
+        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
+            _log.warning("%s: %s", repo, finding.message)
 
 
 def _told(found: Found) -> Found:

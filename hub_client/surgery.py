@@ -201,6 +201,8 @@ def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
         "training": Training(),
         "metrics": (),
         "files": (),
+        "delta": None,
+        "signature": None,
     }
     return Manifest.model_validate(old.model_dump() | {k: _dumped(v) for k, v in update.items()})
 

@@ -29,6 +29,7 @@ from hub_client.manifest.publishing import NEEDED
 from hub_client.verify import with_test_vectors
 from tests import simulated
 
+<<<<<<< HEAD
 COMMANDS = [
     "list",
     "info",
@@ -45,6 +46,9 @@ COMMANDS = [
     "bundle",
     "export-static",
 ]
+=======
+COMMANDS = ["list", "info", "map", "pull", "push", "yank", "validate", "key", "diff", "log", "build", "import", "cache"]
+>>>>>>> 41d5184 (Check releases for what must not leave a lab, sign them, and keep surgery as deltas)
 NAME = "my-lab/tiny"
 ROOT = Path(__file__).parents[1]
 
@@ -228,7 +232,9 @@ def test_validate_lists_what_is_missing(run: Run, folder: Path) -> None:
     outcome = run("validate", folder)
     assert outcome.code == 1
     assert all(f"{field}: missing" in outcome.out for field in NEEDED)
-    assert [problem.split(":")[0] for problem in run("validate", folder, "--json").json["problems"]] == list(NEEDED)
+    found = run("validate", folder, "--json").json["findings"]
+    fields = {one["message"].split(":")[0]: one["severity"] for one in found if one["check"] == "fields"}
+    assert fields == dict.fromkeys(NEEDED, "warning") | {"created": "info"}
 
 
 def test_validate_replays_test_vectors(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -239,7 +245,9 @@ def test_validate_replays_test_vectors(run: Run, folder: Path, tmp_path: Path) -
     model.extras[model.manifest.test_vectors.tensors["latent"]].add_(1)
     model.save(tmp_path / "other")
     outcome = run("validate", tmp_path / "other")
-    assert outcome.code == 5 and "latent" in outcome.err
+    assert outcome.code == 1 and "error: test vectors: " in outcome.out and "latent" in outcome.out
+    refused = run("push", tmp_path / "other", "--to", NAME)
+    assert refused.code == 5 and "latent" in refused.err
 
 
 def test_validate_names_a_flipped_byte(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -248,9 +256,10 @@ def test_validate_names_a_flipped_byte(run: Run, folder: Path, tmp_path: Path) -
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    outcome = run("validate", tmp_path / "broken")
-    assert outcome.code == 5
-    assert "model.safetensors" in outcome.err
+    outcome = run("validate", tmp_path / "broken", "--html", tmp_path / "found.html")
+    assert outcome.code == 1
+    assert "error: files: model.safetensors" in outcome.out
+    assert '<tr class="error"><td>error</td><td>files</td>' in (tmp_path / "found.html").read_text()
 
 
 def test_cache_lists_and_verifies(run: Run, pushed: dict[str, Any], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ FLOORS = [
     "compat",
     "mapping",
     "client",
+    "validating",
     "surgery",
     "train",
     "evaluate",

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bundle": hubs.bundle,
     "yank": versions.yank,
     "validate": releases.validate,
+    "key": releases.make_key,
     "diff": versions.diff,
     "log": versions.log,
     "build": releases.build,

@@ -224,14 +224,14 @@ def _verified(store: FolderStore, repo: str) -> list[dict[str, Any]]:
 
 
 def _checked(store: FolderStore, repo: str, entry: Entry) -> dict[str, Any]:
-    from hub_client.store import bundle
+    from hub_client.store import delta
 
     problem = None
     with TemporaryDirectory(prefix="archzoo-") as temporary:
         try:
             folder = store.fetch(store.resolve(repo, entry.commit), Path(temporary) / "release")
             if store.kind == "models":
-                bundle.verify(folder)
+                delta.verify(folder)
         except errors.HubClientError as error:
             problem = str(error)
     return {"kind": store.kind, "name": repo, "commit": entry.commit, "version": entry.version, "problem": problem}

@@ -15,8 +15,10 @@ from hub_client.cli.screen import Column
 from hub_client.store.ref import Ref
 
 if TYPE_CHECKING:
-    from hub_client.model import Model
+    from hub_client.client import Hub
     from hub_client.store.difference import Preview
+    from hub_client.store.signing import Signer
+    from hub_client.validating import Finding, Validation
 
 Out = Annotated[
     Path | None,
@@ -39,6 +41,16 @@ Data = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the recipe's d
 Zoo = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Gets NAME/VERSION/.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace a release that is there already.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write what was found as a page.")]
+Trust = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Publishers whose signatures you accept; warns of a release none of them signed."
+    ),
+]
+Delta = Annotated[bool, typer.Option("--delta", help="Keep only what surgery added, and the parent's digest.")]
+Key = Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Sign the manifest; `archzoo key` makes keys.")]
+Publisher = Annotated[str | None, typer.Option(metavar="NAME", help="Who signs, as readers see it.")]
 
 
 def pull(
@@ -78,6 +90,9 @@ def push(
     pr: Pr = False,
     dry_run: DryRun = False,
     private: Private = None,
+    delta: Delta = False,
+    sign: Key = None,
+    publisher: Publisher = None,
     hub: options.HubFolder = None,
     as_json: options.Json = False,
 ) -> None:
@@ -94,60 +109,113 @@ def push(
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --version 1.1.0 -m "Two more donors"
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --hub https://hub.lab.example --private --dry-run
     archzoo push mapped-model --to hf://theirs/pbmc-scpoli --pr
+    archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --delta
+    archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --sign lab.pem --publisher "My lab"
     ```
     """
     from hub_client.client import Hub
 
     place = Hub(hub)
+    settings: dict[str, Any] = {"version": version, "parent": parent, "delta": delta}
     if dry_run:
-        _preview(place.preview(folder, to, version=version, parent=parent), as_json=as_json)
-    elif pr:
-        proposal = place.propose(folder, to, version=version, message=message, parent=parent)
+        _preview(place.preview(folder, to, **settings), as_json=as_json)
+        return
+    settings |= {"message": message, "signer": _signer(sign, publisher)}
+    if pr:
+        proposal = place.propose(folder, to, **settings)
         _tell(proposal.ref, **{"pull request": proposal.url}, as_json=as_json)
     else:
-        ref = place.push(folder, to, version=version, message=message, parent=parent, private=private)
-        _tell(ref, as_json=as_json)
+        _tell(place.push(folder, to, **settings, private=private), as_json=as_json)
 
 
-def validate(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+def _signer(key: Path | None, publisher: str | None) -> Signer | None:
+    if (key is None) != (publisher is None):
+        raise errors.InvalidInput(
+            "--sign and --publisher belong together: a key, and the name of whoever signs with it.",
+            facts={"sign": key, "publisher": publisher},
+        )
+    if key is None or publisher is None:
+        return None
+    from hub_client.store.signing import Signer
+
+    return Signer(key, publisher)
+
+
+def make_key(
+    file: Annotated[Path, typer.Argument(help="A new file for the private key.", show_default=False)],
+) -> None:
+    """Make a key to sign releases with.
+
+    Writes the private key to a file that only you can read, and prints the public one: the line that others put under
+    `[publishers]` in their trust file (`$ARCHZOO_TRUST`, or `trusted.toml` in archzoo's configuration folder).
+
+    For example:
+
+    ```
+    archzoo key lab.pem
+    ```
+    """
+    from hub_client.store.signing import new_key
+
+    screen.say(f'"My lab" = "{new_key(file)}"')
+
+
+def validate(
+    model: options.ModelName,
+    html: Html = None,
+    trust: Trust = None,
+    hub: options.HubFolder = None,
+    as_json: options.Json = False,
+) -> None:
     """Check a release.
 
-    Checks every file against the manifest, then the test vectors (a few simulated cells with the latents and labels
-    that the model's maker got for them), then whether anything is missing that a published release needs. Ends with 1
-    if the release could not be published as it is.
+    Checks every file against the manifest; that the fields are filled that a published release needs; that the card is
+    in step; that there are no barcodes, donors, file paths or e-mail addresses in any file; that labels, vocabulary and
+    weights agree; the test vectors (a few simulated cells with the latents and labels that the model's maker got for
+    them); the signature; and whether the same weights are in the hub under another name.
+
+    `error`: do not use or publish it. `warning`: it could not be published as it is. `info`: good to know. Ends with 1
+    if there are errors or warnings. A push runs these checks, too, and refuses errors.
 
     For example:
 
     ```
     archzoo validate mapped-model/
-    archzoo validate pbmc-scpoli
+    archzoo validate pbmc-scpoli --html pbmc-scpoli.html
+    archzoo validate my-lab/kidney --trust trusted.toml
     ```
     """
     from hub_client.client import Hub
-    from hub_client.manifest.publishing import publishing_problems
 
     place = Hub(hub)
     ref = place.resolve(model)
-    with TemporaryDirectory(prefix="archzoo-") as folder:
-        place.download(model, Path(folder) / "release")
-    manifest = place.manifest(model)
-    passed = ["files and manifest agree"]
-    if manifest.test_vectors:
-        _replay(place.pull(model))
-        passed.append("test vectors reproduced")
-    problems = publishing_problems(manifest)
+    place.manifest(model)  # one that cannot be read is told by its own error
+    found = _validation(place, model, ref, trust)
+    if html:
+        from hub_client.validating import as_html
+
+        html.write_text(as_html(str(ref), found), encoding="utf-8")
     if as_json:
-        screen.say_json({**options.told(ref), "passed": passed, "problems": problems})
+        screen.say_json({**options.told(ref), **asdict(found), "publishable": found.publishable})
     else:
-        screen.say("\n  ".join([f"{ref}: {'; '.join(passed)}", *problems]))
-    if problems:
+        screen.say("\n  ".join([f"{ref}: {'; '.join(found.passed)}", *map(_line, found.findings)]))
+    if not found.publishable:
         raise typer.Exit(1)
 
 
-def _replay(model: Model) -> None:
-    from hub_client.verify import verify
+def _validation(place: Hub, model: str, ref: Ref, trust: Path | None) -> Validation:
+    from hub_client.validating import Finding, Validation, validate
 
-    verify(model)
+    with TemporaryDirectory(prefix="archzoo-") as temporary:
+        try:
+            folder = place.download(model, Path(temporary) / "release")
+        except errors.IntegrityError as error:
+            return Validation((), (Finding("files", "error", str(error)),))
+        return validate(folder, stores=place.stores, trust=trust, name=ref.repo)
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.severity}: {finding.check}: {finding.message}"
 
 
 def build(

@@ -416,6 +416,28 @@ class Lineage(Frozen):
     reference cells moved then, and no others."""
 
 
+class Delta(Frozen):
+    """How hubs keep a release that surgery grew: what it adds to its parent, from which the rest is taken.
+
+    ``files`` of the manifest describe the whole release, which is what is pulled, checked and cited.
+    """
+
+    path: Literal["delta.safetensors"] = "delta.safetensors"
+    size: NonNegativeInt
+    sha256: Sha256
+    inherited: tuple[RelativePath, ...] = ()
+    """Files that are the parent's, byte for byte, and are not kept a second time."""
+
+
+class Signature(Frozen):
+    """An ed25519 signature of the manifest's canonical JSON without this field."""
+
+    publisher: Text
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """The public key, in hexadecimal digits; whether it is the publisher's is said by whoever trusts it."""
+    value: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
 class OriginalFile(Frozen):
     """A file a model was imported from."""
 
@@ -482,6 +504,8 @@ class Manifest(Frozen):
     trust: Trust = Trust()
     test_vectors: TestVectors | None = None
     lineage: Lineage | None = None
+    delta: Delta | None = None
+    signature: Signature | None = None
     imported_from: ImportedFrom | None = None
     intended_use: str = ""
     limitations: str = ""
@@ -510,6 +534,11 @@ class Manifest(Frozen):
         if self._origin.fields == self.__dict__:
             return self._origin.digest
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def as_read(self) -> bool:
+        """Whether this says what the file said that it was read from."""
+        return bool(self._origin.digest) and self._origin.fields == self.__dict__
 
     @property
     def unknown(self) -> dict[str, JsonValue]:
@@ -708,6 +737,16 @@ def _check_labels(manifest: Manifest) -> None:
             raise ValueError(f"labels of {level.key!r}: parents are labels of no other level: {lost[:5]}")
 
 
+def _check_delta(manifest: Manifest) -> None:
+    if manifest.delta is None:
+        return
+    if manifest.lineage is None or manifest.lineage.parent is None:
+        raise ValueError("delta needs lineage.parent: the release it adds to")
+    listed = {file.path for file in manifest.files}
+    if listed and (lost := sorted(set(manifest.delta.inherited) - listed)):
+        raise ValueError(f"delta.inherited names files that the release does not have: {lost[:5]}")
+
+
 def _check_tensors(manifest: Manifest) -> None:
     sizes = manifest.axes()
     parts = {part for spec in manifest.tensors for axis in spec.shape for part in axis.split("+")}
@@ -741,5 +780,6 @@ _CHECKS = (
     _check_terms,
     _check_combinations,
     _check_labels,
+    _check_delta,
     _check_tensors,
 )

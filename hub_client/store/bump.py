@@ -139,20 +139,20 @@ def _free(manifest: Manifest) -> set[str]:
 
 def _kept(old: Tensor, new: Tensor, spec: TensorSpec, sizes: Mapping[str, int], grown: Mapping[str, int]) -> bool:
     for dimension, axis in enumerate(spec.shape):
-        new = new.index_select(dimension, torch.tensor(_places(axis, sizes, grown), dtype=torch.int64))
+        new = new.index_select(dimension, torch.tensor(places(axis, sizes, grown), dtype=torch.int64))
     return new.shape == old.shape and bool((new == old).all())
 
 
-def _places(axis: str, sizes: Mapping[str, int], grown: Mapping[str, int]) -> list[int]:
+def places(axis: str, sizes: Mapping[str, int], grown: Mapping[str, int]) -> list[int]:
     """Return where along a grown axis the old entries are; each part of the sum grew at its own end."""
-    places: list[int] = []
+    found: list[int] = []
     start = 0
     for part in axis.split("+"):
         width = int(part) if part.isdigit() else grown[part]
         kept = width if part.isdigit() else sizes.get(part, 0)
-        places += range(start, start + kept)
+        found += range(start, start + kept)
         start += width
-    return places
+    return found
 
 
 def _next(level: str, before: str, taken: Iterable[str]) -> str:

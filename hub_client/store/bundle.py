@@ -140,7 +140,7 @@ def write(
     check_target(folder, overwrite=overwrite)
     contents = _contents(manifest, tensors, extra or {})
     files = tuple(_describe(path, contents[path]) for path in sorted(contents))
-    sealed = manifest.changed(files=files).to_bytes()
+    sealed = _sealed(manifest, files).to_bytes()
     read_manifest(sealed, source=str(folder / MANIFEST))
     with _atomic.staged(folder) as stage:
         for path, content in contents.items():
@@ -266,6 +266,17 @@ def _contents(manifest: Manifest, tensors: Mapping[str, Tensor], extra: Mapping[
     contents[WEIGHTS] = _safetensors.dump(tensors, manifest)
     contents[CARD] = card.render(manifest).encode()
     return contents
+
+
+def _sealed(manifest: Manifest, files: tuple[FileSpec, ...]) -> Manifest:
+    """Return the manifest with its files; a signature holds for what was read, a delta for the very files it gives."""
+    sealed = manifest.changed(files=files)
+    if sealed.as_read or (manifest.delta is None and manifest.signature is None):
+        return sealed
+    before = {file.path: file for file in manifest.files}
+    composed = (WEIGHTS, *manifest.delta.inherited) if manifest.delta else ()
+    same = all(file == before.get(file.path) for file in files if file.path in composed)
+    return sealed.changed(delta=manifest.delta if same else None, signature=None)
 
 
 def _describe(path: str, content: bytes | bytearray) -> FileSpec:

@@ -284,7 +284,7 @@ def _training(manifest: Manifest) -> str:
     said += f" on {md.text(training.device)}" if training.device else ""
     said += f" in {training.seconds / 60:,.0f} min" if training.seconds and training.seconds >= 90 else ""
     said += f", seed {training.seed}" if training.seed is not None else ""
-    said += f", with {', '.join(f'{md.text(k)} {md.text(v)}' for k, v in training.versions.items())}"
+    said += f", with {', '.join(f'{md.text(k)} {md.text(v)}' for k, v in sorted(training.versions.items()))}"
     return said.removesuffix(", with ") + "."
 
 

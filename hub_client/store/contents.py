@@ -17,6 +17,7 @@ MOST_FILES = 64
 LARGEST = 1 << 40
 """Bytes that one file of a release may have."""
 
+_WEIGHTS = "model.safetensors"
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -26,12 +27,24 @@ class _File(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class _Delta(_File):
+    inherited: tuple[str, ...] = ()
+
+
 class _Document(BaseModel):
     files: Annotated[tuple[_File, ...], Field(max_length=MOST_FILES)] = ()
+    delta: _Delta | None = None
+
+    def kept(self) -> tuple[_File, ...]:
+        """Return the files that hubs keep: in a delta the weights are what they add to the parent's."""
+        if self.delta is None:
+            return self.files
+        composed = {_WEIGHTS, *self.delta.inherited}
+        return (*(file for file in self.files if file.path not in composed), self.delta)
 
 
 def files_of(document: bytes, *, source: str) -> tuple[Wanted, ...]:
-    """Return the files that a manifest or a data set's record names.
+    """Return the files that hubs keep of a release, as its manifest or a data set's record names them.
 
     Parameters
     ----------
@@ -53,10 +66,11 @@ def files_of(document: bytes, *, source: str) -> tuple[Wanted, ...]:
         raise errors.ManifestError(f"{source} does not list its files as it should: {_first(error)}.") from None
     except ValueError as error:
         raise errors.ManifestError(f"the document of {source} {error}.") from None
-    names = [file.path for file in found.files]
+    kept = found.kept()
+    names = [file.path for file in kept]
     for name in names:
         _check_name(name, names, source=source)
-    return tuple(Wanted(file.path, file.sha256, file.size) for file in found.files)
+    return tuple(Wanted(file.path, file.sha256, file.size) for file in kept)
 
 
 def plain(name: str) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 from hub_client import errors
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Manifest
-from hub_client.store import bump, bundle, durable
-from hub_client.store.protocol import SEMVER, Store, semver
+from hub_client.store import bump, bundle, delta, durable, signing
+from hub_client.store.lineage import Origins
+from hub_client.store.protocol import SEMVER, Source, Store, semver
 from hub_client.store.ref import Ref
 from hub_client.store.renaming import released_as
 
@@ -32,6 +33,10 @@ class Draft:
         The revision it follows, where the user names one.
     pulled
         The commit its model was pulled or grown from, in whichever hub.
+    delta
+        Whether the hub shall keep only what it adds to its parent.
+    signer
+        Who signs its manifest, if anybody does.
     """
 
     folder: Path
@@ -39,6 +44,8 @@ class Draft:
     message: str | None = None
     parent: str | None = None
     pulled: str | None = None
+    delta: bool = False
+    signer: signing.Signer | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Prepared:
     document: str = bundle.MANIFEST
 
 
-def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Prepared:
+def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Origins) -> Prepared:
     """Check a draft, and give it the repository's name and its version.
 
     Parameters
@@ -63,6 +70,8 @@ def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Prepared
         Where to.
     scratch
         A folder for temporary files.
+    origins
+        Where parents of deltas are looked for.
 
     Raises
     ------
@@ -75,14 +84,28 @@ def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path) -> Prepared
     created = _created(store, taken.get(_version(draft, content.manifest)))
     manifest = _named(draft, content.manifest, repo, created=created)
     folder = _written(content, manifest, scratch / "release")
+    kept = _kept(draft, folder, origins, scratch=scratch)
     again = taken.get(manifest.version)
     if again and follows == parent(store, repo):
-        _check_same(folder, again, highest=max(taken, key=semver))
-    _check_bump(store, folder, manifest.version, taken)
-    return Prepared(folder, manifest.version, draft.message or f"Release {manifest.version}", follows)
+        _check_same(kept, again, highest=max(taken, key=semver))
+    _check_bump(delta.Whole(store, origins), folder, manifest.version, taken)
+    return Prepared(kept, manifest.version, draft.message or f"Release {manifest.version}", follows)
 
 
-def _check_bump(store: Store, folder: Path, version: str, taken: dict[str, Ref]) -> None:
+def _kept(draft: Draft, folder: Path, origins: Origins, *, scratch: Path) -> Path:
+    """Return the folder that the hub keeps: the release as it is, or what it adds to its parent; signed if asked for.
+
+    A delta that is pushed on to another hub stays one, so that its digest is the same there.
+    """
+    manifest = read_manifest((folder / bundle.MANIFEST).read_bytes(), source=str(folder))
+    if draft.delta or manifest.delta:
+        found = origins.find(delta.parent_of(manifest))
+        with delta.Whole(found.source, origins).opened(found.ref) as before:
+            folder = delta.stored_form(folder, before, scratch / "delta")
+    return signing.signed_copy(folder, draft.signer, scratch / "signed") if draft.signer else folder
+
+
+def _check_bump(store: Source, folder: Path, version: str, taken: dict[str, Ref]) -> None:
     """Refuse a version that promises more than the weights keep, seen from the version before it."""
     before = max((other for other in taken if semver(other) < semver(version)), key=semver, default=None)
     if before is None or version in taken:
