@@ -20,9 +20,11 @@ from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.reading import Query
 from hub_client.enrichment import scores_at, write_scores
 from hub_client.manifest.plan import Plan
+from hub_client.manifest.receipt import Asked, Receipt
 from hub_client.model import Model
 from hub_client.nn.training import History
 from hub_client.predict import Predictions, predict
+from hub_client.receipt import receipt
 from hub_client.surgery import surgery
 from hub_client.train import query_plan, train, versions
 
@@ -53,6 +55,9 @@ class Mapping:
         What alignment found: coverage, missing and renamed genes, warnings.
     scores
         The score of each active gene program, ``(cells, terms)``, by cell and program name; None for a model without.
+    receipt
+        What the mapping was made of and what came out, in hashes: :func:`hub_client.replay.replay` makes it again. Its
+        JSON is also in ``uns["archzoo"]["receipt"]``.
     """
 
     adata: AnnData
@@ -60,6 +65,7 @@ class Mapping:
     predictions: Predictions
     history: History | None
     alignment: GeneReport
+    receipt: Receipt
     scores: pd.DataFrame | None = None
 
 
@@ -107,7 +113,7 @@ def map_query(
     Returns
     -------
     Mapping
-        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``, ``.scores``.
+        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``, ``.scores``, ``.receipt``.
 
     Raises
     ------
@@ -140,12 +146,30 @@ def map_query(
         runtime: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "precision": precision}
         history = train(model, cells, plan=plan, seed=seed, progress=progress, **runtime)
     predictions = predict(model, cells, unknown_above=unknown_above, device=device)
-    trained = {"plan": (plan or query_plan(model)).model_dump_json(), "start": start} if history else {}
+    used = (plan or query_plan(model)) if history else None
+    trained = {"plan": used.model_dump_json(), "start": start} if used else {}
     chosen = {} if unknown_above is None else {"unknown_above": unknown_above}
     provenance = _provenance(reference, cells) | {"seed": seed} | trained | chosen
     scores = scores_at(model, predictions.latent, obs_names=cells.obs_names) if model.manifest.terms else None
+    asked = Asked(
+        conditions=dict(conditions) if conditions else None,
+        labels=dict(labels) if labels else None,
+        layer=layer,
+        min_coverage=min_coverage,
+        size_factor=size_factor,
+        start=start,
+        plan=used,
+        seed=seed,
+        unknown_above=unknown_above,
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,
+    )
+    used_device = history.device if history else device
+    made = receipt(cells, reference, predictions, asked=asked, device=used_device, versions=versions())
+    provenance["receipt"] = made.to_bytes().decode()
     written = _written(query, predictions, provenance, scores)
-    return Mapping(written, model, predictions, history, cells.report, scores)
+    return Mapping(written, model, predictions, history, cells.report, made, scores)
 
 
 def has_news(reference: Model, cells: Cells) -> bool:

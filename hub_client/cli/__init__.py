@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import hub_client
-from hub_client.cli import cache, catalogue, hubs, importing, mapping, releases, serve, versions
+from hub_client.cli import cache, catalogue, hubs, importing, mapping, papers, releases, serve, versions
 from hub_client.cli.failures import failing, table_of_codes
 
 app = typer.Typer(
@@ -34,8 +34,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "yank": versions.yank,
     "validate": releases.validate,
     "key": releases.make_key,
+    "verify": papers.verify,
     "diff": versions.diff,
     "log": versions.log,
+    "lock": papers.lock,
+    "cite": papers.cite,
+    "replay": papers.replay,
     "build": releases.build,
     "import": importing.import_model,
     "export-static": hubs.export_static,

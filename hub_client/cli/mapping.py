@@ -95,7 +95,8 @@ def map_cells(
 
     The output is the query with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it
     came to be in `uns["archzoo"]`; from a model with gene programs also `obsm["X_terms"]`, their scores, and
-    `uns["X_terms"]`, their names. Without `--condition`, the query is one new batch.
+    `uns["X_terms"]`, their names. Without `--condition`, the query is one new batch. Beside it goes a receipt
+    (`mapped.receipt.json`): what went in and came out, in hashes; `archzoo replay` makes the mapping again from it.
 
     For example:
 
@@ -137,8 +138,10 @@ def map_cells(
     if save_model:
         mapping.model.save(save_model, overwrite=force)
     _write(mapping.adata, out)
+    receipt = _write_receipt(mapping.receipt.to_bytes(), out)
     record = report.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
-    record["written"] = {"query": str(out), "model": str(save_model) if save_model else None}
+    written = {"query": out, "receipt": receipt, "model": save_model}
+    record["written"] = {what: str(path) if path else None for what, path in written.items()}
     _tell(record, as_json=as_json)
 
 
@@ -176,14 +179,28 @@ def _check_outputs(out: Path, save_model: Path | None, *, force: bool) -> None:
 
     if out.suffix not in WRITERS:
         raise errors.InvalidInput(f"--out {out}: the name must end in {' or '.join(WRITERS)}.", facts={"out": out})
-    if out.exists() and not force:
-        raise errors.InvalidInput(
-            f"--out {out} exists already. Choose another name, or replace it with --force.", facts={"out": out}
-        )
+    for path in (out, _receipt_of(out)):
+        if path.exists() and not force:
+            raise errors.InvalidInput(
+                f"--out {out}: {path} exists already. Choose another name, or replace it with --force.",
+                facts={"out": out},
+            )
     _check_writable("--out", out)
     if save_model:
         bundle.check_target(save_model, overwrite=force)
         _check_writable("--save-model", save_model)
+
+
+def _receipt_of(out: Path) -> Path:
+    """Return where the receipt of a mapping goes: beside its cells."""
+    return out.with_suffix(".receipt.json")
+
+
+def _write_receipt(content: bytes, out: Path) -> Path:
+    path = _receipt_of(out)
+    with durable.writing(f"the place of --out {out}", otherwise="choose another place"):
+        durable.publish(durable.stage([content], staging=path.absolute().parent), path.absolute())
+    return path
 
 
 def _check_writable(option: str, path: Path) -> None:

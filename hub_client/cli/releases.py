@@ -48,18 +48,24 @@ Trust = Annotated[
         metavar="FILE", help="Publishers whose signatures you accept; warns of a release none of them signed."
     ),
 ]
+Locked = Annotated[Path | None, typer.Option(metavar="FILE", help="Only what this lock file pins; see archzoo lock.")]
 Delta = Annotated[bool, typer.Option("--delta", help="Keep only what surgery added, and the parent's digest.")]
 Key = Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Sign the manifest; `archzoo key` makes keys.")]
 Publisher = Annotated[str | None, typer.Option(metavar="NAME", help="Who signs, as readers see it.")]
 
 
 def pull(
-    model: options.ModelName, out: Out = None, hub: options.HubFolder = None, as_json: options.Json = False
+    model: options.ModelName,
+    out: Out = None,
+    locked: Locked = None,
+    hub: options.HubFolder = None,
+    as_json: options.Json = False,
 ) -> None:
     """Write a release to a new folder.
 
     Every file is checked against the manifest. A download that broke off goes on where it was. A bundle needs no
     folder: without one it goes into the cache, and its model is found by its name from then on, without a network.
+    With `--locked`, the release has to be the one that the lock file pins, in every hash.
 
     For example:
 
@@ -68,6 +74,7 @@ def pull(
     archzoo pull my-lab/kidney@1.2.0 --out kidney
     archzoo pull hf://my-lab/kidney --out kidney
     archzoo pull kidney.tar
+    archzoo pull my-lab/kidney --locked archzoo.lock --out kidney
     ```
     """
     from hub_client.client import Hub
@@ -76,6 +83,11 @@ def pull(
         _tell(_kept(model), as_json=as_json)
         return
     place = Hub(hub)
+    if locked:
+        from hub_client.locking import locked as pinned
+        from hub_client.locking import read_lock
+
+        model = pinned(model, read_lock(locked), place)
     ref = place.resolve(model)
     place.download(model, out)
     _tell(ref, folder=str(out), as_json=as_json)

@@ -83,7 +83,7 @@ def show(record: dict[str, Any]) -> None:
             "not measured": _missing_line(record["genes"]),
             "training": _training_line(record["training"]),
             **({"gene programs": f"{record['programs']:,} scores a cell"} if record["programs"] else {}),
-            "written": " and ".join(filter(None, record["written"].values())),
+            "written": ", ".join(filter(None, record["written"].values())),
         }
     )
     for level, rows in record["labels"].items():

@@ -59,6 +59,19 @@ def test_pull_map_push_pull(hub: hub_client.Hub, published: Model) -> None:
 
 
 @pytest.mark.slow
+def test_a_delta_is_pulled_whole_from_every_hub(hub: hub_client.Hub, published: Model, tmp_path: Path) -> None:
+    query = simulated.counts(simulated.QUERY, cells=50)
+    mapping = hub_client.map_query(query, published, conditions={"batch": "batch"}, plan=PLAN, progress=False)
+    ref = hub.push(mapping.model, "my-lab/simulated-delta", delta=True)
+    again = hub.pull("my-lab/simulated-delta")
+    assert again.manifest.digest == ref.digest
+    cells = hub_client.align(query, again, conditions={"batch": "batch"})
+    np.testing.assert_array_equal(hub_client.embed(again, cells), mapping.adata.obsm["X_latent"])
+    folder = hub.download(f"my-lab/simulated-delta@sha256:{ref.digest}", tmp_path / "whole")
+    assert (folder / "model.safetensors").exists() and not (folder / "delta.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_a_second_cohort_on_the_pushed_model(hub: hub_client.Hub, published: Model) -> None:
     for name, batches in (("first", simulated.QUERY), ("second", simulated.SECOND_QUERY)):
         before = published if name == "first" else hub.pull("my-lab/first")

@@ -1,0 +1,168 @@
+"""Receipts, format 1: what a mapping was made of and what came out, in hashes, so that anybody can make it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, NonNegativeInt, PositiveInt, ValidationError
+
+from hub_client import errors
+from hub_client.manifest import _json
+from hub_client.manifest._frozen import Frozen, problems
+from hub_client.manifest.plan import Plan
+from hub_client.manifest.v1 import Commit, SemVer, Sha256
+
+MAX_BYTES = 16 * 2**20
+
+
+class QueryRecord(Frozen):
+    """The query as the model read it. Hashes tell it again and give away no cell, donor or name."""
+
+    cells: PositiveInt
+    fingerprint: Sha256
+    """Of the aligned values and the names of the model's genes."""
+    names: Sha256
+    """Of the cells' names, in order."""
+    conditions: dict[str, Sha256] = {}
+    """Condition key to the hash of each cell's category."""
+    labels: dict[str, Sha256] = {}
+    """Label level to the hash of each cell's label, where the query brought some."""
+
+
+class ReferenceRecord(Frozen):
+    """The release that the query was mapped onto."""
+
+    name: str
+    version: SemVer | None = None
+    commit: Commit | None = None
+    digest: Sha256
+
+
+class Asked(Frozen):
+    """What the caller asked for: the arguments of :func:`hub_client.map_query`."""
+
+    conditions: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    layer: str | None = None
+    min_coverage: float | None = None
+    size_factor: str | None = None
+    start: Literal["random", "mean", "best"] = "best"
+    plan: Plan | None = None
+    """The plan that was trained by; None where there was nothing to train."""
+    seed: int = 0
+    unknown_above: float | None = None
+    accelerator: str = "auto"
+    devices: int | str | list[int] = 1
+    precision: str = "32-true"
+
+
+class Ran(Frozen):
+    """What it ran on."""
+
+    device: str
+    threads: PositiveInt
+    versions: dict[str, str]
+
+
+class LabelsRecord(Frozen):
+    """One level's predicted labels: the hash of every cell's, and how many cells each label has."""
+
+    sha256: Sha256
+    cells: dict[str, NonNegativeInt]
+
+
+class ResultRecord(Frozen):
+    """What came out."""
+
+    latent: Sha256
+    """Of the posterior means, float32, row by row."""
+    labels: dict[str, LabelsRecord] = {}
+    sample: tuple[tuple[float, ...], ...] = ()
+    """The latent of some cells, evenly spaced: tells by how much another run differs."""
+
+    @property
+    def digest(self) -> str:
+        """One hash of latent and labels."""
+        parts = [self.latent, *(f"{level}:{found.sha256}" for level, found in sorted(self.labels.items()))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class Receipt(Frozen):
+    """What a mapping was made of, and what came out."""
+
+    format: Literal[1] = 1
+    created: AwareDatetime
+    query: QueryRecord
+    reference: ReferenceRecord
+    asked: Asked
+    ran: Ran
+    result: ResultRecord
+    result_digest: Sha256
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
+        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field in which two receipts differ, and its values."""
+
+    what: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.what}: {_short(self.before)} → {_short(self.after)}"
+
+
+def read_receipt(data: bytes, *, source: str) -> Receipt:
+    """Return the receipt in ``data``.
+
+    Raises
+    ------
+    ManifestError
+        If it is not a receipt, or its result digest is not that of its result.
+    """
+    try:
+        found = Receipt.model_validate(_json.strict(data, limit=MAX_BYTES))
+    except ValidationError as error:
+        raise errors.ManifestError(f"{source} is not a receipt:", path=source, problems=problems(error)) from None
+    except ValueError as error:
+        raise errors.ManifestError(f"{source} {error}. A receipt is one JSON object.", path=source) from None
+    if found.result.digest != found.result_digest:
+        raise errors.ManifestError(
+            f"{source} says that its result has digest {found.result_digest}, but it has {found.result.digest}: the "
+            "receipt was changed. Ask for the one that was written.",
+            path=source,
+        )
+    return found
+
+
+def differences(before: Receipt, after: Receipt) -> tuple[Difference, ...]:
+    """Return the fields in which two receipts differ: what went in first, then what came out."""
+    old, new = dict(_fields(before)), dict(_fields(after))
+    changed = (key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key))
+    return tuple(Difference(key, old.get(key), new.get(key)) for key in changed)
+
+
+def _fields(receipt: Receipt) -> Iterator[tuple[str, Any]]:
+    told = receipt.model_dump(mode="json", exclude={"created", "result_digest"})
+    told["result"].pop("sample")
+    yield from _flat(told, "")
+
+
+def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{place}.{key}" if place else key)
+    else:
+        yield place, value
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
