@@ -121,6 +121,13 @@ DESCRIBED: dict[str, Any] = {
         "copied": {"b": "a"},
         "retrained_extensions": True,
     },
+    "delta": {
+        "path": "delta.safetensors",
+        "size": 1000,
+        "sha256": "d" * 64,
+        "inherited": ["reference.zarr.zip"],
+    },
+    "signature": {"publisher": "a lab", "key": "e" * 64, "value": "f" * 128},
     "imported_from": {
         "format": "scArches 0.6.1",
         "files": [{"path": "model_params.pt", "sha256": "c" * 64}],

@@ -114,16 +114,16 @@ def third_party(wanted: Callable[[Path], bool] = lambda path: True) -> set[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    assert third_party() - distributions(PROJECT["dependencies"] + EXTRAS["serve"]) == set()
+    assert third_party() - distributions(PROJECT["dependencies"] + EXTRAS["serve"] + EXTRAS["sign"]) == set()
 
 
-def test_only_the_served_hub_needs_its_extra() -> None:
-    outside = third_party(lambda path: "serve" not in path.relative_to(ROOT / "hub_client").parts)
+def test_only_the_served_hub_and_signatures_need_their_extras() -> None:
+    outside = third_party(lambda path: not {"serve", "signing.py"} & set(path.relative_to(ROOT / "hub_client").parts))
     assert outside - distributions(PROJECT["dependencies"]) == set()
 
 
 def test_what_is_declared_is_imported() -> None:
-    assert distributions(PROJECT["dependencies"] + EXTRAS["serve"]) - third_party() == set()
+    assert distributions(PROJECT["dependencies"] + EXTRAS["serve"] + EXTRAS["sign"]) - third_party() == set()
 
 
 def test_constraints_pin_every_dependency() -> None:

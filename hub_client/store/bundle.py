@@ -270,13 +270,11 @@ def _contents(manifest: Manifest, tensors: Mapping[str, Tensor], extra: Mapping[
 
 def _sealed(manifest: Manifest, files: tuple[FileSpec, ...]) -> Manifest:
     """Return the manifest with its files; a signature holds for what was read, a delta for the very files it gives."""
-    sealed = manifest.changed(files=files)
-    if sealed.as_read or (manifest.delta is None and manifest.signature is None):
-        return sealed
-    before = {file.path: file for file in manifest.files}
+    before, after = ({file.path: file for file in listed} for listed in (manifest.files, files))
     composed = (WEIGHTS, *manifest.delta.inherited) if manifest.delta else ()
-    same = all(file == before.get(file.path) for file in files if file.path in composed)
-    return sealed.changed(delta=manifest.delta if same else None, signature=None)
+    same = all(path in after and after[path] == before.get(path) for path in composed)
+    sealed = manifest.changed(files=files, delta=manifest.delta if same else None)
+    return sealed if sealed.as_read or sealed.signature is None else sealed.changed(signature=None)
 
 
 def _describe(path: str, content: bytes | bytearray) -> FileSpec:
