@@ -265,12 +265,13 @@ def test_prune_removes_what_nobody_needs(server: HubServer, tmp_path: Path, comm
     (cache / "blobs/00" / ("0" * 64)).write_bytes(b"nobody's")
     (cache / "blobs/00" / ("00" + "1" * 62 + ".part")).write_bytes(b"cut off")
     (cache / "opened/killed").mkdir(parents=True)
+    (cache / "staged/killed").write_bytes(b"half")
     assert "0 files" in command("cache", "prune")[1], "what is young may be in use"
     age(cache, 2)
     _, out, _ = command("cache", "prune", "--dry-run")
-    assert "3 files, 15 B: to be removed" in out
+    assert "4 files, 19 B: to be removed" in out
     assert len(blobs(cache)) == len(needed) + 2
-    assert "3 files, 15 B: removed" in command("cache", "prune")[1]
+    assert "4 files, 19 B: removed" in command("cache", "prune")[1]
     assert blobs(cache) == needed
     assert not (cache / "opened/killed").exists()
 

@@ -6,6 +6,7 @@
     <root>/blobs/<aa>/<sha256>.part              as much of it as has come
     <root>/hubs/<hub>/<kind>/<owner>/<name>.json what a hub said of a repository; see facts.py
     <root>/opened/<random>/                      releases that are being read
+    <root>/staged/                               small files that are being written
     <root>/locks/                                held by the one who downloads
 
 Nothing needs symbolic links. A download goes on where it broke off, also in another process after this one was
@@ -111,8 +112,12 @@ class Cache:
         sha256 = hashlib.sha256(content).hexdigest()
         if self.read(sha256, limit=len(content)) is None:
             with self._writing():
-                durable.publish(durable.stage([content], staging=self._folder("blobs", sha256[:2])), self._blob(sha256))
+                self.publish(content, self._blob(sha256))
         return sha256
+
+    def publish(self, content: bytes, path: Path) -> None:
+        """Write a small file somewhere in the cache, in one step."""
+        durable.publish(durable.stage([content], staging=self._folder("staged")), path)
 
     def fill(self, wanted: Wanted, source: Source, *, report: Report = lambda size: None) -> Path:
         """Return where a file lies, after downloading what is missing of it.

@@ -208,7 +208,7 @@ class Catalogue:
         hubs = errors.names(store.address for store in self.stores)
         if not places:
             raise errors.NotFound(
-                f"no {_NOUN[self.kind]} is called {wanted.repo!r} in {hubs}.{_hint()}",
+                f"no {_NOUN[self.kind]} is called {wanted.repo!r} in {hubs}.{self._hint()}",
                 name=wanted.repo,
                 suggestions=_close(wanted.repo, (full for store in self.stores for full in store.repos())),
             )
@@ -218,6 +218,14 @@ class Catalogue:
             name=wanted.repo,
             suggestions=sorted({full for _, full in places}),
         )
+
+    def _hint(self) -> str:
+        """Return what else may be the reason that a hub on the network does not show something."""
+        if not any("://" in store.address for store in self.stores):
+            return ""
+        if environment.offline():
+            return f" {environment.OFFLINE} is set: of hubs on the network, only what is in the cache is known."
+        return " What is private on a hub on the network is found with a token that may read it."
 
     def _with_namesakes(self, error: errors.NotFound, repo: str) -> errors.NotFound:
         """Return the error with the versions that repositories of the same last part have."""
@@ -235,12 +243,6 @@ class Catalogue:
 
 
 _NOUN = {"models": "model", "datasets": "data set"}
-
-
-def _hint() -> str:
-    if not environment.offline():
-        return ""
-    return f" {environment.OFFLINE} is set: of hubs on the network, only what is in the cache is known."
 
 
 def _looks_like_path(name: str) -> bool:

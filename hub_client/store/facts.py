@@ -121,7 +121,7 @@ class Notebook:
             added = seen.pop("digests", {})
             after = Facts.model_validate(before.model_dump() | seen | {"digests": _joined(before, added)})
             if after != before:
-                _write(path, after)
+                _write(self.cache, path, after)
         return after
 
     def _path(self, root: Path, repo: str) -> Path:
@@ -142,12 +142,12 @@ def read(path: Path) -> Facts | None:
     return None
 
 
-def forget(path: Path, commits: Collection[str]) -> None:
-    """Drop what is known of some commits from the file that says so."""
+def forget(cache: Cache, path: Path, commits: Collection[str]) -> None:
+    """Drop what is known of some commits from the file in a cache that says so."""
     with _alone(path):
         if known := read(path):
             kept = {commit: digest for commit, digest in known.digests.items() if commit not in commits}
-            _write(path, known.model_copy(update={"digests": kept}))
+            _write(cache, path, known.model_copy(update={"digests": kept}))
 
 
 def _joined(before: Facts, added: object) -> dict[str, str]:
@@ -165,9 +165,8 @@ def _joined(before: Facts, added: object) -> dict[str, str]:
     return digests
 
 
-def _write(path: Path, facts: Facts) -> None:
-    content = facts.model_dump_json(indent=1).encode()
-    durable.publish(durable.stage([content], staging=path.parent), path)
+def _write(cache: Cache, path: Path, facts: Facts) -> None:
+    cache.publish(facts.model_dump_json(indent=1).encode(), path)
 
 
 def _alone(path: Path) -> AbstractContextManager[None]:

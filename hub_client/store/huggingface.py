@@ -9,10 +9,11 @@ hook adds it to requests to that hub's own origin, so that neither a redirect no
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -22,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from hub_client import errors
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.store import _markdown, card, datasets, environment, http, yanking
+from hub_client.store import _markdown, card, datasets, environment, http, progress, yanking
 from hub_client.store.cache import Wanted
 from hub_client.store.facts import COMMIT, Commit, Logged
 from hub_client.store.http import Answer, Client
@@ -39,6 +40,7 @@ TAG = "archzoo"
 
 _PAGE = 16 << 20
 _ETAG = re.compile(r'(?:W/)?"?([0-9a-f]{40}|[0-9a-f]{64})"?')
+_QUERY = re.compile(r"(?<=\S)\?[^\s'\"]+")
 _TYPES: Mapping[Kind, str] = {"models": "model", "datasets": "dataset"}
 _FILES: Mapping[Kind, str] = {"models": "", "datasets": "datasets/"}
 _STALE = 412
@@ -172,10 +174,12 @@ class HuggingFaceWire:
 
     def publish(self, repo: str, change: Change) -> Published:
         """Make one commit with ``create_commit``; it follows the change's parent or is refused."""
-        with self._library() as api, ExitStack() as opened:
+        size = sum(path.stat().st_size for path in change.folder.iterdir())
+        bar = progress.shown(size, what=f"{repo} to {self.address}")
+        with self._library() as api, ExitStack() as opened, bar as advance:
             made = api.create_commit(
                 repo,
-                self._operations(change, opened),
+                self._operations(change, opened, advance),
                 commit_message=change.message or "Release",  # the library takes no empty one
                 repo_type=_TYPES[self._kind],
                 revision="main",
@@ -192,18 +196,19 @@ class HuggingFaceWire:
         with self._library() as api:
             api.create_tag(repo, tag=version, revision=commit, repo_type=_TYPES[self._kind])
 
-    def _operations(self, change: Change, opened: ExitStack) -> list[Any]:
+    def _operations(self, change: Change, opened: ExitStack, advance: progress.Advance) -> list[Any]:
         """Return what the commit does: open files take the path of plain uploads, which every hub knows."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        contents: dict[str, Any] = {path.name: self._content(path, opened) for path in sorted(change.folder.iterdir())}
+        paths = sorted(change.folder.iterdir())
+        contents: dict[str, Any] = {path.name: self._content(path, opened, advance) for path in paths}
         if self._kind == "datasets":
             contents.setdefault("README.md", _dataset_card(change.folder))
         gone = [CommitOperationDelete(path_in_repo=name) for name in change.gone if name not in contents]
         return [*(CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents), *gone]
 
-    def _content(self, path: Path, opened: ExitStack) -> Any:
-        return path if self.address == PUBLIC else opened.enter_context(path.open("rb"))
+    def _content(self, path: Path, opened: ExitStack, advance: progress.Advance) -> Any:
+        return path if self.address == PUBLIC else opened.enter_context(_Watched(path, advance(path.name)))
 
     # The library, and the one border where its errors become ours
 
@@ -240,7 +245,7 @@ class HuggingFaceWire:
         if self.address == PUBLIC:
             yield HfApi(endpoint=PUBLIC, token=self._token or False)
             return
-        with self._authorised(), _without_advice_on_xet():
+        with self._authorised(), _discreet_library():
             yield HfApi(endpoint=self.address, token=False)
 
     @contextmanager
@@ -282,7 +287,9 @@ class HuggingFaceWire:
         )
 
     def _said(self, error: BaseException) -> str:
-        text = http.shown(" ".join(str(error).split())).rstrip(". ")
+        response = getattr(error, "response", None)
+        said = None if response is None else response.headers.get("X-Error-Message")
+        text = http.shown(" ".join((said or str(error)).split())).rstrip(". ")
         return text.replace(self._token, "***") if self._token else text
 
     # Answers
@@ -349,6 +356,20 @@ class HuggingFaceWire:
         )
 
 
+class _Watched(io.BufferedReader):
+    """An open file that tells how far it was read: once by the library for its hash, once for the upload."""
+
+    def __init__(self, path: Path, report: Callable[[int], object]) -> None:
+        super().__init__(io.FileIO(path))
+        self._report = report
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes, and tell."""
+        found = super().read(size)
+        self._report(self.tell())
+        return found
+
+
 def _hashes(content: bytes) -> dict[int, str]:
     """Return what an ETag of these bytes may be: git's id of the blob, or the sha256."""
     git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
@@ -356,18 +377,21 @@ def _hashes(content: bytes) -> dict[int, str]:
 
 
 @contextmanager
-def _without_advice_on_xet() -> Iterator[None]:
-    """Keep the library from warning that a hub without Xet is sent plain files, which is what we want."""
-    log = logging.getLogger("huggingface_hub._commit_api")
+def _discreet_library() -> Iterator[None]:
+    """Keep the library from logging upload links, whose query is a capability, and advice on Xet, which is not used."""
 
     def wanted(record: logging.LogRecord) -> bool:
-        return "Xet" not in record.getMessage()
+        record.msg, record.args = _QUERY.sub("", record.getMessage()), ()
+        return "Xet" not in record.msg
 
-    log.addFilter(wanted)
+    logs = [logging.getLogger(f"huggingface_hub.{name}") for name in ("_commit_api", "utils._http")]
+    for log in logs:
+        log.addFilter(wanted)
     try:
         yield
     finally:
-        log.removeFilter(wanted)
+        for log in logs:
+            log.removeFilter(wanted)
 
 
 def _dataset_card(folder: Path) -> bytes:

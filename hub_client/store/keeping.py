@@ -140,9 +140,9 @@ def _abandoned(cache: Cache) -> Iterator[Removal]:
     for path in _blobs(cache.root):
         if path.suffix == ".part" and _time(path) < before:
             yield Removal(path, _size(path), "a download that nobody has gone on with for a day")
-    for path in sorted((cache.root / "opened").glob("*")):
+    for path in sorted([*(cache.root / "opened").glob("*"), *(cache.root / "staged").glob("*")]):
         if _time(path) < before:
-            yield Removal(path, 0, "left by a process that was killed")
+            yield Removal(path, _size(path) if path.is_file() else 0, "left by a process that was killed")
 
 
 def _unneeded(cache: Cache, old: list[Kept]) -> Iterator[Removal]:
@@ -162,7 +162,7 @@ def _forget(cache: Cache, old: list[Kept]) -> None:
     for path, known in facts.every(cache.root):
         place = (known.hub, known.kind, known.repo)
         if commits := {one.commit for one in old if (one.hub, one.kind, one.repo) == place}:
-            facts.forget(path, commits)
+            facts.forget(cache, path, commits)
 
 
 def _remove(cache: Cache, removal: Removal) -> None:

@@ -8,6 +8,7 @@ never asked, so that it cannot make us write any other.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -27,6 +28,7 @@ from hub_client.store.transfer import Stream
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 """Full names that hubs on the network may have; more than ours, whose letters are small."""
 
+_log = logging.getLogger(__name__)
 _FULL_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -252,8 +254,12 @@ class RemoteStore:
             )
         commit = self._published(repo, Change(folder, self._gone(facts, parent, folder), message, head), parent).commit
         self._check_shown(repo, commit, digest)
-        self._wire.tag(repo, version, commit)
-        return Ref(repo, commit, version, digest, self.address)
+        ref = Ref(repo, commit, version, digest, self.address)
+        try:
+            self._wire.tag(repo, version, commit)
+        except errors.TransportError as error:
+            _log.warning("%s is released; its tag is still to be written, which the next push does (%s)", ref, error)
+        return ref
 
     def propose(self, repo: str, folder: Path, *, message: str, parent: str | None) -> Proposal:
         """Open a pull request with a release folder, and leave the main branch as it is."""

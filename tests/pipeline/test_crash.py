@@ -16,6 +16,7 @@ import pytest
 from hub_client.errors import TransportError
 from hub_client.store import bundle, locks
 from hub_client.store.folder import FolderStore
+from tests.pipeline import kills
 from tests.pushers import answer, order, pusher
 from tests.releases import release, wide
 
@@ -162,3 +163,9 @@ def test_a_writer_that_holds_the_lock_is_waited_for_only_so_long(tmp_path: Path)
     with locks.writer(lock, timeout=1), pytest.raises(TransportError, match="another push has held"):
         impatient.commit(REPO, folder, message="", parent=None)
     assert impatient.commit(REPO, folder, message="", parent=None)
+
+
+def test_processes_killed_at_random_moments_lose_nothing_over_the_network(tmp_path: Path) -> None:
+    figures = kills.run(tmp_path, rounds=10)
+    assert figures.killed_pushes > 0
+    assert figures.killed_servers == 1
