@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hub_client import errors
+from hub_client.architectures import _scvi_counts
 from hub_client.architectures._base import Array, Scores, Start
 from hub_client.architectures._vae import CELLS_PER_TRIAL, kl_weight, padded
 from hub_client.data.batches import Batch, Batches
@@ -130,6 +131,9 @@ class PerCategory(NamedTuple):
     trained: bool = True
 
 
+Generative = Callable[[Any, Batch, Mapping[str, Tensor], Mapping[str, Any]], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Kind:
     """One of scvi-tools' models.
@@ -150,6 +154,8 @@ class Kind:
         Its tensors with an entry for each batch or label.
     initial
         As ``parameters``, for those of its model alone, which say how training starts.
+    generative
+        What its losses are computed of: module, minibatch, the same as scvi-tools reads it, and what was inferred.
     classifier
         Whether it has a classifier of its own.
     """
@@ -163,6 +169,7 @@ class Kind:
     dense: Mapping[str, tuple[str, str]]
     per_category: Callable[[Manifest], list[PerCategory]]
     initial: Mapping[str, str] = field(default_factory=dict)
+    generative: Generative = _scvi_counts.whole
     classifier: bool = False
 
 
@@ -361,7 +368,17 @@ TOTALVAE_DENSE = {
 
 
 KINDS: Mapping[str, Kind] = {
-    "scvi": Kind("VAE", "SCVI", VAE_PARAMETERS, {}, _vae_sizes, VAE_STACKS, VAE_DENSE, _vae_per_category),
+    "scvi": Kind(
+        "VAE",
+        "SCVI",
+        VAE_PARAMETERS,
+        {},
+        _vae_sizes,
+        VAE_STACKS,
+        VAE_DENSE,
+        _vae_per_category,
+        generative=_scvi_counts.generative,
+    ),
     "scanvi": Kind(
         "SCANVAE",
         "SCANVI",
@@ -371,6 +388,7 @@ KINDS: Mapping[str, Kind] = {
         SCANVAE_STACKS,
         SCANVAE_DENSE,
         _scanvae_per_category,
+        generative=_scvi_counts.generative,
         classifier=True,
     ),
     "totalvi": Kind(
@@ -721,7 +739,10 @@ class ScviTools(nn.Module):
     def _losses(self, batch: Batch, *, sample: bool, **weights: Any) -> tuple[Tensor, Any]:
         """Return points of the latent, ``(cells, latent)``, and scvi-tools' losses at them."""
         with nullcontext() if sample else self._forked(NOISE_SEED):
-            inferred, _, losses = self.module(self.inputs(batch), loss_kwargs=weights)
+            tensors = self.inputs(batch)
+            inferred = self.module.inference(**self.module._get_inference_input(tensors))
+            generated = self.anatomy.kind.generative(self.module, batch, tensors, inferred)
+            losses = self.module.loss(tensors, inferred, generated, **weights)
         return inferred["z"], losses
 
     @contextmanager

@@ -16,6 +16,7 @@ scvi-tools does, ``setup_anndata`` writes what it registers into the AnnData it 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,11 +131,26 @@ class _Coat:
 
     @classmethod
     def convert_legacy_save(
-        cls, dir_path: str, output_dir_path: str, overwrite: bool = False, prefix: str | None = None, **save_kwargs: Any
+        cls, dir_path: str, output_dir_path: str, overwrite: bool = False, prefix: str | None = None
     ) -> None:
-        """Write a folder of scvi-tools before 0.15, read as data, in today's format."""
+        """Write the model in a folder of scvi-tools before 0.15, read as data, in today's format.
+
+        Raises
+        ------
+        InvalidInput
+            If ``output_dir_path`` exists and ``overwrite`` is False.
+        """
+        target = Path(output_dir_path)
+        if target.exists() and not overwrite:
+            raise errors.InvalidInput(
+                f"{target} exists already. Choose another folder, or pass overwrite=True.",
+                facts={"output_dir_path": output_dir_path},
+            )
+        name = f"{prefix or ''}{scvi_files.MODEL}"
         with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
-            super().convert_legacy_save(str(folder), output_dir_path, overwrite, prefix, **save_kwargs)  # type: ignore[misc]
+            target.mkdir(parents=True, exist_ok=True)
+            part = Path(shutil.copyfile(folder / name, target / f".{name}.part"))
+            part.replace(target / name)
 
     @staticmethod
     def load_registry(dir_path: str, prefix: str | None = None) -> dict[str, Any]:
