@@ -31,6 +31,7 @@ from hub_client import errors
 from hub_client.architectures.scvi_tools import scvi_tools
 from hub_client.compat import _surgery
 from hub_client.legacy import scvi_files
+from hub_client.store import _atomic
 
 _models = scvi_tools().model
 _Dispersion = Literal["gene", "gene-batch", "gene-label", "gene-cell"]
@@ -147,10 +148,8 @@ class _Coat:
                 facts={"output_dir_path": output_dir_path},
             )
         name = f"{prefix or ''}{scvi_files.MODEL}"
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
-            target.mkdir(parents=True, exist_ok=True)
-            part = Path(shutil.copyfile(folder / name, target / f".{name}.part"))
-            part.replace(target / name)
+        with scvi_files.washed(dir_path, prefix=prefix or "") as folder, _atomic.staged_file(target / name) as part:
+            shutil.copyfile(folder / name, part)
 
     @staticmethod
     def load_registry(dir_path: str, prefix: str | None = None) -> dict[str, Any]:
