@@ -284,7 +284,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def _placed(path: Path, target: Path, *, link: bool) -> str:
     """Link or copy a file and return the sha256 of what lies at ``target`` then."""
     if link:
-        with suppress(OSError):
+        with suppress(OSError, NotImplementedError):  # other disks and systems: a copy
             os.link(path, target, follow_symlinks=False)
             return durable.sha256(target)
     digest = hashlib.sha256()

@@ -6,6 +6,7 @@ a redirect to anywhere else goes without the token, which is neither printed nor
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -72,7 +73,7 @@ class Client:
         self.url = url.rstrip("/")
         self.origin = _origin(self.url)
         self._token = _checked_token(token, self.url)
-        self._session: requests.Session | None = None
+        self._sessions: dict[int, requests.Session] = {}  # by process: a fork must not share its parent's connections
 
     def __repr__(self) -> str:
         return f"Client({self.url})"
@@ -238,11 +239,12 @@ class Client:
         return response
 
     def _opened_session(self) -> requests.Session:
-        if self._session is None:
-            self._session = requests.Session()
-            self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            self._session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"archzoo/{__version__}"})
-        return self._session
+        process = os.getpid()
+        if process not in self._sessions:
+            session = self._sessions[process] = requests.Session()
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"archzoo/{__version__}"})
+        return self._sessions[process]
 
     # Errors
 
