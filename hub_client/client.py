@@ -176,6 +176,8 @@ class Hub:
     def bundle(self, name: Address, into: Address) -> Path:
         """Write the release a name means as one file, to carry to a machine without a network, and return its path.
 
+        Of a release that its hub keeps as a delta it is the delta: a warning names the parent, which has to come along.
+
         Raises
         ------
         InvalidInput
@@ -186,7 +188,12 @@ class Hub:
         from hub_client.store import tarball
 
         found = _find(self._models, name)
-        _manifest(found)
+        manifest = _manifest(found)
+        if manifest.delta and manifest.lineage and (parent := manifest.lineage.parent):
+            _log.warning(
+                "%s is a delta: bundle its parent too, %s@sha256:%s, and pull both where they are needed",
+                *(found.ref, parent.name, parent.digest[:12]),
+            )
         return tarball.write(found.source, found.ref, Path(into).expanduser(), kind="models")
 
     def names(self) -> list[str]:

@@ -259,7 +259,7 @@ def build(
 
 def _kept(model: str) -> Ref:
     """Return the release of a bundle, put into the cache; InvalidInput for any other name."""
-    from hub_client.store import bundle, tarball
+    from hub_client.store import delta, tarball
     from hub_client.store.cache import Cache
 
     path = Path(model).expanduser()
@@ -272,7 +272,7 @@ def _kept(model: str) -> Ref:
         )
     file = tarball.BundleFile(path, "models")
     with file.opened(file.ref()) as folder:
-        bundle.verify(folder)
+        delta.verify(folder)
     return file.keep(Cache.default())
 
 

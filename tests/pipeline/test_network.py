@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from hub_client import errors
+from hub_client.cli import main
 from hub_client.client import Hub
 from hub_client.store import bundle
 from hub_client.store.cache import Cache
 from hub_client.store.huggingface import HuggingFaceWire
 from hub_client.store.remote import RemoteStore
+from hub_client.surgery import surgery
 from tests import served, simulated
+from tests.contract.examples import trained
 from tests.releases import contents, release, wide
 
 pytestmark = pytest.mark.slow
@@ -146,3 +149,28 @@ def test_data_sets_and_offline(hub: Hub, owner: str, monkeypatch: pytest.MonkeyP
     assert (hub.pull_dataset(f"{owner}/cells@1.0.0").X != adata.X).nnz == 0
     with pytest.raises(errors.NotFound, match="ARCHZOO_OFFLINE"):
         hub.pull_dataset(f"{owner}/other")
+
+
+def test_deltas_over_the_network_and_in_bundles(
+    server: served.Server, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    repo, token = f"{owner}/blood", server.token("writer", "write", owner)
+    monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "cache"))
+    hub = Hub(server.url, token=token)
+    hub.push(trained("scpoli"), repo)
+    reference = hub.pull(repo)
+    cells = simulated.cells_for(reference.manifest, simulated.QUERY, cells=60, seed=1, labelled=False)
+    ref = hub.push(surgery(reference, cells), repo, delta=True)
+    monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "fresh"))
+    whole = Hub(server.url, token=token).download(repo, tmp_path / "whole")
+    assert bundle.verify(whole).digest == ref.digest
+    tars = [hub.bundle(f"{repo}@{version}", tmp_path / f"{version}.tar") for version in ("1.0.0", "1.1.0")]
+    assert f"bundle its parent too, {repo}@sha256:{reference.ref.digest[:12]}" in caplog.text
+    monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("ARCHZOO_HUB", str(tmp_path / "nothing"))
+    monkeypatch.setenv("ARCHZOO_OFFLINE", "1")
+    for tar in tars:
+        with pytest.raises(SystemExit) as ended:
+            main(["pull", str(tar)])
+        assert ended.value.code == 0
+    assert contents(Hub().download(f"{repo}@1.1.0", tmp_path / "again")) == contents(whole)
