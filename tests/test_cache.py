@@ -109,6 +109,7 @@ def test_reading_links_the_cached_files_and_leaves_nothing(server: HubServer, tm
     assert list((tmp_path / "cache/opened").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_stops_coming_is_given_up_after_some_tries(tmp_path: Path) -> None:
     content, asked = b"x" * 1000, []
 
@@ -294,6 +295,7 @@ def test_prune_removes_what_was_not_read_for_long(server: HubServer, tmp_path: P
 # The command line over the network
 
 
+@pytest.mark.slow
 def test_a_hub_is_used_from_the_command_line(
     server: HubServer, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

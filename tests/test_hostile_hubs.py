@@ -405,6 +405,7 @@ def test_a_push_that_is_sent_elsewhere_gives_away_no_token(
     assert tokens_seen(other) == []
 
 
+@pytest.mark.slow
 def test_ambient_tokens_never_go_to_another_hub(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +450,7 @@ def test_the_token_is_never_shown(
     assert "***" in said[0]
 
 
+@pytest.mark.slow
 def test_debugging_the_library_shows_no_token(server: HubServer, tmp_path: Path) -> None:
     folder = release(tmp_path / "r")
     program = f"""
@@ -499,7 +501,10 @@ LIES: dict[str, tuple[Callable[[Seen, Reply], Reply], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
+SLOW_LIES = ["breaks off for ever"]
+
+
+@pytest.mark.parametrize("lie", [pytest.param(lie, marks=[pytest.mark.slow] * (lie in SLOW_LIES)) for lie in LIES])
 def test_a_file_of_another_size_is_refused(hub: Hub, server: HubServer, tmp_path: Path, lie: str) -> None:
     trick, kind, message = LIES[lie]
     put(server, release(tmp_path / "r"))
@@ -629,6 +634,7 @@ def test_a_connection_that_breaks_off_is_taken_up_again(hub: Hub, server: HubSer
     assert len([seen for seen in server.seen if "range" in seen.headers]) == size // 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_busy_hub_is_asked_again(hub: Hub, server: HubServer, tmp_path: Path, status: int) -> None:
     put(server, release(tmp_path / "r"))
@@ -637,6 +643,7 @@ def test_a_busy_hub_is_asked_again(hub: Hub, server: HubServer, tmp_path: Path, 
     assert bundle.verify(hub.download(REPO, tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_not_there_is_told() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -905,6 +912,7 @@ def test_a_cache_tells_how_far_it_is(tmp_path: Path) -> None:
     assert told_ == [400, 1000]
 
 
+@pytest.mark.slow
 def test_upload_links_are_not_logged(
     hub: Hub, server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -921,3 +929,24 @@ def test_upload_links_are_not_logged(
         hub.push(release(tmp_path / "r"), REPO)
     assert "503" in caplog.text, "nothing was logged: the test shows nothing"
     assert "capability" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_session_that_the_library_begins_anew_has_no_token(hub: Hub, server: HubServer, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    busy = iter([True])
+
+    def lose(seen: Seen, reply: Reply) -> Reply:
+        if not next(busy, False):
+            return reply
+        server.seen.clear()
+        threading.Timer(0.3, huggingface_hub.close_session).start()
+        return Reply(503)  # the library waits a second, and asks again
+
+    server.trick("/preupload/", lose)
+    with pytest.raises(errors.TransportError, match="lost on the way"):
+        hub.push(release(tmp_path / "r"), REPO)
+    assert server.seen
+    assert tokens_seen(server) == []
+    assert hub.push(tmp_path / "r", REPO).version == "1.0.0"

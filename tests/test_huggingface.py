@@ -221,6 +221,7 @@ def test_a_push_without_a_token_is_refused(server: HubServer, tmp_path: Path) ->
     assert server.repos == {}
 
 
+@pytest.mark.slow
 def test_lists_go_over_pages(hub: Hub, server: HubServer, tmp_path: Path) -> None:
     names = [f"lab/m{number}" for number in range(5)]
     for number, name in enumerate(names):

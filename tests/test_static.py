@@ -56,6 +56,7 @@ def hub(server: FolderServer) -> Hub:
     return Hub(f"static+{server.url}")
 
 
+@pytest.mark.slow
 def test_everything_is_pulled_as_from_the_hub_itself(hub: Hub, source: Hub, tmp_path: Path) -> None:
     assert hub.names() == source.names()
     for name in (REPO, f"{REPO}@1.0.0", "tiny-scpoli@main", "wide"):

@@ -253,6 +253,7 @@ class HuggingFaceWire:
         """Let the library's requests to this hub's origin, and no others, carry the token; and wait no longer."""
         import httpx2
         from huggingface_hub import get_session
+        from huggingface_hub.errors import HfHubHTTPError
 
         session = get_session()
 
@@ -266,6 +267,12 @@ class HuggingFaceWire:
         session.timeout = httpx2.Timeout(_WAIT, connect=http.TIMEOUT[0])
         try:
             yield
+        except HfHubHTTPError as error:
+            if get_session() is session:
+                raise
+            raise errors.TransportError(  # the library began a session anew, which has no token of ours
+                f"the connection to {self.address} was lost on the way. Push again: what was released already stays."
+            ) from error
         finally:
             session.event_hooks["request"].remove(authorise)
             session.timeout = timeout
