@@ -67,9 +67,9 @@ def token(root: Path, user: str, scope: str = "write", *namespaces: str, days: i
 
 
 @contextmanager
-def served(root: Path, *options: str) -> Iterator[Server]:
+def served(root: Path, *options: str, before: str = "") -> Iterator[Server]:
     """Serve a folder on a free port of 127.0.0.1; the server is stopped at the end, and must have ended well."""
-    server = start(root, *options)
+    server = start(root, *options, before=before)
     try:
         yield server
     finally:
@@ -80,8 +80,10 @@ def served(root: Path, *options: str) -> Iterator[Server]:
     assert code in (0, -signal.SIGKILL)
 
 
-def start(root: Path, *options: str) -> Server:
-    command = [*ARCHZOO, "serve", "--root", str(root), "--port", "0", *options]
+def start(root: Path, *options: str, port: int = 0, before: str = "") -> Server:
+    """Start a server; ``before`` is Python that its process runs first."""
+    program = [*ARCHZOO[:-1], f"{before}\n{ARCHZOO[-1].replace('; ', chr(10))}"]
+    command = [*program, "serve", "--root", str(root), "--port", str(port), *options]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
     line = process.stdout.readline()
     assert line, "the server ended at once"

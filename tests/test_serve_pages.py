@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from hub_client.client import Hub
 from hub_client.serve import compare, pages
 from hub_client.serve.tokens import Tokens
-from hub_client.store import releasing
-from hub_client.store.folder import FolderStore
 from tests import releases
 from tests.served import CLIENTS_OWN, Server, add, server
 
@@ -64,13 +63,11 @@ def look(browser: str, tmp_path: Path):
 def stocked(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A hub with a model in two versions, a hostile one, a private one and a data set."""
     scratch = tmp_path_factory.mktemp("releases")
-    store = FolderStore(server.root, kind="models")
     api = server.api("ada", "admin")
     api.create_repo("ada/kidney", private=False)
     for number, title in enumerate(["Kidney <one>", "Kidney <two>"]):
         folder = releases.release(scratch / str(number), seed=number, title=title, version=f"1.{number}.0")
-        draft = releasing.Draft(folder, version=f"{number + 1}.0.0")
-        releasing.release(draft, store, "ada/kidney", scratch=scratch / f"scratch-{number}")
+        Hub(server.root).push(folder, "ada/kidney", version=f"{number + 1}.0.0")
     api.create_repo("ada/hostile", private=False)
     api.create_commit("ada/hostile", [add("README.md", HOSTILE.encode())], commit_message="<script>alert(1)</script>")
     api.create_commit("ada/hostile", [add("<b>.txt".replace("<", "(").replace(">", ")"), b"x")], commit_message="f")
@@ -105,6 +102,20 @@ def test_a_models_page_tells_what_one_needs(stocked: Server, look) -> None:
         assert digest
         assert f'href="/ada/kidney/tree/{version}"' in html
     assert 'title="sha256:' in html
+    assert f"archzoo pull ada/kidney@2.0.0 --hub {stocked.url}" in html
+
+
+@pytest.mark.slow
+def test_yanked_versions_are_told_and_not_offered(stocked: Server, look, tmp_path: Path) -> None:
+    hub = Hub(stocked.root)
+    for number in range(2):
+        folder = releases.release(tmp_path / str(number), seed=number, version=f"{number + 1}.0.0", title="Lung")
+        hub.push(folder, "ada/lung")
+    hub.yank("ada/lung@2.0.0", reason="two <donors> were swapped")
+    stocked.api("ada", "admin").update_repo_settings("ada/lung", private=False)
+    html = look(f"{stocked.url}/ada/lung", "--dump-dom")
+    assert "two &lt;donors&gt; were swapped" in html
+    assert "--revision 1.0.0" in html
 
 
 @pytest.mark.slow

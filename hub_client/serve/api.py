@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any
 from urllib.parse import parse_qs
 
+from dulwich.objects import Commit
 from starlette.responses import JSONResponse, Response
 
 from hub_client.serve import commits, describing, discussions, front_matter, merging, places, revisions, streams, tree
@@ -215,9 +216,7 @@ def list_commits(call: Call) -> Response:
 
 
 def _commit(repository: git.Repository, given: str) -> str:
-    from dulwich.objects import Commit
-
-    if len(given) != 40 or not repository.sound(given.encode(), Commit):
+    if not revisions.COMMIT.fullmatch(given) or not repository.sound(given.encode(), Commit):
         no_revision(given)
     return given
 

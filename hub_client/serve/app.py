@@ -25,6 +25,7 @@ from hub_client.serve.routes import ROUTES, Route, Table
 from hub_client.serve.sessions import COOKIE
 from hub_client.serve.tokens import Token
 from hub_client.serve.wire import BAD_TOKEN, Call, Refused, no_repository
+from hub_client.store import durable
 
 _log = logging.getLogger(__name__)
 _THREADS = {True: 12, False: 32}
@@ -45,6 +46,8 @@ _STATUS: tuple[tuple[type[errors.HubClientError], int], ...] = (
 _SENDING = ("resolve", "download")
 """Actions that send a file: a lab may have to tell who has it."""
 _GONE = 499
+_PLAIN = {503: "This hub is busy, or cannot write just now; try again.", 507: "This hub's disk has no room left."}
+"""What is said of errors that name the server's own folders."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -115,7 +118,11 @@ class Application:
     async def _with_file(self, call: Call, route: Route, request: Request, *, limiter: CapacityLimiter) -> Response:
         """Let the body arrive on the disk before anybody waits for it."""
         folder = private.folder(self._hub.settings.root)
-        with self._hub.quota.room(call.repo.owner, 0), TemporaryFile(dir=folder) as file:
+        with (
+            self._hub.quota.room(call.repo.owner, 0),
+            durable.writing("this hub", otherwise="ask whoever runs it"),
+            TemporaryFile(dir=folder) as file,
+        ):
             await streams.receive(request.stream(), file, most=LARGEST_COMMIT)
             file.seek(0)
             return await to_thread.run_sync(route.handler, call, file, limiter=limiter)
@@ -250,4 +257,4 @@ def _failed(error: errors.HubClientError) -> Response:
         status = 507
     if status >= 500:
         _log.error("%s", error, exc_info=error)
-    return Refused(status, str(error)).response()
+    return Refused(status, _PLAIN.get(status, str(error))).response()

@@ -25,7 +25,7 @@ from hub_client.serve.places import Place
 from hub_client.serve.repositories import Record
 from hub_client.serve.revisions import MAIN, PULLS
 from hub_client.serve.wire import Call, Refused, no_repository, no_revision, number
-from hub_client.store import git
+from hub_client.store import git, yanking
 from hub_client.store.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.store.protocol import DOCUMENT, Kind, semver
 from hub_client.store.ref import Ref
@@ -89,6 +89,8 @@ def login(call: Call) -> Response:
 
 def log_in(call: Call, body: bytes) -> Response:
     """Begin a session for the token of the form."""
+    if call.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise Refused(403, "Log in on the hub's own page.")
     secret = parse_qs(body.decode(errors="replace")).get("token", [""])[-1].strip()
     token = call.hub.tokens.find(secret) if secret else None
     if token is None:
@@ -170,9 +172,20 @@ def _item(call: Call, place: Place, record: Record, query: str) -> dict[str, Any
     }
 
 
+def _yanked(repository: git.Repository) -> Mapping[str, str]:
+    """Return the versions that were withdrawn, and why."""
+    commit = repository.branches().get(yanking.BRANCH)
+    data = _file(repository, commit, yanking.FILE) if commit else None
+    try:
+        return yanking.reasons(yanking.read(data, source="this repository")) if data else {}
+    except errors.IntegrityError:
+        return {}
+
+
 def _newest(repository: git.Repository) -> tuple[str | None, str | None]:
-    """Return the commit to show first, and its version: the highest one, or the head of the main branch."""
-    versions = revisions.versions(repository)
+    """Return the commit to show first, and its version: the highest that was not yanked, or the main branch's head."""
+    yanked = _yanked(repository)
+    versions = {name: commit for name, commit in revisions.versions(repository).items() if name not in yanked}
     highest = max(versions, key=semver, default=None)
     return (versions[highest], highest) if highest else (repository.head(), None)
 
@@ -222,7 +235,8 @@ def card(call: Call) -> Response:
         commit, version = _newest(repository)
         about = _listing(repository, call.repo, commit, version) if commit else None
         text = (_file(repository, commit, describing.CARD) if commit else None) or b""
-        versions = [_version(repository, call.repo, name) for name in _sorted_versions(repository)]
+        yanked = _yanked(repository)
+        versions = [_version(repository, call.repo, name, yanked=yanked) for name in _sorted_versions(repository)]
     return _inside(
         call,
         "card.html",
@@ -238,12 +252,13 @@ def _sorted_versions(repository: git.Repository) -> list[str]:
     return sorted(revisions.versions(repository), key=semver, reverse=True)
 
 
-def _version(repository: git.Repository, place: Place, name: str) -> dict[str, str]:
+def _version(repository: git.Repository, place: Place, name: str, *, yanked: Mapping[str, str]) -> dict[str, str]:
     commit = repository.tags()[name]
     return {
         "name": name,
         "date": next(repository.line(commit)).date.date().isoformat(),
         "digest": revisions.digest(repository, place, commit) or "",
+        "yanked": yanked.get(name, ""),
     }
 
 
@@ -254,9 +269,11 @@ def _pull(call: Call, version: str | None) -> list[tuple[str, str]]:
     )
     hf = f"HF_ENDPOINT={call.address} hf download {call.repo}{options}"
     at = f"@{version}" if version else ""
-    pull = f'hub_client.Hub("{call.address}").pull("{call.repo}{at}")'
-    lines = [("In Python", pull), ("In a shell", hf)]
-    return lines if call.repo.kind == "models" else lines[1:]
+    verb = {"models": "pull", "datasets": "pull_dataset"}[call.repo.kind]
+    python = f'hub_client.Hub("{call.address}").{verb}("{call.repo}{at}")'
+    shell = f"archzoo pull {call.repo}{at} --hub {call.address} --out {call.repo.name}"
+    ours = [("archzoo", shell)] if call.repo.kind == "models" else []
+    return [("Python", python), *ours, ("hf", hf)]
 
 
 def _facts(about: Listing | DatasetListing) -> list[tuple[str, str]]:

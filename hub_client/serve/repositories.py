@@ -77,6 +77,9 @@ class Repositories:
 
     def identified(self, place: Place) -> Record:
         """Return a repository's record with its id, which it gets now if it has none yet."""
+        record = self._there(place)
+        if record.id:
+            return record
         with self._locked(place):
             record = self._there(place)
             if not record.id:
@@ -150,7 +153,7 @@ class Repositories:
     @contextmanager
     def _locked(self, place: Place) -> Iterator[None]:
         with (
-            durable.writing(f"the hub {self.root}", otherwise="ask whoever runs it"),
+            durable.writing("this hub", otherwise="ask whoever runs it"),
             locks.writer(self.path(place).with_suffix(".lock"), timeout=_TIMEOUT),
         ):
             yield

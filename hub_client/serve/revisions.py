@@ -19,7 +19,7 @@ HEADS = "refs/heads/"
 TAGS = "refs/tags/"
 PULLS = "refs/pr/"
 MAIN = "main"
-_COMMIT = re.compile("[0-9a-f]{40}")
+COMMIT = re.compile("[0-9a-f]{40}")
 _REF_PART = re.compile(r"(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)|/\.|\.(?:/|$)))[A-Za-z0-9_][A-Za-z0-9_./+@=-]{0,199}(?<!/)")
 
 
@@ -40,7 +40,7 @@ def resolve(repository: git.Repository, place: Place, revision: str) -> str:
     known = names | short | ({"HEAD": names[HEADS + MAIN]} if HEADS + MAIN in names else {})
     if revision in known:
         return known[revision]
-    if _COMMIT.fullmatch(revision) and repository.sound(revision.encode(), Commit):
+    if COMMIT.fullmatch(revision) and repository.sound(revision.encode(), Commit):
         return revision
     return _searched(repository, place, revision, tips=set(known.values()))
 
