@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 from huggingface_hub import CommitOperationCopy, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     BadRequestError,
@@ -150,6 +151,12 @@ def test_listing_goes_on_over_pages_and_can_be_searched(server: Server) -> None:
     assert every == [f"lister/model-{number}" for number in range(5)]
     assert [model.id for model in api.list_models(search="LISTER model-3")] == ["lister/model-3"]
     assert len(list(api.list_models(author="lister", limit=2))) == 2
+    url, seen = f"{server.url}/api/models?author=lister&limit=2", []
+    while url:
+        answer = requests.get(url, timeout=30)
+        seen.append([model["id"] for model in answer.json()])
+        url = answer.links.get("next", {}).get("url")
+    assert seen == [every[:2], every[2:4], every[4:]]
 
 
 # Tokens
@@ -464,8 +471,6 @@ def test_both_sides_of_a_merge_are_kept_and_conflicts_are_named(server: Server) 
     assert status(refused) == 409
     urls = [f"{server.url}/ada/both/resolve/main/{name}" for name in ("a.txt", "b.txt")]
     session = {"Authorization": f"Bearer {api.token}"}
-    import requests
-
     assert [requests.get(url, headers=session, timeout=10).content for url in urls] == [b"one", b"changed"]
 
 

@@ -17,14 +17,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from hub_client import errors
-from hub_client.serve import api, pages, private, streams
+from hub_client.serve import managing, pages, private, streams
 from hub_client.serve.hub import Hub
 from hub_client.serve.places import Place
 from hub_client.serve.quota import LARGEST_COMMIT, LARGEST_JSON
 from hub_client.serve.routes import ROUTES, Route, Table
 from hub_client.serve.sessions import COOKIE
 from hub_client.serve.tokens import Token
-from hub_client.serve.wire import BAD_TOKEN, Call, Refused, no_repository
+from hub_client.serve.wire import BAD_TOKEN, Call, Refused, no_repository, parsed_json
 from hub_client.store import durable
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Application:
         work.call = replace(work.call, token=_token(work.call))
         work.call = await to_thread.run_sync(_admitted, work.call, route, limiter=self._threads[False])
         if route.body == "json":
-            work.call = replace(work.call, body=api.parsed_json(await _small(request)))
+            work.call = replace(work.call, body=parsed_json(await _small(request)))
         return await self._handled(work.call, route, request)
 
     async def _handled(self, call: Call, route: Route, request: Request) -> Response:
@@ -184,7 +184,7 @@ def _admitted(call: Call, route: Route) -> Call:
         return call
     place = Place("datasets" if call.words["kind"] == "datasets" else "models", call.words["owner"], call.words["name"])
     record = call.hub.repositories.record(place)
-    if record is None or not api.sees(call, place, record):
+    if record is None or not managing.sees(call, place, record):
         no_repository(call.token)
     _check_scope(call, route, place)
     return replace(call, place=place)
@@ -198,8 +198,7 @@ def _check_scope(call: Call, route: Route, place: Place) -> None:
     if route.access in ("write", "admin") and not call.token.allows(route.access, place.owner):
         raise Refused(
             403,
-            f"This needs a token with scope {route.access} for {place.owner!r}; this one may {call.token.scope} in "
-            f"{', '.join(call.token.namespaces)}.",
+            f"This needs a token with scope {route.access} for {place.owner!r}: {call.may}",
         )
 
 

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from hub_client import errors
-from hub_client.serve import api, compare, describing, discussions, merging, revisions, sessions, tree
+from hub_client.serve import compare, describing, discussions, managing, merging, revisions, sessions, talking, tree
 from hub_client.serve.places import Place
 from hub_client.serve.repositories import Record
 from hub_client.serve.revisions import MAIN, PULLS
@@ -136,7 +136,9 @@ def datasets(call: Call) -> Response:
 def _list(call: Call, kind: Kind, *, home: str) -> Response:
     query, start = call.query.get("q", "")[:200], number(call.query, "start", default=0, most=10**9)
     everything = replace(call, query={})
-    found = [shown for place, record in api.visible(everything, kind) if (shown := _item(call, place, record, query))]
+    found = [
+        shown for place, record in managing.visible(everything, kind) if (shown := _item(call, place, record, query))
+    ]
 
     def link(at: int) -> str:
         return f"{home}?{urlencode({'q': query, 'start': at})}"
@@ -444,12 +446,12 @@ def talks(call: Call) -> Response:
 def talk(call: Call) -> Response:
     """Show one discussion, and what a pull request would change."""
     with call.hub.repositories.reading(call.repo) as repository:
-        found = discussions.read(repository, api.discussion_number(call))
+        found = discussions.read(repository, talking.discussion_number(call))
         head = repository.ref(f"{PULLS}{found['num']}")
         ours = repository.ref(found["base"])
         proposed = head is not None and ours is not None and found["status"] in ("open", "draft")
         conflicts = merging.merge(repository, ours, head).conflicts if proposed and head and ours else []
-        diff = api.diff(repository, found)
+        diff = talking.diff(repository, found)
     return _inside(
         call, "discussion.html", here="/discussions", talk=found, conflicts=conflicts, diff=_lines(diff) if diff else []
     )

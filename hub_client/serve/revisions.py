@@ -45,6 +45,13 @@ def resolve(repository: git.Repository, place: Place, revision: str) -> str:
     return _searched(repository, place, revision, tips=set(known.values()))
 
 
+def existing(repository: git.Repository, given: str) -> str:
+    """Return a commit that is given by its full id; Refused if there is none."""
+    if not COMMIT.fullmatch(given) or not repository.sound(given.encode(), Commit):
+        no_revision(given)
+    return given
+
+
 def _searched(repository: git.Repository, place: Place, revision: str, *, tips: set[str]) -> str:
     """Return the commit with this digest, or one that begins so."""
     try:

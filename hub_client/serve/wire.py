@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -109,6 +110,18 @@ class Call:
         """The name of whoever asks; empty without a token."""
         return self.token.user if self.token else ""
 
+    @property
+    def may(self) -> str:
+        """What the token allows, for people."""
+        if self.token is None:
+            return "there is none."
+        return f"it may {self.token.scope} in {', '.join(self.token.namespaces)}."
+
+    @property
+    def page(self) -> str:
+        """The address of the repository's page."""
+        return f"{self.address}/{self.repo.web}"
+
     def text(self, key: str, default: str = "") -> str:
         """Return a text of the body, or refuse what is none."""
         value = self.body.get(key, default)
@@ -157,6 +170,19 @@ def page(call: Call, items: list[Any], *, size: int, **pinned: str) -> Response:
     start = number(call.query, "cursor", default=0, most=10**9)
     headers = call.next_link(cursor=start + size, **pinned) if start + size < len(items) else {}
     return JSONResponse(items[start : start + size], headers=headers)
+
+
+def parsed_json(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a request's body; nothing is an empty one."""
+    try:
+        found = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise Refused(400, "The request's body is not JSON.") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise Refused(400, "The request's body is not a JSON object.")
+    return found
 
 
 def _header(text: str) -> str:
