@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from hub_client.client import Hub
-from hub_client.serve import compare, pages
+from hub_client.serve import compare, html
 from hub_client.serve.tokens import Tokens
 from tests import releases
 from tests.served import CLIENTS_OWN, Server, add, server
@@ -82,10 +82,10 @@ def stocked(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 @pytest.mark.slow
 def test_models_are_listed_and_found(stocked: Server, look) -> None:
-    html = look(f"{stocked.url}/", "--dump-dom")
-    assert "ada/<b>kidney</b>" in html
-    assert "Kidney &lt;two&gt;" in html
-    assert "patients" not in html
+    page = look(f"{stocked.url}/", "--dump-dom")
+    assert "ada/<b>kidney</b>" in page
+    assert "Kidney &lt;two&gt;" in page
+    assert "patients" not in page
     found = look(f"{stocked.url}/?q=kidney+two", "--dump-dom")
     assert "<b>kidney</b>" in found
     assert "<b>hostile</b>" not in found
@@ -94,15 +94,15 @@ def test_models_are_listed_and_found(stocked: Server, look) -> None:
 
 @pytest.mark.slow
 def test_a_models_page_tells_what_one_needs(stocked: Server, look) -> None:
-    html = look(f"{stocked.url}/ada/kidney", "--dump-dom")
-    assert "<h1>Kidney" in html  # the card
-    assert f"HF_ENDPOINT={stocked.url} hf download ada/kidney --revision 2.0.0" in html
+    page = look(f"{stocked.url}/ada/kidney", "--dump-dom")
+    assert "<h1>Kidney" in page  # the card
+    assert f"HF_ENDPOINT={stocked.url} hf download ada/kidney --revision 2.0.0" in page
     for version in ("1.0.0", "2.0.0"):
         digest = stocked.anonymous().model_info("ada/kidney", revision=version).sha
         assert digest
-        assert f'href="/ada/kidney/tree/{version}"' in html
-    assert 'title="sha256:' in html
-    assert f"archzoo pull ada/kidney@2.0.0 --hub {stocked.url}" in html
+        assert f'href="/ada/kidney/tree/{version}"' in page
+    assert 'title="sha256:' in page
+    assert f"archzoo pull ada/kidney@2.0.0 --hub {stocked.url}" in page
 
 
 @pytest.mark.slow
@@ -113,16 +113,16 @@ def test_yanked_versions_are_told_and_not_offered(stocked: Server, look, tmp_pat
         hub.push(folder, "ada/lung")
     hub.yank("ada/lung@2.0.0", reason="two <donors> were swapped")
     stocked.api("ada", "admin").update_repo_settings("ada/lung", private=False)
-    html = look(f"{stocked.url}/ada/lung", "--dump-dom")
-    assert "two &lt;donors&gt; were swapped" in html
-    assert "--revision 1.0.0" in html
+    page = look(f"{stocked.url}/ada/lung", "--dump-dom")
+    assert "two &lt;donors&gt; were swapped" in page
+    assert "--revision 1.0.0" in page
 
 
 @pytest.mark.slow
 def test_files_have_their_digests_and_versions_are_compared(stocked: Server, look) -> None:
-    html = look(f"{stocked.url}/ada/kidney/tree/2.0.0", "--dump-dom")
+    page = look(f"{stocked.url}/ada/kidney/tree/2.0.0", "--dump-dom")
     (weights,) = stocked.anonymous().get_paths_info("ada/kidney", "model.safetensors", revision="2.0.0")
-    assert weights.lfs.sha256 in html
+    assert weights.lfs.sha256 in page
     changes = look(f"{stocked.url}/ada/kidney/compare?from=1.0.0&to=2.0.0", "--dump-dom")
     assert "<del>Kidney &lt;one&gt;</del>" in changes
     assert "<ins>Kidney &lt;two&gt;</ins>" in changes
@@ -134,10 +134,10 @@ def test_files_have_their_digests_and_versions_are_compared(stocked: Server, loo
     "path", ["", "/tree/main", "/commits", "/discussions", "/discussions/1", "/compare", "/commit/main"]
 )
 def test_nothing_of_an_author_is_obeyed(stocked: Server, look, path: str) -> None:
-    html = look(f"{stocked.url}/ada/hostile{path}", "--dump-dom")
-    assert "ada/<b>hostile</b>" in html
-    assert "<title>ada/hostile · archzoo hub</title>" in html
-    for name, attributes in elements(html):
+    page = look(f"{stocked.url}/ada/hostile{path}", "--dump-dom")
+    assert "ada/<b>hostile</b>" in page
+    assert "<title>ada/hostile · archzoo hub</title>" in page
+    for name, attributes in elements(page):
         assert name not in ("script", "iframe", "object", "base")
         for key, value in attributes:
             assert not key.startswith("on")
@@ -224,5 +224,5 @@ def test_fields_are_compared_by_name() -> None:
 
 
 def test_cards_are_rendered_without_their_metadata() -> None:
-    html = pages.rendered(b"---\ntags: [x]\n---\n# A *card*\n\n<b>bold</b>\n")
-    assert html == "<h1>A <em>card</em></h1>\n<p>&lt;b&gt;bold&lt;/b&gt;</p>\n"
+    text = html.rendered(b"---\ntags: [x]\n---\n# A *card*\n\n<b>bold</b>\n")
+    assert text == "<h1>A <em>card</em></h1>\n<p>&lt;b&gt;bold&lt;/b&gt;</p>\n"

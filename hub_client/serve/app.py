@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from hub_client import errors
-from hub_client.serve import managing, pages, private, streams
+from hub_client.serve import html, managing, private, streams
 from hub_client.serve.hub import Hub
 from hub_client.serve.places import Place
 from hub_client.serve.quota import LARGEST_COMMIT, LARGEST_JSON
@@ -83,7 +83,7 @@ class Application:
         try:
             response = await self._worked(work, request)
         except Refused as refusal:
-            response = pages.refused(work.call, refusal) if work.page else refusal.response()
+            response = html.refused(work.call, refusal) if work.page else refusal.response()
         except ClientDisconnect:
             response = Response(status_code=_GONE)
         except errors.HubClientError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from hub_client.serve import managing, pages, reading, talking, transfer, writing
+from hub_client.serve import managing, pages, reading, repository_pages, talking, transfer, writing
 from hub_client.serve.wire import Refused
 
 Access = Literal["open", "token", "read", "propose", "write", "admin"]
@@ -93,13 +93,13 @@ PAGES = (
     Route("POST", "logout", pages.log_out, "open", page=True),
     Route("GET", "static/style.css", pages.style, "open", page=True),
     Route("GET", "[datasets/]{owner}/{name}", pages.card, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/tree", pages.pick_files, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/tree/{revision}", pages.files, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/compare", pages.comparison, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/commits", pages.history, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/commit/{commit}", pages.one_commit, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/discussions", pages.talks, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/discussions/{number}", pages.talk, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/tree", repository_pages.pick_files, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/tree/{revision}", repository_pages.files, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/compare", repository_pages.comparison, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/commits", repository_pages.history, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/commit/{commit}", repository_pages.one_commit, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/discussions", repository_pages.talks, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/discussions/{number}", repository_pages.talk, page=True),
 )
 ROUTES = (*API, *FILES, *PAGES)
 
