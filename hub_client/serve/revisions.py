@@ -31,6 +31,8 @@ def resolve(repository: git.Repository, place: Place, revision: str) -> str:
     Refused
         If the repository has none, or several.
     """
+    if COMMIT.fullmatch(revision) and repository.sound(revision.encode(), Commit):
+        return revision  # no branch or tag may be called so, and most downloads ask like this
     names = {
         **{TAGS + name: commit for name, commit in repository.tags().items()},
         **{PULLS + name: commit for name, commit in repository.refs(PULLS).items()},
@@ -40,8 +42,6 @@ def resolve(repository: git.Repository, place: Place, revision: str) -> str:
     known = names | short | ({"HEAD": names[HEADS + MAIN]} if HEADS + MAIN in names else {})
     if revision in known:
         return known[revision]
-    if COMMIT.fullmatch(revision) and repository.sound(revision.encode(), Commit):
-        return revision
     return _searched(repository, place, revision, tips=set(known.values()))
 
 
