@@ -75,6 +75,14 @@ def test_a_release_is_found_by_version_tag_branch_commit_and_digest(hub: Hub, tm
         hub.resolve(f"{REPO}@{'0' * 40}")
 
 
+def test_a_push_prints_nothing(
+    hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    hub.push(release(tmp_path / "one"), REPO)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_pushing_again_changes_nothing(hub: Hub, server: HubServer, tmp_path: Path) -> None:
     folder = release(tmp_path / "one")
     ref = hub.push(folder, REPO)

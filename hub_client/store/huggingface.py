@@ -44,6 +44,7 @@ _QUERY = re.compile(r"(?<=\S)\?[^\s'\"]+")
 _TYPES: Mapping[Kind, str] = {"models": "model", "datasets": "dataset"}
 _FILES: Mapping[Kind, str] = {"models": "", "datasets": "datasets/"}
 _STALE = 412
+_BARS = "HF_HUB_DISABLE_PROGRESS_BARS"
 _WAIT = 300.0
 """Seconds to wait for a hub to take a commit."""
 
@@ -385,7 +386,12 @@ def _hashes(content: bytes) -> dict[int, str]:
 
 @contextmanager
 def _discreet_library() -> Iterator[None]:
-    """Keep the library from logging upload links, whose query is a capability, and advice on Xet, which is not used."""
+    """Keep the library from logging upload links, whose query is a capability, from advice on Xet, and from its bars.
+
+    We show a bar of our own, where there is a terminal; what the environment says of the library's
+    bars holds.
+    """
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     def wanted(record: logging.LogRecord) -> bool:
         record.msg, record.args = _QUERY.sub("", record.getMessage()), ()
@@ -394,11 +400,16 @@ def _discreet_library() -> Iterator[None]:
     logs = [logging.getLogger(f"huggingface_hub.{name}") for name in ("_commit_api", "utils._http")]
     for log in logs:
         log.addFilter(wanted)
+    bars = not are_progress_bars_disabled() and _BARS not in os.environ
+    if bars:
+        disable_progress_bars()
     try:
         yield
     finally:
         for log in logs:
             log.removeFilter(wanted)
+        if bars:
+            enable_progress_bars()
 
 
 def _dataset_card(folder: Path) -> bytes:
