@@ -6,13 +6,17 @@ import io
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tests.scvi_models import undisturbed
+from hub_client.architectures.scvi_tools import scvi_tools
+from tests.scvi_models import cells as simulated
+from tests.scvi_models import fitted, undisturbed
 
 OLD_VERSION = "0.14.6"
 KEYS = {"X": "X", "batch": "batch_indices", "labels": "labels", "proteins": "protein_expression"}
@@ -33,10 +37,52 @@ def latent(model: Any) -> Any:
         return model.get_latent_representation()
 
 
+def mean(model: Any) -> Any:
+    """Return the posterior means of a model's own cells, ``(cells, latent)``."""
+    with undisturbed():
+        return model.get_latent_representation(return_dist=True)[0]
+
+
 def loaded(model: Any, folder: Path, *, prefix: str = "") -> Any:
     """Return what scvi-tools itself loads from a folder, for the cells of a model."""
     with undisturbed():
         return type(model).load(str(folder), model.adata, prefix=prefix, accelerator="cpu")
+
+
+def repository(folder: Path) -> Path:
+    """Write what scvi-hub has of a scANVI: its minified cells, metadata and a card."""
+    with undisturbed():
+        adata = simulated()
+        scvi_tools().model.SCANVI.setup_anndata(
+            adata, batch_key="batch", labels_key="cell_type", unlabeled_category="T"
+        )
+        theirs = fitted(scvi_tools().model.SCANVI(adata, n_hidden=16, n_latent=6))
+        adata.obsm["X_latent_qzm"], adata.obsm["X_latent_qzv"] = theirs.get_latent_representation(return_dist=True)
+        theirs.minify_adata()
+        saved(theirs, folder, cells=True)
+        hub = import_module("scvi.hub")
+        told = hub.HubMetadata.from_dir(str(folder), anndata_version=version("anndata"))
+        told.save(str(folder / "_scvi_required_metadata.json"))
+        card = hub.HubModelCardHelper.from_dir(
+            str(folder),
+            license_info="cc-by-4.0",
+            anndata_version=version("anndata"),
+            data_modalities=["rna"],
+            tissues=["lung", "nose"],
+            data_is_annotated=True,
+        )
+        (folder / "README.md").write_text(card.model_card.content)
+    return folder
+
+
+def edited(folder: Path, into: Path, **files: str) -> Path:
+    """Copy a repository, with other metadata or another card."""
+    into.mkdir()
+    for path in folder.iterdir():
+        (into / path.name).write_bytes(path.read_bytes())
+    for name, content in files.items():
+        (into / {"metadata": "_scvi_required_metadata.json", "card": "README.md"}[name]).write_text(content)
+    return into
 
 
 def content(model: Any) -> dict[str, Any]:

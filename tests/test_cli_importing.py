@@ -17,7 +17,8 @@ import pytest
 
 import hub_client
 from hub_client.cli import main
-from tests import hostile
+from tests import hostile, scvi_folders
+from tests.scvi_models import scvi_model
 
 LEGACY = Path(__file__).parent / "golden" / "legacy"
 OLD = LEGACY / "scpoli-0.5.9"
@@ -46,14 +47,16 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run ``archzoo import`` as a shell would, on a screen of 100 columns."""
+    """Run ``archzoo import``, or ``export``, as a shell would, on a screen of 100 columns."""
     monkeypatch.setenv("ARCHZOO_HUB", str(tmp_path / "hub"))
 
-    def run_main(*words: str | Path, columns: int = 100, into: type[io.StringIO] = io.StringIO) -> Outcome:
+    def run_main(
+        *words: str | Path, command: str = "import", columns: int = 100, into: type[io.StringIO] = io.StringIO
+    ) -> Outcome:
         monkeypatch.setenv("COLUMNS", str(columns))
         out, err = into(), into()
         with pytest.raises(SystemExit) as stopped, redirect_stdout(out), redirect_stderr(err):
-            main(["import", *map(str, words)])
+            main([command, *map(str, words)])
         return Outcome(int(stopped.value.code or 0), out.getvalue(), err.getvalue())
 
     return run_main
@@ -211,3 +214,41 @@ def test_names_are_not_marked_up(run: Run, tmp_path: Path) -> None:
     shown = run(folder, "--inspect")
     assert shown.code == 0
     assert "condition [/red]" in shown.out and "1: [bold]" in shown.out
+
+
+# --- scvi-tools ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_scvi_tools_there_and_back(run: Run, tmp_path: Path) -> None:
+    folder = scvi_folders.saved(scvi_model("plain"), tmp_path / "saved", prefix="lung_")
+    looked = run(folder, "--inspect", "--prefix", "lung_", "--json").json
+    assert (looked["kind"], looked["conditions"], looked["refused"]) == ("scvi", {"batch": ["b0", "b1", "b2"]}, [])
+    told = run(folder, "--prefix", "lung_", "--out", tmp_path / "release", "--json").json
+    assert (told["kind"], list(told["imported_from"])) == ("scvi", ["lung_model.pt"])
+    words = [tmp_path / "release", "--scvi", tmp_path / "theirs"]
+    outcome = run(*words, command="export")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "pickle" in outcome.out
+    again = scvi_folders.loaded(scvi_model("plain"), tmp_path / "theirs")
+    assert (scvi_folders.mean(again) == scvi_folders.mean(scvi_model("plain"))).all()
+    refused = run(*words, command="export")
+    assert refused.code == 2 and "exists already" in refused.err
+    assert run(*words, "--force", "--json", command="export").json == {"folder": str(tmp_path / "theirs")}
+
+
+def test_an_export_of_another_kind(run: Run, tmp_path: Path) -> None:
+    assert run(OLD, "--out", tmp_path / "release").code == 0
+    outcome = run(tmp_path / "release", "--scvi", tmp_path / "theirs", command="export")
+    assert outcome.code == 9 and "scpoli is no model of scvi-tools" in outcome.err
+
+
+def test_a_hostile_model_is_shown_and_refused(run: Run, tmp_path: Path) -> None:
+    marker = tmp_path / "it-ran"
+    (tmp_path / "model.pt").write_bytes(hostile.tensors(marker, zipped=True))
+    found = run(tmp_path, "--inspect", "--json").json
+    assert (found["kind"], found["refused"], found["tensors"]) == (None, ["posix:system"], None)
+    assert "refused: it asks for 1 thing" in run(tmp_path, "--inspect").out
+    outcome = run(tmp_path, "--out", tmp_path / "release")
+    assert outcome.code != 0 and "posix:system" in outcome.err
+    assert not marker.exists()

@@ -162,6 +162,42 @@ def test_no_pickles_outside_legacy() -> None:
     assert found == []
 
 
+def reached(start: str) -> set[str]:
+    """Our modules that a module imports, at once or when it runs, and what these import."""
+    found, waiting = set(), {start}
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        waiting |= (ours(TREES[module]) & TREES.keys()) - found - {"hub_client"}
+    return found
+
+
+def test_nothing_that_pull_reaches_unpickles() -> None:
+    modules = reached("hub_client.client")
+    assert {"hub_client.store.bundle", "hub_client.model", "hub_client.architectures.scvi_tools"} <= modules
+    assert not {module for module in modules if module.startswith("hub_client.legacy")}
+    assert not [module for module in modules if any(map(unpickles, ast.walk(TREES[module])))]
+
+
+PULLED = """
+import sys
+import hub_client
+hub_client.pull  # what it imports may unpickle: the libraries do as they like before anything of a stranger's is read
+asked = []
+sys.addaudithook(lambda event, arguments: asked.append(arguments) if event == "pickle.find_class" else None)
+model = hub_client.pull("pbmc-scpoli", hub="bundled")
+assert model.manifest.name == "pbmc-scpoli"
+print([name for name in sys.modules if name.startswith("hub_client.legacy")], asked)
+"""
+
+
+@pytest.mark.slow
+def test_a_pull_unpickles_nothing() -> None:
+    """Python tells of every class and function that an unpickler looks up, whoever runs it."""
+    done = subprocess.run([sys.executable, "-c", PULLED], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[] []"
+
+
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """How many lines a function's body has, its docstring aside."""
     documented = ast.get_docstring(function) is not None and len(function.body) > 1

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "replay": papers.replay,
     "build": releases.build,
     "import": importing.import_model,
+    "export": importing.export_model,
     "export-static": hubs.export_static,
 }
 for name, command in COMMANDS.items():

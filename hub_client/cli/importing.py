@@ -1,4 +1,4 @@
-"""``archzoo import``: a folder that scArches saved, looked into or made a release."""
+"""``archzoo import`` and ``export``: folders of scArches and scvi-tools, made a release or made of one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from hub_client.legacy.inspecting import Inspection
     from hub_client.manifest.v1 import Manifest
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What scArches saved.", show_default=False)]
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="What scArches or scvi-tools saved.", show_default=False)
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder.", show_default=False)]
 Inspect = Annotated[bool, typer.Option("--inspect", help="Show what is inside, and load nothing.")]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="The model's name, instead of the folder's.")]
@@ -37,6 +39,11 @@ Terms = Annotated[
 Reference = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="What scArches saved of the model that surgery started from.")
 ]
+Prefix = Annotated[str, typer.Option(metavar="TEXT", help="What the names of scvi-tools' files begin with.")]
+Scvi = Annotated[
+    Path, typer.Option("--scvi", metavar="FOLDER", help="A new folder for scvi-tools.", show_default=False)
+]
+Replace = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a release that is there already.")]
 TENSORS = (Column("tensor"), Column("shape", "right"))
 ASKED = (Column("is"), Column("asked for"), Column("by", rank=1))
@@ -52,25 +59,29 @@ def import_model(
     gene_ids: GeneIds = None,
     terms: Terms = None,
     reference: Reference = None,
+    prefix: Prefix = "",
     force: Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a release of a model that scArches saved.
+    """Make a release of a model that scArches or scvi-tools saved.
 
-    Reads folders of trVAE, expiMap and scPoli: `attr.pkl`, `model_params.pt`, `var_names.csv`. Needs no scArches, and
-    runs nothing that is in them: a file that asks for more than numbers, text, arrays, tensors and frames is refused,
-    and all that it asks for is listed. What a release cannot hold, such as the training cells, is left out and named.
+    Reads folders of trVAE, expiMap and scPoli (`attr.pkl`, `model_params.pt`, `var_names.csv`), and of scVI, scANVI and
+    totalVI (`model.pt`, or the same three before 0.15), such as repositories of scvi-hub. Runs nothing that is in them:
+    a file that asks for more than numbers, text, arrays, tensors and frames is refused, and all that it asks for is
+    listed. What a release cannot hold, such as the training cells, is left out and named; minified cells become the
+    atlas.
 
     For example:
 
     ```
     archzoo import my-model/ --inspect
     archzoo import my-model/ --organism human --out imported
+    archzoo import human-lung-cell-atlas/ --organism human --out hlca
     archzoo map imported --query lupus.h5ad -c batch=donor --out mapped.h5ad
     ```
     """
     if inspect:
-        _inspect(folder, as_json=as_json)
+        _inspect(folder, prefix=prefix, as_json=as_json)
         return
     if out is None:
         raise errors.InvalidInput("say where to write the release with --out, or look at the folder with --inspect.")
@@ -85,19 +96,48 @@ def import_model(
         gene_ids=None if gene_ids is None else _gene_ids(gene_ids),
         term_names=None if terms is None else read_names(terms),
         reference=reference,
+        prefix=prefix,
     )
     model.save(out, overwrite=force)
     _tell(out, as_json=as_json)
 
 
+def export_model(
+    model: options.ModelName,
+    scvi: Scvi,
+    force: Replace = False,
+    hub: options.HubFolder = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a release of scVI, scANVI or totalVI for scvi-tools.
+
+    `scvi.model.SCVI.load(FOLDER, adata)` reads it, as do those of SCANVI and TOTALVI. Such a folder is a pickle, which
+    runs code when it is loaded: to share a model, share its release, which cannot.
+
+    For example:
+
+    ```
+    archzoo export pbmc-scvi --scvi pbmc-scvi-tools
+    ```
+    """
+    from hub_client.client import Hub
+    from hub_client.legacy.exporting import export_scvi
+
+    written = export_scvi(Hub(hub).pull(model), scvi, overwrite=force)
+    if as_json:
+        screen.say_json({"folder": str(written)})
+    else:
+        screen.say_facts({"folder": str(written), "read by": "scvi-tools, as a pickle: load it where you trust it"})
+
+
 # --- looking ---------------------------------------------------------------------------------------------------------
 
 
-def _inspect(folder: Path, *, as_json: bool) -> None:
+def _inspect(folder: Path, *, prefix: str, as_json: bool) -> None:
     from hub_client.legacy.inspecting import inspect
     from hub_client.legacy.pickles import printable
 
-    found = inspect(folder)
+    found = inspect(folder, prefix=prefix)
     if as_json:
         screen.say_json(_record(folder, found))
         return

@@ -150,7 +150,7 @@ def check(folder: Path) -> None:
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise errors.NotFound(
             f"{folder} has no {errors.names(missing)}. What scArches saves of a model is a folder with "
-            f"{errors.names(NEEDED)}: give that one, whole.",
+            f"{errors.names(NEEDED)}, and what scvi-tools saves is one with model.pt: give that one, whole.",
             name=str(folder),
             suggestions=[str(path.parent) for path in sorted(folder.glob(f"*/{ATTRIBUTES}"))],
         )

@@ -1,4 +1,4 @@
-"""import_legacy(): a folder that scArches saved, as a Model. Needs neither scArches nor trust in who saved it."""
+"""import_legacy(): a folder that scArches or scvi-tools saved, as a Model. Needs no trust in who saved it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.architectures import architecture
+from hub_client.architectures.scvi_tools import KINDS as SCVI_KINDS
 from hub_client.data.genes import plain
-from hub_client.legacy import expimap, folders, scpoli, terms, trvae
+from hub_client.legacy import expimap, folders, scpoli, scvi_files, scvi_hub, scvi_models, terms, trvae
 from hub_client.legacy.folders import Saved
 from hub_client.legacy.vaes import key_of
 from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
 from hub_client.model import Model
 
-FORMAT = "scarches"
+FORMAT, SCVI_FORMAT = "scarches", "scvi-tools"
 TAXONOMY = "2026-05-13"
 """The release of the NCBI taxonomy that these names are from."""
 ORGANISMS = {
@@ -48,19 +49,25 @@ def import_legacy(
     gene_ids: Sequence[str] | Mapping[str, str] | None = None,
     term_names: terms.Names | None = None,
     reference: str | Path | None = None,
+    prefix: str = "",
 ) -> Model:
-    """Return the model in a folder that scArches saved: ``attr.pkl``, ``model_params.pt`` and ``var_names.csv``.
+    """Return the model in a folder that scArches or scvi-tools saved.
+
+    Of scArches' trVAE, expiMap and scPoli that is ``attr.pkl``, ``model_params.pt`` and ``var_names.csv``; of
+    scvi-tools' SCVI, SCANVI and TOTALVI ``model.pt``, or before 0.15 the same three. Where scvi-tools saved minified
+    data beside its model, they become the atlas. A repository of scvi-hub is such a folder: its licence is kept, and
+    what its tags say is in ``extensions``.
 
     Nothing in the folder is executed. What could not be kept is listed in the manifest's ``imported_from``.
 
     Parameters
     ----------
     path
-        The folder; saved by any scArches since 0.3.0, on CPU or GPU.
+        The folder; saved by any scArches since 0.3.0 or scvi-tools since 0.8, on CPU or GPU.
     name
         The manifest's name; None makes it from the folder's.
     kind
-        The kind of model it must be, ``scpoli``, ``expimap`` or ``trvae``; None takes any.
+        The kind of model it must be, such as ``scpoli`` or ``scanvi``; None takes any.
     organism
         What the genes are of: a common name such as ``human`` or ``mouse``, or an ontology term.
     gene_ids
@@ -72,6 +79,8 @@ def import_legacy(
     reference
         The folder of the model that scArches' surgery started from. With it, the rows of its conditions are frozen and
         those of the query's can be trained further; without it, the model is imported as one reference.
+    prefix
+        What scvi-tools was told to begin its files' names with.
 
     Raises
     ------
@@ -92,6 +101,13 @@ def import_legacy(
     >>> model = hub_client.import_legacy("reference_model", organism="human")  # doctest: +SKIP
     >>> hub_client.push(model, "my-lab/lung-atlas")  # doctest: +SKIP
     """
+    place = Path(path).expanduser()
+    if scvi_files.is_saved(place, prefix=prefix):
+        if reference is not None:
+            raise errors.InvalidInput("reference is for scArches' models; leave it out for one of scvi-tools.")
+        saved = scvi_files.read(place, prefix=prefix)
+        facts = {"organism": _organism(organism), "gene_ids": gene_ids, "term_names": term_names}
+        return _of_scvi_tools(saved, facts, name=name, kind=kind)
     return imported(
         read(path),
         name=name,
@@ -137,6 +153,18 @@ def imported(
     _check(tensors, manifest)
     model = Model.build(manifest)
     model.network.load(tensors)
+    model.describe()
+    return model
+
+
+def _of_scvi_tools(saved: scvi_files.Saved, facts: Mapping[str, Any], *, name: str | None, kind: str | None) -> Model:
+    found = scvi_files.kind_of(saved)
+    _check_kind(found, wanted=kind, file=saved.files[0].path)
+    made = scvi_models.converted(saved, name=name or _slug(saved.folder))
+    told = scvi_hub.told(saved.folder, model=SCVI_KINDS[found].model)
+    origin = ImportedFrom(format=SCVI_FORMAT, files=saved.files + told.files, lost=made.lost + told.lost)
+    manifest = _completed(made.manifest.changed(**told.fields), facts, origin=origin)
+    model = Model(manifest, made.network, reference=made.atlas)
     model.describe()
     return model
 
@@ -247,18 +275,28 @@ def kind_of(attributes: Mapping[str, Any]) -> str | None:
 
 
 def _kind(attributes: Mapping[str, Any], *, wanted: str | None) -> str:
-    if wanted is not None and wanted not in KINDS:
-        raise errors.InvalidInput(f"kind is {wanted!r}; it is one of {errors.names(KINDS)}.", facts={"kind": wanted})
     found = kind_of(attributes)
-    if found is None or wanted not in (None, found):
-        looks = f"a model of {found}" if found else f"none of {errors.names(KINDS)}"
+    if found is None:
         raise errors.Unsupported(
-            f"{folders.ATTRIBUTES} describes {looks}" + (f", not of {wanted}" if wanted else "") + ": it has "
+            f"{folders.ATTRIBUTES} describes none of {errors.names(KINDS)}: it has "
             f"{errors.names(sorted(attributes)) or 'no attributes'}. Give the folder of another model.",
             kind=wanted or "unknown",
             verb="import",
         )
+    _check_kind(found, wanted=wanted, file=folders.ATTRIBUTES)
     return found
+
+
+def _check_kind(found: str, *, wanted: str | None, file: str) -> None:
+    known = [*KINDS, *SCVI_KINDS]
+    if wanted is not None and wanted not in known:
+        raise errors.InvalidInput(f"kind is {wanted!r}; it is one of {errors.names(known)}.", facts={"kind": wanted})
+    if wanted not in (None, found):
+        raise errors.Unsupported(
+            f"{file} describes a model of {found}, not of {wanted}. Give the folder of another model.",
+            kind=str(wanted),
+            verb="import",
+        )
 
 
 # --- from the folder to the manifest ---------------------------------------------------------------------------------

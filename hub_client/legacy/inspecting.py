@@ -1,4 +1,4 @@
-"""What is in a folder that scArches saved, told without making anything of it: nothing is executed, however hostile."""
+"""What is in a folder that scArches or scvi-tools saved: nothing is executed to tell it, however hostile."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hub_client.legacy import folders
-from hub_client.legacy.folders import Contents
+import numpy as np
+
+from hub_client import errors
+from hub_client.legacy import folders, scvi_files, scvi_models
+from hub_client.legacy.folders import Asked, Contents
 from hub_client.legacy.importing import kind_of
 from hub_client.legacy.pickles import printable
 
@@ -50,13 +53,15 @@ class Inspection:
         return tuple(asked.name for asked in self.contents.asked if not asked.allowed)
 
 
-def inspect(path: str | Path) -> Inspection:
-    """Return what a folder says that scArches saved, without loading it.
+def inspect(path: str | Path, *, prefix: str = "") -> Inspection:
+    """Return what a folder says that scArches or scvi-tools saved, without loading it.
 
     Parameters
     ----------
     path
         The folder.
+    prefix
+        What scvi-tools was told to begin its files' names with.
 
     Raises
     ------
@@ -65,7 +70,10 @@ def inspect(path: str | Path) -> Inspection:
     IntegrityError
         If a file is damaged. One that asks for what no model needs is told of in ``refused``.
     """
-    contents = folders.look(Path(path).expanduser())
+    place = Path(path).expanduser()
+    if scvi_files.is_saved(place, prefix=prefix):
+        return _of_scvi_tools(place, prefix)
+    contents = folders.look(place)
     said = contents.attributes
     return Inspection(
         kind=kind_of(said),
@@ -75,6 +83,44 @@ def inspect(path: str | Path) -> Inspection:
         settings={_text(name.rstrip("_")): value for name, value in sorted(said.items()) if _is_setting(name, value)},
         contents=contents,
     )
+
+
+def _of_scvi_tools(folder: Path, prefix: str) -> Inspection:
+    """Return what scvi-tools saved; where its files ask for what no model needs, that alone."""
+    asked = scvi_files.asked(folder, prefix=prefix)
+    if not all(one.allowed for one in asked):
+        return Inspection(None, {}, {}, {}, {}, Contents({}, asked, None, (), None))
+    saved = scvi_files.read(folder, prefix=prefix)
+    kind = _known_kind(saved)
+    if kind is None and saved.is_old:
+        return Inspection(None, {}, {}, {}, {}, _contents(saved, asked))
+    said = scvi_models.outlined(saved)
+    return Inspection(
+        kind=kind,
+        conditions={_text(key): _texts(names) for key, names in said.conditions.items()},
+        labels={_text(key): _texts(names) for key, names in said.labels.items()},
+        programs={},
+        settings={"scvi-tools": _text(said.version)}
+        | {_text(name): _told(value) for name, value in sorted(said.parameters.items()) if _is_short(value)},
+        contents=_contents(saved, asked),
+    )
+
+
+def _contents(saved: scvi_files.Saved, asked: tuple[Asked, ...]) -> Contents:
+    genes = np.concatenate([*saved.genes.values()]) if isinstance(saved.genes, dict) else saved.genes
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.state.items()}
+    return Contents(saved.attributes, asked, shapes, tuple(map(str, genes)), saved.cells)
+
+
+def _known_kind(saved: scvi_files.Saved) -> str | None:
+    try:
+        return scvi_files.kind_of(saved)
+    except errors.Unsupported:
+        return None
+
+
+def _told(value: Any) -> Any:
+    return _text(value) if isinstance(value, str) else value
 
 
 def _conditions(said: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -113,8 +159,10 @@ _TOLD |= {"ext_mask_", "input_dim_", "labeled_indices_", "mask_", "n_ext_", "n_e
 
 
 def _is_setting(name: str, value: Any) -> bool:
-    if name in _TOLD or not name.endswith("_"):
-        return False
+    return name not in _TOLD and name.endswith("_") and _is_short(value)
+
+
+def _is_short(value: Any) -> bool:
     items = value if isinstance(value, list) else [value]
     return len(items) <= LONGEST and all(isinstance(item, PLAIN) for item in items)
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from hub_client import errors
 from hub_client.architectures.scvi_tools import KINDS, scvi_tools
 from hub_client.legacy import folders, frames, pickles, values, weights
+from hub_client.legacy.folders import Asked
 from hub_client.legacy.pickles import Pickled
 from hub_client.manifest.v1 import OriginalFile
 
@@ -89,7 +90,10 @@ def is_saved(folder: Path, *, prefix: str = "") -> bool:
     attributes = folder / f"{prefix}{folders.ATTRIBUTES}"
     if not attributes.is_file():
         return False
-    said = pickles.read(_content(folder, attributes.name, most=pickles.MAX_BYTES), file=attributes.name).value
+    content = _content(folder, attributes.name, most=pickles.MAX_BYTES)
+    if not any(name.encode() in content for name in (REGISTRY, SETUP)):
+        return False
+    said = pickles.read(content, file=attributes.name).value
     return isinstance(said, dict) and not said.keys().isdisjoint({REGISTRY, SETUP})
 
 
@@ -142,6 +146,31 @@ def check(folder: Path, *, prefix: str = "") -> None:
             name=str(folder),
             suggestions=[str(path.parent) for path in sorted(folder.glob(f"*/{prefix}{MODEL}"))],
         )
+
+
+def asked(folder: Path, *, prefix: str = "") -> tuple[Asked, ...]:
+    """Return all that a folder's files ask for, without making anything of it.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        As :func:`read`.
+    IntegrityError
+        If a file is damaged.
+    """
+    check(folder, prefix=prefix)
+    file = f"{prefix}{MODEL}"
+    if (folder / file).is_file():
+        said, beside = pickled(_content(folder, file, most=folders.MAX_BYTES[folders.WEIGHTS]), file=file)
+        return tuple(Asked(file, name, name in values.READERS or name in beside) for name in said.names)
+    contents = _triple(folder, prefix)
+    file, tensors = f"{prefix}{folders.ATTRIBUTES}", f"{prefix}{folders.WEIGHTS}"
+    named = pickles.read(contents[folders.ATTRIBUTES], file=file).names
+    wanted = weights.names(contents[folders.WEIGHTS], file=tensors)
+    return (
+        *(Asked(file, name, name in values.READERS) for name in named),
+        *(Asked(tensors, name, name in weights.ALLOWED) for name in wanted),
+    )
 
 
 @contextmanager
@@ -280,7 +309,7 @@ def _read_model(folder: Path, prefix: str) -> Saved:
 
 
 def _read_triple(folder: Path, prefix: str) -> Saved:
-    contents = {name: _content(folder, f"{prefix}{name}", most=folders.MAX_BYTES[name]) for name in TRIPLE}
+    contents = _triple(folder, prefix)
     file = f"{prefix}{folders.ATTRIBUTES}"
     attributes = values.rebuilt(pickles.read(contents[folders.ATTRIBUTES], file=file), file=file)
     cells = _cells(folder, prefix)
@@ -296,6 +325,10 @@ def _read_triple(folder: Path, prefix: str) -> Saved:
             *folders.saved_cells(cells),
         ),
     )
+
+
+def _triple(folder: Path, prefix: str) -> dict[str, bytes]:
+    return {name: _content(folder, f"{prefix}{name}", most=folders.MAX_BYTES[name]) for name in TRIPLE}
 
 
 def _content(folder: Path, name: str, *, most: int) -> bytes:
