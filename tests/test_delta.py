@@ -146,3 +146,14 @@ def test_surgery_on_a_delta_is_a_release_of_its_own(hub: Hub) -> None:
 def test_a_delta_needs_a_parent_in_the_manifest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"delta needs lineage\.parent"):
         release(tmp_path / "orphan", delta={"size": 1, "sha256": "0" * 64})
+
+
+@pytest.mark.slow
+def test_a_whole_copy_of_a_delta_is_bundled_by_its_name(hub: Hub, tmp_path: Path) -> None:
+    hub.push(trained("scpoli"), "lab/blood")
+    hub.push(mapped(hub.pull("lab/blood")), "lab/blood", delta=True)
+    whole = hub.download("lab/blood", tmp_path / "whole")
+    with pytest.raises(errors.InvalidInput, match="by its name in a hub"):
+        hub.bundle(whole, tmp_path / "whole.tar")
+    assert not (tmp_path / "whole.tar").exists()
+    assert hub.bundle("lab/blood", tmp_path / "delta.tar").stat().st_size < 60_000

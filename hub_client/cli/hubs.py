@@ -19,7 +19,7 @@ def bundle(model: options.ModelName, out: Out, hub: options.HubFolder = None, as
     """Write a release as one file.
 
     To carry to a machine without a network, where `archzoo pull FILE.tar` puts it into the cache. The file is a plain
-    tar; the same release always gives the same bytes.
+    tar; the same release always gives the same bytes. A delta needs its parent there, too: bundle both.
 
     For example:
 

@@ -118,7 +118,7 @@ class HuggingFaceWire:
             branches,
             {one.name: one.commit for one in found.tags},
             {one.ref: one.commit for one in found.proposals},
-            self._yanked(repo, yanks) if yanks else {},
+            yanking.reasons(self._yanked(repo, yanks)) if yanks else {},
         )
 
     def log(self, repo: str) -> list[Logged]:
@@ -135,9 +135,9 @@ class HuggingFaceWire:
         """Return a commit's document, if the hub says that it is this commit's."""
         return self._file(repo, commit, DOCUMENT[self._kind], limit=MAX_BYTES)
 
-    def _yanked(self, repo: str, commit: str) -> Mapping[str, str]:
+    def _yanked(self, repo: str, commit: str) -> tuple[yanking.Yank, ...]:
         content = self._file(repo, commit, yanking.FILE, limit=yanking.MAX_BYTES)
-        return yanking.reasons(yanking.read(content, source=repo)) if content is not None else {}
+        return yanking.read(content, source=repo) if content is not None else ()
 
     def _file(self, repo: str, commit: str, name: str, *, limit: int) -> bytes | None:
         answer = self._client.get(self._place(repo, commit, name), limit=limit, elsewhere=True)
@@ -196,6 +196,27 @@ class HuggingFaceWire:
         """Tag a commit."""
         with self._library() as api:
             api.create_tag(repo, tag=version, revision=commit, repo_type=_TYPES[self._kind])
+
+    def yank(self, repo: str, yank: yanking.Yank) -> None:
+        """Commit the longer list to its branch, which is made at the first time; MovedOn if it is not the one seen."""
+        from huggingface_hub import CommitOperationAdd
+
+        answer = self._client.get(f"api/{self._kind}/{repo}/refs", limit=_PAGE)
+        found = self._validated(_Heads, self._json(answer))
+        before = {one.name: one.commit for one in found.branches}.get(yanking.BRANCH)
+        said = self._yanked(repo, before) if before else ()
+        content = yanking.dump([*(one for one in said if one.version != yank.version), yank])
+        with self._library() as api:
+            if before is None:
+                api.create_branch(repo, branch=yanking.BRANCH, repo_type=_TYPES[self._kind])
+            api.create_commit(
+                repo,
+                [CommitOperationAdd(path_in_repo=yanking.FILE, path_or_fileobj=content)],
+                commit_message=f"Yank {yank.version}: {yank.reason}",
+                repo_type=_TYPES[self._kind],
+                revision=yanking.BRANCH,
+                parent_commit=before,
+            )
 
     def _operations(self, change: Change, opened: ExitStack, advance: progress.Advance) -> list[Any]:
         """Return what the commit does: open files take the path of plain uploads, which every hub knows."""

@@ -13,12 +13,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from hub_client import errors
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.store import contents, environment, progress
+from hub_client.store import contents, environment, progress, yanking
 from hub_client.store.cache import Cache, Wanted
 from hub_client.store.facts import COMMIT, Facts, Logged, Notebook
 from hub_client.store.protocol import DOCUMENT, SEMVER, Entry, Kind, choose, semver, stated_version
@@ -131,6 +132,10 @@ class Wire(Protocol):
         """Give a commit its version's tag."""
         ...
 
+    def yank(self, repo: str, yank: yanking.Yank) -> None:
+        """Add to what was yanked, in place of what was said of that version before; MovedOn if somebody was faster."""
+        ...
+
 
 class RemoteStore:
     """A :class:`~hub_client.store.protocol.Store` on the network, with a cache."""
@@ -220,13 +225,19 @@ class RemoteStore:
     # Writing
 
     def yank(self, repo: str, version: str, *, reason: str) -> Ref:
-        """Refuse: yanks are written where the hub's folder is."""
-        raise errors.Unsupported(
-            f"{repo}@{version} in {self.address} cannot be yanked over the network. Where the hub's folder is, run "
-            "archzoo yank with hub= naming that folder.",
-            kind="hub on the network",
-            verb="yank",
-        )
+        """Yank a version, or give another reason for it, and return its release; see the protocol."""
+        said = yanking.checked_reason(reason)
+        environment.refuse_offline(self.address)
+        versions = self._versions(self._facts(repo))
+        ref = self._ref(repo, choose(repo, version, versions=versions, names={}, history=tuple), version)
+        new = yanking.Yank(version=version, digest=ref.digest, reason=said, date=datetime.now(UTC))
+        try:
+            self._wire.yank(repo, new)
+        except MovedOn:
+            raise errors.TransportError(
+                f"somebody else yanked a version of {repo} in {self.address} meanwhile. Nothing was yanked; try again."
+            ) from None
+        return ref
 
     def create(self, repo: str, *, private: bool | None) -> None:
         """Make a repository where there is none; InvalidInput if it exists and is public, but private was asked."""

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hub_client import errors
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.store import durable, http
+from hub_client.store import durable, http, yanking
 from hub_client.store.cache import Wanted
 from hub_client.store.contents import files_of
 from hub_client.store.facts import Facts, Logged, read
@@ -113,6 +113,10 @@ class StaticWire:
         raise self._read_only(repo)
 
     def tag(self, repo: str, version: str, commit: str) -> None:
+        """Refuse."""
+        raise self._read_only(repo)
+
+    def yank(self, repo: str, yank: yanking.Yank) -> None:
         """Refuse."""
         raise self._read_only(repo)
 

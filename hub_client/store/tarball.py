@@ -28,7 +28,7 @@ from pydantic import BaseModel, Field, ValidationError
 from hub_client import errors
 from hub_client.manifest import _json
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.store import _atomic, contents
+from hub_client.store import _atomic, contents, yanking
 from hub_client.store.cache import Cache, Wanted
 from hub_client.store.facts import Commit, Logged, Notebook, Sha256
 from hub_client.store.protocol import DOCUMENT, Kind, Source, stated_version
@@ -88,9 +88,20 @@ def write(source: Source, ref: Ref, target: Path, *, kind: Kind) -> Path:
             _add(tar, RECORD, io.BytesIO((json.dumps(record.model_dump(), indent=1) + "\n").encode()))
             _add(tar, DOCUMENT[kind], io.BytesIO(document))
             for file in contents.files_of(document, source=str(ref)):
+                _check_there(folder / file.name, ref)
                 with (folder / file.name).open("rb") as content:
                     _add(tar, file.name, content)
     return target
+
+
+def _check_there(path: Path, ref: Ref) -> None:
+    """Raise InvalidInput for a folder with the whole of a release that hubs keep as a delta: it has no delta."""
+    if not path.exists():
+        raise errors.InvalidInput(
+            f"{ref} is kept as a delta, and the folder {path.parent} holds the whole of it. Bundle it by its name in a "
+            "hub, and its parent too.",
+            facts={"name": str(path.parent)},
+        )
 
 
 def _add(tar: tarfile.TarFile, name: str, content: BinaryIO) -> None:
@@ -290,6 +301,10 @@ class BundlesWire:
         raise self._read_only(repo)
 
     def tag(self, repo: str, version: str, commit: str) -> None:
+        """Refuse."""
+        raise self._read_only(repo)
+
+    def yank(self, repo: str, yank: yanking.Yank) -> None:
         """Refuse."""
         raise self._read_only(repo)
 

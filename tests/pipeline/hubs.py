@@ -46,5 +46,10 @@ class Exported(Hub):
         static.export([FolderStore(self._place / "folder", kind="models")], self._place / "www")
         return self.resolve(f"{ref.repo}@{ref.commit}")
 
+    def yank(self, name: str, *, reason: str) -> Ref:
+        ref = Hub(self._place / "folder").yank(name, reason=reason)
+        static.export([FolderStore(self._place / "folder", kind="models")], self._place / "www")
+        return ref
+
 
 KINDS: Mapping[str, Callable[[Path], Any]] = {"folder": folder, "served": network, "static": exported}

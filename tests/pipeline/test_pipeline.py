@@ -72,6 +72,19 @@ def test_a_delta_is_pulled_whole_from_every_hub(hub: hub_client.Hub, published: 
 
 
 @pytest.mark.slow
+def test_a_yanked_version_is_yanked_on_every_hub(hub: hub_client.Hub, published: Model) -> None:
+    described = Model(published.manifest.changed(title="Described"), published.network)
+    hub.push(described, "atlas/simulated", version="1.0.1")
+    hub.yank("atlas/simulated@1.0.1", reason="the title is wrong")
+    hub.yank("atlas/simulated@1.0.1", reason="the title is still wrong")
+    assert hub.resolve("atlas/simulated").version == "1.0.0"
+    assert hub.resolve("atlas/simulated@1.0.1").version == "1.0.1"
+    (store,) = hub.stores
+    assert store.yanked("atlas/simulated") == {"1.0.1": "the title is still wrong"}
+    assert [entry.version for entry in hub.history("atlas/simulated")] == ["1.0.1", "1.0.0"]
+
+
+@pytest.mark.slow
 def test_a_second_cohort_on_the_pushed_model(hub: hub_client.Hub, published: Model) -> None:
     for name, batches in (("first", simulated.QUERY), ("second", simulated.SECOND_QUERY)):
         before = published if name == "first" else hub.pull("my-lab/first")
