@@ -87,8 +87,15 @@ def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, 
 
 def _lines(found: Diff) -> dict[str, str]:
     lines = {names.what: _names(names) for names in found.names}
-    lines |= {value.what: _value(value) for value in (*found.values, *found.metrics)}
-    return lines | {"latent": _drift(found.drift), "version": f"{found.needed}: {found.reason}"}
+    lines |= {value.what: _value(value) for value in found.values}
+    lines |= {_metric(metric.what, found): _value(metric) for metric in found.metrics}
+    return lines | {"latent": _drift(found.drift), "version needed": f"{found.needed}: {found.reason}"}
+
+
+def _metric(metric: str, found: Diff) -> str:
+    """Return a metric's name without data set and split, where no other has the same."""
+    name = metric.partition(" on ")[0]
+    return name if [other.what.partition(" on ")[0] for other in found.metrics].count(name) == 1 else metric
 
 
 def _names(found: Names) -> str:
