@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,10 @@ from hub_client.architectures._base import Array
 from hub_client.manifest.v1 import Term
 from hub_client.model import Model
 
-Method = Literal["sum", "counts"]
+if TYPE_CHECKING:
+    from hub_client.architectures.expimap import ExpiMap
+
+Method = Literal["share", "sum", "counts"]
 
 
 class Directions(NamedTuple):
@@ -26,7 +29,7 @@ class Directions(NamedTuple):
         1 where a high score means high expression of the term's genes, -1 where it means low, 0 where neither, or
         where the term has no weights, ``(terms,)``.
     confidence
-        How far the share of positive weights is from a half, in [0, 1], ``(terms,)``; None for the method ``sum``.
+        How far the share of positive weights is from a half, in [0, 1], ``(terms,)``; None but for ``counts``.
     """
 
     signs: NDArray[np.float32]
@@ -41,12 +44,16 @@ def term_weights(model: Model) -> Array:
     Unsupported
         If the model has no gene programs.
     """
+    return _network(model).term_weights()
+
+
+def _network(model: Model) -> ExpiMap:
     from hub_client.architectures.expimap import ExpiMap
 
     if not isinstance(model.network, ExpiMap):
         kind = model.manifest.architecture.kind
         raise errors.Unsupported(f"{kind} has no gene programs; expiMap has.", kind=kind, verb="terms")
-    return model.network.term_weights()
+    return model.network
 
 
 def active_terms(model: Model) -> NDArray[np.bool_]:
@@ -63,17 +70,18 @@ def active_terms(model: Model) -> NDArray[np.bool_]:
     return active
 
 
-def term_directions(model: Model, *, method: Method = "sum") -> Directions:
+def term_directions(model: Model, *, method: Method = "share") -> Directions:
     """Return which way each term points: scores times the signs are high where the term's genes are.
-
-    All weights count, with a soft mask also those of genes outside the program.
 
     Parameters
     ----------
     model
         An expiMap.
     method
-        By the sign of the ``sum`` of the weights, or by whether more of them are positive than negative (``counts``).
+        By whether the program's ``share`` of a cell's counts rises with the score, which is what the manifest says
+        (:meth:`hub_client.architectures.expimap.ExpiMap.directions` has the formula); by the sign of the ``sum`` of the
+        weights; or by whether more of them are positive than negative (``counts``). The last two are scArches', and
+        count all weights, with a soft mask also those of genes outside the program.
 
     Raises
     ------
@@ -86,20 +94,25 @@ def term_directions(model: Model, *, method: Method = "sum") -> Directions:
         raise errors.InvalidInput(
             f"method is {method!r}; it is one of {errors.names(get_args(Method))}.", facts={"method": method}
         )
-    return METHODS[method](term_weights(model))
+    return METHODS[method](_network(model))
 
 
-def _by_sum(weights: Array) -> Directions:
-    return Directions(np.sign(weights.sum(axis=0, dtype=np.float64)).astype(np.float32), None)
+def _by_share(network: ExpiMap) -> Directions:
+    return Directions(network.directions().astype(np.float32), None)
 
 
-def _by_counts(weights: Array) -> Directions:
+def _by_sum(network: ExpiMap) -> Directions:
+    return Directions(np.sign(network.term_weights().sum(axis=0, dtype=np.float64)).astype(np.float32), None)
+
+
+def _by_counts(network: ExpiMap) -> Directions:
+    weights = network.term_weights()
     weighing, positive = np.count_nonzero(weights, axis=0), np.count_nonzero(weights > 0, axis=0)
     lead = np.where(weighing > 0, 2 * positive / np.maximum(weighing, 1) - 1, 0).astype(np.float32)
     return Directions(np.sign(lead), np.abs(lead))
 
 
-METHODS: Mapping[str, Callable[[Array], Directions]] = {"sum": _by_sum, "counts": _by_counts}
+METHODS: Mapping[str, Callable[[ExpiMap], Directions]] = {"share": _by_share, "sum": _by_sum, "counts": _by_counts}
 
 
 def term_genes(model: Model, term: str | int) -> pd.DataFrame:

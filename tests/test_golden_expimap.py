@@ -220,7 +220,7 @@ def test_terms(name: str) -> None:
     assert by_counts.confidence is not None
     assert_allclose(by_counts.confidence, recording.outputs["directions_counts_confidence"], **CLOSE)
     assert [term.active for term in model.manifest.terms] == recording.outputs["nonzero_terms"].tolist()
-    assert [term.direction for term in model.manifest.terms] == recording.outputs["directions_sum"].tolist()
+    assert [term.direction for term in model.manifest.terms] == term_directions(model).signs.tolist()
 
 
 def tables(recording: Recording, part: str) -> dict[str, dict[str, NDArray[Any]]]:

@@ -31,6 +31,7 @@ from hub_client.legacy.importing import KINDS, NAMES, ORGANISMS, TRAINING, UNTRA
 from hub_client.manifest.v1 import OntologyTerm
 from hub_client.model import Model
 from hub_client.programs import Program
+from hub_client.terms import term_directions
 from tests.golden.recorded import Recording
 
 LEGACY = Path(__file__).parent / "golden" / "legacy"
@@ -258,8 +259,11 @@ def test_recorded_labels(name: str, shared_legacy: Find) -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_recorded_directions(name: str, shared_legacy: Find) -> None:
-    outputs, terms = Recording(name).outputs, import_legacy(shared_legacy(name)).manifest.terms
-    assert [term.direction for term in terms] == outputs["directions_sum"].tolist()
+    """scArches' are of the sum of the weights; the manifest's, of the program's share of the counts."""
+    outputs, model = Recording(name).outputs, import_legacy(shared_legacy(name))
+    terms = model.manifest.terms
+    assert term_directions(model, method="sum").signs.tolist() == outputs["directions_sum"].tolist()
+    assert [term.direction for term in terms] == term_directions(model).signs.tolist()
     annotated = [term.kind == "annotated" for term in terms]
     active = np.array([term.active for term in terms])
     assert np.array_equal(active[annotated], outputs["nonzero_terms"][annotated])
@@ -271,8 +275,8 @@ def test_recorded_enrichment(name: str, tag: str, shared_legacy: Find) -> None:
     recording, model = Recording(name), import_legacy(shared_legacy(name))
     assert isinstance(model.network, ExpiMap)
     mean, variance = model.network.posterior(recording.cells())
-    terms = model.manifest.terms
-    signs = np.array([term.direction if tag == "rest_dirs" else 1 for term in terms])
+    summed = term_directions(model, method="sum").signs
+    signs = summed if tag == "rest_dirs" else np.ones_like(summed)
     prefix = f"enrich_{tag}__"
     groups = {found.removeprefix(prefix).split("__")[0] for found in recording.outputs if found.startswith(prefix)}
     assert groups
@@ -420,7 +424,8 @@ def test_terms_are_named(tmp_path: Path) -> None:
     programs = [Program(f"R-{number}", names[number], tuple(genes[number])) for number in (3, 1, 4, 0, 2)]
     found = import_legacy(folder, term_names=programs).manifest
     assert [(term.id, term.name) for term in found.terms] == [(f"R-{n}", name) for n, name in enumerate(names)]
-    assert [term.direction for term in found.terms] == cells_of(folder)[1]["directions"].tolist()
+    by_sum = term_directions(import_legacy(folder), method="sum").signs
+    assert by_sum.tolist() == cells_of(folder)[1]["directions"].tolist()
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

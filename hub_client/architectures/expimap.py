@@ -14,7 +14,8 @@ a query is given the new block's weights and no others. scArches has one layer f
 are constrained, and overwrites their number in every surgery; it also trains what extensions the reference had, which
 here is asked for by name.
 
-Where this differs on purpose besides: the loss of dependence never is NaN; ``alpha_l1`` can be annealed.
+Where this differs on purpose besides: the loss of dependence never is NaN; ``alpha_l1`` can be annealed; a term's
+direction is that of its program's share of the counts (:meth:`ExpiMap.directions`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +38,7 @@ from hub_client.manifest.configs import ExpiMap as Config
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest, Term
 from hub_client.nn import losses
-from hub_client.nn.layers import Axis, Dense, HiddenLayers, MaskedLinear
+from hub_client.nn.layers import Axis, Dense, GrowingTable, HiddenLayers, MaskedLinear
 from hub_client.nn.penalties import group_lasso_, soft_threshold_
 
 LIBRARY_HIDDEN, LIBRARY = Axis("128", 128), Axis("1", 1)
@@ -166,12 +168,47 @@ class ExpiMap(OneHotVae):
         return [*firsts, *self.decoder.programs, *self._free_layers()]
 
     def facts(self) -> dict[str, object]:
-        """Return the manifest's terms: which have weights, and the sign of their sum."""
-        weights = self.term_weights()
-        active = np.abs(weights).max(axis=0) > 0
-        signs = np.sign(weights.sum(axis=0, dtype=np.float64)).astype(int)
-        found = zip(self.manifest.terms, active.tolist(), signs.tolist(), strict=True)
+        """Return the manifest's terms: which have weights, and which way they point."""
+        active = np.abs(self.term_weights()).max(axis=0) > 0
+        found = zip(self.manifest.terms, active.tolist(), self.directions().tolist(), strict=True)
         return {"terms": tuple(t.model_copy(update={"active": used, "direction": sign}) for t, used, sign in found)}
+
+    def directions(self) -> NDArray[np.int64]:
+        """Return whether each term's program takes more of the counts as its score rises, ``(terms,)``: 1, or -1; or 0.
+
+        A softmax gives gene ``g`` the share ``p_g`` of a cell's counts, which changes by ``p_g (w_g - sum_h p_h w_h)``
+        with the score of a term of weights ``w``. The direction is the sign of the sum of these over the program's
+        genes ``G``::
+
+            sum_(g in G) p_g w_g - (sum_(g in G) p_g) (sum_h p_h w_h)
+
+        at the shares of :meth:`expected_shares`. Lotfollahi 2023 (Methods) and scArches take the sign of the plain sum
+        of the weights, by which genes that are hardly expressed, of which a program has many and whose weights are
+        mostly noise, count as much as its highest. That sum is the direction here where there are no shares: with other
+        last layers, and of terms that hold every gene. 0 is for terms without weights.
+        """
+        weights, program = self.term_weights().astype(np.float64), self._membership()
+        moved = weights.sum(axis=0)
+        if self.config.mean_layer == "softmax":
+            shares = self.expected_shares()
+            changed = shares @ (program * weights) - (shares @ program) * (shares @ weights)
+            moved = np.where(program.all(axis=0), moved, changed)
+        signs: NDArray[np.int64] = np.sign(moved).astype(np.int64)
+        return signs
+
+    def expected_shares(self) -> NDArray[np.float64]:
+        """Return each gene's share of the counts where every score is 0, its prior's mean, ``(genes,)``; of a softmax.
+
+        The mean over the conditions of the first reference, so that no surgery changes it.
+        """
+        table = self.decoder.condition
+        if not isinstance(table, GrowingTable):
+            genes = len(self.manifest.genes.panel)
+            return np.full(genes, 1 / genes)
+        (condition,) = self.manifest.conditions
+        first = sum(name not in condition.added_in for name in condition.categories) or len(condition.categories)
+        shares: NDArray[np.float64] = torch.softmax(table.rows.detach()[:first].double(), dim=1).mean(0).cpu().numpy()
+        return shares
 
     # --- the function ------------------------------------------------------------------------------------------------
 
@@ -305,6 +342,12 @@ class ExpiMap(OneHotVae):
         programs = [program.weight.detach() for program in self.decoder.programs if isinstance(program, MaskedLinear)]
         weights: Array = torch.cat(programs, dim=1).cpu().numpy()
         return weights
+
+    def _membership(self) -> NDArray[np.bool_]:
+        """Return whether a gene is in a term's program, ``(genes, terms)``."""
+        masks = [program.mask for program in self.decoder.programs if isinstance(program, MaskedLinear)]
+        found: NDArray[np.bool_] = torch.cat(masks, dim=1).cpu().numpy() > 0
+        return found
 
 
 def mask_of(block: tuple[Term, ...], *, genes: int) -> Tensor:

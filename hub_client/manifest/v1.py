@@ -254,7 +254,11 @@ class Term(Frozen):
     active: bool = True
     """Whether any gene has a weight in it after training."""
     direction: Literal[-1, 0, 1] = 1
-    """The sign of the sum of its genes' weights: a score times it is high where most of the program is high."""
+    """Whether the program's expected share of the counts rises (1) or falls (-1) with the score; 0 without weights.
+
+    A score times it is high where the program is. With a last layer other than softmax, and for a term that holds every
+    gene, it is the sign of the sum of the weights.
+    """
     added_in: SemVer | None = None
 
 
