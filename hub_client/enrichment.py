@@ -2,7 +2,7 @@
 
 Lotfollahi et al., "Biologically informed deep learning to query gene programs in single-cell atlases", Nature Cell
 Biology 25 (2023), doi 10.1038/s41556-022-01072-x, Methods. Where this differs on purpose from scArches 0.6.1: draws are
-seeded, a group may have any name, and a program's direction is the manifest's, by its share of the counts.
+seeded, a group may have any name, and a program's direction is the manifest's.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def term_scores(
 ) -> pd.DataFrame:
     """Return the score of each gene program in each cell, ``(cells, terms)``, by cell and program name.
 
-    A score is the latent's posterior mean times the program's direction, so that it is high where the program's genes
-    take a large share of the counts.
+    A score is the latent's posterior mean times the program's direction, so that it is high where the program is
+    expressed.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from hub_client.model import Model
 if TYPE_CHECKING:
     from hub_client.architectures.expimap import ExpiMap
 
-Method = Literal["share", "sum", "counts"]
+Method = Literal["expression", "sum", "counts"]
 
 
 class Directions(NamedTuple):
@@ -70,7 +70,7 @@ def active_terms(model: Model) -> NDArray[np.bool_]:
     return active
 
 
-def term_directions(model: Model, *, method: Method = "share") -> Directions:
+def term_directions(model: Model, *, method: Method = "expression") -> Directions:
     """Return which way each term points: scores times the signs are high where the term's genes are.
 
     Parameters
@@ -78,7 +78,7 @@ def term_directions(model: Model, *, method: Method = "share") -> Directions:
     model
         An expiMap.
     method
-        By whether the program's ``share`` of a cell's counts rises with the score, which is what the manifest says
+        By whether the program's expected ``expression`` rises with the score, which is what the manifest says
         (:meth:`hub_client.architectures.expimap.ExpiMap.directions` has the formula); by the sign of the ``sum`` of the
         weights; or by whether more of them are positive than negative (``counts``). The last two are scArches', and
         count all weights, with a soft mask also those of genes outside the program.
@@ -97,7 +97,7 @@ def term_directions(model: Model, *, method: Method = "share") -> Directions:
     return METHODS[method](_network(model))
 
 
-def _by_share(network: ExpiMap) -> Directions:
+def _by_expression(network: ExpiMap) -> Directions:
     return Directions(network.directions().astype(np.float32), None)
 
 
@@ -112,7 +112,11 @@ def _by_counts(network: ExpiMap) -> Directions:
     return Directions(np.sign(lead), np.abs(lead))
 
 
-METHODS: Mapping[str, Callable[[ExpiMap], Directions]] = {"share": _by_share, "sum": _by_sum, "counts": _by_counts}
+METHODS: Mapping[str, Callable[[ExpiMap], Directions]] = {
+    "expression": _by_expression,
+    "sum": _by_sum,
+    "counts": _by_counts,
+}
 
 
 def term_genes(model: Model, term: str | int) -> pd.DataFrame:

@@ -44,8 +44,8 @@ def test_the_panel_has_interferons_genes_so_far_as_they_are_expressed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_interferons_program_is_on_top_in_stimulated_monocytes(kang: AnnData, seed: int) -> None:
-    """Which way the antiviral program points is not asked: most of its genes are nuclear pores, which decide it."""
+def test_interferons_programs_are_on_top_in_stimulated_monocytes(kang: AnnData, seed: int) -> None:
+    """All three point up, at odds of more than ten to one; the first five were measured, in three trainings."""
     stimulated, resting = (kang[kang.obs["condition"] == name] for name in ("IFN-beta", "control"))
     reference = hub_client.pull("pbmc-expimap")
     query = hub_client.align(stimulated, reference, conditions={"batch": "batch"})
@@ -64,7 +64,6 @@ def test_interferons_program_is_on_top_in_stimulated_monocytes(kang: AnnData, se
     ).set_index("term")
     factors = table["bayes_factor"]
     ranks = {name: place for place, name in enumerate(factors.index)}
-    assert ranks[ALPHA_BETA] == 0
-    assert factors[ALPHA_BETA] > max(5, 1.3 * abs(factors.iloc[1]))
-    assert ranks[ANTIVIRAL] < 6
-    assert ranks[GAMMA] < 40 and factors[GAMMA] > 0.3
+    assert ranks[ALPHA_BETA] < 2 and factors[ALPHA_BETA] > 5.5
+    assert ranks[ANTIVIRAL] < 4 and factors[ANTIVIRAL] > 3.5
+    assert ranks[GAMMA] < 8 and factors[GAMMA] > 2.3

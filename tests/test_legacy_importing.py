@@ -259,7 +259,7 @@ def test_recorded_labels(name: str, shared_legacy: Find) -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_recorded_directions(name: str, shared_legacy: Find) -> None:
-    """scArches' are of the sum of the weights; the manifest's, of the program's share of the counts."""
+    """scArches' are of the sum of the weights; the manifest's, of the program's expression."""
     outputs, model = Recording(name).outputs, import_legacy(shared_legacy(name))
     terms = model.manifest.terms
     assert term_directions(model, method="sum").signs.tolist() == outputs["directions_sum"].tolist()

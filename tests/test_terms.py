@@ -77,7 +77,7 @@ def with_shares(model: Model, shares: dict[int, float]) -> Model:
     return model
 
 
-def test_directions_by_share(model: Model) -> None:
+def test_directions_by_expression(model: Model) -> None:
     """The four genes by which program 2 falls hold hardly any counts in one model and most of them in the other."""
     rare, common = dict.fromkeys(range(22, 26), 0.0001), dict.fromkeys(range(22, 26), 0.05)
     found = term_directions(with_shares(model, rare))
@@ -87,7 +87,7 @@ def test_directions_by_share(model: Model) -> None:
     assert network_of(model).expected_shares()[22] == pytest.approx(0.05)
 
 
-def test_a_share_falls_where_other_genes_rise_more() -> None:
+def test_a_program_falls_where_other_genes_rise_more() -> None:
     """With a soft mask: all of the program's own weights are positive, and the largest one is of a gene outside it."""
     model = Model.build(manifest("expimap", soft_mask=True))
     weights = torch.zeros(60, 6)
@@ -98,10 +98,11 @@ def test_a_share_falls_where_other_genes_rise_more() -> None:
     assert term_directions(with_shares(model, {40: 1e-6})).signs[1] == 1
 
 
-def test_directions_are_those_of_the_share_that_is_decoded(model: Model) -> None:
-    """By the decoder itself: the mean over conditions of each program's share, at scores just above and below 0."""
+def test_directions_are_those_of_what_is_decoded(model: Model) -> None:
+    """By the decoder itself: the square roots of a program's shares, at scores just above and below 0."""
     generator = torch.Generator().manual_seed(1)
-    tensors = model.network.tensors()
+    shares = torch.softmax(2 * torch.randn(60, generator=generator), dim=0).tolist()
+    tensors = with_shares(model, dict(enumerate(shares[:59]))).network.tensors()
     mask = tensors["decoder.programs.0.weight"].new_tensor(
         [[g in t.genes for t in model.manifest.terms] for g in range(60)]
     )
@@ -111,8 +112,10 @@ def test_directions_are_those_of_the_share_that_is_decoded(model: Model) -> None
     for position, sign in enumerate(network.directions()[:6]):
         z = torch.zeros(3, 7, dtype=torch.float64)
         z[:, position] = step
-        share = [torch.softmax(network.decoder(at, codes), 1).mean(0) @ mask[:, position].double() for at in (z, -z)]
-        assert torch.sign(share[0] - share[1]).item() == sign
+        above, below = (
+            torch.softmax(network.decoder(at, codes), 1).sqrt() @ mask[:, position].double() for at in (z, -z)
+        )
+        assert torch.sign(above - below).tolist() == [sign] * 3
 
 
 def test_surgery_leaves_directions_alone(model: Model) -> None:
@@ -164,7 +167,7 @@ def test_what_there_is_none_of(model: Model) -> None:
     assert caught.value.unknown == ("TNF",)
     with pytest.raises(errors.VocabularyError, match="no term 7"):
         term_genes(model, 7)
-    with pytest.raises(errors.InvalidInput, match="method is 'mean'; it is one of share, sum, counts"):
+    with pytest.raises(errors.InvalidInput, match="method is 'mean'; it is one of expression, sum, counts"):
         term_directions(model, method="mean")  # type: ignore[arg-type]
     with pytest.raises(errors.Unsupported, match="trvae has no gene programs"):
         active_terms(Model.build(manifest("trvae")))

@@ -15,7 +15,7 @@ are constrained, and overwrites their number in every surgery; it also trains wh
 here is asked for by name.
 
 Where this differs on purpose besides: the loss of dependence never is NaN; ``alpha_l1`` can be annealed; a term's
-direction is that of its program's share of the counts (:meth:`ExpiMap.directions`).
+direction is told by the shares of counts that its genes have (:meth:`ExpiMap.directions`).
 """
 
 from __future__ import annotations
@@ -174,24 +174,26 @@ class ExpiMap(OneHotVae):
         return {"terms": tuple(t.model_copy(update={"active": used, "direction": sign}) for t, used, sign in found)}
 
     def directions(self) -> NDArray[np.int64]:
-        """Return whether each term's program takes more of the counts as its score rises, ``(terms,)``: 1, or -1; or 0.
+        """Return whether each term's program is expressed more as its score rises, ``(terms,)``: 1, or less: -1; or 0.
 
-        A softmax gives gene ``g`` the share ``p_g`` of a cell's counts, which changes by ``p_g (w_g - sum_h p_h w_h)``
-        with the score of a term of weights ``w``. The direction is the sign of the sum of these over the program's
-        genes ``G``::
+        A softmax gives gene ``g`` the share ``p_g`` of a cell's counts. The noise of a count grows as its square root,
+        so genes are compared on the scale of ``sqrt(p_g)``, on which all have the same noise. With the score of a term
+        of weights ``w`` it changes by ``sqrt(p_g) (w_g - sum_h p_h w_h) / 2``. The direction is the sign of the sum of
+        these over the program's genes ``G``, at the shares of :meth:`expected_shares`::
 
-            sum_(g in G) p_g w_g - (sum_(g in G) p_g) (sum_h p_h w_h)
+            sum_(g in G) sqrt(p_g) w_g - (sum_(g in G) sqrt(p_g)) (sum_h p_h w_h)
 
-        at the shares of :meth:`expected_shares`. Lotfollahi 2023 (Methods) and scArches take the sign of the plain sum
-        of the weights, by which genes that are hardly expressed, of which a program has many and whose weights are
-        mostly noise, count as much as its highest. That sum is the direction here where there are no shares: with other
-        last layers, and of terms that hold every gene. 0 is for terms without weights.
+        Lotfollahi 2023 (Methods) and scArches take the sign of the plain sum of the weights, by which genes that are
+        hardly expressed, of which a program has many and whose weights are mostly noise, count as much as its highest.
+        That sum is the direction here where there are no shares: with other last layers, and of terms that hold every
+        gene. 0 is for terms without weights.
         """
         weights, program = self.term_weights().astype(np.float64), self._membership()
         moved = weights.sum(axis=0)
         if self.config.mean_layer == "softmax":
             shares = self.expected_shares()
-            changed = shares @ (program * weights) - (shares @ program) * (shares @ weights)
+            roots = np.sqrt(shares)
+            changed = roots @ (program * weights) - (roots @ program) * (shares @ weights)
             moved = np.where(program.all(axis=0), moved, changed)
         signs: NDArray[np.int64] = np.sign(moved).astype(np.int64)
         return signs

@@ -254,10 +254,10 @@ class Term(Frozen):
     active: bool = True
     """Whether any gene has a weight in it after training."""
     direction: Literal[-1, 0, 1] = 1
-    """Whether the program's expected share of the counts rises (1) or falls (-1) with the score; 0 without weights.
+    """Whether the program is expressed more (1) or less (-1) as the score rises; 0 without weights.
 
-    A score times it is high where the program is. With a last layer other than softmax, and for a term that holds every
-    gene, it is the sign of the sum of the weights.
+    A score times it is high where the program is. It goes by the square roots of the genes' expected shares of counts;
+    with a last layer other than softmax, and for a term that holds every gene, by the sum of the weights.
     """
     added_in: SemVer | None = None
 
