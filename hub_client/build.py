@@ -24,6 +24,8 @@ from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
 from hub_client.data.panel import allowed, paired, select_panel
 from hub_client.evaluate import evaluate
+from hub_client.manifest.configs import Scvi
+from hub_client.manifest.plan import Plan
 from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
 from hub_client.manifest.report import Report
 from hub_client.manifest.v1 import (
@@ -35,6 +37,7 @@ from hub_client.manifest.v1 import (
     LabelLevel,
     Manifest,
     Metric,
+    Proteins,
     PrototypeLevel,
     Prototypes,
     Training,
@@ -109,9 +112,10 @@ def build(
     folder = Path(out) / recipe.name / recipe.version
     _check_free(folder, overwrite=overwrite)
     model, training, held_out = prepare(recipe, data=Path(data))
-    history = train(model, training, plan=recipe.plan, seed=recipe.seed, accelerator=accelerator, progress=progress)
-    if history.stopped == "interrupted":
-        raise KeyboardInterrupt  # a model that is trained in part is no release
+    runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
+    if recipe.pretraining is not None:
+        _start_from_scvi(model, training, plan=recipe.pretraining, **runtime)
+    _train_whole(model, training, plan=recipe.plan, **runtime)
     model = with_atlas(model, training) if recipe.atlas else model
     model = with_classifiers(model, training) if recipe.trust.transfer in EXPRESSED else model
     _judge(model, held_out, recipe)
@@ -120,6 +124,19 @@ def build(
     if Path(out).resolve() == _resources.released().resolve():
         card.render_zoo(_resources.released(), _resources.cards())
     return folder
+
+
+def _start_from_scvi(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:
+    """Give an untrained scANVI the encoder and decoder of a scVI that is trained on the same cells."""
+    config = model.manifest.architecture.model_dump(include=set(Scvi.model_fields)) | {"kind": "scvi"}
+    scvi = Model.build(model.manifest.changed(architecture=Scvi.model_validate(config), tensors=()), seed=seed)
+    _train_whole(scvi, training, plan=plan, seed=seed, **runtime)
+    model.network.load(model.network.tensors() | scvi.network.tensors())
+
+
+def _train_whole(model: Model, training: Cells, *, plan: Plan, **runtime: Any) -> None:
+    if train(model, training, plan=plan, **runtime).stopped == "interrupted":
+        raise KeyboardInterrupt  # a model that is trained in part is no release
 
 
 def prepare(recipe: Recipe, *, data: Path) -> tuple[Model, Cells, Cells]:
@@ -243,6 +260,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         assay=tuple(map(recipe.term, recipe.assay)),
         disease=tuple(map(recipe.term, recipe.disease)),
         genes=panel,
+        proteins=_proteins(recipe, source),
         terms=chosen.terms if chosen else (),
         conditions=tuple(
             Condition(**dict(rule), categories=datasets.categories(obs[rule.key])) for rule in recipe.conditions
@@ -252,6 +270,14 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         prototypes=_PROTOTYPES.get(recipe.architecture.kind, _no_prototypes)(recipe),
         training=Training(datasets=source.records),
     )
+
+
+def _proteins(recipe: Recipe, source: datasets.Reference) -> Proteins | None:
+    """Return the panel of all proteins that the data sets measured; training finds out which each batch did."""
+    if datasets.PROTEINS not in source.counts.obsm:
+        return None
+    keys = [dataset.proteins.key for dataset in recipe.datasets if dataset.proteins]
+    return Proteins(panel=tuple(source.counts.obsm[datasets.PROTEINS].columns), source=keys[0])
 
 
 _COPIED = (

@@ -1,17 +1,24 @@
-"""impute_proteins(): what a totalVI expects of proteins that cells did not have measured."""
+"""impute_proteins(): what a totalVI expects of proteins, also in cells that did not have them measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 
 from hub_client import errors
 from hub_client.architectures._scvi_models import quiet, scvi_model
 from hub_client.architectures.scvi_tools import ScviTools
 from hub_client.data.cells import Cells, aligned
 from hub_client.model import Model
+
+PROTEINS_KEY = "X_proteins_imputed"
+"""Where :func:`hub_client.map_query` writes imputed proteins in ``obsm``, and their names in ``uns``."""
+CELLS_AT_ONCE = 10_000
+"""Draws are held for so many cells at a time."""
 
 
 def impute_proteins(
@@ -30,7 +37,8 @@ def impute_proteins(
     cells
         From :func:`hub_client.align`.
     under
-        Batches under which the cells are imagined: some that measured the proteins. Empty is the cells' own.
+        Batches under which the cells are imagined: some that measured the proteins. Empty takes
+        :func:`measuring_batches`.
     samples
         How many draws.
     seed
@@ -45,7 +53,7 @@ def impute_proteins(
 
     Examples
     --------
-    >>> proteins = impute_proteins(model, cells, under=["10k"])  # doctest: +SKIP
+    >>> proteins = impute_proteins(model, cells)  # doctest: +SKIP
     """
     network = model.network
     if model.manifest.proteins is None or not isinstance(network, ScviTools):
@@ -53,11 +61,38 @@ def impute_proteins(
         raise errors.Unsupported(f"{kind} has no proteins; totalvi has.", kind=kind, verb="impute_proteins")
     for axis in list(model.vocabulary.conditions.values())[:1]:
         axis.codes(list(under))
-    theirs = scvi_model(network, aligned(cells))
+    batches = tuple(under) or measuring_batches(model)
+    cells = aligned(cells)
+    starts = range(0, len(cells), CELLS_AT_ONCE)
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _, proteins = theirs.get_normalized_expression(
-            n_samples=samples, transform_batch=list(under) or None, silent=True, return_numpy=False
-        )
-    found: pd.DataFrame = proteins
-    return found
+        parts = (cells.rows(np.arange(start, min(start + CELLS_AT_ONCE, len(cells)))) for start in starts)
+        return pd.concat([_imputed(network, part, under=batches, samples=samples) for part in parts])
+
+
+def _imputed(network: ScviTools, cells: Cells, *, under: Sequence[str], samples: int) -> pd.DataFrame:
+    gene = network.vocabulary.genes[0]  # scvi-tools holds every draw of every gene that is not left out
+    _, found = scvi_model(network, cells).get_normalized_expression(
+        gene_list=[gene], n_samples=samples, transform_batch=list(under) or None, silent=True, return_numpy=False
+    )
+    proteins: pd.DataFrame = found
+    return proteins
+
+
+def measuring_batches(model: Model) -> tuple[str, ...]:
+    """Return the reference's batches that measured the whole panel, or, where none did, those that measured any of it.
+
+    Empty for a model without a batch key.
+    """
+    panel, axes = model.manifest.proteins, list(model.vocabulary.conditions.values())[:1]
+    if panel is None or not axes:
+        return ()
+    known = axes[0].names[: axes[0].reference]
+    whole = tuple(name for name in known if name not in panel.measured)
+    return whole or tuple(name for name in known if panel.measured[name])
+
+
+def write_proteins(adata: AnnData, proteins: pd.DataFrame) -> None:
+    """Put imputed proteins, ``(cells, proteins)``, into ``obsm``, and their names into ``uns``."""
+    adata.obsm[PROTEINS_KEY] = proteins.to_numpy()
+    adata.uns[PROTEINS_KEY] = np.array(proteins.columns, dtype=object)

@@ -19,6 +19,7 @@ from hub_client.data.align import align
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.reading import Query
 from hub_client.enrichment import scores_at, write_scores
+from hub_client.impute import impute_proteins, write_proteins
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.receipt import Asked, Receipt
 from hub_client.model import Model
@@ -44,7 +45,8 @@ class Mapping:
         A copy of the query with ``obsm["X_latent"]``, ``obs["<label key>_pred"]``, ``obs["<label key>_uncertainty"]``
         and, in ``uns["archzoo"]``, where they come from: the reference, how genes matched, seed and versions; the plan
         and the start of new conditions where there was something to train. Of a model with gene programs also
-        ``obsm["X_terms"]``, the score of each active program, and their names in ``uns["X_terms"]``.
+        ``obsm["X_terms"]``, the score of each active program, and their names in ``uns["X_terms"]``; of a model with
+        proteins ``obsm["X_proteins_imputed"]``, and their names in ``uns["X_proteins_imputed"]``.
     model
         The model that knows the query's conditions: what to push.
     predictions
@@ -55,6 +57,10 @@ class Mapping:
         What alignment found: coverage, missing and renamed genes, warnings.
     scores
         The score of each active gene program, ``(cells, terms)``, by cell and program name; None for a model without.
+    proteins
+        Expected foreground counts of the model's proteins, ``(cells, proteins)``, as the reference's batches would have
+        measured them (:func:`hub_client.impute.impute_proteins`), also in a query without proteins; None for a model
+        without.
     receipt
         What the mapping was made of and what came out, in hashes: :func:`hub_client.replay.replay` makes it again. Its
         JSON is also in ``uns["archzoo"]["receipt"]``.
@@ -67,6 +73,7 @@ class Mapping:
     alignment: GeneReport
     receipt: Receipt
     scores: pd.DataFrame | None = None
+    proteins: pd.DataFrame | None = None
 
 
 def map_query(
@@ -113,7 +120,8 @@ def map_query(
     Returns
     -------
     Mapping
-        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``, ``.scores``, ``.receipt``.
+        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``, ``.scores``, ``.proteins``,
+        ``.receipt``.
 
     Raises
     ------
@@ -157,6 +165,7 @@ def map_query(
         layer=layer,
         min_coverage=min_coverage,
         size_factor=size_factor,
+        proteins=proteins,
         start=start,
         plan=used,
         seed=seed,
@@ -168,8 +177,9 @@ def map_query(
     used_device = history.device if history else device
     made = receipt(cells, reference, predictions, asked=asked, device=used_device, versions=versions())
     provenance["receipt"] = made.to_bytes().decode()
-    written = _written(query, predictions, provenance, scores)
-    return Mapping(written, model, predictions, history, cells.report, made, scores)
+    imputed = None if model.manifest.proteins is None else impute_proteins(model, cells, seed=seed)
+    written = _written(query, predictions, provenance, scores, imputed)
+    return Mapping(written, model, predictions, history, cells.report, made, scores, imputed)
 
 
 def has_news(reference: Model, cells: Cells) -> bool:
@@ -183,9 +193,13 @@ def has_news(reference: Model, cells: Cells) -> bool:
 
 
 def _written(
-    query: AnnData, predictions: Predictions, provenance: dict[str, Any], scores: pd.DataFrame | None
+    query: AnnData,
+    predictions: Predictions,
+    provenance: dict[str, Any],
+    scores: pd.DataFrame | None,
+    proteins: pd.DataFrame | None,
 ) -> AnnData:
-    """Return a copy of the query, in memory, with latent, labels, programs' scores and provenance."""
+    """Return a copy of the query, in memory, with latent, labels, programs' scores, proteins and provenance."""
     out = query.to_memory(copy=True)
     out.obsm[LATENT_KEY] = predictions.latent
     for name, column in predictions.to_frame().items():
@@ -193,6 +207,8 @@ def _written(
     out.uns[PROVENANCE_KEY] = provenance
     if scores is not None:
         write_scores(out, scores)
+    if proteins is not None:
+        write_proteins(out, proteins)
     return out
 
 

@@ -76,7 +76,13 @@ def query_record(cells: Cells, reference: Model) -> QueryRecord:
         names=_hash(cells.obs_names),
         conditions={key: _hash(names) for key, names in cells.conditions.items()},
         labels={level: _hash(names) for level, names in cells.labels.items()},
+        proteins=_proteins(cells, reference),
     )
+
+
+def _proteins(cells: Cells, reference: Model) -> str | None:
+    panel = reference.manifest.proteins
+    return None if panel is None or cells.proteins is None else fingerprint(cells.proteins, panel.panel)
 
 
 def _reference(model: Model) -> ReferenceRecord:

@@ -127,6 +127,7 @@ def _changed_query(receipt: Receipt, query: Query, reference: Model) -> tuple[Di
         layer=asked.layer,
         min_coverage=asked.min_coverage,
         size_factor=asked.size_factor,
+        proteins=asked.proteins,
     )
     return differences(receipt, receipt.model_copy(update={"query": query_record(cells, reference)}))
 

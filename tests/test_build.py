@@ -374,6 +374,96 @@ def test_genes_that_few_cells_express_are_chosen_only_by_name(tmp_path: Path) ->
     assert set(names) == {"CD3D", *expressed.index[expressed >= 300]}
 
 
+# --- scvi-tools' three ------------------------------------------------------------------------------------------------
+
+ONE_HOT = [{"key": "batch", "encoding": {"kind": "one-hot"}}]
+SCVI = {"hidden": 16, "latent": 4, "likelihood": "nb"}
+SHORT = {"epochs": 3, "kl_anneal_epochs": 3, "early_stopping": False, "keep_best": False}
+
+
+def of_scvi_tools(data: Path, kind: str, **changes: Any) -> Recipe:
+    return recipe(
+        data,
+        architecture={"kind": kind, **SCVI},
+        conditions=ONE_HOT,
+        trust={"transfer": "mixtures"},
+        gates=[],
+        **{"plan": SHORT} | changes,
+    )
+
+
+@pytest.mark.slow
+def test_a_scanvi_starts_from_a_scvi_where_the_recipe_says_so(tmp_path: Path) -> None:
+    """Without training of its own it is the scVI of the same cells, plan and seed."""
+    first = build(of_scvi_tools(tmp_path, "scvi"), data=tmp_path, out=tmp_path / "scvi", progress=False)
+    untrained = SHORT | {"epochs": 0}
+    wanted = of_scvi_tools(tmp_path, "scanvi", pretraining=SHORT, plan=untrained)
+    second = build(wanted, data=tmp_path, out=tmp_path / "scanvi", progress=False)
+    scvi, scanvi = Model.load(first), Model.load(second)
+    verify(scanvi)
+    shared = scvi.network.tensors()
+    assert all((scanvi.network.tensors()[name] == tensor).all() for name, tensor in shared.items())
+    assert scanvi.manifest.training.plan == wanted.plan
+
+
+@pytest.mark.slow
+def test_a_scanvis_labels_can_come_from_its_own_classifier(tmp_path: Path) -> None:
+    wanted = of_scvi_tools(tmp_path, "scanvi", plan=SHORT | {"epochs": 12, "learning_rate": 0.01})
+    wanted = wanted.model_copy(update={"trust": wanted.trust.model_copy(update={"transfer": "network"})})
+    model = Model.load(build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False))
+    verify(model)
+    assert model.manifest.trust.calibrations[0].transfer == "network"
+    assert next(m.value for m in model.manifest.metrics if m.name == "cell_type.accuracy") > 0.8
+
+
+def with_proteins(data: Path, **changes: Any) -> Recipe:
+    """Write two data sets of which each measured a protein that the other did not, and return a recipe of them."""
+    parts = {"one": cells("b1", count=260, seed=1), "two": cells("b2", count=140, seed=2, dropped=2)}
+    named = {"one": ["CD3_TotalSeqB", "CD19", "CD14"], "two": ["cd-3", "CD19_TotalSeqB", "CD56"]}
+    said = described(parts)
+    for (name, part), dataset in zip(parts.items(), said["datasets"], strict=True):
+        counts = np.random.default_rng(len(part)).poisson(9.0, (part.n_obs, 3)).astype(np.float32)
+        part.obsm["adt"] = pd.DataFrame(counts, index=part.obs_names, columns=named[name])
+        dataset["proteins"] = {"key": "adt", "fingerprint": fingerprint(counts, named[name])}
+        part.write_h5ad(data / f"{name}.h5ad")
+    totalvi = {"kind": "totalvi", "hidden": 16, "latent": 4, "encoder_layers": 1}
+    ours = {"architecture": totalvi, "conditions": ONE_HOT, "trust": {"transfer": "mixtures"}, "gates": []}
+    return Recipe.model_validate(said | ours | {"plan": SHORT} | changes)
+
+
+def test_the_proteins_of_all_data_sets_are_one_panel(tmp_path: Path) -> None:
+    model, training, held_out = prepare(with_proteins(tmp_path), data=tmp_path)
+    assert model.manifest.proteins is not None
+    assert model.manifest.proteins.panel == ("CD3_TotalSeqB", "CD19", "CD14", "CD56")
+    for cells_of in (training, held_out):
+        assert cells_of.proteins is not None
+        first = cells_of.conditions["batch"] == "b1"
+        assert (cells_of.proteins[first, 3] == 0).all() and (cells_of.proteins[~first, 2] == 0).all()
+        assert 7 < cells_of.proteins[:, :2].mean() < 11
+
+
+@pytest.mark.slow
+def test_a_totalvi_is_built_from_data_sets_with_proteins(tmp_path: Path) -> None:
+    model = Model.load(build(with_proteins(tmp_path), data=tmp_path, out=tmp_path / "zoo", progress=False))
+    verify(model)
+    assert model.manifest.proteins is not None and model.manifest.proteins.source == "adt"
+    assert model.manifest.proteins.measured == {"b1": (0, 1, 2), "b2": (0, 1, 3)}
+    assert model.extras["test_vectors.proteins"].shape == (5, 4)
+
+
+def test_other_protein_counts_than_the_recipes_are_refused(tmp_path: Path) -> None:
+    wanted = with_proteins(tmp_path)
+    changed = read_h5ad(tmp_path / "two.h5ad")
+    changed.obsm["adt"].iloc[0, 0] += 1
+    changed.write_h5ad(tmp_path / "two.h5ad")
+    with pytest.raises(errors.IntegrityError, match="its proteins and counts have the fingerprint"):
+        prepare(wanted, data=tmp_path)
+    del changed.obsm["adt"]
+    changed.write_h5ad(tmp_path / "two.h5ad")
+    with pytest.raises(errors.VocabularyError, match=r"no proteins under obsm.'adt'"):
+        prepare(wanted, data=tmp_path)
+
+
 # --- gene programs ----------------------------------------------------------------------------------------------------
 
 PROGRAMS = {

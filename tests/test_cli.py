@@ -209,6 +209,26 @@ def test_info_for_people_and_scripts(run: Run, pushed: dict[str, Any]) -> None:
     assert Manifest.model_validate(told["manifest"]).digest == pushed["digest"]
 
 
+@pytest.mark.slow
+def test_proteins_are_found_where_they_are_said_to_be(run: Run, tmp_path: Path) -> None:
+    model = hub_client.Model.build(simulated.manifest("totalvi"))
+    hub_client.train(model, simulated.cells_for(model.manifest), plan=Plan(epochs=1), progress=False)
+    model.save(tmp_path / "cite")
+    query = simulated.counts(simulated.QUERY, cells=40, proteins=True)
+    query.obsm["adt"] = query.obsm.pop("protein")
+    query.write_h5ad(tmp_path / "query.h5ad")
+    words = ("map", tmp_path / "cite", "--query", tmp_path / "query.h5ad", "--epochs", "1", "--quiet")
+    found = run(*words, "--proteins", "adt", "--out", tmp_path / "mapped.h5ad")
+    assert found.code == 0
+    assert "12 of 12 measured, counts from adt; all 12 imputed" in " ".join(found.out.split())
+    mapped = anndata.read_h5ad(tmp_path / "mapped.h5ad")
+    assert list(mapped.uns["X_proteins_imputed"]) == list(simulated.PROTEINS)
+    assert mapped.obsm["X_proteins_imputed"].shape == (40, 12)
+    refused = run(*words, "--proteins", "prot", "--out", tmp_path / "other.h5ad")
+    assert refused.code == EXIT_CODES[errors.VocabularyError][0]
+    assert "'prot'" in refused.err
+
+
 def test_programs_are_counted_and_named(run: Run, tmp_path: Path) -> None:
     model = hub_client.Model.build(simulated.manifest("expimap"))
     hub_client.train(model, simulated.cells_for(model.manifest), plan=Plan(epochs=1), progress=False, accelerator="cpu")

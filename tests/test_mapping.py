@@ -17,6 +17,7 @@ import pytest
 import hub_client
 from hub_client import errors
 from hub_client.enrichment import written_scores
+from hub_client.impute import impute_proteins
 from hub_client.manifest import Plan
 from hub_client.model import Model
 from tests import simulated
@@ -87,6 +88,42 @@ def test_programs_are_scored_under_their_whole_names(query: anndata.AnnData, tmp
     getattr(mapping.adata, f"write_{suffix}")(tmp_path / f"mapped.{suffix}")
     again = getattr(anndata, f"read_{suffix}")(tmp_path / f"mapped.{suffix}")
     pd.testing.assert_frame_equal(written_scores(again), mapping.scores)
+
+
+@pytest.fixture(scope="module")
+def measuring() -> Model:
+    """A totalVI whose batch b2 did not measure the last protein."""
+    model = Model.build(simulated.manifest("totalvi"))
+    hub_client.train(model, simulated.cells_for(model.manifest), plan=PLAN, progress=False)
+    return model
+
+
+@pytest.mark.slow
+def test_proteins_are_imputed_whether_the_query_has_them_or_not(measuring: Model, tmp_path: Path) -> None:
+    query = simulated.counts(simulated.QUERY, cells=60, proteins=True)
+    query.obsm["adt"] = query.obsm.pop("protein").drop(columns="CD3").add_suffix("_TotalSeqB")
+    mapping = mapped(query, measuring, conditions={"batch": "batch"}, proteins="adt")
+    assert list(mapping.proteins) == list(simulated.PROTEINS)
+    assert (mapping.proteins > 0).all(axis=None)
+    assert mapping.alignment.proteins.missing == ("CD3",)
+    cells = hub_client.align(query, mapping.model, conditions={"batch": "batch"}, proteins="adt")
+    pd.testing.assert_frame_equal(impute_proteins(mapping.model, cells, under=("b0", "b1")), mapping.proteins)
+    mapping.adata.write_h5ad(tmp_path / "mapped.h5ad")
+    again = anndata.read_h5ad(tmp_path / "mapped.h5ad")
+    np.testing.assert_array_equal(again.obsm["X_proteins_imputed"], mapping.proteins)
+    assert list(again.uns["X_proteins_imputed"]) == list(simulated.PROTEINS)
+    del query.obsm["adt"]
+    without = mapped(query, measuring, conditions={"batch": "batch"})
+    assert without.adata.obsm["X_proteins_imputed"].shape == (60, 12)
+    assert without.alignment.proteins.source is None
+    assert (without.receipt.query.proteins, without.receipt.asked.proteins) == (None, None)
+    assert mapping.receipt.query.proteins and mapping.receipt.asked.proteins == "adt"
+
+
+def test_a_model_without_proteins_imputes_none(reference: Model, query: anndata.AnnData) -> None:
+    mapping = mapped(query, reference, conditions={"batch": "batch"})
+    assert mapping.proteins is None
+    assert "X_proteins_imputed" not in {*mapping.adata.obsm, *mapping.adata.uns}
 
 
 def test_a_model_without_programs_scores_none(reference: Model, query: anndata.AnnData) -> None:

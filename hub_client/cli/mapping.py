@@ -47,6 +47,10 @@ Truth = Annotated[
     list[str] | None, _option("LEVEL=COLUMN", "The obs column to judge predictions by. Repeatable.", CELLS)
 ]
 Layer = Annotated[str | None, _option("NAME", "The layer that holds counts.", CELLS)]
+ProteinsKey = Annotated[
+    str | None,
+    _option("KEY", "The key of obsm, or the modality, with protein counts; found by its names if left out.", CELLS),
+]
 MinCoverage = Annotated[
     float | None, _share("Share of the model's genes to insist on, 0 to 1, instead of the model's own.", CELLS)
 ]
@@ -75,6 +79,7 @@ def map_cells(
     labels: Labels = None,
     truth: Truth = None,
     layer: Layer = None,
+    proteins: ProteinsKey = None,
     min_coverage: MinCoverage = None,
     unknown_above: UnknownAbove = None,
     plan: PlanFile = None,
@@ -94,8 +99,9 @@ def map_cells(
     itself does not move: its own cells keep their place in the latent space.
 
     The output is the query with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it
-    came to be in `uns["archzoo"]`; from a model with gene programs also `obsm["X_terms"]`, their scores, and
-    `uns["X_terms"]`, their names. Without `--condition`, the query is one new batch. Beside it goes a receipt
+    came to be in `uns["archzoo"]`. From a model with gene programs it also has their scores in `obsm["X_terms"]`, from
+    one with proteins what it expects of each in every cell, measured or not, in `obsm["X_proteins_imputed"]`; their
+    names are in `uns` under the same keys. Without `--condition`, the query is one new batch. Beside it goes a receipt
     (`mapped.receipt.json`): what went in and came out, in hashes; `archzoo replay` makes the mapping again from it.
 
     For example:
@@ -104,6 +110,7 @@ def map_cells(
     archzoo map pbmc-scpoli --query pbmc68k --out mapped.h5ad
     archzoo map pbmc-scpoli --query lupus.h5ad -c batch=donor --out mapped.h5ad --save-model lupus-model
     archzoo map pbmc-scpoli --query lupus.h5ad --layer counts --truth cell_type=author_label --out mapped.h5ad
+    archzoo map pbmc-cite-totalvi --query cite.h5ad --proteins adt --out mapped.h5ad
     ```
     """
     from hub_client.client import Hub
@@ -113,6 +120,7 @@ def map_cells(
         "conditions": options.pairs(condition, option="--condition") or _example_conditions(query),
         "labels": options.pairs(labels, option="--labels"),
         "layer": layer,
+        "proteins": proteins,
         "min_coverage": min_coverage,
         "unknown_above": unknown_above,
         "start": start,

@@ -26,6 +26,7 @@ def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dic
         "genes": _genes(mapping.alignment, total=len(reference.vocabulary.genes)),
         "training": _training(mapping.history) if mapping.history else None,
         "programs": 0 if mapping.scores is None else mapping.scores.shape[1],
+        "proteins": _proteins(mapping, reference),
         "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
         "evaluation": judged.model_dump(mode="json")["levels"] if judged else None,
         "warnings": list(mapping.alignment.warnings),
@@ -55,6 +56,13 @@ def _genes(found: GeneReport, *, total: int) -> dict[str, Any]:
     }
 
 
+def _proteins(mapping: Mapping, reference: Model) -> dict[str, Any] | None:
+    panel, found = reference.manifest.proteins, mapping.alignment.proteins
+    if panel is None or found is None:
+        return None
+    return {"total": len(panel.panel), "missing": list(found.missing), "counts_from": found.source}
+
+
 def _training(history: History) -> dict[str, Any]:
     return {
         "epochs": len(history.epochs),
@@ -82,6 +90,7 @@ def show(record: dict[str, Any]) -> None:
             "genes": _gene_line(record["genes"]),
             "not measured": _missing_line(record["genes"]),
             "training": _training_line(record["training"]),
+            **({"proteins": _protein_line(record["proteins"])} if record["proteins"] else {}),
             **({"gene programs": f"{record['programs']:,} scores a cell"} if record["programs"] else {}),
             "written": ", ".join(filter(None, record["written"].values())),
         }
@@ -111,6 +120,13 @@ def _gene_line(genes: dict[str, Any]) -> str:
     if genes["weighted_coverage"] is not None:
         line += f"; {genes['weighted_coverage']:.1%} of what the encoder reads"
     return f"{line}; matched by {genes['matched_by']}, counts from {genes['counts_from']}"
+
+
+def _protein_line(proteins: dict[str, Any]) -> str:
+    total, missing = proteins["total"], len(proteins["missing"])
+    if proteins["counts_from"] is None:
+        return f"none measured; all {total:,} imputed"
+    return f"{total - missing:,} of {total:,} measured, counts from {proteins['counts_from']}; all {total:,} imputed"
 
 
 def _missing_line(genes: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ from hub_client import errors
 from hub_client.data.cells import Names
 from hub_client.data.fingerprint import fingerprint
 from hub_client.data.obs import texts
+from hub_client.data.proteins import named, spelling
 from hub_client.data.reading import read_cells
-from hub_client.manifest.recipe import Constant, Dataset, LabelRule, Recipe
+from hub_client.manifest.recipe import Constant, Dataset, LabelRule, ProteinCounts, Recipe
 from hub_client.manifest.v1 import DatasetRecord
+
+PROTEINS = "proteins"
+"""The key of ``obsm`` that holds a reference's protein counts."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Reference:
     counts
         Counts over the genes all data sets share, ``(cells, genes)``; ``obs`` has one column per condition key and
         label level, named as in the recipe and ``""`` for no label, and the size factor's where the recipe names one.
-        Cells are numbered: no barcode gets past this point.
+        Cells are numbered: no barcode gets past this point. ``obsm["proteins"]`` holds counts of every protein that a
+        data set measured, if any, under the name that the first of these spells it by; 0 where it was not measured.
     records
         What the release says of each data set.
     """
@@ -47,11 +52,11 @@ def load(recipe: Recipe, folder: Path) -> Reference:
     NotFound
         If a data set's file is not in the folder.
     IntegrityError
-        If a file's genes and counts are not those the recipe's fingerprint was taken of.
+        If a file's genes and counts, or proteins and counts, are not those the recipe's fingerprint was taken of.
     VocabularyError
-        If a column is missing, a condition is NaN, or the labels are not the recipe's.
+        If a column or the proteins' key is missing, a condition is NaN, or the labels are not the recipe's.
     AlignmentError
-        If a data set names a gene twice, no gene is shared, or no cell is kept.
+        If a data set names a gene or a protein twice, no gene is shared, or no cell is kept.
     """
     parts = [_read(dataset, recipe, folder) for dataset in recipe.datasets]
     joined = concat([part.counts for part in parts], join="inner", index_unique="-")
@@ -61,17 +66,23 @@ def load(recipe: Recipe, folder: Path) -> Reference:
             "column that holds the genes' names."
         )
     joined.obs_names = [str(index) for index in range(joined.n_obs)]
+    if any(dataset.proteins for dataset in recipe.datasets):
+        joined.obsm[PROTEINS] = _proteins([part.counts for part in parts]).set_axis(joined.obs_names)
     _check_labels(joined.obs, recipe)
     return Reference(joined, tuple(record for part in parts for record in part.records))
 
 
 def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> Reference:
     adata = read_cells(_file(dataset, folder)).to_memory()
-    _check_fingerprint(dataset, fingerprint(adata))
-    adata = adata[_kept(dataset, adata.obs)]
+    _check_fingerprint(dataset, fingerprint(adata), expected=dataset.fingerprint, what="genes")
+    proteins = None if dataset.proteins is None else _counted(dataset, adata, dataset.proteins)
+    kept = _kept(dataset, adata.obs)
+    adata = adata[kept]
     counts = AnnData(adata.X if dataset.layer is None else adata.layers[dataset.layer])
     counts.var_names = _gene_names(dataset, adata.var)
     counts.obs = _obs(dataset, recipe, adata.obs)
+    if proteins is not None:
+        counts.obsm[PROTEINS] = proteins[kept].set_axis(counts.obs_names)
     return Reference(counts, (_record(dataset, cells=counts.n_obs),))
 
 
@@ -86,16 +97,40 @@ def _file(dataset: Dataset, folder: Path) -> Path:
     return path
 
 
-def _check_fingerprint(dataset: Dataset, found: str) -> None:
-    if found != dataset.fingerprint:
+def _check_fingerprint(dataset: Dataset, found: str, *, expected: str, what: str) -> None:
+    if found != expected:
         raise errors.IntegrityError(
-            f"{dataset.file} is not the data set {dataset.name!r} of the recipe: its genes and counts have the "
-            f"fingerprint {found}, the recipe's have {dataset.fingerprint}. Fetch the file again, or change the recipe "
-            "if other data are meant.",
+            f"{dataset.file} is not the data set {dataset.name!r} of the recipe: its {what} and counts have the "
+            f"fingerprint {found}, the recipe's have {expected}. Fetch the file again, or change the recipe if other "
+            "data are meant.",
             file=dataset.file,
-            expected=dataset.fingerprint,
+            expected=expected,
             actual=found,
         )
+
+
+def _counted(dataset: Dataset, adata: AnnData, said: ProteinCounts) -> pd.DataFrame:
+    """Return the counts of a data set's proteins, ``(cells, proteins)``, checked against their fingerprint."""
+    found = named(adata, said.key)
+    names = list(map(str, found.columns))
+    if len(set(map(spelling, names))) < len(names):
+        raise errors.AlignmentError(
+            f"data set {dataset.name!r} names proteins in obsm[{said.key!r}] that are spelt alike: "
+            f"{errors.names(names)}. Give each protein one column."
+        )
+    counted = found.to_numpy(dtype=np.float32)
+    _check_fingerprint(dataset, fingerprint(counted, names), expected=said.fingerprint, what="proteins")
+    return pd.DataFrame(counted, index=found.index, columns=names)
+
+
+def _proteins(parts: Sequence[AnnData]) -> pd.DataFrame:
+    """Return the protein counts of all data sets under one spelling each; 0 where a data set measured none."""
+    spellings: dict[str, str] = {}
+    frames = []
+    for part in parts:
+        found = part.obsm[PROTEINS] if PROTEINS in part.obsm else pd.DataFrame(index=part.obs_names)
+        frames.append(found.rename(columns={name: spellings.setdefault(spelling(name), name) for name in found}))
+    return pd.concat(frames, ignore_index=True).fillna(0).astype(np.float32)
 
 
 def _kept(dataset: Dataset, obs: pd.DataFrame) -> NDArray[np.bool_]:

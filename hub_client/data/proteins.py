@@ -84,7 +84,7 @@ def aligned_proteins(
     panel = manifest.proteins
     if panel is None:
         return None, None
-    found = _frames(query) if key is None else {key: _frame(query, key)}
+    found = _frames(query) if key is None else {key: named(query, key)}
     matches = {name: _match(list(map(str, frame.columns)), panel.panel) for name, frame in found.items()}
     hinted = panel.source
     best = max(matches, key=lambda name: (len(matches[name]), name == hinted), default=None)
@@ -150,7 +150,16 @@ def _frames(query: AnnData) -> dict[str, pd.DataFrame]:
     return {key: frame for key, frame in named.items() if frame is not None}
 
 
-def _frame(query: AnnData, key: str) -> pd.DataFrame:
+def named(query: AnnData, key: str) -> pd.DataFrame:
+    """Return the counts of the proteins under a key of ``obsm``, ``(cells, proteins)``, by name.
+
+    Raises
+    ------
+    VocabularyError
+        If there is no such key.
+    AlignmentError
+        If it says no names.
+    """
     if key not in query.obsm:
         raise errors.VocabularyError(
             f"the query has no proteins under obsm[{key!r}]; it has {errors.names(map(str, query.obsm)) or 'none'}. A "

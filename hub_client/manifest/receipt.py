@@ -31,6 +31,8 @@ class QueryRecord(Frozen):
     """Condition key to the hash of each cell's category."""
     labels: dict[str, Sha256] = {}
     """Label level to the hash of each cell's label, where the query brought some."""
+    proteins: Sha256 | None = None
+    """Of the aligned protein counts and the names of the model's proteins; None for a query without proteins."""
 
 
 class ReferenceRecord(Frozen):
@@ -50,6 +52,7 @@ class Asked(Frozen):
     layer: str | None = None
     min_coverage: float | None = None
     size_factor: str | None = None
+    proteins: str | None = None
     start: Literal["random", "mean", "best"] = "best"
     plan: Plan | None = None
     """The plan that was trained by; None where there was nothing to train."""

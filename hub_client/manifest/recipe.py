@@ -57,6 +57,15 @@ class Constant(Frozen):
     constant: Text
 
 
+class ProteinCounts(Frozen):
+    """Where a data set's protein counts are."""
+
+    key: Text
+    """The key of ``obsm``."""
+    fingerprint: Sha256
+    """Content hash of names and counts: :func:`hub_client.data.fingerprint.fingerprint` of the whole file's."""
+
+
 class Dataset(Frozen):
     """One file of cells, and where its conditions and labels are."""
 
@@ -73,6 +82,8 @@ class Dataset(Frozen):
     """The layer that holds the counts; None is ``X``."""
     genes: Text | None = None
     """The ``var`` column that holds the genes' names under ``panel.id_type``; None is the ``var`` index."""
+    proteins: ProteinCounts | None = None
+    """Of totalVI; a data set without proteins has none measured."""
     keep: dict[str, tuple[str, ...]] = {}
     """The obs column and the values its cells may have; cells with another value are left out."""
     conditions: dict[Key, Text | Constant]
@@ -250,6 +261,8 @@ class Recipe(Frozen):
     architecture: ArchitectureConfig
     input: InputSpec = InputSpec()
     plan: Plan = Plan()
+    pretraining: Plan | None = None
+    """scANVI: how the scVI that it starts from is trained; None trains it at once."""
     query_plan: Plan | None = None
     """What the release recommends for training on queries; None is the defaults."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -295,6 +308,8 @@ class Recipe(Frozen):
         _check_gates(self)
         _check_transfer(self)
         _check_programs(self)
+        _check_proteins(self)
+        _check_pretraining(self)
         _check_ontologies(self)
         return self
 
@@ -333,6 +348,17 @@ def _check_gates(recipe: Recipe) -> None:
 def _check_programs(recipe: Recipe) -> None:
     if (recipe.programs is not None) != (recipe.architecture.kind == "expimap"):
         raise ValueError("programs are for expimap, and expimap needs them")
+
+
+def _check_proteins(recipe: Recipe) -> None:
+    measured = any(dataset.proteins for dataset in recipe.datasets)
+    if measured != (recipe.architecture.kind == "totalvi"):
+        raise ValueError("datasets.proteins are for totalvi, and totalvi needs them in one data set at least")
+
+
+def _check_pretraining(recipe: Recipe) -> None:
+    if recipe.pretraining is not None and recipe.architecture.kind != "scanvi":
+        raise ValueError("pretraining is for scanvi, which can start from a scVI")
 
 
 def _check_transfer(recipe: Recipe) -> None:
