@@ -1,22 +1,24 @@
 """Transfer labels onto two PBMC query batches and score them beside nearest neighbours after PCA.
 
     python benchmarks/label_transfer.py ../shared/data/pbmc_multibatch.h5ad [--seeds 0 1 2] [--folds]
-        [--architectures scpoli trvae] [--starts best] [--query-epochs 20] [--all]
+        [--architectures scpoli trvae scvi scanvi] [--starts best] [--query-epochs 20] [--all]
 
 Reference and query are the file's ``obs["split"]``: four batches, and two query batches that are mapped each on its
 own. ``--folds`` maps each reference batch onto the other three instead: what settings are chosen by. The score is over
 cells whose true label the reference has: accuracy, and F1 averaged over the labels that occur among them. Calibration
 error and AUROC judge the uncertainty, which is calibrated on the tenth of the reference that training holds out;
 labels are then transferred from all of it.
-``--all`` tries every way of label transfer. Prints Markdown: each seed, then the means.
+``--all`` tries every way of label transfer. Prints Markdown: each seed, then the means; figures go to stderr as they
+come.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 
 import anndata
 import numpy as np
@@ -64,6 +66,7 @@ WAYS = {
     "nearest prototype": Calibration(level=LABEL, transfer="prototypes", temperature=1.0),
     "15 neighbours": Calibration(level=LABEL, transfer="neighbors", neighbors=15, temperature=1.0),
     "50 neighbours": Calibration(level=LABEL, transfer="neighbors", neighbors=50, temperature=1.0),
+    "its own classifier": Calibration(level=LABEL, transfer="network", temperature=1.0),
     "average of prototypes and neighbours": Calibration(level=LABEL, transfer="average", temperature=1.0),
     "consensus, prior 0.5": Calibration(level=LABEL, transfer="consensus", prior=0.5, temperature=1.0),
     "consensus, prior 1.5": Calibration(level=LABEL, transfer="consensus", prior=1.5, temperature=1.0),
@@ -113,6 +116,22 @@ FAMILIES = {
         plan=REFERENCE_PLAN,
         ways=("consensus", "mixtures", "expression alone", "50 neighbours"),
         more_ways=("15 neighbours", "consensus, prior 0.5", "consensus, prior 1.5"),
+    ),
+    "scvi": Family(
+        "scVI",
+        architecture={"kind": "scvi", "hidden": 256, "latent": 16, "dropout": 0.3, "likelihood": "nb"},
+        encoding={"kind": "one-hot"},
+        plan=REFERENCE_PLAN,
+        ways=("consensus", "mixtures", "expression alone", "15 neighbours", "50 neighbours"),
+        more_ways=("consensus, prior 0.5", "consensus, prior 1.5"),
+    ),
+    "scanvi": Family(
+        "scANVI",
+        architecture={"kind": "scanvi", "hidden": 256, "latent": 16, "dropout": 0.3, "likelihood": "nb"},
+        encoding={"kind": "one-hot"},
+        plan=REFERENCE_PLAN,
+        ways=("consensus", "mixtures", "its own classifier", "15 neighbours"),
+        more_ways=("50 neighbours", "consensus, prior 0.5", "consensus, prior 1.5"),
     ),
 }
 FIGURES = ["accuracy", "macro-F1", "calibration error", "error AUROC"]
@@ -232,15 +251,37 @@ def _ruled(model: Model, rule: Calibration) -> Model:
     return replace(model, manifest=model.manifest.model_copy(update={"trust": trust}))
 
 
-def rows(task: Task, options: argparse.Namespace) -> Iterator[tuple[object, ...]]:
-    yield ("kNN after PCA", "", task.query, 0, *scores(task, after_pca(task)), np.nan, np.nan)
+def rows(asked: list[Task], options: argparse.Namespace) -> Iterator[tuple[object, ...]]:
+    for task in asked:
+        yield ("kNN after PCA", "", task.query, 0, *scores(task, after_pca(task)), np.nan, np.nan)
     for name, seed in product(options.architectures, options.seeds):
         family = FAMILIES[name]
-        reference, rules = trained(task, family, seed=seed), family.rules(every=options.all)
-        for start, epochs in product(options.starts, options.query_epochs):
-            found = by_mapping(task, reference, rules, start=start, epochs=epochs, seed=seed)
-            setting = f"{start}, {epochs} epochs"
-            yield from ((method, setting, task.query, seed, *figures) for method, figures in found.items())
+        for alike in _sharing(asked):
+            reference = trained(alike[0], family, seed=seed)
+            for task in alike:
+                yield from _mapped(task, reference, family, options, seed=seed)
+
+
+def _sharing(asked: list[Task]) -> list[list[Task]]:
+    """Return the tasks in groups that have the same reference: it is trained once for each."""
+    return [list(group) for _, group in groupby(asked, key=lambda task: sorted(task.reference.obs["batch"].unique()))]
+
+
+def _mapped(
+    task: Task, reference: Reference, family: Family, options: argparse.Namespace, *, seed: int
+) -> Iterator[tuple[object, ...]]:
+    rules = family.rules(every=options.all)
+    for start, epochs in product(options.starts, options.query_epochs):
+        found = by_mapping(task, reference, rules, start=start, epochs=epochs, seed=seed)
+        setting = f"{start}, {epochs} epochs"
+        yield from ((method, setting, task.query, seed, *figures) for method, figures in found.items())
+
+
+def _told(found: Iterator[tuple[object, ...]]) -> Iterator[tuple[object, ...]]:
+    """Tell each row on stderr as it comes."""
+    for row in found:
+        print(*map(_cell, row), file=sys.stderr, flush=True)
+        yield row
 
 
 def main() -> None:
@@ -253,7 +294,8 @@ def main() -> None:
     parser.add_argument("--query-epochs", type=int, nargs="+", default=[20])
     parser.add_argument("--all", action="store_true")
     options = parser.parse_args()
-    found = [row for task in tasks(anndata.read_h5ad(options.data), folds=options.folds) for row in rows(task, options)]
+    asked = list(tasks(anndata.read_h5ad(options.data), folds=options.folds))
+    found = list(_told(rows(asked, options)))
     keys = ["method", "new rows", "query", "seed"]
     table = pd.DataFrame(found, columns=[*keys, *FIGURES]).drop_duplicates(keys)
     print("\n".join(_markdown(table.sort_values(["query", "method", "new rows", "seed"]))), end="\n\n")

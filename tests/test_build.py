@@ -308,7 +308,7 @@ def test_a_model_without_a_classifier_takes_its_labels_from_the_atlas(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pbmc-scpoli", "pbmc-trvae"])
+@pytest.mark.parametrize("name", ["pbmc-scpoli", "pbmc-trvae", "pbmc-scvi", "pbmc-scanvi"])
 def test_the_zoos_recipe_fits_its_data(shared_data: Callable[[str], Path], name: str) -> None:
     import scanpy as sc
 
@@ -331,7 +331,7 @@ def test_releases_of_the_zoo_are_whole_small_and_their_recipes(folder: Path) -> 
     verify(model)
     assert (model.manifest.name, model.manifest.version) == folder.parts[-2:]
     assert publishing_problems(model.manifest) == []
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 3.5e6
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3.75e6
     wanted = Recipe.read(ROOT / "zoo" / "recipes" / f"{model.manifest.name}.toml")
     if wanted.version == model.manifest.version:
         assert model.manifest.training.plan == wanted.plan

@@ -119,6 +119,7 @@ def facts(manifest: Manifest) -> dict[str, str]:
         f"{manifest.genes.coverage_refuse:.0%}",
         **{f"condition {condition.key}": _counted(condition.categories) for condition in manifest.conditions},
         **{f"labels {level.key}": _counted(level.categories) for level in manifest.labels},
+        "proteins": _counted(manifest.proteins.panel) if manifest.proteins else "",
         "gene programs": _programs(manifest),
         "trained on": _datasets(manifest),
         "training": _training(manifest),

@@ -134,6 +134,7 @@ def _quickstart(manifest: Manifest) -> str:
 
 def _read_out(manifest: Manifest) -> list[str]:
     found = ["mapping.scores  # of gene programs, by cell and program"] if manifest.terms else []
+    found += ["mapping.proteins  # what is expected of each, measured or not"] if manifest.proteins else []
     if not manifest.labels:
         return found or ['mapping.adata.obsm["X_latent"]']
     key = manifest.labels[-1].key

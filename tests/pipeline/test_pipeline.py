@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pytest
 
 import hub_client
 from hub_client import _resources, errors
 from hub_client.data.examples import bundled_query
+from hub_client.impute import impute_proteins
 from hub_client.manifest import Plan
 from hub_client.model import Model
 from hub_client.verify import verify
@@ -111,7 +113,7 @@ def test_a_flipped_byte_in_any_file_is_refused(hub: hub_client.Hub, published: M
             Model.load(folder)
 
 
-BLOOD = ("pbmc-scpoli", "pbmc-trvae")
+BLOOD = ("pbmc-scpoli", "pbmc-trvae", "pbmc-scvi", "pbmc-scanvi")
 """Models of the zoo that tell the types of blood cells."""
 MEANS = {
     "CD14+ Monocyte": ["CD14 Mono"],
@@ -172,10 +174,58 @@ def test_a_bundled_model_grown_and_pushed_gives_the_same_latents(
     assert moved == []
 
 
+@pytest.fixture(scope="module", params=["with proteins", "without"])
+def cite(request: pytest.FixtureRequest, shared_data: Callable[[str], Path]) -> anndata.AnnData:
+    """10x's 5k PBMC, which the zoo's totalVI has not seen."""
+    adata = anndata.read_h5ad(shared_data("citeseq_pbmc_5k_10k.h5ad"))
+    adata = adata[adata.obs["batch"] == "10x_pbmc_5k_protein_v3"].copy()
+    if request.param == "without":
+        del adata.obsm["protein"]
+    else:
+        adata.obsm["protein"] = adata.obsm["protein"].drop(columns="CD127").add_suffix("_TotalSeqB")
+    return adata
+
+
+@pytest.fixture(scope="module")
+def mapped_cite(cite: anndata.AnnData) -> hub_client.Mapping:
+    reference = hub_client.Hub("bundled").pull("pbmc-cite-totalvi")
+    return hub_client.map_query(cite, reference, conditions={"batch": "batch"}, progress=False)
+
+
+@pytest.mark.slow
+def test_real_cells_are_labelled_and_their_proteins_imputed(
+    cite: anndata.AnnData, mapped_cite: hub_client.Mapping, shared_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert mapped_cite.proteins is not None and mapped_cite.alignment.proteins is not None
+    measured = "protein" in cite.obsm
+    assert mapped_cite.alignment.proteins.missing == (("CD127",) if measured else tuple(mapped_cite.proteins))
+    truth = anndata.read_h5ad(shared_data("citeseq_pbmc_5k_10k.h5ad"))[cite.obs_names]
+    known = truth.obs["cell_type"].astype(str).to_numpy() != "ambiguous"
+    named = mapped_cite.adata.obs["cell_type_broad_pred"].astype(str).to_numpy()
+    assert (named == truth.obs["cell_type"].astype(str).to_numpy())[known].mean() > 0.75
+    for protein in ("CD3", "CD14", "CD19"):
+        counted = np.log1p(truth.obsm["protein"][protein])
+        assert np.corrcoef(counted, np.log1p(mapped_cite.proteins[protein]))[0, 1] > 0.6
+    mapped_cite.adata.write_h5ad(tmp_path / "mapped.h5ad")
+    read = anndata.read_h5ad(tmp_path / "mapped.h5ad")
+    np.testing.assert_array_equal(read.obsm["X_proteins_imputed"], mapped_cite.proteins)
+    assert list(read.uns["X_proteins_imputed"]) == list(truth.obsm["protein"].columns)
+
+
+@pytest.mark.slow
+def test_a_grown_totalvi_comes_back_from_every_hub(
+    hub: hub_client.Hub, cite: anndata.AnnData, mapped_cite: hub_client.Mapping
+) -> None:
+    hub.push(mapped_cite.model, "my-lab/cite")
+    again = hub.pull("my-lab/cite")
+    cells = hub_client.align(cite, again, conditions={"batch": "batch"})
+    np.testing.assert_array_equal(hub_client.embed(again, cells), mapped_cite.adata.obsm["X_latent"])
+    np.testing.assert_array_equal(impute_proteins(again, cells), mapped_cite.proteins)
+    verify(again)
+
+
 @pytest.mark.slow
 def test_both_kinds_of_gene_names_give_the_same_cells(bundled: Model, shared_data: object) -> None:
-    import anndata
-
     adata = anndata.read_h5ad(shared_data("pbmc_kang_muscat.h5ad"))  # type: ignore[operator]
     symbols, ids = adata.copy(), adata.copy()
     ids.var_names = ids.var["ensembl"].astype(str)
