@@ -56,13 +56,13 @@ def check(file: IO[bytes], *, name: str, counts: bool = False) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             _check_members(archive.infolist(), name=name)
-            if _METADATA.isdisjoint(archive.namelist()):
-                raise _bad(name, "is a zip file, but not of zarr")
             if not counts:
                 _check_no_counts(archive.namelist(), name=name)
             for member in archive.infolist():
                 if member.filename.rpartition("/")[2] in _METADATA:
                     _check_metadata(_metadata(archive, member, name=name), name=f"{name}/{member.filename}")
+            if _METADATA.isdisjoint(archive.namelist()):
+                raise _bad(name, "is a zip file, but not of zarr")
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise _bad(name, f"is not a readable zip file ({error})") from error
 

@@ -94,8 +94,10 @@ def test_what_was_yanked_is_passed_over(
     assert hub.resolve(repo).version == "1.0.0"
     hub.download(f"{repo}@2.0.0", tmp_path / "out")
     assert "two donors were swapped" in caplog.text
-    with pytest.raises(errors.Unsupported, match="over the network"):
-        hub.yank(f"{repo}@1.0.0", reason="no")
+    hub.yank(f"{repo}@1.0.0", reason="so was a third")
+    with pytest.raises(errors.NotFound, match="yanked"):
+        hub.resolve(repo)
+    assert hub.resolve(f"{repo}@1.0.0").version == "1.0.0"
 
 
 def test_of_racing_first_pushes_exactly_one_wins(server: served.Server, owner: str, tmp_path: Path) -> None:
