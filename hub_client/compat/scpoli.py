@@ -660,13 +660,20 @@ def _labels(
 
 def _positions(labelled: Sequence[int], cells: int) -> NDArray[np.int64]:
     """Return positions of cells, from the end where they are negative; a saved range may claim any length."""
-    if len(labelled) > cells or (len(labelled) and not -cells <= min(labelled) <= max(labelled) < cells):
+    first, last = _extremes(labelled)
+    if len(labelled) > cells or not -cells <= first <= last < cells:
         raise errors.InvalidInput(
-            f"labeled_indices has {len(labelled):,} positions, up to {max(labelled):,}, and there are {cells:,} cells; "
+            f"labeled_indices has {len(labelled):,} positions, up to {last:,}, and there are {cells:,} cells; "
             "give the positions of those whose labels are used.",
             facts={"labeled_indices": len(labelled), "cells": cells},
         )
     return np.asarray(labelled, dtype=np.int64)
+
+
+def _extremes(positions: Sequence[int]) -> tuple[int, int]:
+    """Return the smallest and the largest position; those of a range are its ends, which takes no walk along it."""
+    ends = (positions[0], positions[-1]) if isinstance(positions, range) and positions else positions
+    return min(ends, default=0), max(ends, default=0)
 
 
 def _combinations(obs: pd.DataFrame, keys: list[str], declared: list[str] | None) -> tuple[Combination, ...]:
