@@ -520,7 +520,7 @@ def _best(old: ConditionalVae, new: ConditionalVae, cells: Cells, seed: int) -> 
     codes = new.vocabulary.combination_codes(new.vocabulary.condition_codes(cells.conditions))
     trials: dict[int, NDArray[np.float64]] = {}
     for code in sorted(set(codes[codes >= len(known)].tolist())):
-        tried = cells.rows(_drawn(np.flatnonzero(codes == code), seed))
+        tried = cells.rows(drawn(np.flatnonzero(codes == code), seed))
         trials[code] = old.trial_losses(tried, list(range(len(known))))
         if new.theta is not None:
             new.theta.query[code - len(known)] = new.theta.reference[int(trials[code].argmin())]
@@ -537,7 +537,7 @@ def _best(old: ConditionalVae, new: ConditionalVae, cells: Cells, seed: int) -> 
     return choices
 
 
-def _drawn(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def drawn(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Return the rows that are tried, in order."""
     return np.sort(np.random.default_rng(seed).permutation(rows)[:CELLS_PER_TRIAL])
 

@@ -34,7 +34,7 @@ from torch.nn.utils import parametrize
 from hub_client import errors
 from hub_client.architectures import _scvi_counts
 from hub_client.architectures._base import Array, Scores, Start
-from hub_client.architectures._vae import CELLS_PER_TRIAL, kl_weight, padded
+from hub_client.architectures._vae import drawn, kl_weight, padded
 from hub_client.data.batches import Batch, Batches
 from hub_client.data.cells import Cells
 from hub_client.data.proteins import lacking, measured
@@ -1119,7 +1119,7 @@ def _best(old: ScviTools, new: ScviTools, cells: Cells, seed: int) -> dict[str, 
         for offset, name in enumerate(axis.new):
             rows = np.flatnonzero(cells.conditions[key] == name)
             if len(rows):
-                source = _tried(old, cells, known, key, rows=_drawn(rows, seed))
+                source = _tried(old, cells, known, key, rows=drawn(rows, seed))
                 known[key][rows] = source
                 choices[f"{key}={name}"] = source
                 for part in grown[_axis_name(new, key)]:
@@ -1134,11 +1134,6 @@ def _axes(network: ScviTools) -> dict[str, Names]:
 
 def _axis_name(network: ScviTools, key: str) -> str:
     return f"conditions.{key}" if key in network.vocabulary.conditions else f"categorical.{key}"
-
-
-def _drawn(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return the rows that are tried, in order."""
-    return np.sort(np.random.default_rng(seed).permutation(rows)[:CELLS_PER_TRIAL])
 
 
 def _tried(old: ScviTools, cells: Cells, known: dict[str, NDArray[Any]], key: str, *, rows: NDArray[np.int64]) -> str:

@@ -73,7 +73,7 @@ def _blocks(matrix: Any) -> Iterator[sparse.csr_matrix]:
         matrix = matrix.to_memory()
     if sparse.issparse(matrix) and matrix.format != "csr":
         matrix = (matrix if matrix.format == "csc" else matrix.astype(np.float64)).tocsr()  # COO sums what is repeated
-    for block in row_blocks(matrix):
+    for block in row_blocks(matrix, whole=False):
         canonical = sparse.csr_matrix(block, dtype=np.float64, copy=True)
         canonical.sum_duplicates()
         canonical.eliminate_zeros()

@@ -95,9 +95,13 @@ def _renamed(block: sparse.csr_matrix, target: Indices, *, genes: int) -> sparse
     return renamed
 
 
-def row_blocks(matrix: Any) -> Iterator[Any]:
-    """Yield consecutive rows: CSR, or numpy of a dense matrix; a CSR in memory as it is, since slices are copies."""
-    if isinstance(matrix, _IN_MEMORY):
+def row_blocks(matrix: Any, *, whole: bool = True) -> Iterator[Any]:
+    """Yield consecutive rows: CSR, or numpy of a dense matrix.
+
+    A CSR in memory comes as it is, since slices are copies; with ``whole=False``, for who copies blocks anyway, in
+    slices.
+    """
+    if whole and isinstance(matrix, _IN_MEMORY):
         yield matrix
         return
     for rows in _steps(matrix, axis=0):
@@ -119,7 +123,9 @@ def _steps(matrix: Any, *, axis: int) -> Iterator[slice]:
 
 
 def _entries(matrix: Any) -> int:
-    """Return how many entries a dense matrix, or one on disk, stores."""
+    """Return how many entries a matrix stores."""
+    if isinstance(matrix, _IN_MEMORY):
+        return int(matrix.nnz)
     if isinstance(matrix, _ON_DISK):
         return int(matrix.group["data"].shape[0])
     if isinstance(matrix, _DENSE):
