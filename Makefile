@@ -16,7 +16,7 @@ types:
 	mypy
 
 generated: generate
-	git diff --exit-code --stat -- schemas cards docs
+	git diff --exit-code --stat -- schemas cards docs CONTRIBUTING.md
 
 test:
 	pytest -n $(PYTEST_WORKERS) --dist worksteal
@@ -27,7 +27,8 @@ fix:
 
 generate:
 	python -m hub_client.manifest.schema
-	python -m hub_client.store.card
+	python -m hub_client.release.card
+	python -m tests.rooms
 	python -m typer hub_client.cli utils docs --name archzoo --title "The archzoo command" --output docs/command.md
 
 # What tutorials print and draw, on the data they are about; minutes.

@@ -30,15 +30,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import hub_client
 from hub_client import Model
-from hub_client.architectures import Start
-from hub_client.atlas import with_atlas
-from hub_client.calibrate import calibrate
-from hub_client.classifiers import with_classifiers
 from hub_client.data.cells import Cells
+from hub_client.labels.atlas import with_atlas
+from hub_client.labels.calibrate import calibrate
+from hub_client.labels.classifiers import with_classifiers
+from hub_client.labels.transfer import evidence
 from hub_client.manifest import Manifest, Plan
 from hub_client.manifest.v1 import Calibration, PrototypeLevel
+from hub_client.models.architectures import Start
 from hub_client.nn.training import split
-from hub_client.transfer import evidence
 
 LABEL = "cell_type_broad"
 REFERENCE_PLAN = Plan(

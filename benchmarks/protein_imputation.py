@@ -27,10 +27,10 @@ from sklearn.neighbors import KNeighborsRegressor
 
 import hub_client
 from hub_client import Model
-from hub_client.build import prepare
+from hub_client.build.build import prepare
 from hub_client.data.cells import Cells
-from hub_client.impute import impute_proteins
 from hub_client.manifest.recipe import Recipe
+from hub_client.models.impute import impute_proteins
 
 Values = NDArray[np.floating]
 

@@ -23,11 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from hub_client import align, from_scvi
-from hub_client.architectures.scvi_tools import scvi_tools
+from hub_client import align
+from hub_client.interop import from_scvi
 from hub_client.manifest.plan import Plan
-from hub_client.model import Model
-from hub_client.train import train
+from hub_client.models.architectures.scvi.network import scvi_tools
+from hub_client.models.model import Model
+from hub_client.models.train import train
 
 BATCHES = 4
 

@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 import hub_client
-from hub_client.client import Hub
+from hub_client.checks.diff import diff
+from hub_client.checks.validate import validate
 from hub_client.data.examples import bundled_query
-from hub_client.diff import diff
-from hub_client.standing import standing
-from hub_client.store import delta
-from hub_client.surgery import surgery
-from hub_client.validating import validate
+from hub_client.hub import delta
+from hub_client.hub.claims import standing
+from hub_client.hub.client import Hub
+from hub_client.models.surgery import surgery
 
 CONDITIONS = (1, 10, 100)
 

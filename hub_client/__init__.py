@@ -11,53 +11,56 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hub_client._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from hub_client import plot, programs
-    from hub_client.client import Hub, pull, pull_dataset, push, push_dataset, search
     from hub_client.data.align import align
-    from hub_client.enrichment import enrichment, term_scores
-    from hub_client.evaluate import evaluate
-    from hub_client.from_scvi import from_scvi
-    from hub_client.legacy.importing import import_legacy
+    from hub_client.hub.client import Hub, pull, pull_dataset, push, push_dataset, search
+    from hub_client.interop.from_scvi import from_scvi
+    from hub_client.interop.import_legacy import import_legacy
+    from hub_client.labels.evaluate import evaluate
+    from hub_client.labels.predict import predict
     from hub_client.manifest.v1 import Manifest
-    from hub_client.mapping import map_query
-    from hub_client.model import Model
-    from hub_client.predict import embed, predict
-    from hub_client.surgery import Extensions, surgery
-    from hub_client.terms import term_genes
-    from hub_client.train import train
-
-__version__ = "0.1.0"
+    from hub_client.mapping.map_query import map_query
+    from hub_client.models.embed import embed
+    from hub_client.models.model import Model
+    from hub_client.models.surgery import Extensions, surgery
+    from hub_client.models.train import train
+    from hub_client.programs.enrichment import enrichment, term_scores
+    from hub_client.programs.terms import term_genes
 
 # Read by OpenMP when PyTorch loads: threads that wait sleep, so that other programs on the same cores do not make
 # training a hundred times slower (docs/adr/0006). Whoever sets it otherwise is heard.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOME = {
-    "Extensions": "surgery",
-    "Hub": "client",
+    "Extensions": "models.surgery",
+    "Hub": "hub.client",
     "Manifest": "manifest.v1",
-    "Model": "model",
+    "Model": "models.model",
     "align": "data.align",
-    "embed": "predict",
-    "enrichment": "enrichment",
-    "evaluate": "evaluate",
-    "from_scvi": "from_scvi",
-    "import_legacy": "legacy.importing",
-    "map_query": "mapping",
-    "predict": "predict",
-    "pull": "client",
-    "pull_dataset": "client",
-    "push": "client",
-    "push_dataset": "client",
-    "search": "client",
-    "surgery": "surgery",
-    "term_genes": "terms",
-    "term_scores": "enrichment",
-    "train": "train",
+    "embed": "models.embed",
+    "enrichment": "programs.enrichment",
+    "evaluate": "labels.evaluate",
+    "from_scvi": "interop.from_scvi",
+    "import_legacy": "interop.import_legacy",
+    "map_query": "mapping.map_query",
+    "predict": "labels.predict",
+    "pull": "hub.client",
+    "pull_dataset": "hub.client",
+    "push": "hub.client",
+    "push_dataset": "hub.client",
+    "search": "hub.client",
+    "surgery": "models.surgery",
+    "term_genes": "programs.terms",
+    "term_scores": "programs.enrichment",
+    "train": "models.train",
 }
-_MODULES = ("plot", "programs")
-"""Public modules, which load on first use as the verbs do."""
+_ROOMS = ("plot", "programs")
+"""Public rooms, which load on first use as the verbs do."""
+_MOVED = {"impute": "models.impute"}
+"""Modules that documentation named before they moved."""
 
 __all__ = [
     "Extensions",
@@ -86,23 +89,24 @@ __all__ = [
 ]
 
 
-class _Package(ModuleType):
-    """A package whose verbs are not hidden by the modules they live in.
+def _moved(old: str, new: str) -> ModuleType:
+    """Return a module under its old name that looks its names up where they are now."""
+    module = ModuleType(f"{__name__}.{old}", f"Moved to {__name__}.{new}.")
 
-    Importing ``hub_client.train`` makes Python set the package's attribute ``train`` to that module, but
-    ``hub_client.train`` is the function.
-    """
+    def look_up(name: str) -> Any:
+        if name.startswith("__"):  # whoever walks through sys.modules asks every module for its file
+            raise AttributeError(name)
+        return getattr(import_module(f"{__name__}.{new}"), name)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
+    module.__getattr__ = look_up  # type: ignore[method-assign]
+    return module
 
 
-sys.modules[__name__].__class__ = _Package
+sys.modules |= {f"{__name__}.{old}": _moved(old, new) for old, new in _MOVED.items()}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _ROOMS or name in _MOVED:
         return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import anndata
 
 import hub_client
 from hub_client.manifest import Plan
-from hub_client.model import Model
+from hub_client.models.model import Model
 
 PLAN = Plan(epochs=1, pretraining_epochs=0)
 CONDITIONS = {"batch": "batch"}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_client.errors import TransportError
-from hub_client.store.folder import FolderStore
+from hub_client.store.folder.folder_store import FolderStore
 
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.chmod", "os.listdir", "fcntl.flock"}
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hub_client.store import bundle
+from hub_client.release import folder as release_folder
 from tests import examples
 
 
 def release(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
     """Write a release of the tiny example into a folder, and return the folder."""
     manifest = examples.manifest(**overrides)
-    return bundle.write(folder, manifest, examples.tensors(manifest, seed=seed))
+    return release_folder.write(folder, manifest, examples.tensors(manifest, seed=seed))
 
 
 def wide(folder: Path, *, units: int, **overrides: Any) -> Path:

@@ -6,7 +6,6 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -86,11 +85,11 @@ def test_a_name_that_does_not_exist() -> None:
         hub_client.pul  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["train", "surgery", "predict", "evaluate", "enrichment"])
-def test_a_verb_is_not_hidden_by_the_module_it_lives_in(name: str) -> None:
-    code = f"import hub_client, hub_client.mapping, hub_client.{name}; print(hub_client.{name}.__name__)"
-    assert run(code) == name
-    assert not isinstance(getattr(hub_client, name), ModuleType)
+def test_a_path_that_documentation_named_before_it_moved() -> None:
+    code = (
+        "import hub_client.impute as old, hub_client; print(old.impute_proteins.__module__, hub_client.impute is old)"
+    )
+    assert run(code) == "hub_client.models.impute True"
 
 
 def test_importing_loads_nothing_heavy() -> None:

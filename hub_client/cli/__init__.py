@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import hub_client
-from hub_client.cli import cache, catalogue, hubs, importing, mapping, papers, releases, serve, versions
+from hub_client.cli import browse, cache, hubs, import_export, map_cells, releases, reproduce, serve, versions
 from hub_client.cli.failures import failing, table_of_codes
 
 app = typer.Typer(
@@ -25,24 +25,24 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "list": catalogue.list_models,
-    "info": catalogue.info,
-    "map": mapping.map_cells,
+    "list": browse.list_models,
+    "info": browse.info,
+    "map": map_cells.map_cells,
     "pull": releases.pull,
     "push": releases.push,
     "bundle": hubs.bundle,
     "yank": versions.yank,
     "validate": releases.validate,
     "key": releases.make_key,
-    "verify": papers.verify,
+    "verify": reproduce.verify,
     "diff": versions.diff,
     "log": versions.log,
-    "lock": papers.lock,
-    "cite": papers.cite,
-    "replay": papers.replay,
+    "lock": reproduce.lock,
+    "cite": reproduce.cite,
+    "replay": reproduce.replay,
     "build": releases.build,
-    "import": importing.import_model,
-    "export": importing.export_model,
+    "import": import_export.import_model,
+    "export": import_export.export_model,
     "export-static": hubs.export_static,
 }
 for name, command in COMMANDS.items():

@@ -16,10 +16,10 @@ from hub_client.cli import failures, options, screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
-    from hub_client.store.cache import Cache
-    from hub_client.store.folder import FolderStore
-    from hub_client.store.keeping import Kept
-    from hub_client.store.protocol import Entry
+    from hub_client.release.store import Entry
+    from hub_client.store.cache.downloads import Cache
+    from hub_client.store.cache.prune import Kept
+    from hub_client.store.folder.folder_store import FolderStore
 
 app = typer.Typer(no_args_is_help=True, help="See, check and tidy up what is on this computer.")
 
@@ -132,10 +132,10 @@ def prune(dry_run: DryRun = False, unused_for: UnusedFor = None, as_json: option
     archzoo cache prune --unused-for 90
     ```
     """
-    from hub_client.store import keeping
+    from hub_client.store.cache import prune as pruning
 
-    seconds = None if unused_for is None else unused_for * keeping.DAY
-    removed = keeping.prune(_cache(), unused_for=seconds, dry_run=dry_run)
+    seconds = None if unused_for is None else unused_for * pruning.DAY
+    removed = pruning.prune(_cache(), unused_for=seconds, dry_run=dry_run)
     if as_json:
         screen.say_json([{"path": str(one.path), "bytes": one.size, "why": one.why} for one in removed])
         return
@@ -146,21 +146,21 @@ def prune(dry_run: DryRun = False, unused_for: UnusedFor = None, as_json: option
 
 
 def _cache() -> Cache:
-    from hub_client.store.cache import Cache
+    from hub_client.store.cache.downloads import Cache
 
     return Cache.default()
 
 
 def _downloads() -> list[Kept]:
-    from hub_client.store import keeping
+    from hub_client.store.cache import prune as pruning
 
-    return keeping.kept(_cache())
+    return pruning.kept(_cache())
 
 
 def _files() -> list[dict[str, Any]]:
-    from hub_client.store import keeping
+    from hub_client.store.cache import prune as pruning
 
-    return [{"path": str(path), "problem": problem} for path, problem in keeping.damaged(_cache())]
+    return [{"path": str(path), "problem": problem} for path, problem in pruning.damaged(_cache())]
 
 
 def _row(one: Kept) -> list[str]:
@@ -178,7 +178,7 @@ def readable(size: int) -> str:
 
 
 def _folder(hub: str | None) -> Path:
-    from hub_client.client import default_folder
+    from hub_client.hub.client import default_folder
     from hub_client.store.catalogue import refuse_address
 
     refuse_address(hub or "")
@@ -186,8 +186,8 @@ def _folder(hub: str | None) -> Path:
 
 
 def _stores(hub: str | None) -> list[FolderStore]:
-    from hub_client.store.folder import FolderStore
-    from hub_client.store.protocol import DOCUMENT
+    from hub_client.release.store import DOCUMENT
+    from hub_client.store.folder.folder_store import FolderStore
 
     return [FolderStore(_folder(hub), kind=kind) for kind in DOCUMENT]
 
@@ -224,7 +224,7 @@ def _verified(store: FolderStore, repo: str) -> list[dict[str, Any]]:
 
 
 def _checked(store: FolderStore, repo: str, entry: Entry) -> dict[str, Any]:
-    from hub_client.store import delta
+    from hub_client.hub import delta
 
     problem = None
     with TemporaryDirectory(prefix="archzoo-") as temporary:

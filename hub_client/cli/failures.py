@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from hub_client import errors
 from hub_client.cli import screen
-from hub_client.cli.wording import as_options
+from hub_client.cli.argument_names import as_options
 
 INTERRUPTED = 130
 

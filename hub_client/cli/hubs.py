@@ -28,7 +28,7 @@ def bundle(model: options.ModelName, out: Out, hub: options.HubFolder = None, as
     archzoo pull pbmc-scpoli.tar
     ```
     """
-    from hub_client.client import Hub
+    from hub_client.hub.client import Hub
 
     place = Hub(hub)
     ref, path = place.resolve(model), place.bundle(model, out)
@@ -54,10 +54,11 @@ def export_static(
     archzoo list --hub static+https://lab.example/zoo
     ```
     """
-    from hub_client.store import connect, static
-    from hub_client.store.protocol import DOCUMENT
+    from hub_client.release.store import DOCUMENT
+    from hub_client.store import addresses
+    from hub_client.store.network import static
 
-    stores = [connect.places(hub, kind=kind).target for kind in DOCUMENT]
+    stores = [addresses.places(hub, kind=kind).target for kind in DOCUMENT]
     done = static.export(stores, folder.expanduser(), only=names or ())
     if as_json:
         screen.say_json({"folder": str(folder), **asdict(done)})

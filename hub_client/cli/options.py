@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from hub_client import errors
-from hub_client.store.ref import Ref
+from hub_client.release.ref import Ref
 
 
 def complete_model(incomplete: str) -> list[str]:
     """Return the names of models that begin so, for the shell; of hubs on the network, those in the cache."""
-    from hub_client.client import Hub
-    from hub_client.store import environment
+    from hub_client.hub.client import Hub
+    from hub_client.store import settings
 
     try:
-        with environment.without_network():
+        with settings.without_network():
             return [name for name in Hub().names() if name.startswith(incomplete)]
     except (errors.HubClientError, OSError):
         return []

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hub_client import errors
-from hub_client.cli import cache, catalogue, options, screen
+from hub_client.cli import browse, cache, options, screen
 from hub_client.cli.screen import Column
-from hub_client.store.ref import Ref
+from hub_client.release.ref import Ref
 
 if TYPE_CHECKING:
-    from hub_client.client import Hub
-    from hub_client.store.difference import Preview
-    from hub_client.store.signing import Signer
-    from hub_client.validating import Finding, Validation
+    from hub_client.checks.validate import Finding, Validation
+    from hub_client.hub.client import Hub
+    from hub_client.hub.preview import Preview
+    from hub_client.release.signing import Signer
 
 Out = Annotated[
     Path | None,
@@ -77,15 +77,15 @@ def pull(
     archzoo pull my-lab/kidney --locked archzoo.lock --out kidney
     ```
     """
-    from hub_client.client import Hub
+    from hub_client.hub.client import Hub
 
     if out is None:
         _tell(_kept(model), as_json=as_json)
         return
     place = Hub(hub)
     if locked:
-        from hub_client.locking import locked as pinned
-        from hub_client.locking import read_lock
+        from hub_client.hub.lock import locked as pinned
+        from hub_client.hub.lock import read_lock
 
         model = pinned(model, read_lock(locked), place)
     ref = place.resolve(model)
@@ -125,7 +125,7 @@ def push(
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --sign lab.pem --publisher "My lab"
     ```
     """
-    from hub_client.client import Hub
+    from hub_client.hub.client import Hub
 
     place = Hub(hub)
     settings: dict[str, Any] = {"version": version, "parent": parent, "delta": delta}
@@ -148,7 +148,7 @@ def _signer(key: Path | None, publisher: str | None) -> Signer | None:
         )
     if key is None or publisher is None:
         return None
-    from hub_client.store.signing import Signer
+    from hub_client.release.signing import Signer
 
     return Signer(key, publisher)
 
@@ -167,7 +167,7 @@ def make_key(
     archzoo key lab.pem
     ```
     """
-    from hub_client.store.signing import new_key
+    from hub_client.release.signing import new_key
 
     screen.say(f'"My lab" = "{new_key(file)}"')
 
@@ -197,14 +197,14 @@ def validate(
     archzoo validate my-lab/kidney --trust trusted.toml
     ```
     """
-    from hub_client.client import Hub
+    from hub_client.hub.client import Hub
 
     place = Hub(hub)
     ref = place.resolve(model)
     place.manifest(model)  # one that cannot be read is told by its own error
     found = _validation(place, model, ref, trust)
     if html:
-        from hub_client.validating import as_html
+        from hub_client.checks.validate import as_html
 
         html.write_text(as_html(str(ref), found), encoding="utf-8")
     if as_json:
@@ -216,7 +216,7 @@ def validate(
 
 
 def _validation(place: Hub, model: str, ref: Ref, trust: Path | None) -> Validation:
-    from hub_client.validating import Finding, Validation, validate
+    from hub_client.checks.validate import Finding, Validation, validate
 
     with TemporaryDirectory(prefix="archzoo-") as temporary:
         try:
@@ -243,9 +243,9 @@ def build(
     archzoo build zoo/recipes/pbmc-scpoli.toml --data ../shared/data --out zoo/released
     ```
     """
-    from hub_client.build import build as build_release
-    from hub_client.build import choose_programs
-    from hub_client.client import Hub
+    from hub_client.build.build import build as build_release
+    from hub_client.build.build import choose_programs
+    from hub_client.hub.client import Hub
 
     chosen = choose_programs(recipe, data=data)
     folder = build_release(recipe, data=data, out=out, overwrite=force, progress=not quiet)
@@ -254,23 +254,24 @@ def build(
     _tell(built.resolve(folder), folder=str(folder), as_json=as_json, **programs)
     if not as_json:
         screen.say()
-        catalogue.show_metrics(built.manifest(folder))
+        browse.show_metrics(built.manifest(folder))
 
 
 def _kept(model: str) -> Ref:
     """Return the release of a bundle, put into the cache; InvalidInput for any other name."""
-    from hub_client.store import delta, tarball
-    from hub_client.store.cache import Cache
+    from hub_client.hub import delta
+    from hub_client.store.cache.downloads import Cache
+    from hub_client.store.network import bundles
 
     path = Path(model).expanduser()
-    if path.suffix != tarball.SUFFIX:
+    if path.suffix != bundles.SUFFIX:
         last = model.split("@")[0].rstrip("/").split("/")[-1]
         raise errors.InvalidInput(
             f"a release is written to a new folder: give one with --out, as in --out {last}. "
-            f"Only a bundle ({tarball.SUFFIX}) can do without.",
+            f"Only a bundle ({bundles.SUFFIX}) can do without.",
             facts={"out": None},
         )
-    file = tarball.BundleFile(path, "models")
+    file = bundles.BundleFile(path, "models")
     with file.opened(file.ref()) as folder:
         delta.verify(folder)
     return file.keep(Cache.default())

@@ -16,7 +16,7 @@ from hub_client.cli.cache import readable
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
-    from hub_client.serve.collect import Removed
+    from hub_client.serve.garbage import Removed
     from hub_client.serve.tokens import Token, Tokens
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
@@ -214,8 +214,8 @@ def collect(
     ```
     """
     _check_installed()
-    from hub_client.serve import collect as collecting
-    from hub_client.serve.repositories import Repositories
+    from hub_client.serve import garbage as collecting
+    from hub_client.serve.repository_root import Repositories
 
     repositories = Repositories(root.expanduser().absolute(), private=True)
     removed = list(collecting.collect(repositories, seconds=hours * 3600, dry_run=dry_run))

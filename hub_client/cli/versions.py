@@ -12,8 +12,8 @@ from hub_client.cli import options, screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
-    from hub_client.diff import Diff, Drift, Names, Value
-    from hub_client.store.lineage import Step
+    from hub_client.checks.diff import Diff, Drift, Names, Value
+    from hub_client.hub.lineage import Step
 
 SHOWN = 8
 Other = Annotated[str, typer.Argument(help="What to compare it with.", show_default=False)]
@@ -48,7 +48,7 @@ def yank(
     archzoo yank my-lab/kidney@1.1.0 --reason "two donors were swapped; use 1.1.1"
     ```
     """
-    from hub_client.client import Hub
+    from hub_client.hub.client import Hub
 
     ref = Hub(hub).yank(model, reason=reason)
     if as_json:
@@ -70,12 +70,12 @@ def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, 
     archzoo diff pbmc-scpoli ./mapped-model
     ```
     """
-    from hub_client.client import Hub
+    from hub_client.hub.client import Hub
 
     place = Hub(hub)
     before, after = place.pull(model), place.pull(other)
 
-    from hub_client.diff import diff as compare  # after the names were found: this loads torch
+    from hub_client.checks.diff import diff as compare  # after the names were found: this loads torch
 
     found = compare(before, after)
     if as_json:
@@ -137,7 +137,7 @@ def log(model: options.ModelName, hub: options.HubFolder = None, as_json: option
     archzoo log my-lab/pbmc-scpoli-68k
     ```
     """
-    from hub_client.client import Hub
+    from hub_client.hub.client import Hub
 
     steps = Hub(hub).lineage(model)
     if as_json:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.compat import _manifests
-from hub_client.enrichment import BayesFactors, bayes_factors, sampled_bayes_factors
+from hub_client.programs.enrichment import BayesFactors, bayes_factors, sampled_bayes_factors
 
 Values: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.int64]

@@ -14,19 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import spmatrix
 
 from hub_client import errors
-from hub_client.architectures._vae import OneHotVae
 from hub_client.compat import _plans
-from hub_client.compat._coat import Coat
+from hub_client.compat._base import Coat
 from hub_client.compat._saving import read_beside
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
-from hub_client.legacy import importing
-from hub_client.legacy.folders import Saved, is_saved
-from hub_client.legacy.vaes import key_of
+from hub_client.interop import import_legacy
+from hub_client.interop.scarches_files import Saved, is_saved
+from hub_client.interop.vaes import key_of
 from hub_client.manifest.configs import ExpiMap, TrVAE
-from hub_client.model import Model
-from hub_client.surgery import Extensions, retraining, surgery
-from hub_client.train import train
+from hub_client.models.architectures._vae import OneHotVae
+from hub_client.models.model import Model
+from hub_client.models.surgery import Extensions, retraining, surgery
+from hub_client.models.train import train
 
 Expression: TypeAlias = NDArray[Any] | spmatrix | AnnData
 
@@ -79,7 +79,7 @@ class OneHotCoat(Coat):
         Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
         """
         if is_saved(Path(dir_path)):
-            return cls._from_scarches(importing.read(dir_path), adata)
+            return cls._from_scarches(import_legacy.read(dir_path), adata)
         adata = read_beside(dir_path) if adata is None else adata
         made = cls._around(Model.load(dir_path), adata)
         made.is_trained_ = made.model.manifest.training.plan is not None
@@ -89,7 +89,7 @@ class OneHotCoat(Coat):
     def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
         if adata is None and saved.cells is not None:
             adata = read_anndata(saved.cells)
-        made = cls._around(importing.imported(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_"))
+        made = cls._around(import_legacy.imported(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_"))
         made.is_trained_ = bool(saved.attributes.get("is_trained_", True))
         return made
 

@@ -22,20 +22,20 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
-from hub_client.architectures.expimap import ExpiMap
 from hub_client.compat import _groups, _manifests, _plans, _programs
-from hub_client.compat._coat import SAMPLE_SEED, normalization
+from hub_client.compat._base import SAMPLE_SEED, normalization
 from hub_client.compat._groups import REST, Values
 from hub_client.compat._one_hot import Expression, OneHotCoat, overrides
 from hub_client.compat._programs import TERMS
 from hub_client.data.genes import Panel
-from hub_client.legacy.vaes import described
+from hub_client.interop.vaes import described
 from hub_client.manifest.configs import ExpiMap as Config
 from hub_client.manifest.v1 import Term
-from hub_client.model import Model
-from hub_client.predict import embed
-from hub_client.surgery import Extensions
-from hub_client.terms import active_terms, term_directions, term_genes
+from hub_client.models.architectures.expimap import ExpiMap
+from hub_client.models.embed import embed
+from hub_client.models.model import Model
+from hub_client.models.surgery import Extensions
+from hub_client.programs.terms import active_terms, term_directions, term_genes
 
 CHANGEABLE = {"dr_rate": "dropout", "use_hsic": "hsic", "hsic_one_vs_all": "hsic_one_vs_all"}
 """Constructor arguments that surgery may change, and what they are called here."""
@@ -408,7 +408,7 @@ class EXPIMAP(OneHotCoat):
     def nonzero_terms(self) -> NDArray[np.bool_]:
         """Return which terms are active, ``(terms,)``: those the group lasso left weights, and all extensions.
 
-        :func:`hub_client.terms.active_terms` tells of extensions whether any weight is left, too.
+        :func:`hub_client.programs.terms.active_terms` tells of extensions whether any weight is left, too.
         """
         extension = np.array([term.kind != "annotated" for term in self.model.manifest.terms])
         active: NDArray[np.bool_] = active_terms(self.model) | extension

@@ -22,22 +22,22 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hub_client import errors
-from hub_client.architectures.scpoli import ScPoli
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._coat import SAMPLE_SEED, Coat, normalization
+from hub_client.compat._base import SAMPLE_SEED, Coat, normalization
 from hub_client.compat._saving import read_beside
 from hub_client.data.align import align
 from hub_client.data.cells import Cells, Names
-from hub_client.legacy import importing
-from hub_client.legacy.folders import Saved, is_saved
-from hub_client.legacy.scpoli import relative_uncertainty
+from hub_client.interop import import_legacy
+from hub_client.interop.scarches_files import Saved, is_saved
+from hub_client.interop.scpoli import relative_uncertainty
 from hub_client.manifest.configs import ScPoli as Config
 from hub_client.manifest.v1 import Combination, Embedding, InputSpec, Manifest, PrototypeLevel, Prototypes
-from hub_client.model import Model
+from hub_client.models.architectures.scpoli import ScPoli
+from hub_client.models.embed import embed
+from hub_client.models.model import Model
+from hub_client.models.surgery import add_label, retraining, surgery
+from hub_client.models.train import train
 from hub_client.nn.training import History
-from hub_client.predict import embed
-from hub_client.surgery import add_label, retraining, surgery
-from hub_client.train import train
 
 
 class scPoli(Coat):
@@ -480,7 +480,7 @@ class scPoli(Coat):
         Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
         """
         if is_saved(Path(dir_path)):
-            return cls._from_scarches(importing.read(dir_path), adata)
+            return cls._from_scarches(import_legacy.read(dir_path), adata)
         adata = read_beside(dir_path) if adata is None else adata
         made = cls._around(Model.load(dir_path), adata)
         made.is_trained_ = made.model.manifest.training.plan is not None
@@ -493,7 +493,7 @@ class scPoli(Coat):
             adata = read_anndata(saved.cells)
         said = saved.attributes
         made = cls._around(
-            importing.imported(saved, kind="scpoli"),
+            import_legacy.imported(saved, kind="scpoli"),
             adata,
             labeled=said.get("labeled_indices_"),
             unknown=said.get("unknown_ct_names_"),

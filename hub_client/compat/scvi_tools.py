@@ -4,7 +4,7 @@ Lopez 2018, doi 10.1038/s41592-018-0229-2; Xu 2021, doi 10.15252/msb.20209620; G
 10.1038/s41592-020-01050-x. Training, inference and all statistics are scvi-tools'. What differs on purpose:
 
 - Folders are read as data: what scvi-tools unpickles is a copy that holds plain values only
-  (:func:`hub_client.legacy.scvi_files.washed`), so that a stranger's model runs no code.
+  (:func:`hub_client.interop.scvi_files.washed`), so that a stranger's model runs no code.
 - ``load_query_data`` leaves the reference's cells where they are: the weights of each key stay together, and training
   moves those of new categories only (:mod:`hub_client.compat._surgery`). Weight decay, which would move frozen weights,
   is off in such models unless it is asked for.
@@ -28,10 +28,10 @@ import torch
 from numpy.typing import NDArray
 
 from hub_client import errors
-from hub_client.architectures.scvi_tools import scvi_tools
 from hub_client.compat import _surgery
-from hub_client.legacy import scvi_files
-from hub_client.store import _atomic
+from hub_client.files import folders
+from hub_client.interop import scvi_files
+from hub_client.models.architectures.scvi.network import scvi_tools
 
 _models = scvi_tools().model
 _Dispersion = Literal["gene", "gene-batch", "gene-label", "gene-cell"]
@@ -148,7 +148,7 @@ class _Coat:
                 facts={"output_dir_path": output_dir_path},
             )
         name = f"{prefix or ''}{scvi_files.MODEL}"
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder, _atomic.staged_file(target / name) as part:
+        with scvi_files.washed(dir_path, prefix=prefix or "") as folder, folders.staged_file(target / name) as part:
             shutil.copyfile(folder / name, part)
 
     @staticmethod

@@ -17,14 +17,14 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
-from hub_client.architectures.trvae import TrVae
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._coat import normalization
+from hub_client.compat._base import normalization
 from hub_client.compat._one_hot import Expression, OneHotCoat, overrides
-from hub_client.legacy.vaes import described
+from hub_client.interop.vaes import described
 from hub_client.manifest.configs import TrVAE as Config
-from hub_client.model import Model
-from hub_client.predict import embed
+from hub_client.models.architectures.trvae import TrVae
+from hub_client.models.embed import embed
+from hub_client.models.model import Model
 
 CHANGEABLE = {
     "dr_rate": "dropout",

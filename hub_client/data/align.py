@@ -14,14 +14,14 @@ from scipy import sparse
 
 from hub_client import errors
 from hub_client.data import coverage as coverages
-from hub_client.data import genes, obs, reading, sources
+from hub_client.data import genes, obs, open_query, sources
 from hub_client.data import matrix as matrices
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.counts import Tally
 from hub_client.data.coverage import Coverage
 from hub_client.data.genes import Match, Panel
+from hub_client.data.open_query import Query
 from hub_client.data.proteins import ProteinReport, aligned_proteins
-from hub_client.data.reading import Query
 from hub_client.data.sources import Source
 from hub_client.manifest.v1 import Manifest
 
@@ -133,7 +133,7 @@ def align(
     0.966
     """
     _check_model(model)
-    query = reading.opened(adata)
+    query = open_query.opened(adata)
     _check_query(query, min_coverage)
     manifest, network = (model, None) if isinstance(model, Manifest) else (model.manifest, model.network)
     said = obs.said(query.obs, manifest, conditions=conditions, labels=labels, size_factor=size_factor)

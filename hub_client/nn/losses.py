@@ -15,12 +15,7 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn.functional import one_hot
 
 from hub_client.data.batches import Nonzero
-from hub_client.nn._counts import (
-    NegativeBinomial,
-    Poisson,
-    ZeroInflatedNegativeBinomial,
-    entries,
-)
+from hub_client.nn._counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, entries
 
 __all__ = [
     "Nonzero",

@@ -2,7 +2,7 @@
 
 ::
 
-    <root>/<models|datasets>/<owner>/<name>.git              as the folder hub keeps it; see hub_client.store.folder
+    <root>/<models|datasets>/<owner>/<name>.git              see hub_client.store.folder.folder_store
     <root>/<models|datasets>/<owner>/<name>.git/archzoo/     who may see it, its discussions and pull requests
     <root>/.serve/                                           tokens (hashed), the key of upload links, the audit log
 

@@ -17,15 +17,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from hub_client import errors
-from hub_client.serve import html, managing, private, streams
+from hub_client.files import atomic
+from hub_client.serve import server_files, streams
+from hub_client.serve.api import repositories
 from hub_client.serve.hub import Hub
-from hub_client.serve.places import Place
+from hub_client.serve.pages import html
 from hub_client.serve.quota import LARGEST_COMMIT, LARGEST_JSON
+from hub_client.serve.refusals import BAD_TOKEN, Refused, no_repository
+from hub_client.serve.repository_names import Place
+from hub_client.serve.request import Call, parsed_json
 from hub_client.serve.routes import ROUTES, Route, Table
 from hub_client.serve.sessions import COOKIE
 from hub_client.serve.tokens import Token
-from hub_client.serve.wire import BAD_TOKEN, Call, Refused, no_repository, parsed_json
-from hub_client.store import durable
 
 _log = logging.getLogger(__name__)
 _THREADS = {True: 12, False: 32}
@@ -117,10 +120,10 @@ class Application:
 
     async def _with_file(self, call: Call, route: Route, request: Request, *, limiter: CapacityLimiter) -> Response:
         """Let the body arrive on the disk before anybody waits for it."""
-        folder = private.folder(self._hub.settings.root)
+        folder = server_files.folder(self._hub.settings.root)
         with (
             self._hub.quota.room(call.repo.owner, 0),
-            durable.writing("this hub", otherwise="ask whoever runs it"),
+            atomic.writing("this hub", otherwise="ask whoever runs it"),
             TemporaryFile(dir=folder) as file,
         ):
             await streams.receive(request.stream(), file, most=LARGEST_COMMIT)
@@ -184,8 +187,8 @@ def _admitted(call: Call, route: Route) -> Call:
         return call
     place = Place("datasets" if call.words["kind"] == "datasets" else "models", call.words["owner"], call.words["name"])
     record = call.hub.repositories.record(place)
-    if record is None or not managing.sees(call, place, record):
-        no_repository(call.token)
+    if record is None or not repositories.sees(call, place, record):
+        no_repository(known=call.token is not None)
     _check_scope(call, route, place)
     return replace(call, place=place)
 

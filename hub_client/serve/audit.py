@@ -10,7 +10,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hub_client.serve import private
+from hub_client.serve import server_files
 
 FILE = "audit.jsonl"
 
@@ -19,7 +19,7 @@ class Audit:
     """Appends to ``<root>/.serve/audit.jsonl``."""
 
     def __init__(self, root: Path) -> None:
-        self._path = private.folder(root) / FILE
+        self._path = server_files.folder(root) / FILE
 
     def write(self, **facts: object) -> None:
         """Append one line: the time, and every fact that is not None."""

@@ -12,10 +12,10 @@ from typing import IO, Any
 
 from dulwich.objects import Blob
 
-from hub_client.serve import places, tree
+from hub_client.serve import commit_tree, repository_names
 from hub_client.serve.quota import LARGEST_REGULAR, MOST_FILES
-from hub_client.serve.wire import Refused
-from hub_client.store import git, lfs
+from hub_client.serve.refusals import Refused
+from hub_client.store.folder import git, lfs
 
 _LONGEST_LINE = 4 * LARGEST_REGULAR // 3 + 8192
 _LONGEST_MESSAGE = 64 * 2**10
@@ -105,15 +105,15 @@ def apply(repository: git.Repository, base: str | None, operations: Iterator[dic
         If an operation is malformed, names a file that is not there or a large file that was never received here, or
         the files could not lie in one folder.
     """
-    draft = Draft(repository, tree.files(repository, base) if base else {})
+    draft = Draft(repository, commit_tree.files(repository, base) if base else {})
     for count, operation in enumerate(operations, start=1):
         if count > MOST_FILES:
             raise Refused(413, f"a commit may change {MOST_FILES:,} files; make several.")
         _applied(draft, operation)
-    places.check_together(draft.paths)
+    repository_names.check_together(draft.paths)
     _attribute(draft)
     draft.flush()
-    return tree.write(repository, draft.paths)
+    return commit_tree.write(repository, draft.paths)
 
 
 def _applied(draft: Draft, operation: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ def _file(draft: Draft, path: str, value: dict[str, Any]) -> None:
         raise Refused(400, f"the content of {path!r} is not base64.") from None
     if value.get("encoding", "base64") != "base64" or len(data) > LARGEST_REGULAR:
         raise Refused(400, f"{path!r} should be base64 of at most {LARGEST_REGULAR:,} bytes.")
-    places.check_path(path)
+    repository_names.check_path(path)
     draft.put(path, data)
     if pointer := lfs.Pointer.parse(data):
         _check_received(draft, path, pointer.sha256, size=pointer.size)
@@ -142,7 +142,7 @@ def _large_file(draft: Draft, path: str, value: dict[str, Any]) -> None:
     sha256, size = value.get("oid"), value.get("size")
     if value.get("algo", "sha256") != "sha256" or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise Refused(400, f"{path!r} should be named by its sha256, 64 hex digits.")
-    places.check_path(path)
+    repository_names.check_path(path)
     actual = _check_received(draft, path, sha256, size=size)
     draft.put(path, lfs.Pointer(sha256, actual).to_bytes())
     draft.large.add(path)
@@ -185,17 +185,17 @@ OPERATIONS: dict[str, Callable[[Draft, str, dict[str, Any]], None]] = {
 def _attribute(draft: Draft) -> None:
     """Let git know the new large files, so that a clone with git-lfs gets their bytes."""
     draft.flush()
-    if not draft.large and tree.ATTRIBUTES in draft.paths:
+    if not draft.large and commit_tree.ATTRIBUTES in draft.paths:
         return
-    blob = draft.paths.get(tree.ATTRIBUTES)
-    now = tree.read(draft.repository, blob) if blob else lfs.attributes([])
+    blob = draft.paths.get(commit_tree.ATTRIBUTES)
+    now = commit_tree.read(draft.repository, blob) if blob else lfs.attributes([])
     known = {line.split()[0] for line in now.decode(errors="replace").splitlines() if "filter=lfs" in line}
     named = [path for path in sorted(draft.large) if not path.endswith(lfs.SUFFIXES)]
     missing = [pattern for pattern in map(_pattern, named) if pattern not in known]
     added = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in missing)
     separator = b"" if not now or now.endswith(b"\n") else b"\n"
     if added or blob is None:
-        draft.put(tree.ATTRIBUTES, now + separator + added.encode())
+        draft.put(commit_tree.ATTRIBUTES, now + separator + added.encode())
 
 
 def _pattern(path: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hub_client.serve.audit import Audit
 from hub_client.serve.links import Links
 from hub_client.serve.quota import Quota
-from hub_client.serve.repositories import Repositories
+from hub_client.serve.repository_root import Repositories
 from hub_client.serve.sessions import Sessions
 from hub_client.serve.tokens import Tokens
 

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from hub_client.serve import private
-from hub_client.serve.wire import Refused
-from hub_client.store import durable
+from hub_client.files import atomic
+from hub_client.serve import server_files
+from hub_client.serve.refusals import Refused
 
 KEY = "links.key"
 _KEY_BYTES = 32
@@ -55,7 +55,7 @@ class Links:
     """Makes and checks links, with a key that never leaves the server."""
 
     def __init__(self, root: Path, *, seconds: int) -> None:
-        self._key = key(private.folder(root) / KEY)
+        self._key = key(server_files.folder(root) / KEY)
         self._seconds = seconds
 
     def query(self, *, method: str, repository: str, sha256: str, size: int, token: str) -> str:
@@ -92,7 +92,7 @@ def _whole(text: str | None) -> int:
 def key(path: Path) -> bytes:
     """Return the hub's key, made on first use; of two servers that start at once, both use the first one's."""
     if not path.exists():
-        staged = durable.stage([secrets.token_bytes(_KEY_BYTES)], staging=path.parent)
+        staged = atomic.stage([secrets.token_bytes(_KEY_BYTES)], staging=path.parent)
         staged.chmod(0o600)
         with suppress(FileExistsError):
             os.link(staged, path)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from dulwich.objects import Commit
 
-from hub_client.serve import places, tree
-from hub_client.serve.wire import Refused
-from hub_client.store import git
+from hub_client.serve import commit_tree, repository_names
+from hub_client.serve.refusals import Refused
+from hub_client.store.folder import git
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def fork(repository: git.Repository, ours: str, theirs: str) -> str | None:
 def merge(repository: git.Repository, ours: str, theirs: str) -> Merged:
     """Return the files of ``ours`` with what ``theirs`` changed since both were one."""
     shared = fork(repository, ours, theirs)
-    old = tree.files(repository, shared) if shared else {}
-    mine, other = tree.files(repository, ours), tree.files(repository, theirs)
+    old = commit_tree.files(repository, shared) if shared else {}
+    mine, other = commit_tree.files(repository, ours), commit_tree.files(repository, theirs)
     changed = [path for path in sorted(old.keys() | other.keys()) if old.get(path) != other.get(path)]
     conflicts = [path for path in changed if mine.get(path) not in (old.get(path), other.get(path))]
     paths = {path: blob for path, blob in mine.items() if path not in changed}
@@ -53,7 +53,7 @@ def merge(repository: git.Repository, ours: str, theirs: str) -> Merged:
 def _impossible(paths: dict[str, str], changed: list[str]) -> list[str]:
     """Return the changed paths if they cannot lie beside the others, as a file that is a folder on the other side."""
     try:
-        places.check_together(paths)
+        repository_names.check_together(paths)
     except Refused:
         return changed
     return []

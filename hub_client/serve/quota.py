@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
-from hub_client.serve.wire import Refused
-from hub_client.store.protocol import DOCUMENT
+from hub_client.release.store import DOCUMENT
+from hub_client.serve.refusals import Refused
 
 LARGEST_REGULAR = 10 * 2**20
 """Bytes of a file that is kept in git itself."""

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dulwich.objects import Commit
 
 from hub_client import errors
-from hub_client.serve import tree
-from hub_client.serve.places import Place
-from hub_client.serve.wire import Refused, no_revision
-from hub_client.store import git
-from hub_client.store.protocol import DOCUMENT, SEMVER, Entry, choose
+from hub_client.release.store import DOCUMENT, SEMVER, Entry, choose
+from hub_client.serve import commit_tree
+from hub_client.serve.refusals import Refused, no_revision
+from hub_client.serve.repository_names import Place
+from hub_client.store.folder import git
 
 HEADS = "refs/heads/"
 TAGS = "refs/tags/"
@@ -70,11 +70,11 @@ def _history(repository: git.Repository, place: Place, *, tips: set[str]) -> Ite
 
 def digest(repository: git.Repository, place: Place, commit: str) -> str | None:
     """Return the sha256 of the manifest of a commit; None where it has none."""
-    found = tree.find(repository, commit, DOCUMENT[place.kind])
+    found = commit_tree.find(repository, commit, DOCUMENT[place.kind])
     if found is None or found.folder:
         return None
-    data = tree.read(repository, found.id)
-    pointer = tree.content(repository, found.id).pointer
+    data = commit_tree.read(repository, found.id)
+    pointer = commit_tree.content(repository, found.id).pointer
     return pointer.sha256 if pointer else hashlib.sha256(data).hexdigest()
 
 

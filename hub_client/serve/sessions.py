@@ -8,7 +8,7 @@ import re
 import time
 from pathlib import Path
 
-from hub_client.serve import links, private
+from hub_client.serve import links, server_files
 
 COOKIE = "archzoo_session"
 SECONDS = 12 * 3600
@@ -19,7 +19,7 @@ class Sessions:
     """Makes and reads the cookie's value; it ends with its token, or after half a day."""
 
     def __init__(self, root: Path) -> None:
-        self._key = links.key(private.folder(root) / links.KEY)
+        self._key = links.key(server_files.folder(root) / links.KEY)
 
     def begin(self, token: str) -> str:
         """Return the value for a token, by its id."""

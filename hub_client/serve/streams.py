@@ -14,7 +14,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.responses import Response
 
 from hub_client import errors
-from hub_client.serve.wire import Refused
+from hub_client.serve.refusals import Refused
 
 PIECE = 1 << 19
 """Bytes that are held of each file that is being sent or received."""

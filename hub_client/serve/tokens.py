@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hub_client import errors
-from hub_client.serve import private
-from hub_client.store import locks
+from hub_client.files import locks
+from hub_client.serve import server_files
 
 Scope = Literal["read", "write", "admin"]
 """Each includes those before it. ``read`` pulls and opens pull requests, ``write`` creates repositories, pushes and
@@ -74,7 +74,7 @@ class Tokens:
     """The tokens of a hub; what another process changes holds from the next request on."""
 
     def __init__(self, root: Path) -> None:
-        self._path = private.folder(root) / "tokens.json"
+        self._path = server_files.folder(root) / "tokens.json"
         self._seen: tuple[int, int] | None = None
         self._by_hash: dict[str, Token] = {}
 
@@ -152,7 +152,7 @@ class Tokens:
             yield self.all()
 
     def _save(self, tokens: Sequence[Token]) -> None:
-        private.write_json(self._path, [asdict(token) for token in tokens])
+        server_files.write_json(self._path, [asdict(token) for token in tokens])
 
     def _refresh(self) -> None:
         try:
@@ -161,7 +161,7 @@ class Tokens:
             self._seen, self._by_hash = None, {}
             return
         if self._seen != (seen := (status.st_mtime_ns, status.st_ino)):
-            tokens = [_token(record) for record in private.read_json(self._path) or []]
+            tokens = [_token(record) for record in server_files.read_json(self._path) or []]
             self._by_hash, self._seen = {token.sha256: token for token in tokens}, seen
 
 

@@ -1,0 +1,1 @@
+"""Places that releases are in: folders, hubs on the network, the cache."""

@@ -27,11 +27,11 @@ from itertools import islice
 from pathlib import Path
 
 from hub_client import errors
-from hub_client.store import environment
-from hub_client.store.plain import PlainFolder
-from hub_client.store.protocol import DOCUMENT, Entry, Kind, Source, Store
-from hub_client.store.ref import Ref
-from hub_client.store.tarball import SUFFIX, BundleFile
+from hub_client.release.ref import Ref
+from hub_client.release.store import DOCUMENT, Entry, Kind, Source, Store
+from hub_client.store import settings
+from hub_client.store.folder.plain import PlainFolder
+from hub_client.store.network.bundles import SUFFIX, BundleFile
 
 _SLUG = r"[a-z0-9]+(?:[-_.][a-z0-9]+)*"
 NAME = re.compile(rf"(?:{_SLUG}/)?{_SLUG}")
@@ -223,8 +223,8 @@ class Catalogue:
         """Return what else may be the reason that a hub on the network does not show something."""
         if not any("://" in store.address for store in self.stores):
             return ""
-        if environment.offline():
-            return f" {environment.OFFLINE} is set: of hubs on the network, only what is in the cache is known."
+        if settings.offline():
+            return f" {settings.OFFLINE} is set: of hubs on the network, only what is in the cache is known."
         return " What is private on a hub on the network is found with a token that may read it."
 
     def _with_namesakes(self, error: errors.NotFound, repo: str) -> errors.NotFound:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-from hub_client.atlas import with_atlas
+from hub_client.labels.atlas import with_atlas
+from hub_client.labels.predict import predictable
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
-from hub_client.model import Model
-from hub_client.predict import predictable
-from hub_client.train import train
+from hub_client.models.model import Model
+from hub_client.models.train import train
 from tests.simulated import cells_for, manifest
 
 EXAMPLES: dict[str, Manifest] = {

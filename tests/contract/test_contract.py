@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.architectures import ARCHITECTURES, Start
-from hub_client.client import Hub
+from hub_client.checks.verify import verify, with_test_vectors
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
-from hub_client.evaluate import evaluate
+from hub_client.hub.client import Hub
+from hub_client.labels.evaluate import evaluate
+from hub_client.labels.predict import predict
 from hub_client.manifest.v1 import Manifest
-from hub_client.model import Model
-from hub_client.predict import embed, predict
-from hub_client.surgery import surgery
-from hub_client.train import train
-from hub_client.verify import verify, with_test_vectors
+from hub_client.models.architectures import ARCHITECTURES, Start
+from hub_client.models.embed import embed
+from hub_client.models.model import Model
+from hub_client.models.surgery import surgery
+from hub_client.models.train import train
 from tests.contract.examples import EXAMPLES, SHORT, trained, untrained
 from tests.simulated import GENES, QUERY, REFERENCE, SECOND_QUERY, cells_for, counts, log_counts
 

@@ -17,9 +17,9 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hub_client.data.cells import Cells, GeneReport
-from hub_client.legacy import expimap, scpoli, trvae
+from hub_client.interop import expimap, scpoli, trvae
 from hub_client.manifest.v1 import Manifest
-from hub_client.model import Model
+from hub_client.models.model import Model
 
 HERE = Path(__file__).parent
 REFERENCES = {

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hub_client.client import Hub
-from hub_client.store import static
-from hub_client.store.folder import FolderStore
-from hub_client.store.ref import Ref
+from hub_client.hub.client import Hub
+from hub_client.release.ref import Ref
+from hub_client.store.folder.folder_store import FolderStore
+from hub_client.store.network import static
 from tests import hubs, served
 
 

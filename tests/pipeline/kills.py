@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub_client import errors
-from hub_client.store import bundle, keeping
-from hub_client.store.cache import Cache
-from hub_client.store.huggingface import HuggingFaceWire
-from hub_client.store.ref import Ref
-from hub_client.store.remote import RemoteStore
+from hub_client.release import folder as release_folder
+from hub_client.release.ref import Ref
+from hub_client.store.cache import prune
+from hub_client.store.cache.downloads import Cache
+from hub_client.store.network.huggingface import HuggingFaceWire
+from hub_client.store.network.remote import RemoteStore
 from tests import served
 from tests.releases import wide
 
@@ -203,9 +204,9 @@ def _check(arena: Arena, figures: Figures, large: Ref) -> None:
     head = arena.store("checker").resolve(REPO)
     for cache, ref in {"checker": head, "puller": large}.items():
         found = arena.store(cache).fetch(ref, arena.place / "checked" / cache)
-        assert bundle.verify(found).digest == ref.digest
+        assert release_folder.verify(found).digest == ref.digest
     for cache in ("checker", "puller", "doomed", "other"):
-        broken = [path for path, fault in keeping.damaged(Cache(arena.place / cache)) if fault]
+        broken = [path for path, fault in prune.damaged(Cache(arena.place / cache)) if fault]
         assert not broken, f"the cache of {cache} is damaged: {broken}"
 
 

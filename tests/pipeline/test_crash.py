@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from hub_client.errors import TransportError
-from hub_client.store import bundle, locks
-from hub_client.store.folder import FolderStore
+from hub_client.files import locks
+from hub_client.release import folder as release_folder
+from hub_client.store.folder.folder_store import FolderStore
 from tests.pipeline import kills
 from tests.pushers import answer, order, pusher
 from tests.releases import release, wide
@@ -37,7 +38,7 @@ def sound(hub: FolderStore, folder: Path, *, newest: int = 2) -> set[str]:
     releases, entries = hub.releases(REPO), hub.history(REPO)
     for ref in releases[-newest:]:
         fetched = hub.fetch(ref, folder / f"{ref.version}-{time.monotonic_ns()}")
-        assert bundle.verify(fetched).version == ref.version
+        assert release_folder.verify(fetched).version == ref.version
     assert [entry.version for entry in entries] == [ref.version for ref in reversed(releases)]
     return {entry.commit for entry in entries}
 
@@ -96,7 +97,7 @@ def test_the_first_push_killed_before_any_of_its_steps_can_be_repeated(tmp_path:
             ref = hub.commit(repo, folder, message="again", parent=None)
             assert hub.releases(repo) == [ref]
             assert shown in ([], [ref])
-            bundle.verify(hub.fetch(ref, tmp_path / f"out-{step}"))
+            release_folder.verify(hub.fetch(ref, tmp_path / f"out-{step}"))
 
 
 def test_pushes_killed_at_random_moments_lose_nothing_that_was_acknowledged(hub: FolderStore, tmp_path: Path) -> None:

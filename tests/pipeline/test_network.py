@@ -12,12 +12,12 @@ import pytest
 
 from hub_client import errors
 from hub_client.cli import main
-from hub_client.client import Hub
-from hub_client.store import bundle
-from hub_client.store.cache import Cache
-from hub_client.store.huggingface import HuggingFaceWire
-from hub_client.store.remote import RemoteStore
-from hub_client.surgery import surgery
+from hub_client.hub.client import Hub
+from hub_client.models.surgery import surgery
+from hub_client.release import folder as release_folder
+from hub_client.store.cache.downloads import Cache
+from hub_client.store.network.huggingface import HuggingFaceWire
+from hub_client.store.network.remote import RemoteStore
 from tests import served, simulated
 from tests.contract.examples import trained
 from tests.releases import contents, release, wide
@@ -78,7 +78,7 @@ def test_a_pull_request_is_merged(hub: Hub, server: served.Server, owner: str, t
     first = hub.push(release(tmp_path / "one"), repo)
     proposal = hub.propose(release(tmp_path / "two", version="2.0.0", seed=1), repo)
     assert hub.resolve(repo) == first
-    assert bundle.verify(hub.download(f"{repo}@refs/pr/1", tmp_path / "proposed")).version == "2.0.0"
+    assert release_folder.verify(hub.download(f"{repo}@refs/pr/1", tmp_path / "proposed")).version == "2.0.0"
     server.api("writer", "write", owner).merge_pull_request(repo, 1)
     merged = hub.resolve(repo)
     assert (merged.version, merged.digest) == ("2.0.0", proposal.ref.digest)
@@ -165,7 +165,7 @@ def test_deltas_over_the_network_and_in_bundles(
     ref = hub.push(surgery(reference, cells), repo, delta=True)
     monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "fresh"))
     whole = Hub(server.url, token=token).download(repo, tmp_path / "whole")
-    assert bundle.verify(whole).digest == ref.digest
+    assert release_folder.verify(whole).digest == ref.digest
     tars = [hub.bundle(f"{repo}@{version}", tmp_path / f"{version}.tar") for version in ("1.0.0", "1.1.0")]
     assert f"bundle its parent too, {repo}@sha256:{reference.ref.digest[:12]}" in caplog.text
     monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "elsewhere"))

@@ -11,11 +11,11 @@ import pytest
 
 import hub_client
 from hub_client import _resources, errors
+from hub_client.checks.verify import verify
 from hub_client.data.examples import bundled_query
-from hub_client.impute import impute_proteins
 from hub_client.manifest import Plan
-from hub_client.model import Model
-from hub_client.verify import verify
+from hub_client.models.impute import impute_proteins
+from hub_client.models.model import Model
 from tests import simulated
 from tests.pipeline import hubs
 

@@ -16,17 +16,17 @@ import pytest
 
 import hub_client
 from hub_client import errors
-from hub_client.client import Hub
-from hub_client.locking import lock, locked
+from hub_client.checks.verify import with_test_vectors
+from hub_client.hub.claims import standing
+from hub_client.hub.client import Hub
+from hub_client.hub.lock import lock, locked
 from hub_client.manifest import Plan
-from hub_client.manifest.receipt import read_receipt
-from hub_client.mapping import Mapping
-from hub_client.model import Model
-from hub_client.replay import replay
-from hub_client.standing import standing
-from hub_client.store import tarball
-from hub_client.store.cache import Cache
-from hub_client.verify import with_test_vectors
+from hub_client.manifest.receipts import read_receipt
+from hub_client.mapping.map_query import Mapping
+from hub_client.mapping.replay import replay
+from hub_client.models.model import Model
+from hub_client.store.cache.downloads import Cache
+from hub_client.store.network import bundles
 from tests import simulated
 from tests.releases import contents
 
@@ -78,7 +78,7 @@ def test_the_story(
     monkeypatch.setenv("ARCHZOO_CACHE", str(tmp_path / "offline"))
     monkeypatch.setenv("ARCHZOO_OFFLINE", "1")
     for version in ("1.0.0", "1.1.0"):
-        tarball.BundleFile(tmp_path / f"{version}.tar", "models").keep(Cache.default())
+        bundles.BundleFile(tmp_path / f"{version}.tar", "models").keep(Cache.default())
     offline = Hub()
     name = locked(REPO, pinned, offline)
     assert offline.pull(name).manifest.digest == hub.resolve(REPO).digest

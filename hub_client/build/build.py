@@ -1,0 +1,440 @@
+"""build(): a recipe and its data to a release, trained, judged and written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from hub_client import _resources, errors
+from hub_client.build import datasets
+from hub_client.build.panel import allowed, paired, select_panel
+from hub_client.checks.verify import with_test_vectors
+from hub_client.data import genes
+from hub_client.data.align import align
+from hub_client.data.cells import Cells
+from hub_client.data.fingerprint import fingerprint
+from hub_client.labels.atlas import with_atlas
+from hub_client.labels.calibrate import calibrate
+from hub_client.labels.classifiers import with_classifiers
+from hub_client.labels.evaluate import evaluate
+from hub_client.labels.predict import Predictions, joined, predict
+from hub_client.labels.transfer import EXPRESSED, evidence
+from hub_client.manifest.configs import Scvi
+from hub_client.manifest.plan import Plan
+from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
+from hub_client.manifest.report import Report
+from hub_client.manifest.v1 import (
+    Calibration,
+    Combination,
+    Condition,
+    Gene,
+    Genes,
+    LabelLevel,
+    Manifest,
+    Metric,
+    Proteins,
+    PrototypeLevel,
+    Prototypes,
+    Training,
+    Trust,
+)
+from hub_client.models.embed import embed
+from hub_client.models.model import Model
+from hub_client.models.train import train
+from hub_client.nn.training import split
+from hub_client.programs.programs import Chosen, Program, as_terms, genes_of, read
+from hub_client.release import card
+
+METRICS = {
+    "accuracy": "share of cells whose predicted label is the true one",
+    "macro_f1": "mean over labels of F1, so that rare labels count as much as common ones",
+    "calibration_error": "expected calibration error of the uncertainty over ten bins; each half is judged "
+    "by the calibration fitted on the other",
+}
+"""The metrics of a release, and what each says."""
+
+
+def build(
+    recipe: Recipe | str | Path,
+    *,
+    data: str | Path,
+    out: str | Path,
+    overwrite: bool = False,
+    progress: bool = True,
+    accelerator: str = "auto",
+) -> Path:
+    """Train a model as its recipe says, judge it by the recipe's gates, and return the release folder that was written.
+
+    Some cells are held out and never trained on: the uncertainty is calibrated on them and the release's metrics are
+    theirs. They hold for the very weights that are released. The same recipe and data give the same weights on the same
+    machine.
+
+    Parameters
+    ----------
+    recipe
+        A recipe, or the path of its TOML file.
+    data
+        The folder that holds the recipe's data sets.
+    out
+        Gets the release at ``<name>/<version>/``. If it is the bundled zoo of a checkout, the cards are rendered too.
+    overwrite
+        Whether to replace a release that is there already.
+    progress
+        Whether to show a bar while training.
+    accelerator
+        As for :func:`hub_client.train`.
+
+    Raises
+    ------
+    NotFound
+        If the recipe or a data set is not there.
+    ManifestError
+        If the recipe cannot be read.
+    IntegrityError
+        If a data set is not the one the recipe's fingerprint was taken of.
+    VocabularyError, AlignmentError
+        If the data's columns, labels, genes or counts are not what the recipe needs.
+    InvalidInput
+        If the release is there already, or a gate is not passed; nothing is written then.
+
+    Examples
+    --------
+    >>> build("zoo/recipes/pbmc-scpoli.toml", data="../shared/data", out="zoo/released")  # doctest: +SKIP
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    folder = Path(out) / recipe.name / recipe.version
+    _check_free(folder, overwrite=overwrite)
+    model, training, held_out = prepare(recipe, data=Path(data))
+    runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
+    if recipe.pretraining is not None:
+        _start_from_scvi(model, training, plan=recipe.pretraining, **runtime)
+    _train_whole(model, training, plan=recipe.plan, **runtime)
+    model = with_atlas(model, training) if recipe.atlas else model
+    model = with_classifiers(model, training) if recipe.trust.transfer in EXPRESSED else model
+    _judge(model, held_out, recipe)
+    model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
+    model.save(folder, overwrite=overwrite)
+    if Path(out).resolve() == _resources.released().resolve():
+        card.render_zoo(_resources.released(), _resources.cards())
+    return folder
+
+
+def _start_from_scvi(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:
+    """Give an untrained scANVI the encoder and decoder of a scVI that is trained on the same cells."""
+    config = model.manifest.architecture.model_dump(include=set(Scvi.model_fields)) | {"kind": "scvi"}
+    scvi = Model.build(model.manifest.changed(architecture=Scvi.model_validate(config), tensors=()), seed=seed)
+    _train_whole(scvi, training, plan=plan, seed=seed, **runtime)
+    model.network.load(model.network.tensors() | scvi.network.tensors())
+
+
+def _train_whole(model: Model, training: Cells, *, plan: Plan, **runtime: Any) -> None:
+    if train(model, training, plan=plan, **runtime).stopped == "interrupted":
+        raise KeyboardInterrupt  # a model that is trained in part is no release
+
+
+def prepare(recipe: Recipe, *, data: Path) -> tuple[Model, Cells, Cells]:
+    """Return a recipe's untrained model, the cells to train it on and the cells held out.
+
+    Raises
+    ------
+    NotFound, IntegrityError, VocabularyError, AlignmentError
+        As :func:`build`.
+    """
+    source = datasets.load(recipe, data)
+    manifest = _draft(recipe, source, _programs(recipe, data))
+    cells = align(source.counts, manifest, labels={rule.key: rule.key for rule in recipe.labels})
+    model = Model.build(manifest, seed=recipe.seed)
+    training, held_out = split(cells, model.vocabulary, fraction=recipe.holdout.fraction, seed=recipe.seed)
+    return model, cells.rows(training.numpy()), cells.rows(held_out.numpy())
+
+
+def choose_programs(recipe: Recipe | str | Path, *, data: str | Path) -> Chosen | None:
+    """Return the gene programs that a recipe's model gets, with a report of all; None for a model without.
+
+    Raises
+    ------
+    NotFound, IntegrityError, VocabularyError, AlignmentError
+        As :func:`build`.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    if recipe.programs is None:
+        return None
+    source, programs = datasets.load(recipe, Path(data)), _programs(recipe, Path(data))
+    return _chosen(recipe, _panel(recipe, source, programs), programs)
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse before hours of training what could not be written after them."""
+    if folder.exists() and not overwrite:
+        raise errors.InvalidInput(
+            f"{folder} exists already, and a released version does not change. Raise the recipe's version, or pass "
+            "overwrite=True if it was never given to anybody.",
+            facts={"folder": folder},
+        )
+
+
+# --- the manifest before training ---------------------------------------------------------------------------------
+
+
+def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
+    """Return the recipe's gene programs; none for architectures without."""
+    if recipe.programs is None:
+        return ()
+    path = data / recipe.programs.file
+    found = read(path)
+    if (actual := hashlib.sha256(path.read_bytes()).hexdigest()) != recipe.programs.sha256:
+        raise errors.IntegrityError(
+            f"{path} is not the file of gene programs that the recipe means: its sha256 is {actual}, expected is "
+            f"{recipe.programs.sha256}. Fetch {recipe.programs.source} {recipe.programs.release} again, or change the "
+            "recipe if another file is meant.",
+            file=recipe.programs.file,
+            expected=recipe.programs.sha256,
+            actual=actual,
+        )
+    return found
+
+
+def _panel(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Genes:
+    rules = recipe.panel
+    counts = _expressed(source.counts, rules)
+    if recipe.programs is not None:
+        shared = _genes(recipe, tuple(map(str, counts.var_names)))
+        measured = genes.Panel.over(shared, human=_human(recipe))
+        whole = {shared.names[index] for index in genes_of(_whole(recipe.programs, programs), measured)}
+        rules = rules.model_copy(update={"include": (*rules.include, *allowed(sorted(whole), rules))})
+        if recipe.programs.only:
+            covered = genes_of(programs, measured)
+            kept = [index in covered or name in rules.include for index, name in enumerate(shared.names)]
+            counts = counts[:, np.array(kept)].copy()
+    return _genes(recipe, select_panel(counts, rules, batches=counts.obs[recipe.conditions[0].key].to_numpy(dtype=str)))
+
+
+def _expressed(counts: AnnData, rules: Panel) -> AnnData:
+    """Return counts of the genes that enough cells express, and of those that the rules include anyway."""
+    cells = np.asarray((counts.X > 0).sum(axis=0)).ravel()
+    return counts[:, (cells >= rules.min_cells) | counts.var_names.isin(rules.include)].copy()
+
+
+def _whole(rules: Programs, programs: Sequence[Program]) -> list[Program]:
+    """Return the programs whose genes are all to be in the panel."""
+    known = {program.id: program for program in programs}
+    if strangers := [name for name in rules.whole if name not in known]:
+        raise errors.VocabularyError(
+            f"programs.whole names {errors.names(strangers)}, which the file has not; it takes ids, such as "
+            f"{errors.names(list(known), shown=2)}.",
+            field="programs.whole",
+            unknown=strangers,
+            known=list(known),
+        )
+    return [known[name] for name in rules.whole]
+
+
+def _chosen(recipe: Recipe, panel: Genes, programs: Sequence[Program]) -> Chosen | None:
+    rule = recipe.programs
+    if rule is None:
+        return None
+    said = rule.model_dump(include={"min_genes", "max_genes", "max_overlap", "source", "release", "license"})
+    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **said)
+
+
+def _human(recipe: Recipe) -> bool:
+    return recipe.organism.id == genes.HUMAN
+
+
+def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Manifest:
+    obs = source.counts.obs
+    panel = _panel(recipe, source, programs)
+    chosen = _chosen(recipe, panel, programs)
+    return Manifest(
+        **{name: getattr(recipe, name) for name in _COPIED},
+        created=datetime.now(UTC).replace(microsecond=0),
+        organism=recipe.term(recipe.organism),
+        tissue=tuple(map(recipe.term, recipe.tissue)),
+        assay=tuple(map(recipe.term, recipe.assay)),
+        disease=tuple(map(recipe.term, recipe.disease)),
+        genes=panel,
+        proteins=_proteins(recipe, source),
+        terms=chosen.terms if chosen else (),
+        conditions=tuple(
+            Condition(**dict(rule), categories=datasets.categories(obs[rule.key])) for rule in recipe.conditions
+        ),
+        combinations=_combinations(recipe, obs),
+        labels=tuple(_level(recipe, rule) for rule in recipe.labels),
+        prototypes=_PROTOTYPES.get(recipe.architecture.kind, _no_prototypes)(recipe),
+        training=Training(datasets=source.records),
+    )
+
+
+def _proteins(recipe: Recipe, source: datasets.Reference) -> Proteins | None:
+    """Return the panel of all proteins that the data sets measured; training finds out which each batch did."""
+    if datasets.PROTEINS not in source.counts.obsm:
+        return None
+    keys = [dataset.proteins.key for dataset in recipe.datasets if dataset.proteins]
+    return Proteins(panel=tuple(source.counts.obsm[datasets.PROTEINS].columns), source=keys[0])
+
+
+_COPIED = (
+    "name",
+    "version",
+    "title",
+    "summary",
+    "authors",
+    "citation",
+    "license",
+    "data_license",
+    "suspension_type",
+    "gene_annotation",
+    "architecture",
+    "input",
+    "query_plan",
+    "intended_use",
+    "limitations",
+)
+"""What a manifest says in the recipe's words."""
+
+
+def _genes(recipe: Recipe, names: tuple[str, ...]) -> Genes:
+    rules = recipe.panel
+    own = "id" if rules.id_type == "ensembl" else "symbol"
+    panel = paired(names, id_type=rules.id_type) if _human(recipe) else tuple(Gene(**{own: name}) for name in names)
+    return Genes(
+        id_type=rules.id_type,
+        panel=panel,
+        coverage_warn=rules.coverage_warn,
+        coverage_refuse=rules.coverage_refuse,
+        duplicates=rules.duplicates,
+    )
+
+
+def _combinations(recipe: Recipe, obs: Any) -> tuple[Combination, ...]:
+    if len(recipe.conditions) < 2:
+        return ()
+    rows = zip(*(obs[rule.key] for rule in recipe.conditions), strict=True)
+    return tuple(Combination(values=row) for row in sorted(set(rows)))
+
+
+def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
+    prefixes = sorted({curie.partition(":")[0] for curie in rule.ontology.values()})
+    return LabelLevel(
+        key=rule.key,
+        categories=tuple(sorted(rule.ids)),
+        ontology=rule.ids,
+        ontology_release=", ".join(f"{prefix} {recipe.ontologies[prefix]}" for prefix in prefixes) or None,
+        parents=rule.parents,
+        unlabelled=rule.unlabelled,
+    )
+
+
+def _no_prototypes(recipe: Recipe) -> Prototypes:
+    return Prototypes()
+
+
+def _scpoli_prototypes(recipe: Recipe) -> Prototypes:
+    names = {rule.key: f"prototypes.{index}" for index, rule in enumerate(recipe.labels)}
+    return Prototypes(
+        levels=tuple(
+            PrototypeLevel(level=key, means=f"{name}.means", covariances=f"{name}.covariances")
+            for key, name in names.items()
+        )
+    )
+
+
+_PROTOTYPES = {"scpoli": _scpoli_prototypes}
+
+
+# --- what the held-out cells say ----------------------------------------------------------------------------------
+
+
+def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
+    """Calibrate a trained model, put its metrics into the manifest, and refuse it if it fails a gate."""
+    if not recipe.labels:
+        return
+    model.manifest = model.manifest.changed(trust=_unfitted(model, recipe))
+    report = evaluate(_cross_fitted(model, held_out, recipe), _by_name(held_out))
+    said = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
+    model.manifest = model.manifest.changed(
+        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=said),
+        metrics=_metrics(report, held_out, model.manifest, recipe),
+    )
+    _check_gates(recipe, report)
+
+
+def _by_name(cells: Cells) -> dict[str, pd.Series]:
+    return {level: pd.Series(names, index=cells.obs_names) for level, names in cells.labels.items()}
+
+
+def _unfitted(model: Model, recipe: Recipe) -> Trust:
+    """Return what the recipe decides of label transfer before anything is fitted."""
+    decided = recipe.trust.model_dump(exclude={"distance_quantile"})
+    return _trust(model, [Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.labels])
+
+
+def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: str | None = None) -> Trust:
+    return model.manifest.trust.model_copy(update={"calibrations": tuple(calibrations), "validated_on": validated_on})
+
+
+def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
+    found = evidence(model, embed(model, cells), cells=cells)
+    quantile = recipe.trust.distance_quantile
+    rules = [rule for rule in model.manifest.trust.calibrations if rule.level in found]
+    return tuple(
+        calibrate(found[rule.level], cells.labels[rule.level], rule=rule, distance_quantile=quantile) for rule in rules
+    )
+
+
+def _cross_fitted(model: Model, cells: Cells, recipe: Recipe) -> Predictions:
+    """Return predictions in which each half of the cells is calibrated on the other half."""
+    parts = []
+    for fitted, judged in _halves(model, cells, recipe.seed):
+        trust = _trust(model, _calibrations(model, cells.rows(fitted), recipe))
+        parts.append(predict(replace(model, manifest=model.manifest.changed(trust=trust)), cells.rows(judged)))
+    return joined(parts)
+
+
+def _halves(model: Model, cells: Cells, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    one, other = (rows.numpy() for rows in split(cells, model.vocabulary, fraction=0.5, seed=seed))
+    return [(one, other), (other, one)]
+
+
+def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -> tuple[Metric, ...]:
+    same: Mapping[str, Any] = {
+        "dataset": " + ".join(dataset.name for dataset in recipe.datasets),
+        "dataset_fingerprint": fingerprint(cells.x, manifest.genes.names),
+        "split": f"held out ({recipe.holdout.fraction:.0%}, stratified by conditions and label, never trained on)",
+        "seed": recipe.seed,
+    }
+    return tuple(
+        Metric(name=f"{level.level}.{name}", definition=says, value=getattr(level, name), n=level.cells, **same)
+        for level in report.levels
+        for name, says in METRICS.items()
+    )
+
+
+def _check_gates(recipe: Recipe, report: Report) -> None:
+    values = {(gate.level, gate.metric): getattr(report[gate.level], gate.metric) for gate in recipe.gates}
+    failed = [line for gate in recipe.gates if (line := _fault(gate, values[gate.level, gate.metric]))]
+    if failed:
+        raise errors.InvalidInput(
+            f"{recipe.name} {recipe.version} was not written: its held-out cells fail gates of the recipe:\n  "
+            + "\n  ".join(failed),
+            facts={f"{level}.{metric}": value for (level, metric), value in values.items()},
+        )
+
+
+def _fault(gate: Gate, value: float) -> str | None:
+    """Return what a gate says against a value, if anything."""
+    what = f"{gate.level}.{gate.metric} is {value:.4f}, wanted"
+    if gate.at_least is not None and value < gate.at_least:
+        return f"{what} at least {gate.at_least:g}"
+    if gate.at_most is not None and value > gate.at_most:
+        return f"{what} at most {gate.at_most:g}"
+    return None

@@ -1,0 +1,202 @@
+"""Test vectors: a few simulated cells in every release, with the latent and labels the release's maker got for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from hub_client import errors
+from hub_client.data.cells import Cells, GeneReport
+from hub_client.labels.predict import predict
+from hub_client.manifest.v1 import Manifest, TensorSpec, TestVectors
+from hub_client.models.model import Model
+
+CELLS = "test_cells"
+PREFIX = "test_vectors."
+MATRICES = {"counts": "genes", "latent": "latent", "continuous": "continuous", "proteins": "proteins"}
+"""The second axis of those parts that have two."""
+
+
+def with_test_vectors(model: Model, cells: Cells, *, count: int = 8, seed: int = 0) -> Model:
+    """Return the model with test vectors: simulated cells, and what it says of them.
+
+    No cell of the data is published: counts are Poisson draws around the mean profile of all cells of a label, under
+    the conditions of one of them. The labels of the finest level take turns.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    cells
+        The cells whose mean profiles are drawn from, with labels if the model has any.
+    count
+        How many cells to simulate.
+    seed
+        Of the draws.
+    """
+    simulated = _simulated(cells, model.manifest, count=count, seed=seed)
+    tensors = {PREFIX + part: value for part, value in (_inputs(model, simulated) | _outputs(model, simulated)).items()}
+    vectors = TestVectors(cells=count, tensors={name.removeprefix(PREFIX): name for name in tensors})
+    kept = tuple(spec for spec in model.manifest.tensors if not spec.name.startswith(PREFIX))
+    manifest = model.manifest.changed(test_vectors=vectors, tensors=(*kept, *map(_spec, tensors)))
+    return replace(model, manifest=manifest, extras={**model.extras, **tensors})
+
+
+def verify(model: Model) -> None:
+    """Replay a model's test vectors.
+
+    Raises
+    ------
+    Unsupported
+        If the release has none.
+    ManifestError
+        If they are not complete, or name conditions the model does not have.
+    IntegrityError
+        If latent or labels are not, within the release's tolerances, those its maker got.
+    """
+    vectors = _vectors(model.manifest)
+    expected = _parts(model)
+    found = _outputs(model, _replayed(model.manifest, expected))
+    for part, value in found.items():
+        exact = not value.is_floating_point()
+        rtol, atol = (0.0, 0.0) if exact else (vectors.rtol, vectors.atol)
+        if part in expected and not torch.allclose(value, expected[part], rtol=rtol, atol=atol):
+            raise _not_reproduced(part, expected[part], value)
+
+
+def simulated_cells(model: Model) -> Cells:
+    """Return the simulated cells of a model's test vectors, aligned to it.
+
+    Raises
+    ------
+    Unsupported, ManifestError
+        As :func:`verify`.
+    """
+    return _replayed(model.manifest, _parts(model))
+
+
+def _vectors(manifest: Manifest) -> TestVectors:
+    if manifest.test_vectors is None:
+        raise errors.Unsupported(
+            f"{manifest.name} has no test vectors to replay.", kind=manifest.architecture.kind, verb="verify"
+        )
+    return manifest.test_vectors
+
+
+def _parts(model: Model) -> dict[str, Tensor]:
+    """Return the test vectors by the name of each part, complete."""
+    parts = {part: model.extras[name] for part, name in _vectors(model.manifest).tensors.items()}
+    _check_complete(model.manifest, parts)
+    return parts
+
+
+def _check_complete(manifest: Manifest, parts: dict[str, Tensor]) -> None:
+    known = {f"conditions.{c.key}": len(c.categories) for c in manifest.categorical}
+    continuous = {"continuous"} if manifest.covariates.continuous else set()
+    if missing := sorted({"counts", "size_factor", "latent", *known, *continuous} - parts.keys()):
+        raise errors.ManifestError(f"{manifest.name}: its test vectors lack {errors.names(missing)}.")
+    for part, categories in known.items():
+        if bool(((parts[part] < 0) | (parts[part] >= categories)).any()):
+            raise errors.ManifestError(f"{manifest.name}: its test vectors hold codes in {part} that are no category.")
+
+
+def _finest(manifest: Manifest) -> str | None:
+    """Return the label level with the most categories."""
+    return max(manifest.labels, key=lambda level: len(level.categories)).key if manifest.labels else None
+
+
+def _simulated(cells: Cells, manifest: Manifest, *, count: int, seed: int) -> Cells:
+    """Return simulated cells with the conditions of real ones; their names are numbers."""
+    generator = np.random.default_rng(seed)
+    groups = _groups(cells, _finest(manifest))
+    chosen = [groups[index % len(groups)] for index in range(count)]
+    counts = np.stack([_draw(cells, members, manifest.input.kind, generator) for members in chosen])
+    samples = np.array([generator.choice(members) for members in chosen])
+    factors = [cells.size_factor[members].mean() for members in chosen]
+    observed = manifest.input.size_factor is not None
+    proteins = _means(cells.proteins, chosen)
+    return Cells(
+        x=csr_matrix(counts, dtype=np.float32),
+        obs_names=np.arange(count).astype(str).astype(object),
+        conditions={key: names[samples] for key, names in cells.conditions.items()},
+        labels={},
+        size_factor=np.asarray(factors if observed else counts.sum(axis=1).clip(min=1), dtype=np.float32),
+        report=GeneReport(coverage=1.0),
+        continuous=_means(cells.continuous, chosen),
+        proteins=None if proteins is None else generator.poisson(proteins).astype(np.float32),
+    )
+
+
+def _means(values: NDArray[np.float32] | None, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float32] | None:
+    """Return the mean of each column over each group of cells, ``(groups, columns)``: no cell's own value."""
+    return None if values is None else np.stack([values[members].mean(axis=0) for members in groups])
+
+
+def _groups(cells: Cells, level: str | None) -> Sequence[NDArray[np.int64]]:
+    """Return the rows of each label's cells, those with no label left out; all rows where there are no labels."""
+    names = cells.labels.get(level, np.empty(0)) if level else np.empty(0)
+    found = [np.flatnonzero(names == name) for name in np.unique(names) if name != ""]
+    return found or [np.arange(len(cells))]
+
+
+def _draw(cells: Cells, members: NDArray[np.int64], kind: str, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Return one cell's values, ``(genes,)``, in the unit the network reads."""
+    values = cells.x[members].astype(np.float64)
+    values = values.expm1() if kind == "log1p" else values
+    drawn = generator.poisson(np.asarray(values.mean(axis=0)).reshape(-1)).astype(np.float32)
+    return np.log1p(drawn) if kind == "log1p" else drawn
+
+
+def _inputs(model: Model, cells: Cells) -> dict[str, Tensor]:
+    axes = model.vocabulary.conditions | model.vocabulary.covariates
+    values = {"counts": cells.x.toarray(), "size_factor": cells.size_factor}
+    values |= {f"conditions.{key}": axis.codes(cells.conditions[key]) for key, axis in axes.items()}
+    values |= {} if cells.continuous is None else {"continuous": cells.continuous}
+    values |= {} if cells.proteins is None else {"proteins": cells.proteins}
+    return {part: torch.from_numpy(value) for part, value in values.items()}
+
+
+def _outputs(model: Model, cells: Cells) -> dict[str, Tensor]:
+    """Return latent, ``(test_cells, latent)``, and label codes, ``(test_cells,)``, as computed on the CPU."""
+    found = predict(model, cells, device="cpu")
+    axes = model.vocabulary.labels
+    codes = {f"labels.{key}": torch.from_numpy(axes[key].codes(p.labels)) for key, p in found.levels.items()}
+    return {"latent": torch.from_numpy(found.latent), **codes}
+
+
+def _replayed(manifest: Manifest, parts: dict[str, Tensor]) -> Cells:
+    names = {c.key: np.array(c.categories)[parts[f"conditions.{c.key}"].numpy()] for c in manifest.categorical}
+    counts = parts["counts"].numpy()
+    return Cells(
+        x=csr_matrix(counts),
+        obs_names=np.arange(len(counts)).astype(str).astype(object),
+        conditions=names,
+        labels={},
+        size_factor=parts["size_factor"].numpy(),
+        report=GeneReport(coverage=1.0),
+        continuous=parts["continuous"].numpy() if manifest.covariates.continuous else None,
+        proteins=parts["proteins"].numpy() if "proteins" in parts else None,
+    )
+
+
+def _spec(name: str) -> TensorSpec:
+    part = name.removeprefix(PREFIX)
+    axes = {part: (CELLS, axis) for part, axis in MATRICES.items()}
+    return TensorSpec(name=name, dtype="I64" if "." in part else "F32", shape=axes.get(part, (CELLS,)))
+
+
+def _not_reproduced(part: str, expected: Tensor, found: Tensor) -> errors.IntegrityError:
+    off = float((found.double() - expected.double()).abs().max())
+    return errors.IntegrityError(
+        f"the release's test vectors are not reproduced: {part} differs by up to {off:.3g}. Its weights or this "
+        "machine's arithmetic are not what its maker had; find out which before comparing its latents with others'.",
+        file="model.safetensors",
+        expected=expected.tolist(),
+        actual=found.tolist(),
+    )

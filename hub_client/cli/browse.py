@@ -1,0 +1,195 @@
+"""``archzoo list`` and ``archzoo info``: what there is, and what a model says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hub_client import errors
+from hub_client.cli import options, screen
+from hub_client.cli.screen import Column
+
+if TYPE_CHECKING:
+    from hub_client.manifest.v1 import Manifest
+    from hub_client.release.listing import Listing
+
+COLUMNS = (
+    Column("name"),
+    Column("version"),
+    Column("architecture"),
+    Column("organism", rank=4),
+    Column("tissue", rank=3),
+    Column("genes", "right"),
+    Column("cells", "right", rank=2),
+    Column("labels", "right", rank=1),
+    Column("licence", rank=5),
+    Column("hub", rank=6),
+)
+SHOWN = 8
+"""Categories or labels named in a line of ``info``."""
+
+
+def list_models(
+    query: Annotated[str, typer.Argument(help="Only models with these words.", show_default=False)] = "",
+    hub: options.HubFolder = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the models there are.
+
+    Those that come with archzoo, and those in your hub.
+
+    For example:
+
+    ```
+    archzoo list
+    archzoo list pbmc
+    archzoo list --json | jq -r '.[].name'
+    ```
+    """
+    from hub_client.hub.client import Hub
+
+    found = Hub(hub).search(query)
+    if as_json:
+        screen.say_json([asdict(listing) for listing in found])
+    elif not found:
+        screen.complain(f"no model matches {query!r}; `archzoo list` shows all." if query else _empty(hub))
+    else:
+        screen.say_table(COLUMNS, [_row(listing) for listing in found])
+
+
+def _empty(hub: str | None) -> str:
+    missing = hub is not None and "://" not in hub and not Path(hub).expanduser().exists()
+    return f"there is no hub at {hub} yet; the first push makes it." if missing else "there is no model to list."
+
+
+def info(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+    """Show what a model is and how good it is.
+
+    For example:
+
+    ```
+    archzoo info pbmc-scpoli
+    archzoo info pbmc-scpoli@1.0.0 --json
+    ```
+    """
+    from hub_client.hub.client import Hub
+
+    place = Hub(hub)
+    ref, manifest = place.resolve(model), place.manifest(model)
+    if as_json:
+        screen.say_json({"ref": options.told(ref), "manifest": manifest.model_dump(mode="json")})
+        return
+    screen.say_paragraph(manifest.title or manifest.name)
+    if manifest.summary:
+        screen.say_paragraph(manifest.summary)
+    screen.say()
+    screen.say_facts(options.identity(ref))
+    screen.say()
+    screen.say_facts({name: value for name, value in facts(manifest).items() if value})
+    if manifest.metrics:
+        screen.say()
+        show_metrics(manifest)
+
+
+def _row(listing: Listing) -> list[str]:
+    return [
+        listing.name,
+        listing.version or "",
+        listing.architecture,
+        listing.organism or "",
+        ", ".join(listing.tissue),
+        f"{listing.genes:,}",
+        f"{listing.cells:,}" if listing.cells else "",
+        f"{len(listing.labels):,}" if listing.labels else "",
+        listing.license or "",
+        listing.hub,
+    ]
+
+
+def facts(manifest: Manifest) -> dict[str, str]:
+    """Return what a manifest says, for people; what it does not say is empty."""
+    return {
+        "architecture": _architecture(manifest),
+        **_origin(manifest),
+        "genes": f"{len(manifest.genes.panel):,}, by {manifest.genes.id_type}; refuses a query with less than "
+        f"{manifest.genes.coverage_refuse:.0%}",
+        **{f"condition {condition.key}": _counted(condition.categories) for condition in manifest.conditions},
+        **{f"labels {level.key}": _counted(level.categories) for level in manifest.labels},
+        "proteins": _counted(manifest.proteins.panel) if manifest.proteins else "",
+        "gene programs": _programs(manifest),
+        "trained on": _datasets(manifest),
+        "training": _training(manifest),
+        "lineage": _lineage(manifest),
+        "intended use": manifest.intended_use,
+        "limitations": manifest.limitations,
+        "licence": manifest.license or "",
+        "data licence": manifest.data_license or "",
+        "authors": ", ".join(author.name for author in manifest.authors),
+        "cite": f"doi:{manifest.citation.doi}" if manifest.citation and manifest.citation.doi else "",
+    }
+
+
+def _architecture(manifest: Manifest) -> str:
+    config = manifest.architecture
+    settings = ", ".join(f"{name} {_short(value)}" for name, value in config.model_dump(exclude={"kind"}).items())
+    return f"{config.kind} ({settings})"
+
+
+def _short(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _origin(manifest: Manifest) -> dict[str, str]:
+    return {
+        "organism": manifest.organism.label if manifest.organism else "",
+        "tissue": ", ".join(term.label for term in manifest.tissue),
+        "assay": ", ".join(term.label for term in manifest.assay),
+        "disease": ", ".join(term.label for term in manifest.disease),
+    }
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)}: {errors.names(names, shown=SHOWN)}"
+
+
+def _programs(manifest: Manifest) -> str:
+    active = [term.name for term in manifest.terms if term.active]
+    sources = dict.fromkeys(f"{term.source} ({term.license})" for term in manifest.terms if term.source)
+    said = f"{len(active):,} of {len(manifest.terms):,} active" + (f", {errors.names(sources)}" if sources else "")
+    return f"{said}: {errors.names(active, shown=SHOWN)}" if manifest.terms else ""
+
+
+def _datasets(manifest: Manifest) -> str:
+    return "; ".join(f"{dataset.name} ({dataset.cells:,} cells)" for dataset in manifest.training.datasets)
+
+
+def _training(manifest: Manifest) -> str:
+    training = manifest.training
+    if training.plan is None:
+        return ""
+    return f"{training.epochs} epochs, batches of {training.plan.batch_size}, seed {training.seed}"
+
+
+def _lineage(manifest: Manifest) -> str:
+    lineage = manifest.lineage
+    if lineage is None:
+        return ""
+    parent = lineage.parent
+    return f"{lineage.relation} of {parent.name} {parent.version or ''}".strip() if parent else lineage.relation
+
+
+def show_metrics(manifest: Manifest) -> None:
+    """Print a release's metrics as a table."""
+    columns = [
+        Column("metric"),
+        Column("value", "right"),
+        Column("data"),
+        Column("cells", "right"),
+        Column("split", rank=1),
+    ]
+    rows = [[m.name, f"{m.value:.3f}", m.dataset, f"{m.n:,}", m.split] for m in manifest.metrics]
+    screen.say_table(columns, rows)

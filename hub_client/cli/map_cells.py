@@ -1,0 +1,314 @@
+"""``archzoo map``: the main job, from a query file to labels."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import tomllib
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hub_client import errors
+from hub_client.cli import failures, map_summary, options, screen
+from hub_client.files import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from hub_client.manifest.plan import Plan
+    from hub_client.models.model import Model
+
+
+def _option(metavar: str | None, help: str, panel: str, *flags: str, minimum: int | None = None) -> Any:
+    return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, min=minimum)
+
+
+def _share(help: str, panel: str) -> Any:
+    return typer.Option(metavar="SHARE", help=help, rich_help_panel=panel, min=0, max=1)
+
+
+CELLS, TRAINING, OUTPUT = "The query", "Training", "Output"
+Query = Annotated[
+    str, _option("FILE", "Cells to map, raw counts: `.h5ad`, `.zarr`, `.h5mu`; or `pbmc68k`, an example.", CELLS)
+]
+Conditions = Annotated[
+    list[str] | None,
+    _option("KEY=COLUMN", "The obs column of a condition. Repeatable.", CELLS, "--condition", "-c"),
+]
+Labels = Annotated[
+    list[str] | None, _option("LEVEL=COLUMN", "The obs column of labels to train with. Repeatable.", CELLS)
+]
+Truth = Annotated[
+    list[str] | None, _option("LEVEL=COLUMN", "The obs column to judge predictions by. Repeatable.", CELLS)
+]
+Layer = Annotated[str | None, _option("NAME", "The layer that holds counts.", CELLS)]
+ProteinsKey = Annotated[
+    str | None,
+    _option("KEY", "The key of obsm, or the modality, with protein counts; found by its names if left out.", CELLS),
+]
+MinCoverage = Annotated[
+    float | None, _share("Share of the model's genes to insist on, 0 to 1, instead of the model's own.", CELLS)
+]
+UnknownAbove = Annotated[float | None, _share("Call cells that are less sure than this unknown, 0 to 1.", CELLS)]
+PlanFile = Annotated[Path | None, _option("FILE", "A training plan in TOML, instead of the default.", TRAINING)]
+Epochs = Annotated[int | None, _option("N", "Epochs, instead of the plan's.", TRAINING, minimum=0)]
+Start = Annotated[Literal["random", "mean", "best"] | None, _option(None, "What new conditions start from.", TRAINING)]
+Seed = Annotated[int, _option("N", "The same seed gives the same result.", TRAINING, minimum=0)]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], _option(None, "Where to train.", TRAINING)]
+Precision = Annotated[
+    Literal["32-true", "16-mixed", "bf16-mixed"],
+    _option("KIND", "Numbers to train in: `32-true`, `16-mixed` or `bf16-mixed`.", TRAINING),
+]
+Out = Annotated[Path, _option("FILE", "The mapped query, `.h5ad` or `.zarr`.", OUTPUT, "--out", "-o")]
+SaveModel = Annotated[Path | None, _option("FOLDER", "Where to save the updated model, too.", OUTPUT)]
+Force = Annotated[bool, _option(None, "Replace outputs that exist.", OUTPUT, "--force")]
+Quiet = Annotated[bool, _option(None, "No progress bars.", OUTPUT, "--quiet", "-q")]
+
+
+def map_cells(
+    model: options.ModelName,
+    query: Query,
+    out: Out,
+    save_model: SaveModel = None,
+    condition: Conditions = None,
+    labels: Labels = None,
+    truth: Truth = None,
+    layer: Layer = None,
+    proteins: ProteinsKey = None,
+    min_coverage: MinCoverage = None,
+    unknown_above: UnknownAbove = None,
+    plan: PlanFile = None,
+    epochs: Epochs = None,
+    start: Start = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "32-true",
+    hub: options.HubFolder = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Map cells onto a reference and label them.
+
+    Matches the genes, adds the query's conditions to the model, trains only those, and predicts labels. The reference
+    itself does not move: its own cells keep their place in the latent space.
+
+    The output is the query with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it
+    came to be in `uns["archzoo"]`. From a model with gene programs it also has their scores in `obsm["X_terms"]`, from
+    one with proteins what it expects of each in every cell, measured or not, in `obsm["X_proteins_imputed"]`; their
+    names are in `uns` under the same keys. Without `--condition`, the query is one new batch. Beside it goes a receipt
+    (`mapped.receipt.json`): what went in and came out, in hashes; `archzoo replay` makes the mapping again from it.
+
+    For example:
+
+    ```
+    archzoo map pbmc-scpoli --query pbmc68k --out mapped.h5ad
+    archzoo map pbmc-scpoli --query lupus.h5ad -c batch=donor --out mapped.h5ad --save-model lupus-model
+    archzoo map pbmc-scpoli --query lupus.h5ad --layer counts --truth cell_type=author_label --out mapped.h5ad
+    archzoo map pbmc-cite-totalvi --query cite.h5ad --proteins adt --out mapped.h5ad
+    ```
+    """
+    from hub_client.hub.client import Hub
+
+    _check_outputs(out, save_model, force=force)
+    settings: dict[str, Any] = {
+        "conditions": options.pairs(condition, option="--condition") or _example_conditions(query),
+        "labels": options.pairs(labels, option="--labels"),
+        "layer": layer,
+        "proteins": proteins,
+        "min_coverage": min_coverage,
+        "unknown_above": unknown_above,
+        "start": start,
+    }
+    truth_columns = options.pairs(truth, option="--truth") or {}
+    reference = Hub(hub).pull(model)
+    settings["plan"] = _plan(plan, epochs=epochs, reference=reference)
+
+    from hub_client.labels.evaluate import evaluate  # not before cheap mistakes are told: this loads torch
+    from hub_client.mapping.map_query import map_query
+
+    cells = _query(query)
+    known = _truth(cells, truth_columns, reference=reference, taught=settings["labels"] or {})
+    mapping = map_query(
+        cells,
+        reference,
+        **{name: value for name, value in settings.items() if value is not None},
+        seed=seed,
+        accelerator=device,
+        precision=precision,
+        progress=not quiet,
+    )
+    if save_model:
+        mapping.model.save(save_model, overwrite=force)
+    _write(mapping.adata, out)
+    receipt = _write_receipt(mapping.receipt.to_bytes(), out)
+    record = map_summary.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
+    written = {"query": out, "receipt": receipt, "model": save_model}
+    record["written"] = {what: str(path) if path else None for what, path in written.items()}
+    _tell(record, as_json=as_json)
+
+
+def _tell(record: dict[str, Any], *, as_json: bool) -> None:
+    """Print a summary; end with the code of an interruption if there was one."""
+    (screen.say_json if as_json else map_summary.show)(record)
+    if record["training"] and record["training"]["stopped"] == "interrupted":
+        screen.complain("interrupted: training ended early; what it had learned by then was used and written.")
+        raise typer.Exit(failures.INTERRUPTED)
+
+
+def _write_zarr(adata: AnnData, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Writing zarr v2|zarr v3 autosharding")  # news of anndata's next release
+        adata.write_zarr(path)
+
+
+def _write_h5ad(adata: AnnData, path: Path) -> None:
+    atomic.reserve(path, int(1.1 * _size(adata)) + 2**20)  # HDF5 that runs out of room takes the process down
+    adata.write_h5ad(path)
+
+
+def _size(adata: AnnData) -> int:
+    """Return about how many bytes an AnnData takes, in memory and in an uncompressed file."""
+    raw = 0 if adata.raw is None else sys.getsizeof(type(adata)(adata.raw.X))
+    return sys.getsizeof(adata) + raw
+
+
+WRITERS = {".h5ad": _write_h5ad, ".zarr": _write_zarr}
+
+
+def _check_outputs(out: Path, save_model: Path | None, *, force: bool) -> None:
+    """Refuse before training what could not be written after it."""
+    from hub_client.release import folder as release_folder
+
+    if out.suffix not in WRITERS:
+        raise errors.InvalidInput(f"--out {out}: the name must end in {' or '.join(WRITERS)}.", facts={"out": out})
+    for path in (out, _receipt_of(out)):
+        if path.exists() and not force:
+            raise errors.InvalidInput(
+                f"--out {out}: {path} exists already. Choose another name, or replace it with --force.",
+                facts={"out": out},
+            )
+    _check_writable("--out", out)
+    if save_model:
+        release_folder.check_target(save_model, overwrite=force)
+        _check_writable("--save-model", save_model)
+
+
+def _receipt_of(out: Path) -> Path:
+    """Return where the receipt of a mapping goes: beside its cells."""
+    return out.with_suffix(".receipt.json")
+
+
+def _write_receipt(content: bytes, out: Path) -> Path:
+    path = _receipt_of(out)
+    with atomic.writing(f"the place of --out {out}", otherwise="choose another place"):
+        atomic.publish(atomic.stage([content], staging=path.absolute().parent), path.absolute())
+    return path
+
+
+def _check_writable(option: str, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent).cleanup()
+    except OSError as error:
+        raise errors.InvalidInput(
+            f"{option} {path}: nothing can be written to {path.parent} ({error.strerror}). Choose another place.",
+            facts={option: path},
+        ) from error
+
+
+def _query(name: str) -> AnnData:
+    from hub_client.data.examples import QUERIES, bundled_query
+    from hub_client.data.open_query import opened
+
+    if name in QUERIES:
+        return bundled_query(name)
+    return opened(name)
+
+
+def _example_conditions(name: str) -> dict[str, str] | None:
+    from hub_client.data.examples import QUERIES
+
+    return {"batch": "batch"} if name in QUERIES else None
+
+
+def _truth(
+    cells: AnnData, columns: dict[str, str], *, reference: Model, taught: dict[str, str]
+) -> dict[str, pd.Series]:
+    """Return the obs columns predictions shall be judged by, checked before training, so that a slip costs no time."""
+    from hub_client.data.obs import column
+    from hub_client.labels.predict import predictable
+
+    if not columns:
+        return {}
+    judged = {*predictable(reference), *taught}
+    _check_levels(columns, known=[level for level in reference.vocabulary.labels if level in judged])
+    truth = {
+        level: column(cells.obs, name, purpose=f"the truth of {level!r} (--truth)") for level, name in columns.items()
+    }
+    for level, values in truth.items():
+        _check_overlap(level, values, reference=reference, taught=cells.obs.get(taught.get(level)))
+    return truth
+
+
+def _check_levels(wanted: Iterable[str], *, known: Sequence[str]) -> None:
+    if strangers := [level for level in wanted if level not in known]:
+        raise errors.VocabularyError(
+            f"--truth names {errors.names(strangers)}, but this model predicts {errors.names(known) or 'no labels'}. "
+            "Write --truth LEVEL=COLUMN with one of its levels.",
+            field="truth",
+            unknown=strangers,
+            known=known,
+        )
+
+
+def _check_overlap(level: str, truth: pd.Series, *, reference: Model, taught: pd.Series | None) -> None:
+    """Raise VocabularyError if no true label is one that the model knows or will have learned from the query."""
+    from hub_client.data.obs import texts
+    from hub_client.labels.evaluate import known_cells
+
+    learned = () if taught is None else texts(taught.drop_duplicates())
+    known_cells(level, texts(truth), known=[*reference.vocabulary.labels[level].names, *learned])
+
+
+def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:
+    from hub_client.manifest.plan import Plan
+
+    plan = _read_plan(file) if file else reference.manifest.query_plan
+    if epochs is None:
+        return plan
+    return Plan.model_validate((plan or Plan()).model_dump() | {"epochs": epochs})
+
+
+def _read_plan(file: Path) -> Plan:
+    from pydantic import ValidationError
+
+    from hub_client.manifest.plan import Plan
+    from hub_client.manifest.reading import explained
+
+    try:
+        return Plan.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise errors.NotFound(f"--plan {file}: no such file.", name=str(file)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.ManifestError(f"--plan {file} is not TOML: {error}.", path=str(file)) from None
+    except ValidationError as error:
+        raise errors.ManifestError(
+            f"--plan {file} is not a valid plan:", path=str(file), problems=explained(error, Plan)
+        ) from None
+
+
+def _write(adata: AnnData, out: Path) -> None:
+    """Write beside the target and rename, so that a failed or killed run leaves no half a file."""
+    place = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True)
+    with atomic.writing(f"the place of --out {out}", otherwise="choose another place"), place as folder:
+        part = Path(folder) / out.name
+        WRITERS[out.suffix](adata, part)
+        if out.is_dir():
+            out.rename(Path(folder) / "replaced")
+        part.replace(out)

@@ -1,0 +1,161 @@
+"""What ``archzoo map`` found, as one record: printed as tables, or as it is with ``--json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hub_client.cli import screen
+from hub_client.cli.screen import Column
+
+if TYPE_CHECKING:
+    from hub_client.data.cells import GeneReport
+    from hub_client.labels.predict import LabelPrediction
+    from hub_client.manifest.report import Report
+    from hub_client.mapping.map_query import Mapping
+    from hub_client.models.model import Model
+    from hub_client.nn.training import History
+
+MISSING_SHOWN = 10
+
+
+def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dict[str, Any]:
+    """Return what is worth telling about a mapping, ready for JSON."""
+    return {
+        "reference": _place(reference),
+        "cells": mapping.adata.n_obs,
+        "genes": _genes(mapping.alignment, total=len(reference.vocabulary.genes)),
+        "training": _training(mapping.history) if mapping.history else None,
+        "programs": 0 if mapping.scores is None else mapping.scores.shape[1],
+        "proteins": _proteins(mapping, reference),
+        "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
+        "evaluation": judged.model_dump(mode="json")["levels"] if judged else None,
+        "warnings": list(mapping.alignment.warnings),
+    }
+
+
+def _place(model: Model) -> dict[str, Any]:
+    ref = model.ref
+    known = {"commit": ref.commit, "hub": ref.hub} if ref else {"commit": None, "hub": None}
+    return {
+        "name": ref.repo if ref else model.manifest.name,
+        "version": model.manifest.version,
+        "digest": model.manifest.digest,
+        **known,
+    }
+
+
+def _genes(found: GeneReport, *, total: int) -> dict[str, Any]:
+    return {
+        "total": total,
+        "coverage": found.coverage,
+        "weighted_coverage": found.weighted_coverage,
+        "missing": len(found.missing),
+        "most_used_missing": list(found.missing[:MISSING_SHOWN]),
+        "matched_by": found.id_type,
+        "counts_from": found.source,
+    }
+
+
+def _proteins(mapping: Mapping, reference: Model) -> dict[str, Any] | None:
+    panel, found = reference.manifest.proteins, mapping.alignment.proteins
+    if panel is None or found is None:
+        return None
+    return {"total": len(panel.panel), "missing": list(found.missing), "counts_from": found.source}
+
+
+def _training(history: History) -> dict[str, Any]:
+    return {
+        "epochs": len(history.epochs),
+        "best_epoch": history.best_epoch,
+        "stopped": history.stopped,
+        "seconds": round(history.seconds, 2),
+        "device": history.device,
+    }
+
+
+def _labels(found: LabelPrediction) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    grouped = pd.Series(found.uncertainty).groupby(found.labels.astype(str)).agg(["size", "mean"])
+    rows = grouped.sort_values("size", ascending=False, kind="stable").itertuples()
+    return [{"label": str(row[0]), "cells": int(row[1]), "mean_uncertainty": float(row[2])} for row in rows]
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print a summary for people."""
+    screen.say_facts(
+        {
+            "reference": _reference_line(record["reference"]),
+            "cells": f"{record['cells']:,}",
+            "genes": _gene_line(record["genes"]),
+            "not measured": _missing_line(record["genes"]),
+            "training": _training_line(record["training"]),
+            **({"proteins": _protein_line(record["proteins"])} if record["proteins"] else {}),
+            **({"gene programs": f"{record['programs']:,} scores a cell"} if record["programs"] else {}),
+            "written": ", ".join(filter(None, record["written"].values())),
+        }
+    )
+    for level, rows in record["labels"].items():
+        screen.say()
+        _show_labels(level, rows, total=record["cells"])
+    for level in record["evaluation"] or ():
+        screen.say()
+        _show_evaluation(level)
+
+
+def _training_line(training: dict[str, Any] | None) -> str:
+    if training is None:
+        return "none: the model knew all conditions already"
+    return f"{training['epochs']} epochs in {training['seconds']:.1f} s on {training['device']} ({training['stopped']})"
+
+
+def _reference_line(reference: dict[str, Any]) -> str:
+    commit = f", commit {reference['commit'][:12]}" if reference["commit"] else ""
+    return f"{reference['name']} {reference['version']}{commit}"
+
+
+def _gene_line(genes: dict[str, Any]) -> str:
+    found = genes["total"] - genes["missing"]
+    line = f"{found:,} of {genes['total']:,} measured ({genes['coverage']:.1%})"
+    if genes["weighted_coverage"] is not None:
+        line += f"; {genes['weighted_coverage']:.1%} of what the encoder reads"
+    return f"{line}; matched by {genes['matched_by']}, counts from {genes['counts_from']}"
+
+
+def _protein_line(proteins: dict[str, Any]) -> str:
+    total, missing = proteins["total"], len(proteins["missing"])
+    if proteins["counts_from"] is None:
+        return f"none measured; all {total:,} imputed"
+    return f"{total - missing:,} of {total:,} measured, counts from {proteins['counts_from']}; all {total:,} imputed"
+
+
+def _missing_line(genes: dict[str, Any]) -> str:
+    more = genes["missing"] - len(genes["most_used_missing"])
+    return ", ".join(genes["most_used_missing"]) + (f" and {more:,} more" if more else "") or "none"
+
+
+def _show_labels(level: str, rows: list[dict[str, Any]], *, total: int) -> None:
+    columns = [Column(level), Column("cells", "right"), Column("share", "right"), Column("mean uncertainty", "right")]
+    screen.say_table(
+        columns,
+        [
+            [row["label"], f"{row['cells']:,}", f"{row['cells'] / total:.1%}", f"{row['mean_uncertainty']:.3f}"]
+            for row in rows
+        ],
+    )
+
+
+def _show_evaluation(level: dict[str, Any]) -> None:
+    left_out = sum(level["not_in_model"].values())
+    screen.say(
+        f"{level['level']}: accuracy {level['accuracy']:.3f}, macro-F1 {level['macro_f1']:.3f} over {level['cells']:,} "
+        f"cells" + (f"; {left_out:,} cells with labels unknown to the model left out" if left_out else "")
+    )
+    columns = [Column("true label"), *(Column(name, "right") for name in ("cells", "precision", "recall", "F1"))]
+    screen.say_table(
+        columns,
+        [
+            [row["label"], f"{row['cells']:,}", *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))]
+            for row in level["labels"]
+        ],
+    )

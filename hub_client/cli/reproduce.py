@@ -1,0 +1,175 @@
+"""``archzoo lock``, ``verify``, ``cite`` and ``replay``: what a pipeline pins, a paper cites and a reviewer repeats."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hub_client import errors
+from hub_client.cli import failures, options, screen
+from hub_client.cli.screen import Column
+
+if TYPE_CHECKING:
+    from hub_client.hub.claims import Claim
+    from hub_client.mapping.replay import Replay
+
+Names = Annotated[list[str], typer.Argument(help="Releases, as in `kidney` or `my-lab/kidney@1.2.0`.")]
+LockFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The lock file.")]
+Format = Annotated[Literal["bibtex", "cff"], typer.Option(help="`bibtex`, or `cff` for a CITATION.cff.")]
+ReceiptFile = Annotated[Path, typer.Argument(help="A receipt that `archzoo map` wrote.", show_default=False)]
+Query = Annotated[str, typer.Option(metavar="FILE", help="The cells that were mapped.", show_default=False)]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="The reference, where it is in no hub.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Another seed, to see what it changes.", min=0)]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Another number of threads.", min=1)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+CLAIMS = (Column("claim"), Column("holds"), Column("seconds", "right", rank=1), Column("because"))
+_SAID = {True: "yes", False: "no", None: "not tried"}
+
+
+def lock(
+    models: Names, out: LockFile = Path("archzoo.lock"), hub: options.HubFolder = None, as_json: options.Json = False
+) -> None:
+    """Pin the releases that a pipeline uses.
+
+    Writes their versions, commits, digests, files and data sets to `archzoo.lock`: commit it with your code. Then
+    `archzoo pull --locked` refuses anything else.
+
+    For example:
+
+    ```
+    archzoo lock pbmc-scpoli my-lab/kidney
+    archzoo pull my-lab/kidney --locked archzoo.lock --out kidney
+    ```
+    """
+    from hub_client.hub.client import Hub
+    from hub_client.hub.lock import lock as pin
+    from hub_client.hub.lock import write_lock
+
+    found = pin(models, Hub(hub))
+    write_lock(out, found)
+    if as_json:
+        screen.say_json(found.model_dump(mode="json"))
+        return
+    for model in found.models:
+        screen.say(f"{model.name}@{model.version or model.commit} sha256:{model.digest}")
+
+
+def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
+    """Check whether a release works here as it did for its maker.
+
+    Says which of four claims hold: *valid* (every file is the one that the manifest names), *loads* (the network takes
+    the weights), *runs* (it embeds and labels simulated cells) and *reproduces* (latents and labels are those that its
+    maker got). Ends with 5 if one does not hold.
+
+    For example:
+
+    ```
+    archzoo verify pbmc-scpoli
+    archzoo verify my-lab/kidney@sha256:8c41d0e2b7aa
+    ```
+    """
+    from hub_client.hub.claims import standing
+    from hub_client.hub.client import Hub
+
+    claims = standing(model, hub=Hub(hub))
+    if as_json:
+        screen.say_json([asdict(claim) for claim in claims])
+    else:
+        screen.say_table(CLAIMS, [_row(claim) for claim in claims])
+    if not all(claim.holds for claim in claims):
+        raise typer.Exit(failures.EXIT_CODES[errors.IntegrityError][0])
+
+
+def _row(claim: Claim) -> list[str]:
+    return [claim.name, _SAID[claim.holds], f"{claim.seconds:.2f}", claim.message]
+
+
+def cite(model: options.ModelName, format: Format = "bibtex", hub: options.HubFolder = None) -> None:
+    """Print how to cite a model and its data.
+
+    The digest is in it: whoever reads the paper can pull the very same release by it.
+
+    For example:
+
+    ```
+    archzoo cite pbmc-scpoli >> references.bib
+    archzoo cite pbmc-scpoli --format cff > CITATION.cff
+    ```
+    """
+    from hub_client.hub.client import Hub
+    from hub_client.release import citation
+
+    place = Hub(hub)
+    writers = {"bibtex": citation.bibtex, "cff": citation.cff}
+    screen.say(writers[format](place.manifest(model), place.resolve(model)).rstrip("\n"))
+
+
+def replay(
+    receipt: ReceiptFile,
+    query: Query,
+    model: Model = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    hub: options.HubFolder = None,
+    quiet: Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Make a mapping again from its receipt.
+
+    Pulls the reference by the receipt's digest, maps the same cells in the same way, and says what is the same and what
+    is not: the cells, the seed, versions, threads, latents, labels. Ends with 1 if a label differs.
+
+    For example:
+
+    ```
+    archzoo replay mapped.receipt.json --query lupus.h5ad
+    archzoo replay mapped.receipt.json --query lupus.h5ad --seed 1
+    ```
+    """
+    from hub_client.hub.client import Hub
+    from hub_client.manifest.receipts import read_receipt
+
+    given = read_receipt(_content(receipt), source=str(receipt))
+    place = Hub(hub)
+    reference = place.pull(model or f"{given.reference.name}@sha256:{given.reference.digest}")
+
+    from hub_client.data.examples import QUERIES, bundled_query
+    from hub_client.mapping.replay import replay as repeat  # after the names were found: this loads torch
+
+    cells = bundled_query(query) if query in QUERIES else query
+    found = repeat(given, cells, model=reference, seed=seed, threads=threads, progress=not quiet)
+    if as_json:
+        screen.say_json(_record(found))
+    else:
+        screen.say("\n  ".join([_verdict(found), *map(str, found.differences)]))
+    if not found.same_labels:
+        raise typer.Exit(1)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise errors.NotFound(f"there is no receipt {path}.", name=str(path)) from None
+
+
+def _record(found: Replay) -> dict[str, Any]:
+    return {
+        "same": found.same,
+        "same_labels": found.same_labels,
+        "largest": found.largest,
+        "differences": [asdict(difference) for difference in found.differences],
+    }
+
+
+def _verdict(found: Replay) -> str:
+    if found.receipt is None:
+        return "these are not the cells that were mapped:"
+    if found.same:
+        same = "latents and labels are the same, bit for bit"
+        return f"{same}; what else differs:" if found.differences else same
+    labels = "all labels are the same" if found.same_labels else "labels differ"
+    return f"{labels}; latents differ by up to {found.largest:.3g}:"

@@ -1,0 +1,1 @@
+"""What a user does with hubs: pull, push, search, pin, trace where a release comes from."""

@@ -1,0 +1,101 @@
+"""standing(): which of *valid, loads, runs, reproduces* hold of a release on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hub_client import errors
+from hub_client.checks.verify import simulated_cells, verify
+from hub_client.hub.client import Hub
+from hub_client.labels.predict import predict
+from hub_client.models.model import Model
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim about a release.
+
+    Attributes
+    ----------
+    name
+        ``valid``, ``loads``, ``runs`` or ``reproduces``.
+    holds
+        None where it was not tried, because one before it does not hold.
+    message
+        What makes it hold, or why it does not.
+    seconds
+        How long the check took.
+    """
+
+    name: str
+    holds: bool | None
+    message: str
+    seconds: float = 0.0
+
+
+@dataclass
+class _Work:
+    hub: Hub
+    name: str | Path
+    folder: Path
+    model: Model = field(init=False)
+
+
+def standing(name: str | Path, *, hub: Hub | None = None) -> tuple[Claim, ...]:
+    """Return which claims about a release hold, each after the one before it.
+
+    ``valid``: every file is the one that the manifest names, and the manifest the one that the digest names.
+    ``loads``: the network that the manifest describes takes the weights. ``runs``: it embeds and labels the test cells.
+    ``reproduces``: latents and labels are, within the release's tolerances, those that its maker got.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        If nothing has this name.
+    """
+    place = hub or Hub()
+    place.resolve(name)
+    claims: list[Claim] = []
+    with TemporaryDirectory(prefix="archzoo-") as temporary:
+        work = _Work(place, name, Path(temporary) / "release")
+        for claim, (check, message) in _CLAIMS.items():
+            failed = any(not one.holds for one in claims)
+            claims.append(Claim(claim, None, "not tried") if failed else _tried(claim, check, message, work=work))
+    return tuple(claims)
+
+
+def _tried(name: str, check: Callable[[_Work], None], message: str, *, work: _Work) -> Claim:
+    start = time.perf_counter()
+    try:
+        check(work)
+    except errors.HubClientError as error:
+        return Claim(name, False, str(error), time.perf_counter() - start)
+    return Claim(name, True, message, time.perf_counter() - start)
+
+
+def _valid(work: _Work) -> None:
+    work.hub.download(work.name, work.folder)
+
+
+def _loads(work: _Work) -> None:
+    work.model = Model.load(work.folder)
+
+
+def _runs(work: _Work) -> None:
+    predict(work.model, simulated_cells(work.model), device="cpu")
+
+
+def _reproduces(work: _Work) -> None:
+    verify(work.model)
+
+
+_CLAIMS: dict[str, tuple[Callable[[_Work], None], str]] = {
+    "valid": (_valid, "every file is the one that the manifest names"),
+    "loads": (_loads, "the network takes the weights"),
+    "runs": (_runs, "it embeds and labels the test cells"),
+    "reproduces": (_reproduces, "latents and labels of the test cells are those its maker got"),
+}

@@ -1,0 +1,328 @@
+"""Deltas: hubs keep of a release that surgery grew only what it adds to its parent.
+
+What is pulled, checked and cited is the whole release: its manifest, which every hub keeps as it is, names the sha256
+of the whole weights, and the parent by its digest. A hub keeps ``delta.safetensors`` in the place of the weights:
+
+``header``
+    The header of the whole ``model.safetensors``, so that the same bytes come out whichever library writes such files.
+``<tensor>``
+    The entries that are not the parent's, flat: for a tensor that grew along its named axes those beyond the parent's,
+    for one with other values all of them. Tensors that are the parent's are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hub_client import errors
+from hub_client.files import safetensors
+from hub_client.files.safetensors import ITEM_BYTES
+from hub_client.hub.lineage import Origins
+from hub_client.manifest.reading import read_manifest
+from hub_client.manifest.v1 import Delta, Manifest, Parent, TensorSpec
+from hub_client.release import folder as release_folder
+from hub_client.release import versioning
+from hub_client.release.ref import Ref
+from hub_client.release.store import Source
+
+FILE = "delta.safetensors"
+HEADER = "header"
+
+Array = NDArray[np.uint8]
+"""Entries of a tensor as bytes, the last axis those of one entry: deltas move numbers and never read them."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A source that gives whole releases, also where ``source`` keeps deltas.
+
+    Attributes
+    ----------
+    source
+        Where the release is.
+    origins
+        Where its parents are looked for.
+    """
+
+    source: Source
+    origins: Origins
+
+    def read(self, ref: Ref, path: str) -> bytes:
+        """Return one small file of a release, checked."""
+        return self.source.read(ref, path)
+
+    def fetch(self, ref: Ref, folder: Path) -> Path:
+        """Write a whole release into a new or empty folder, every hash checked, and return the folder.
+
+        Raises
+        ------
+        NotFound
+            If a parent is in none of the hubs at hand.
+        IntegrityError
+            If a file is not the one its manifest names, or the delta does not give the weights that it names.
+        """
+        self.source.fetch(ref, folder)
+        if is_partial(folder):
+            with TemporaryDirectory(prefix="archzoo-") as scratch:
+                whole = self._composed(folder, Path(scratch) / "release")
+                for name in (release_folder.WEIGHTS, *_delta(_manifest(folder)).inherited):
+                    shutil.copyfile(whole / name, folder / name)
+            (folder / FILE).unlink()
+        return folder
+
+    @contextmanager
+    def opened(self, ref: Ref) -> Iterator[Path]:
+        """Give a folder with the whole release while the context lasts; nobody may write to it."""
+        with self.source.opened(ref) as folder:
+            if not is_partial(folder):
+                yield folder
+                return
+            with TemporaryDirectory(prefix="archzoo-") as scratch:
+                yield self._composed(folder, Path(scratch) / "release")
+
+    def _composed(self, stored: Path, folder: Path) -> Path:
+        manifest = _manifest(stored)
+        found = self.origins.find(parent_of(manifest))
+        with Whole(found.source, self.origins).opened(found.ref) as parent:
+            return compose(stored, parent, folder)
+
+
+def is_partial(folder: Path) -> bool:
+    """Return whether a folder holds a release as hubs keep deltas: no weights, but what they add."""
+    return (folder / FILE).exists() and not (folder / release_folder.WEIGHTS).exists()
+
+
+def verify(folder: Path) -> Manifest:
+    """Return the manifest of a release as a hub keeps it, a delta or whole, once every file there has its hash.
+
+    Raises
+    ------
+    IntegrityError, ManifestError, NotFound
+        As :func:`hub_client.release.folder.verify`.
+    """
+    if not is_partial(folder):
+        return release_folder.verify(folder)
+    manifest = _manifest(folder)
+    _content(folder, manifest)
+    return manifest
+
+
+def compose(stored: Path, parent: Path, folder: Path) -> Path:
+    """Write the whole release that a delta and its parent make, and return its folder.
+
+    Parameters
+    ----------
+    stored
+        The release as a hub keeps it.
+    parent
+        The parent's whole release.
+    folder
+        A new folder.
+
+    Raises
+    ------
+    IntegrityError
+        If the parent is not the one the manifest names, or the result is not what the manifest says.
+    """
+    manifest = _manifest(stored)
+    before = release_folder.read(parent, load_tensors=False).manifest
+    _check_parent(manifest, before)
+    shutil.copytree(stored, folder, ignore=shutil.ignore_patterns(FILE))
+    for name in _delta(manifest).inherited:
+        shutil.copyfile(parent / name, folder / name)
+    weights = _weights(_content(stored, manifest), manifest, parent, before)
+    (folder / release_folder.WEIGHTS).write_bytes(weights)
+    release_folder.verify(folder)
+    return folder
+
+
+def stored_form(folder: Path, parent: Path, into: Path) -> Path:
+    """Write a whole release as hubs keep it, a delta to its parent, and return that folder.
+
+    Raises
+    ------
+    InvalidInput
+        If the release was not grown from the parent, or its old weights moved: there is little to leave out then.
+    """
+    new, old = release_folder.read(folder), release_folder.read(parent)
+    _check_parent(new.manifest, old.manifest)
+    level, reason = versioning.needed(old, new)
+    if level == "major":
+        raise errors.InvalidInput(
+            f"a delta is for what surgery grew, and {reason}. Push the release whole, without delta=True.",
+            facts={"delta": True, "reason": reason},
+        )
+    content = _added(folder, new.manifest, parent, old.manifest)
+    manifest = _declared(new.manifest, old.manifest, content)
+    into.mkdir(parents=True)
+    for file in manifest.files:
+        if file.path not in (release_folder.WEIGHTS, *_delta(manifest).inherited):
+            shutil.copyfile(folder / file.path, into / file.path)
+    (into / FILE).write_bytes(content)
+    (into / release_folder.MANIFEST).write_bytes(
+        (folder / release_folder.MANIFEST).read_bytes() if manifest == new.manifest else manifest.to_bytes()
+    )
+    return into
+
+
+def _declared(new: Manifest, old: Manifest, content: bytes) -> Manifest:
+    """Return the manifest that says how the release is kept; the same one if it says so already."""
+    known = {file.path: file for file in old.files}
+    inherited = tuple(f.path for f in new.files if f.path != release_folder.WEIGHTS and known.get(f.path) == f)
+    delta = Delta(size=len(content), sha256=hashlib.sha256(content).hexdigest(), inherited=inherited)
+    return new if new.delta == delta else new.changed(delta=delta, signature=None)
+
+
+def _added(folder: Path, new: Manifest, parent: Path, old: Manifest) -> bytes:
+    """Return the content of ``delta.safetensors``."""
+    from safetensors.numpy import save
+
+    header, values = _read(folder, new)
+    _, before = _read(parent, old)
+    added = {HEADER: np.frombuffer(header, dtype=np.uint8)}
+    for name, value in values.items():
+        mask = _new_entries(name, value, new, old)
+        if not mask.all() and not np.array_equal(value[~mask], before[name].reshape(-1, value.shape[-1])):
+            mask = np.ones(value.shape[:-1], dtype=bool)
+        if mask.any():
+            added[name] = np.ascontiguousarray(value[mask]).reshape(-1)
+    return bytes(save({name: added[name] for name in sorted(added)}))
+
+
+def _weights(content: bytes, manifest: Manifest, parent: Path, old: Manifest) -> bytearray:
+    """Return the bytes of the whole ``model.safetensors``."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        added = load(content)
+        header = added.pop(HEADER).tobytes()
+    except (SafetensorError, KeyError) as error:
+        raise _bad(f"cannot be read ({error})") from error
+    _, before = _read(parent, old)
+    size = next(file.size for file in manifest.files if file.path == release_folder.WEIGHTS)
+    if size - len(header) != _bytes(manifest):
+        raise _bad("has a header that does not fit the weights' size", expected=size)
+    whole = bytearray(header) + bytearray(_bytes(manifest))
+    for entry in safetensors.check(whole, manifest):
+        shape = (*entry.shape, ITEM_BYTES[entry.dtype])
+        value = _grown(entry.name, np.zeros(shape, dtype=np.uint8), manifest, old, added=added, before=before)
+        whole[entry.start : entry.end] = value.tobytes()
+    return whole
+
+
+def _bytes(manifest: Manifest) -> int:
+    """Return how many bytes all tensors take."""
+    described = safetensors.described(manifest).values()
+    return sum(ITEM_BYTES[dtype] * math.prod(shape) for dtype, shape in described)
+
+
+def _grown(
+    name: str,
+    value: Array,
+    manifest: Manifest,
+    old: Manifest,
+    *,
+    added: Mapping[str, Array],
+    before: Mapping[str, Array],
+) -> Array:
+    """Return a tensor's entries: the parent's where they were, the delta's in the other places."""
+    width = value.shape[-1]
+    new = added.get(name, np.zeros(0, dtype=np.uint8))
+    mask = np.ones(value.shape[:-1], dtype=bool)
+    if new.size != value.size:
+        mask = _new_entries(name, value, manifest, old)
+        if not mask.all():
+            value[~mask] = before[name].reshape(-1, width)
+    if new.dtype != np.uint8 or new.size != int(mask.sum()) * width:
+        raise _bad(f"has {new.size:,} bytes for the tensor {name}, where {int(mask.sum()) * width:,} are new")
+    value[mask] = new.reshape(-1, width)
+    return value
+
+
+def _new_entries(name: str, value: Array, manifest: Manifest, old: Manifest) -> NDArray[np.bool_]:
+    """Return which entries of a tensor the parent cannot have, by its named axes: all where it has no such tensor."""
+    mask = np.ones(value.shape[:-1], dtype=bool)
+    spec, before = (_spec(described, name) for described in (manifest, old))
+    if spec is None or before is None or (spec.shape, spec.dtype) != (before.shape, before.dtype):
+        return mask
+    sizes, grown = old.axes(), manifest.axes()
+    kept: list[list[int]] = [versioning.places(axis, sizes, grown) for axis in spec.shape]
+    inside = all(not places or places[-1] < mask.shape[axis] for axis, places in enumerate(kept))
+    if inside and all(map(len, kept)):
+        mask[np.ix_(*kept)] = False
+    return mask
+
+
+def _spec(manifest: Manifest, name: str) -> TensorSpec | None:
+    return next((spec for spec in manifest.tensors if spec.name == name), None)
+
+
+def _read(folder: Path, manifest: Manifest) -> tuple[bytes, dict[str, Array]]:
+    """Return the header of the weights, and the entries of each tensor."""
+    content = (folder / release_folder.WEIGHTS).read_bytes()
+    entries = safetensors.check(content, manifest)
+    flat = np.frombuffer(content, dtype=np.uint8)
+    values = {e.name: flat[e.start : e.end].reshape(*e.shape, ITEM_BYTES[e.dtype]) for e in entries}
+    return content[: 8 + int.from_bytes(content[:8], "little")], values
+
+
+def _manifest(folder: Path) -> Manifest:
+    return read_manifest((folder / release_folder.MANIFEST).read_bytes(), source=str(folder / release_folder.MANIFEST))
+
+
+def _delta(manifest: Manifest) -> Delta:
+    if manifest.delta is None:
+        raise _bad("lies in a release whose manifest does not speak of it")
+    return manifest.delta
+
+
+def parent_of(manifest: Manifest) -> Parent:
+    """Return what a delta adds to."""
+    if manifest.lineage is None or manifest.lineage.parent is None:
+        raise errors.InvalidInput(
+            f"{manifest.name} names no parent in its lineage, so there is nothing that a delta could add to: push it "
+            "whole, without delta=True.",
+            facts={"delta": True},
+        )
+    return manifest.lineage.parent
+
+
+def _check_parent(manifest: Manifest, parent: Manifest) -> None:
+    expected = parent_of(manifest)
+    if parent.digest != expected.digest:
+        raise errors.IntegrityError(
+            f"{manifest.name} was grown from {expected.name} with digest {expected.digest}, and the release at hand "
+            f"has {parent.digest}. Get the parent from another hub.",
+            file=release_folder.MANIFEST,
+            expected=expected.digest,
+            actual=parent.digest,
+        )
+
+
+def _content(folder: Path, manifest: Manifest) -> bytes:
+    """Return the delta's bytes, checked."""
+    delta, content = _delta(manifest), (folder / FILE).read_bytes()
+    actual = hashlib.sha256(content).hexdigest()
+    if (len(content), actual) != (delta.size, delta.sha256):
+        raise _bad("has another sha256", expected=delta.sha256, actual=actual)
+    return content
+
+
+def _bad(fault: str, *, expected: object = None, actual: object = None) -> errors.IntegrityError:
+    return errors.IntegrityError(
+        f"{FILE} {fault}. The release is not the one its manifest names: fetch it again.",
+        file=FILE,
+        expected=expected,
+        actual=actual,
+    )

@@ -1,0 +1,114 @@
+"""Where a release comes from: its parents, found by digest in whichever hub has them, up to the root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from hub_client import errors
+from hub_client.manifest.reading import read_manifest
+from hub_client.manifest.v1 import Manifest, Parent
+from hub_client.release.store import DOCUMENT, Store
+from hub_client.store.catalogue import Found
+
+
+@dataclass(frozen=True)
+class Step:
+    """One release on the way to the root.
+
+    Attributes
+    ----------
+    name, version, digest
+        As it calls itself, or as its child calls it.
+    relation
+        How it came to be: ``surgery``, ``retrain``, ``import``; None for a root, or where it was not found.
+    created
+        When, RFC 3339.
+    hub
+        Where it was found; None where no hub at hand has it, and the walk ends.
+    message
+        What was said when it was pushed.
+    yanked
+        Why it was yanked, if it was.
+    """
+
+    name: str
+    version: str | None
+    digest: str
+    relation: str | None = None
+    created: str | None = None
+    hub: str | None = None
+    message: str = ""
+    yanked: str | None = None
+
+
+@dataclass(frozen=True)
+class Origins:
+    """The stores in which parents are looked for, in this order."""
+
+    stores: Sequence[Store]
+
+    def find(self, parent: Parent) -> Found:
+        """Return the release that is a parent, whatever version or commit it has where it is found.
+
+        Raises
+        ------
+        NotFound
+            If none of the stores has it.
+        """
+        for store in self.stores:
+            for repo in _candidates(store.repos(), parent.name):
+                with suppress(errors.NotFound):
+                    ref = store.resolve(repo, f"sha256:{parent.digest}")
+                    return Found(ref, store, store.yanked(repo).get(str(ref.version)))
+        version = f"@{parent.version}" if parent.version else ""
+        raise errors.NotFound(
+            f"the parent {parent.name}{version} (sha256:{parent.digest[:12]}) is in none of the hubs "
+            f"{errors.names(store.address for store in self.stores)}. Push it to one of them, or choose the hub that "
+            "has it with hub=.",
+            name=parent.name,
+        )
+
+
+def walk(found: Found, origins: Origins) -> Iterator[Step]:
+    """Return a release, its parent, and so on to the root, or to the first that no hub at hand has."""
+    here: Found | None = found
+    while here is not None:
+        manifest = read_manifest(here.source.read(here.ref, DOCUMENT["models"]), source=str(here.ref))
+        yield _step(here, manifest, origins)
+        parent = manifest.lineage.parent if manifest.lineage else None
+        if parent is None:
+            return
+        try:
+            here = origins.find(parent)
+        except errors.NotFound:
+            yield Step(parent.name, parent.version, parent.digest)
+            return
+
+
+def _candidates(repos: Sequence[str], name: str) -> list[str]:
+    """Return repositories that may hold a release: of this full name, then of the same last part."""
+    last = name.split("/")[-1]
+    return sorted((repo for repo in repos if repo.split("/")[-1] == last), key=lambda repo: repo != name)
+
+
+def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
+    ref = found.ref
+    return Step(
+        ref.repo,
+        ref.version,
+        ref.digest,
+        relation=manifest.lineage.relation if manifest.lineage else None,
+        created=manifest.created.isoformat() if manifest.created else None,
+        hub=ref.hub,
+        message=_message(found, origins),
+        yanked=found.yanked,
+    )
+
+
+def _message(found: Found, origins: Origins) -> str:
+    """Return what was said when a release was pushed; nothing for a folder that a user named by its path."""
+    store = next((store for store in origins.stores if store is found.source), None)
+    entries = store.history(found.ref.repo) if store else []
+    return next((entry.message for entry in entries if entry.commit == found.ref.commit), "")

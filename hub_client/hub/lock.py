@@ -1,0 +1,169 @@
+"""``archzoo.lock``: the releases a pipeline uses, pinned by everything that names them, and pulls that insist on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import NonNegativeInt, ValidationError
+
+from hub_client import errors
+from hub_client.files import atomic
+from hub_client.hub.client import Hub
+from hub_client.manifest import _json
+from hub_client.manifest._frozen import Frozen, problems
+from hub_client.manifest.v1 import Commit, Doi, Manifest, RelativePath, SemVer, Sha256
+from hub_client.release.ref import Ref
+
+FILE = "archzoo.lock"
+MAX_BYTES = 16 * 2**20
+
+
+class LockedFile(Frozen):
+    """One file of a release."""
+
+    path: RelativePath
+    size: NonNegativeInt
+    sha256: Sha256
+
+
+class LockedDataset(Frozen):
+    """One data set a model was trained on, by the fingerprint of its genes and counts."""
+
+    name: str
+    fingerprint: Sha256
+    doi: Doi | None = None
+
+
+class LockedModel(Frozen):
+    """One release."""
+
+    name: str
+    version: SemVer | None
+    commit: Commit
+    digest: Sha256
+    files: tuple[LockedFile, ...]
+    datasets: tuple[LockedDataset, ...] = ()
+
+
+class Lock(Frozen):
+    """The file's content; where a hub is does not belong to it, so that it says nothing about anybody's machine."""
+
+    format: Literal[1] = 1
+    models: tuple[LockedModel, ...]
+
+    def entry(self, name: str) -> LockedModel:
+        """Return the locked release of a name, full or its last part, whatever revision is written behind it.
+
+        Raises
+        ------
+        NotFound
+            If none, or several, are called so.
+        """
+        repo = name.partition("@")[0]
+        exact = [model for model in self.models if model.name == repo]
+        found = exact or [model for model in self.models if model.name.split("/")[-1] == repo]
+        if len(found) == 1:
+            return found[0]
+        fault = "locks several releases called" if found else "does not lock"
+        raise errors.NotFound(
+            f"the lock file {fault} {repo!r}; it has {errors.names(model.name for model in self.models)}. Lock it with "
+            "archzoo lock.",
+            name=repo,
+            suggestions=[model.name for model in found],
+        )
+
+
+def lock(names: Iterable[str], hub: Hub) -> Lock:
+    """Return the lock of the releases that names mean now; errors as :func:`hub_client.pull`."""
+    models = [_locked(hub.resolve(name), hub.manifest(name)) for name in names]
+    return Lock(models=tuple(sorted(models, key=lambda model: model.name)))
+
+
+def write_lock(path: Path, content: Lock) -> Path:
+    """Write a lock file, whole or not at all; the same releases give the same bytes."""
+    data = json.dumps(content.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n"
+    with atomic.writing(str(path), otherwise="choose another place"):
+        atomic.publish(atomic.stage([data.encode()], staging=path.absolute().parent), path.absolute())
+    return path
+
+
+def read_lock(path: Path) -> Lock:
+    """Return the lock in a file.
+
+    Raises
+    ------
+    NotFound
+        If there is no such file.
+    ManifestError
+        If it is not a lock file.
+    """
+    try:
+        return Lock.model_validate(_json.strict(path.read_bytes(), limit=MAX_BYTES))
+    except FileNotFoundError:
+        raise errors.NotFound(f"there is no lock file {path}; archzoo lock writes one.", name=str(path)) from None
+    except ValidationError as error:
+        raise errors.ManifestError(f"{path} is not a lock file:", path=str(path), problems=problems(error)) from None
+    except ValueError as error:
+        raise errors.ManifestError(f"{path} {error}. A lock file is one JSON object.", path=str(path)) from None
+
+
+def locked(name: str, content: Lock, hub: Hub) -> str:
+    """Return the name, with its digest, of the release that a lock pins, once the hub agrees with all of the lock.
+
+    Parameters
+    ----------
+    name
+        What to pull; a revision behind it has to mean the locked release, too.
+    content
+        The lock.
+    hub
+        Where it is looked for.
+
+    Raises
+    ------
+    NotFound
+        If the lock or the hub does not have it.
+    IntegrityError
+        If the hub's release differs in anything: version, commit, digest, files, data sets.
+    """
+    entry = content.entry(name)
+    revision = name.partition("@")[2] or entry.version or f"sha256:{entry.digest}"
+    ref = hub.resolve(f"{entry.name}@{revision}")
+    pinned = f"{entry.name}@sha256:{ref.digest}"
+    found = _locked(ref, hub.manifest(pinned))
+    if different := list(_differences(entry, found)):
+        raise errors.IntegrityError(
+            f"{entry.name}@{revision} is not what the lock file says: {'; '.join(different)}. A release never changes: "
+            "find out who moved it, or lock anew if you mean to use the other one.",
+            file=FILE,
+            expected=entry.digest,
+            actual=ref.digest,
+        )
+    return pinned
+
+
+def _locked(ref: Ref, manifest: Manifest) -> LockedModel:
+    return LockedModel(
+        name=ref.repo,
+        version=ref.version,
+        commit=ref.commit,
+        digest=ref.digest,
+        files=tuple(LockedFile(path=file.path, size=file.size, sha256=file.sha256) for file in manifest.files),
+        datasets=tuple(
+            LockedDataset(name=data.name, fingerprint=data.fingerprint, doi=data.doi)
+            for data in manifest.training.datasets
+        ),
+    )
+
+
+def _differences(expected: LockedModel, found: LockedModel) -> Iterator[str]:
+    for field in ("version", "digest", "commit"):
+        before, after = getattr(expected, field), getattr(found, field)
+        if before != after:
+            yield f"{field} is {after}, locked is {before}"
+    for what in ("files", "datasets"):
+        if getattr(expected, what) != getattr(found, what):
+            yield f"its {what} are others"

@@ -1,0 +1,227 @@
+"""scArches' expiMap to ours: its attributes to a manifest, its state to our tensors. Pure functions, no files.
+
+Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2023, doi 10.1038/s41556-022-01072-x). Attributes are
+those it saves, with their trailing underscore; models older than an attribute have what scArches gives them then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hub_client.interop.vaes import (
+    CONDITION_WEIGHTS,
+    QUERY,
+    Attributes,
+    State,
+    described,
+    genes_of,
+    input_of,
+    layer_names,
+    layer_tensors,
+    layers_of,
+    one_hot_condition,
+    one_hot_rows,
+    origin,
+    tensor,
+)
+from hub_client.manifest.v1 import Manifest
+
+LIBRARY = "l_encoder."
+"""The library-size encoder, which scArches also makes where its last layer does not read it."""
+MASK = ".mask"
+"""The end of tensors that the terms of a manifest say."""
+KINDS = {"term": "annotated"}
+"""The kind of a term, where it is not called by it."""
+HEADS = {"expand_mean_encoder": "mean", "expand_var_encoder": "log_variance"}
+"""scArches' encoder layers of all extension terms, constrained ones first, and what a block of ours has of them."""
+
+
+def manifest_of(
+    attributes: Attributes, genes: Sequence[str], *, name: str, reference: Attributes | None = None
+) -> Manifest:
+    """Return the manifest of a scArches expiMap, with numbers for the names of its terms, which scArches does not save.
+
+    Parameters
+    ----------
+    attributes
+        What scArches saved of the model.
+    genes
+        Its genes in order.
+    name
+        The manifest's name.
+    reference
+        The attributes of the model that surgery started from (``conditions_``, ``n_ext_`` and ``n_ext_m_`` are read):
+        conditions and extension terms that it lacks can be trained, its own are frozen. None: nothing is frozen.
+
+    Raises
+    ------
+    ManifestError
+        If the attributes contradict each other or say what format 1 cannot.
+    """
+    fields = {
+        "name": name,
+        **origin(reference),
+        "architecture": _architecture(attributes),
+        "genes": genes_of(genes),
+        "input": input_of(attributes),
+        "conditions": one_hot_condition(attributes, attributes if reference is None else reference),
+        "terms": _terms(attributes, reference),
+    }
+    return described(fields, what="expiMap")
+
+
+def tensors_of(state: State, attributes: Attributes, *, reference: Attributes | None = None) -> dict[str, Tensor]:
+    """Return our network's tensors (float32) from scArches' state, the conditions' weights as one row for each.
+
+    Parameters
+    ----------
+    state
+        Every tensor of scArches' ``state_dict``.
+    attributes
+        What scArches saved of the model.
+    reference
+        As for :func:`manifest_of`: extensions of the reference and of the query are blocks of their own.
+
+    Raises
+    ------
+    ManifestError
+        If the state holds a tensor that an expiMap with these attributes does not have.
+    """
+    unread = () if _library(attributes) else (LIBRARY,)
+    read = {name: tensor(values) for name, values in state.items() if not name.startswith(unread)}
+    kept = {name: _masked(name, values, read) for name, values in read.items() if not name.endswith(MASK)}
+    extensions = {name for name in kept if any(_extensions(attributes)) and _is_extension(name)}
+    layers = {name: values for name, values in kept.items() if name not in {*CONDITION_WEIGHTS, *extensions}}
+    found = layer_tensors(layers, _layer_names(attributes), what="expiMap") | one_hot_rows(kept)
+    return found | _extension_tensors({name: kept[name] for name in extensions}, attributes, reference)
+
+
+# --- the manifest ----------------------------------------------------------------------------------------------------
+
+
+def _architecture(attributes: Attributes) -> dict[str, Any]:
+    constrained, unconstrained = _extensions(attributes)
+    return {
+        "kind": "expimap",
+        **layers_of(attributes),
+        "last_layer": _last_layer(attributes),
+        "library_encoder": _library(attributes),
+        "soft_mask": attributes.get("soft_mask_", False),
+        "constrained_extensions": constrained,
+        "unconstrained_extensions": unconstrained,
+        "soft_extension_mask": attributes.get("soft_ext_mask_", False) or _unmasked(attributes),
+        "hsic": attributes.get("use_hsic_", False),
+        "hsic_one_vs_all": attributes.get("hsic_one_vs_all_", False),
+    }
+
+
+def _last_layer(attributes: Attributes) -> str | None:
+    """Return the last layer; models older than the choice had what is the default now."""
+    return attributes.get("decoder_last_layer_")
+
+
+def _library(attributes: Attributes) -> bool:
+    softmax = attributes["recon_loss_"] == "nb" and _last_layer(attributes) in (None, "softmax")
+    return bool(attributes.get("use_l_encoder_", False) and softmax)
+
+
+def _extensions(attributes: Attributes) -> tuple[int, int]:
+    """Return how many constrained and unconstrained extension terms there are."""
+    return attributes.get("n_ext_m_", 0), attributes.get("n_ext_", 0)
+
+
+def _unmasked(attributes: Attributes) -> bool:
+    """Return whether constrained terms were made without the mask that would constrain them."""
+    return bool(_extensions(attributes)[0]) and attributes.get("ext_mask_") is None
+
+
+def _terms(attributes: Attributes, reference: Attributes | None) -> list[dict[str, Any]]:
+    constrained, unconstrained = _extensions(attributes)
+    masks = {
+        "term": attributes["mask_"],
+        "constrained": [[]] * constrained if _unmasked(attributes) else (attributes.get("ext_mask_") or []),
+        "unconstrained": [[]] * unconstrained,
+    }
+    known = len(masks["term"]) + _known_extensions(attributes, reference)
+    rows = [(word, number, mask) for word, rows in masks.items() for number, mask in enumerate(rows)]
+    return [
+        {
+            "id": f"{word}_{number}",
+            "name": f"{word}_{number}",
+            "genes": np.flatnonzero(np.asarray(mask)).tolist(),
+            "kind": KINDS.get(word, word),
+            "added_in": None if position < known else QUERY,
+        }
+        for position, (word, number, mask) in enumerate(rows)
+    ]
+
+
+def _known_extensions(attributes: Attributes, reference: Attributes | None) -> int:
+    """Return how many extension terms stand before the query's.
+
+    scArches puts new constrained terms before old unconstrained ones and then gives them each other's encoder rows, so
+    that all extensions of such a model are the query's.
+    """
+    both = sum(_extensions(attributes))
+    if reference is None:
+        return both
+    constrained, unconstrained = _extensions(reference)
+    mixed = unconstrained and _extensions(attributes)[0] > constrained
+    return 0 if mixed else min(constrained + unconstrained, both)
+
+
+# --- the tensors -----------------------------------------------------------------------------------------------------
+
+
+def _layer_names(attributes: Attributes) -> dict[str, str]:
+    hidden = layer_names(len(attributes["hidden_layer_sizes_"]))
+    names = {theirs: ours for theirs, ours in hidden.items() if theirs.startswith("encoder.FC.")}
+    return names | {
+        "encoder.mean_encoder": "encoder.heads.0.mean",
+        "encoder.log_var_encoder": "encoder.heads.0.log_variance",
+        "decoder.L0.expr_L": "decoder.programs.0",
+        "l_encoder.FC.L0.expr_L": "library_encoder.hidden.first.expression",
+        "l_encoder.FC.N0": "library_encoder.hidden.activations.0.norm.norm",
+        "l_encoder.mean_encoder": "library_encoder.mean",
+        "l_encoder.log_var_encoder": "library_encoder.log_variance",
+    }
+
+
+def _masked(name: str, values: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Return weights times the hard mask beside them, if any: scArches does so whenever it uses them."""
+    mask = state.get(name.removesuffix(".weight") + MASK)
+    return values if mask is None else values * mask
+
+
+def _is_extension(name: str) -> bool:
+    return name.startswith(("encoder.expand_", "decoder.L0.ext_L"))
+
+
+def _extension_tensors(
+    state: dict[str, Tensor], attributes: Attributes, reference: Attributes | None
+) -> dict[str, Tensor]:
+    """Return the tensors of extension terms, cut into the blocks the manifest has."""
+    both, known = sum(_extensions(attributes)), _known_extensions(attributes, reference)
+    ends = [end for end in dict.fromkeys((known, both)) if end]
+    blocks = list(zip([0, *ends], ends, strict=False))
+    found = {}
+    for number, (start, end) in enumerate(blocks, start=1):
+        for theirs, ours in HEADS.items():
+            for leaf in ("weight", "bias"):
+                found[f"encoder.heads.{number}.{ours}.{leaf}"] = state[f"encoder.{theirs}.{leaf}"][start:end].clone()
+        found[f"decoder.programs.{number}.weight"] = _columns(state)[:, start:end].contiguous()
+    return found
+
+
+def _columns(state: dict[str, Tensor]) -> Tensor:
+    """Return the weights of all extension terms, ``(genes, terms)``, in the latent's order."""
+    parts = [state[name] for name in ("decoder.L0.ext_L_m.weight", "decoder.L0.ext_L.weight") if name in state]
+    return torch.cat(parts, dim=1)
+
+
+__all__ = ["manifest_of", "tensors_of"]

@@ -1,0 +1,267 @@
+"""A folder that scArches saved: attributes, tensors and genes, read without running anything that is in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hub_client import errors
+from hub_client.interop import pickles, values, weights
+from hub_client.manifest.v1 import OriginalFile
+
+ATTRIBUTES, WEIGHTS, GENES, CELLS = "attr.pkl", "model_params.pt", "var_names.csv", "adata.h5ad"
+NEEDED = (ATTRIBUTES, WEIGHTS, GENES)
+MAX_BYTES = {ATTRIBUTES: pickles.MAX_BYTES, WEIGHTS: 1 << 35, GENES: 1 << 26}
+"""The most that is read of each file; no model's has so much."""
+SIZES = ("embedding_dim_", "embedding_dims_", "hidden_layer_sizes_", "input_dim_", "latent_dim_", "n_ext_", "n_ext_m_")
+"""Attributes that are sizes of tensors."""
+POSITIONS = "labeled_indices_"
+"""The attribute with positions of cells."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    folder
+        Where it lies.
+    attributes
+        The model's attributes, by the names scArches has for them, with their trailing underscore.
+    state
+        Its tensors by name, on the CPU.
+    genes
+        Its genes, in order.
+    cells
+        Its AnnData's file, if it was saved too.
+    files
+        Every file with its sha256.
+    """
+
+    folder: Path
+    attributes: dict[str, Any]
+    state: dict[str, Tensor]
+    genes: tuple[str, ...]
+    cells: Path | None
+    files: tuple[OriginalFile, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A class or function that a file asks for, as ``module:name``, and whether it gets an answer."""
+
+    file: str
+    name: str
+    allowed: bool
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder says it holds, with nothing made of it.
+
+    Attributes
+    ----------
+    attributes
+        The model's attributes as :mod:`hub_client.interop.pickles` reads them.
+    asked
+        All that its files ask for.
+    shapes
+        The sizes of each tensor; None where the file of tensors is refused.
+    genes
+        The genes, in order.
+    cells
+        Its AnnData's file, if it was saved too.
+    """
+
+    attributes: dict[str, Any]
+    asked: tuple[Asked, ...]
+    shapes: dict[str, tuple[int, ...]] | None
+    genes: tuple[str, ...]
+    cells: Path | None
+
+
+def read(folder: Path) -> Saved:
+    """Return what scArches saved in a folder.
+
+    Raises
+    ------
+    NotFound
+        If there is no such folder, or files are missing from it.
+    IntegrityError
+        If a file is damaged, or asks for anything that a saved model does not need: every such name is listed, and
+        nothing is loaded.
+    """
+    contents, cells = _contents(folder), _cells(folder)
+    attributes = named_attributes(values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES))
+    _check_ranges(attributes)
+    state = weights.state(contents[WEIGHTS], file=WEIGHTS)
+    _check_sizes(attributes, state)
+    return Saved(
+        folder,
+        attributes,
+        state=state,
+        genes=_genes(contents[GENES], attributes),
+        cells=cells,
+        files=(*(original(name, hashlib.sha256(content)) for name, content in contents.items()), *saved_cells(cells)),
+    )
+
+
+def look(folder: Path) -> Contents:
+    """Return what a folder says it holds, without loading it.
+
+    Raises
+    ------
+    NotFound, IntegrityError
+        As :func:`read`, but for names that are refused.
+    """
+    contents = _contents(folder)
+    pickled, content = pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), contents[WEIGHTS]
+    attributes = named_attributes(pickled.value)
+    named = _asked(ATTRIBUTES, pickled.names, allowed=values.READERS)
+    wanted = _asked(WEIGHTS, weights.names(content, file=WEIGHTS), allowed=weights.ALLOWED)
+    shapes = _shapes(content) if all(one.allowed for one in wanted) else None
+    return Contents(attributes, (*named, *wanted), shapes, _genes(contents[GENES], attributes), _cells(folder))
+
+
+def _asked(file: str, names: Iterable[str], *, allowed: Container[str]) -> list[Asked]:
+    return [Asked(file, name, name in allowed) for name in names]
+
+
+def _shapes(content: bytes) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.state(content, file=WEIGHTS).items()}
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that scArches did not save.
+
+    Raises
+    ------
+    NotFound
+        If there is no such folder, or files are missing from it.
+    """
+    if not folder.is_dir():
+        raise errors.NotFound(f"{folder}: no such folder.", name=str(folder))
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise errors.NotFound(
+            f"{folder} has no {errors.names(missing)}. What scArches saves of a model is a folder with "
+            f"{errors.names(NEEDED)}, and what scvi-tools saves is one with model.pt: give that one, whole.",
+            name=str(folder),
+            suggestions=[str(path.parent) for path in sorted(folder.glob(f"*/{ATTRIBUTES}"))],
+        )
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether this is a folder that scArches saved."""
+    return (folder / ATTRIBUTES).is_file()
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return the folder's files: each is read once, and what is hashed is what is parsed."""
+    check(folder)
+    for name, most in MAX_BYTES.items():
+        size = (folder / name).stat().st_size
+        if size > most:
+            raise errors.IntegrityError(
+                f"{name} has {size:,} bytes; no model's has more than {most:,}.", file=name, expected=most, actual=size
+            )
+    return {name: (folder / name).read_bytes() for name in NEEDED}
+
+
+def named_attributes(found: Any, *, file: str = ATTRIBUTES) -> dict[str, Any]:
+    """Return an object as a model's attributes.
+
+    Raises
+    ------
+    IntegrityError
+        If it holds none by name.
+    """
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise errors.IntegrityError(
+            f"{file} does not hold a model's attributes by name. Give a folder that a model was saved to.",
+            file=file,
+            actual=type(found).__name__,
+        )
+    return found
+
+
+def _check_ranges(attributes: Mapping[str, Any]) -> None:
+    """Refuse a range that names would be read from: a few bytes can stand for more of them than any memory holds."""
+    if _has_range([value for name, value in attributes.items() if name != POSITIONS]):
+        raise errors.IntegrityError(
+            f"{ATTRIBUTES} has a range of numbers in an attribute other than {POSITIONS}, which no model has.",
+            file=ATTRIBUTES,
+        )
+
+
+def _check_sizes(attributes: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Refuse sizes that the weights cannot have, before anything is made of that size."""
+    numbers = sum(tensor.numel() for tensor in state.values())
+    said = {name: attributes[name] for name in SIZES if name in attributes}
+    lists = {name: value if isinstance(value, list | tuple) else [value] for name, value in said.items()}
+    for name, sizes in lists.items():
+        if len(sizes) > len(state) or any(isinstance(size, int) and size > numbers for size in sizes):
+            raise errors.IntegrityError(
+                f"{ATTRIBUTES} claims more than {WEIGHTS} holds: {name} is {sizes!r:.60}, and there are {numbers:,} "
+                f"numbers in {len(state):,} tensors. Copy the folder again from where it was saved.",
+                file=ATTRIBUTES,
+                actual=sizes,
+            )
+
+
+def _has_range(values: Iterable[Any]) -> bool:
+    kinds = set(map(type, values))
+    if range in kinds:
+        return True
+    nested = (
+        [value for value in values if isinstance(value, list | tuple | dict)] if kinds & {list, tuple, dict} else []
+    )
+    return any(_has_range(value.values() if isinstance(value, dict) else value) for value in nested)
+
+
+def _genes(content: bytes, attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the genes, as many as the model reads."""
+    genes = lines(content)
+    expected = attributes.get("input_dim_")
+    if isinstance(expected, int) and len(genes) != expected:
+        raise errors.IntegrityError(
+            f"{GENES} names {len(genes):,} genes, the model reads {expected:,}. Copy it again from where it was saved.",
+            file=GENES,
+            expected=expected,
+            actual=len(genes),
+        )
+    return genes
+
+
+def lines(content: bytes) -> tuple[str, ...]:
+    """Return the lines of a file of genes: names may hold commas, blanks and number signs."""
+    return tuple(line.rstrip("\r") for line in _text(content).rstrip("\r\n").split("\n"))
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:  # numpy writes text in the encoding of the computer it runs on
+        return content.decode("latin-1")
+
+
+def _cells(folder: Path) -> Path | None:
+    path = folder / CELLS
+    return path if path.is_file() else None
+
+
+def saved_cells(path: Path | None) -> Iterator[OriginalFile]:
+    """Return the file of cells, if there is one, with its sha256."""
+    if path:
+        with path.open("rb") as file:
+            yield original(path.name, hashlib.file_digest(file, "sha256"))
+
+
+def original(name: str, digest: hashlib._Hash) -> OriginalFile:
+    """Return a file by its name and sha256."""
+    return OriginalFile(path=name, sha256=digest.hexdigest())

@@ -1,0 +1,433 @@
+"""A folder that scvi-tools saved, read without running anything that is in it, and written again from what was read.
+
+scvi-tools keeps a model in one file, ``model.pt``: a zip archive of PyTorch with a pickle of tensors, arrays, frames
+and its registry. Before 0.15 there were three: ``model_params.pt``, ``attr.pkl`` and ``var_names.csv``. Its own
+functions unpickle them, which runs what a stranger put there; with :func:`washed` they get a copy that holds plain
+values alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import pickle
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hub_client import errors
+from hub_client.interop import frames, pickles, scarches_files, values, weights
+from hub_client.interop.pickles import Pickled
+from hub_client.interop.scarches_files import Asked
+from hub_client.manifest.v1 import OriginalFile
+from hub_client.models.architectures.scvi.network import KINDS, scvi_tools
+
+MODEL = "model.pt"
+TRIPLE = (scarches_files.ATTRIBUTES, scarches_files.WEIGHTS, scarches_files.GENES)
+CELLS = ("adata.h5ad", "mdata.h5mu")
+REGISTRY, SETUP, UNLABELLED = "registry_", "scvi_setup_dict_", "unlabeled_category_"
+"""Attributes with what scvi-tools read from data: since 0.15, and before."""
+STATE, GENES, ATTRIBUTES = "model_state_dict", "var_names", "attr_dict"
+"""What ``model.pt`` holds, by scvi-tools' names."""
+PYRO = "pyro_param_store"
+"""Stands among the tensors; nothing of it belongs to these models."""
+MARKS = {"SCANVI": "classifier.", "TOTALVI": "background_pro_"}
+"""How tensors are called in one class alone; before 0.15 the class was not saved."""
+UNSET = ("_scvi_batch", "_scvi_labels")
+"""What scvi-tools called the columns that it made itself where it was given no key."""
+Genes = NDArray[Any] | dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    folder, prefix
+        Where it lies, and what its files' names begin with.
+    attributes
+        The model's attributes, by the names scvi-tools has for them, with their trailing underscore.
+    state
+        Its tensors by name, on the CPU.
+    genes
+        Its genes in order; of a MuData, by modality where scvi-tools kept them so.
+    cells
+        Its AnnData's or MuData's file, if it was saved too.
+    files
+        Every file with its sha256.
+    """
+
+    folder: Path
+    prefix: str
+    attributes: dict[str, Any]
+    state: dict[str, Tensor]
+    genes: Genes
+    cells: Path | None
+    files: tuple[OriginalFile, ...]
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it was saved before 0.15."""
+        return REGISTRY not in self.attributes
+
+
+def is_saved(folder: Path, *, prefix: str = "") -> bool:
+    """Return whether this is a folder that scvi-tools saved; nothing is loaded."""
+    if (folder / f"{prefix}{MODEL}").is_file():
+        return True
+    attributes = folder / f"{prefix}{scarches_files.ATTRIBUTES}"
+    if not attributes.is_file():
+        return False
+    content = _content(folder, attributes.name, most=pickles.MAX_BYTES)
+    if not any(name.encode() in content for name in (REGISTRY, SETUP)):
+        return False
+    said = pickles.read(content, file=attributes.name).value
+    return isinstance(said, dict) and not said.keys().isdisjoint({REGISTRY, SETUP})
+
+
+def read(folder: str | Path, *, prefix: str = "") -> Saved:
+    """Return what scvi-tools saved in a folder: ``model.pt``, or the three files from before 0.15.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    prefix
+        What its files' names begin with.
+
+    Raises
+    ------
+    NotFound
+        If there is no such folder, or files are missing from it.
+    IntegrityError
+        If a file is damaged, or asks for anything that a saved model does not need: every such name is listed, and
+        nothing is loaded.
+    InvalidInput
+        If the prefix is none of a file's name.
+    """
+    place = Path(folder).expanduser()
+    check(place, prefix=prefix)
+    return _read_model(place, prefix) if (place / f"{prefix}{MODEL}").is_file() else _read_triple(place, prefix)
+
+
+def check(folder: Path, *, prefix: str = "") -> None:
+    """Refuse a folder that scvi-tools did not save.
+
+    Raises
+    ------
+    NotFound
+        If there is no such folder, or files are missing from it.
+    InvalidInput
+        If the prefix is none of a file's name.
+    """
+    if prefix != Path(prefix).name:
+        raise errors.InvalidInput(
+            f"prefix is {prefix!r}; it is what the names of the folder's files begin with.", facts={"prefix": prefix}
+        )
+    if not folder.is_dir():
+        raise errors.NotFound(f"{folder}: no such folder.", name=str(folder))
+    missing = [name for name in TRIPLE if not (folder / f"{prefix}{name}").is_file()]
+    if missing and not (folder / f"{prefix}{MODEL}").is_file():
+        raise errors.NotFound(
+            f"{folder} has no {prefix}{MODEL}. What scvi-tools saves of a model is a folder with that file, or before "
+            f"0.15 with {errors.names(f'{prefix}{name}' for name in TRIPLE)}: give that one, whole.",
+            name=str(folder),
+            suggestions=[str(path.parent) for path in sorted(folder.glob(f"*/{prefix}{MODEL}"))],
+        )
+
+
+def asked(folder: Path, *, prefix: str = "") -> tuple[Asked, ...]:
+    """Return all that a folder's files ask for, without making anything of it.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        As :func:`read`.
+    IntegrityError
+        If a file is damaged.
+    """
+    check(folder, prefix=prefix)
+    file = f"{prefix}{MODEL}"
+    if (folder / file).is_file():
+        said, beside = pickled(_content(folder, file, most=scarches_files.MAX_BYTES[scarches_files.WEIGHTS]), file=file)
+        return tuple(Asked(file, name, name in values.READERS or name in beside) for name in said.names)
+    contents = _triple(folder, prefix)
+    file, tensors = f"{prefix}{scarches_files.ATTRIBUTES}", f"{prefix}{scarches_files.WEIGHTS}"
+    named = pickles.read(contents[scarches_files.ATTRIBUTES], file=file).names
+    wanted = weights.names(contents[scarches_files.WEIGHTS], file=tensors)
+    return (
+        *(Asked(file, name, name in values.READERS) for name in named),
+        *(Asked(tensors, name, name in weights.ALLOWED) for name in wanted),
+    )
+
+
+@contextmanager
+def washed(folder: str | Path, *, prefix: str = "") -> Iterator[Path]:
+    """Give a copy of a folder that scvi-tools' own functions can read: nothing of a stranger's pickle is in it.
+
+    Its files are written from what :func:`read` made of the folder's: dictionaries, lists, texts, numbers, arrays,
+    tensors and frames. ``model.pt`` is there for folders from before 0.15 too, besides their own three files. Saved
+    cells lie beside it under their name. The copy is gone afterwards.
+
+    Parameters
+    ----------
+    folder
+        What scvi-tools saved.
+    prefix
+        What its files' names begin with, there and in the copy.
+
+    Yields
+    ------
+    Path
+        The copy.
+
+    Raises
+    ------
+    NotFound, IntegrityError, InvalidInput
+        As :func:`read`.
+    Unsupported
+        If it is from before 0.15, and of a kind that archzoo does not know.
+
+    Examples
+    --------
+    >>> with washed("lung_atlas") as copy:  # doctest: +SKIP
+    ...     model = scvi.model.SCANVI.load(copy, adata)
+    """
+    found = read(folder, prefix=prefix)
+    with tempfile.TemporaryDirectory(prefix="archzoo-") as temporary:
+        place = Path(temporary)
+        if found.is_old:
+            _write_triple(found, place)
+        write_model(place / f"{prefix}{MODEL}", current(found))
+        if found.cells:
+            _reach(found.cells.resolve(), place / found.cells.name)
+        yield place
+
+
+def current(saved: Saved) -> Saved:
+    """Return what was saved as scvi-tools has saved it since 0.15: with a registry.
+
+    Raises
+    ------
+    Unsupported
+        If it is of a kind that archzoo does not know.
+    IntegrityError
+        If its attributes are not those of a model.
+    """
+    if not saved.is_old:
+        return saved
+    kind = kind_of(saved)
+    attributes = copy.deepcopy({name: value for name, value in saved.attributes.items() if name != SETUP})
+    model_class = getattr(scvi_tools().model, KINDS[kind].model)
+    from scvi.data._compat import registry_from_setup_dict
+
+    try:
+        setup = copy.deepcopy(saved.attributes[SETUP])
+        registry = registry_from_setup_dict(model_class, setup, attributes.get(UNLABELLED))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise errors.IntegrityError(
+            f"{saved.prefix}{scarches_files.ATTRIBUTES} does not say what scvi-tools said of such a model before 0.15 "
+            f"({type(error).__name__}: {error}). Copy the folder again from where it was saved.",
+            file=f"{saved.prefix}{scarches_files.ATTRIBUTES}",
+        ) from None
+    registry["setup_args"] = {name: None if key in UNSET else key for name, key in registry["setup_args"].items()}
+    return replace(saved, attributes=attributes | {REGISTRY: registry})
+
+
+def kind_of(saved: Saved) -> str:
+    """Return the kind of a saved model, by its class, or by its tensors where that was not saved.
+
+    Raises
+    ------
+    Unsupported
+        If archzoo does not know the kind.
+    """
+    names = {kind.model: name for name, kind in KINDS.items()}
+    told = _class_of(saved)
+    if told not in names:
+        raise errors.Unsupported(
+            f"{saved.files[0].path} is of a {pickles.printable(told)}; archzoo knows {errors.names(names)} of "
+            "scvi-tools. Give the folder of another model.",
+            kind=told,
+            verb="import",
+        )
+    return names[told]
+
+
+def _class_of(saved: Saved) -> str:
+    registry = saved.attributes.get(REGISTRY)
+    if isinstance(registry, dict) and "model_name" in registry:
+        return str(registry["model_name"])
+    return next((name for name, mark in MARKS.items() if any(key.startswith(mark) for key in saved.state)), "SCVI")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def pickled(content: bytes, *, file: str) -> tuple[Pickled, Mapping[str, values.Reader]]:
+    """Return what the pickle in ``model.pt`` says, and what it may ask for besides: storages in the same file."""
+    archive = weights.archive(content, file=file)
+    beside = dict.fromkeys(weights.DTYPES, frames.unread) | {pickles.PERSISTENT: archive.storage}
+    return archive.pickled, beside
+
+
+def _read_model(folder: Path, prefix: str) -> Saved:
+    file = f"{prefix}{MODEL}"
+    content = _content(folder, file, most=scarches_files.MAX_BYTES[scarches_files.WEIGHTS])
+    said, beside = pickled(content, file=file)
+    found = values.rebuilt(said, file=file, beside=beside)
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in (STATE, ATTRIBUTES)):
+        raise errors.IntegrityError(
+            f"{file} does not hold what scvi-tools saves: {errors.names([STATE, GENES, ATTRIBUTES])}. Give a folder "
+            "that model.save() wrote.",
+            file=file,
+            actual=type(found).__name__,
+        )
+    state = {name: value for name, value in found[STATE].items() if name != PYRO}
+    cells = _cells(folder, prefix)
+    return Saved(
+        folder,
+        prefix,
+        scarches_files.named_attributes(plain(found[ATTRIBUTES]), file=file),
+        state=weights.named(state, file=file, size=len(content)),
+        genes=_genes(plain(found.get(GENES)), file=file),
+        cells=cells,
+        files=(scarches_files.original(file, hashlib.sha256(content)), *scarches_files.saved_cells(cells)),
+    )
+
+
+def _read_triple(folder: Path, prefix: str) -> Saved:
+    contents = _triple(folder, prefix)
+    file = f"{prefix}{scarches_files.ATTRIBUTES}"
+    attributes = values.rebuilt(pickles.read(contents[scarches_files.ATTRIBUTES], file=file), file=file)
+    cells = _cells(folder, prefix)
+    return Saved(
+        folder,
+        prefix,
+        scarches_files.named_attributes(plain(attributes), file=file),
+        state=weights.state(contents[scarches_files.WEIGHTS], file=f"{prefix}{scarches_files.WEIGHTS}"),
+        genes=np.array(scarches_files.lines(contents[scarches_files.GENES]), dtype=object),
+        cells=cells,
+        files=(
+            *(
+                scarches_files.original(f"{prefix}{name}", hashlib.sha256(content))
+                for name, content in contents.items()
+            ),
+            *scarches_files.saved_cells(cells),
+        ),
+    )
+
+
+def _triple(folder: Path, prefix: str) -> dict[str, bytes]:
+    return {name: _content(folder, f"{prefix}{name}", most=scarches_files.MAX_BYTES[name]) for name in TRIPLE}
+
+
+def _content(folder: Path, name: str, *, most: int) -> bytes:
+    size = (folder / name).stat().st_size
+    if size > most:
+        raise errors.IntegrityError(
+            f"{name} has {size:,} bytes; no model's has more than {most:,}.", file=name, expected=most, actual=size
+        )
+    return (folder / name).read_bytes()
+
+
+def _cells(folder: Path, prefix: str) -> Path | None:
+    return next((path for name in CELLS if (path := folder / f"{prefix}{name}").is_file()), None)
+
+
+def _genes(found: Any, *, file: str) -> Genes:
+    """Return genes as texts, by modality where they are."""
+    if isinstance(found, dict):
+        return {str(modality): _texts(names, file=file) for modality, names in found.items()}
+    return _texts(found, file=file)
+
+
+def _texts(found: Any, *, file: str) -> NDArray[Any]:
+    names = np.asarray(found, dtype=object)
+    if names.ndim != 1 or not len(names) or not all(isinstance(name, str) for name in names):
+        raise errors.IntegrityError(
+            f"{file} does not name its genes. Give a folder that model.save() wrote.",
+            file=file,
+            actual=type(found).__name__,
+        )
+    return names
+
+
+# --- plain values ----------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Return a value in which all that could not be read is None.
+
+    So is a range: no model has one, and a few bytes can stand for more numbers than any memory holds.
+    """
+    made = _PLAIN.get(type(value))
+    return made(value) if made else None
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _plain_array(value: NDArray[Any]) -> NDArray[Any]:
+    if not value.dtype.hasobject:
+        return value
+    found = np.empty(value.size, dtype=object)
+    found[:] = [plain(item) for item in value.ravel()]
+    return found.reshape(value.shape)
+
+
+def _plain_frame(value: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose columns of objects are plain."""
+    found = value.copy()
+    for position, dtype in enumerate(value.dtypes):
+        if isinstance(dtype, np.dtype) and dtype.hasobject:
+            found.isetitem(position, _plain_array(value.iloc[:, position].to_numpy()))
+    return found
+
+
+_PLAIN: Mapping[type, Callable[[Any], Any]] = {
+    **dict.fromkeys((str, bytes, bool, int, float, complex, type(None), slice, Tensor), _same),
+    dict: lambda value: {plain(key): plain(item) for key, item in value.items()},
+    list: lambda value: [plain(item) for item in value],
+    tuple: lambda value: tuple(plain(item) for item in value),
+    set: lambda value: {plain(item) for item in value},
+    frozenset: lambda value: frozenset(plain(item) for item in value),
+    np.ndarray: _plain_array,
+    pd.DataFrame: _plain_frame,
+}
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_model(path: Path, saved: Saved) -> None:
+    """Write ``model.pt`` from plain values."""
+    torch.save({STATE: OrderedDict(saved.state), GENES: saved.genes, ATTRIBUTES: saved.attributes}, path)
+
+
+def _write_triple(saved: Saved, folder: Path) -> None:
+    torch.save(OrderedDict(saved.state), folder / f"{saved.prefix}{scarches_files.WEIGHTS}")
+    (folder / f"{saved.prefix}{scarches_files.ATTRIBUTES}").write_bytes(pickle.dumps(saved.attributes))
+    lines = "".join(f"{name}\n" for name in saved.genes)
+    (folder / f"{saved.prefix}{scarches_files.GENES}").write_text(lines, encoding="utf-8")
+
+
+def _reach(cells: Path, place: Path) -> None:
+    """Make a file reachable under another path; where links are not allowed, by a copy."""
+    try:
+        place.symlink_to(cells)
+    except OSError:
+        shutil.copyfile(cells, place)

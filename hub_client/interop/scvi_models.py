@@ -1,0 +1,355 @@
+"""What scvi-tools saved, of whatever version, as a manifest, a network and an atlas.
+
+What models of older versions lack, or had otherwise, is in tables here: parameters that are gone, what a parameter
+meant before it could be chosen, and tensors that came later.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+from torch import Tensor
+
+from hub_client import errors
+from hub_client.data.open_query import read_cells
+from hub_client.interop import scvi_files
+from hub_client.interop.scvi_files import REGISTRY, Saved
+from hub_client.interop.scvi_registry import flattened, manifest_of
+from hub_client.interop.vaes import key_of
+from hub_client.manifest.v1 import Embedding, Manifest, Training
+from hub_client.models.architectures.scvi.network import KINDS, KNOWN, ScviTools, plain_module
+from hub_client.release import atlas_file
+
+OLDEST = (0, 8)
+"""The first minor version whose modules compute what today's do."""
+GONE = ("pretrained_model", "unlabeled_category", "use_cuda", "use_gpu")
+"""Parameters of older versions that say nothing of a module."""
+LOST = {
+    "history_": "the losses of each epoch",
+    "labels_": "the label of each cell",
+    "semisupervised_history_": "the losses of each epoch with labels",
+    "test_indices_": "which cells were held out",
+    "train_indices_": "which cells it was trained on",
+    "unsupervised_history_": "the losses of each epoch without labels",
+    "validation_indices_": "which cells it was validated on",
+}
+"""Attributes, and what they say that a release does not."""
+KEPT = {"init_params_", "is_trained_", REGISTRY, scvi_files.SETUP, scvi_files.UNLABELLED}
+SAYING_NOTHING = {"get_normalized_function_name_", "run_id_", "run_name_"}
+EMBEDDING = "_embeddings_dict.batch.weight"
+EFFICIENCY = "log_per_batch_efficiency"
+"""TOTALVI's tensor that came with 1.2: the logarithm of a factor, which was 1 before."""
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What a registry or parameters of the wrong type raise."""
+Version = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A saved model as ours.
+
+    Attributes
+    ----------
+    manifest, network
+        Its description and its weights.
+    atlas
+        Where its cells lie in the latent, if they were saved minified.
+    lost
+        What could not be kept, in words.
+    """
+
+    manifest: Manifest
+    network: ScviTools
+    atlas: AnnData | None
+    lost: tuple[str, ...]
+
+
+def converted(saved: Saved, *, name: str) -> Converted:
+    """Return a saved model as ours.
+
+    Parameters
+    ----------
+    saved
+        What scvi-tools saved.
+    name
+        The manifest's name.
+
+    Raises
+    ------
+    Unsupported
+        If it is of a kind or version that archzoo does not know, or was made with a parameter that format 1 cannot say.
+    IntegrityError
+        If its parts contradict each other.
+    ManifestError, VocabularyError
+        If its registry says what no manifest can.
+    """
+    kind, now = scvi_files.kind_of(saved), scvi_files.current(saved)
+    try:
+        manifest = _manifest(now, kind, name)
+    except errors.HubClientError:
+        raise
+    except MALFORMED as error:
+        raise _malformed(now, error) from None
+    _check_claims(manifest, now)
+    network = ScviTools.build(manifest)
+    network.take(_module(manifest, now))
+    atlas = _atlas(now, manifest)
+    return Converted(manifest, network, atlas, tuple(_lost(saved, manifest, atlas=atlas)))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a saved model says of itself, of any kind: its version, its keys with their categories, its parameters."""
+
+    version: str
+    conditions: dict[str, list[str]]
+    labels: dict[str, list[str]]
+    parameters: dict[str, Any]
+
+
+def outlined(saved: Saved) -> Outline:
+    """Return what a saved model says of itself.
+
+    Raises
+    ------
+    IntegrityError
+        If its registry is not one of scvi-tools.
+    Unsupported
+        If it is of a kind that archzoo does not know, from before 0.15.
+    """
+    now = scvi_files.current(saved)
+    try:
+        return _outlined(now)
+    except MALFORMED as error:
+        raise _malformed(now, error) from None
+
+
+def _outlined(saved: Saved) -> Outline:
+    registry = saved.attributes[REGISTRY]
+    setup, fields = registry["setup_args"], registry["field_registries"]
+    states = {name: field.get("state_registry", {}) for name, field in fields.items()}
+    told = {"batch_key": "batch", "labels_key": "labels"}
+    found = {setup[key]: states[name]["categorical_mapping"] for key, name in told.items() if setup.get(key)}
+    covariates = states.get("extra_categorical_covs", {}).get("mappings", {})
+    columns = {str(column): [str(name) for name in names] for column, names in {**found, **covariates}.items()}
+    label = str(setup.get("labels_key"))
+    return Outline(
+        version_of(saved),
+        conditions={column: names for column, names in columns.items() if column != label},
+        labels={column: names for column, names in columns.items() if column == label},
+        parameters=flattened(_parameters(saved.attributes["init_params_"])),
+    )
+
+
+def _malformed(saved: Saved, error: Exception) -> errors.IntegrityError:
+    return errors.IntegrityError(
+        f"{saved.files[0].path} does not say what scvi-tools says of such a model ({type(error).__name__}: {error}). "
+        "Copy the folder again from where it was saved.",
+        file=saved.files[0].path,
+    )
+
+
+# --- the manifest ----------------------------------------------------------------------------------------------------
+
+
+def version_of(saved: Saved) -> str:
+    """Return the version of scvi-tools that a model with a registry is from."""
+    return str(saved.attributes[REGISTRY].get("scvi_version", ""))
+
+
+def _minor(version: str) -> Version:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or (minor := (int(found[1]), int(found[2]))) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise errors.Unsupported(
+            f"this model is from scvi-tools {version or '(it does not say which)'}; those from {oldest} on can be "
+            f"imported. Train it again with scvi-tools {KNOWN[-1]}.",
+            kind=f"scvi-tools {version}",
+            verb="import",
+        )
+    return minor
+
+
+def _manifest(saved: Saved, kind: str, name: str) -> Manifest:
+    version, parameters = version_of(saved), _parameters(saved.attributes["init_params_"])
+    given = flattened(parameters)
+    manifest = manifest_of(
+        _with_genes(saved),
+        parameters,
+        kind=kind,
+        name=name,
+        embedding=_embedding(saved.state, given),
+        aged=AGED[kind](given, _minor(version)),
+    )
+    history = saved.attributes.get("history_") or {}
+    epochs = max((len(column) for column in history.values()), default=0)
+    return manifest.changed(training=Training(epochs=epochs, versions={"scvi-tools": version}))
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return initial parameters as they are saved today, in two groups, without those that are gone."""
+    if "non_kwargs" not in given:
+        inner = {name: value for name, value in given.items() if isinstance(value, dict)}
+        given = {"non_kwargs": {name: given[name] for name in given if name not in inner}, "kwargs": inner}
+    plain = {name: value for name, value in given["non_kwargs"].items() if name not in GONE}
+    return {"non_kwargs": plain, "kwargs": given["kwargs"]}
+
+
+def _with_genes(saved: Saved) -> dict[str, Any]:
+    """Return the registry with the genes, which older ones do not name."""
+    registry: dict[str, Any] = saved.attributes[REGISTRY]
+    field = registry["field_registries"]["X"]
+    if "column_names" in field["state_registry"]:
+        return registry
+    named = field | {"state_registry": field["state_registry"] | {"column_names": saved.genes}}
+    return registry | {"field_registries": registry["field_registries"] | {"X": named}}
+
+
+def _embedding(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Embedding | None:
+    if EMBEDDING not in state:
+        return None
+    told = given.get("batch_embedding_kwargs") or {}
+    return Embedding(dim=state[EMBEDDING].shape[1], max_norm=told.get("max_norm"))
+
+
+def _current(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
+    return {}
+
+
+def _classifier(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
+    told = "logits" in (given.get("classifier_parameters") or {})
+    return {} if told or version >= (1, 1) else {"classifier_logits": False}
+
+
+def _background(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
+    told = "activation_function_bg" in (given.get("extra_decoder_kwargs") or {})
+    return {} if told or version >= (1, 2) else {"background_activation": "exp"}
+
+
+AGED: Mapping[str, Callable[[Mapping[str, Any], Version], dict[str, Any]]] = {
+    "scvi": _current,
+    "scanvi": _classifier,
+    "totalvi": _background,
+}
+"""What a version computed that could not be chosen then, by the config's field."""
+
+
+# --- the weights -----------------------------------------------------------------------------------------------------
+
+
+def _check_claims(manifest: Manifest, saved: Saved) -> None:
+    """Refuse sizes that the weights cannot have, before anything is made of that size."""
+    numbers = sum(tensor.numel() for tensor in saved.state.values())
+    for name, size in manifest.architecture:
+        most = len(saved.state) if "layers" in name else numbers
+        if type(size) is int and size > most:
+            raise errors.IntegrityError(
+                f"{saved.files[0].path} claims more than it holds: {name} is {size:,}, and there are {numbers:,} "
+                f"numbers in {len(saved.state):,} tensors. Copy the folder again from where it was saved.",
+                file=saved.files[0].path,
+                actual=size,
+            )
+
+
+def _module(manifest: Manifest, saved: Saved) -> Any:
+    """Return scvi-tools' own module with the saved weights."""
+    state = dict(saved.state)
+    with torch.device("meta"):  # no memory is taken for sizes that the registry may only claim
+        expected = {name: tuple(tensor.shape) for name, tensor in plain_module(manifest).state_dict().items()}
+    if EFFICIENCY in expected:
+        state.setdefault(EFFICIENCY, torch.zeros(expected[EFFICIENCY]))
+    if wrong := [*_misfits(state, expected)]:
+        version, model = version_of(saved), KINDS[manifest.architecture.kind].model
+        raise errors.IntegrityError(
+            f"{saved.files[0].path}, from scvi-tools {version}, does not hold the weights of the {model} that it "
+            f"describes: {errors.names(wrong)}. If scvi-tools {version} loads it, let scvi-tools {KNOWN[-1]} load and "
+            "save it, and import that; if not, copy the folder again from where it was saved.",
+            file=saved.files[0].path,
+            expected=expected,
+            actual={name: tuple(tensor.shape) for name, tensor in state.items()},
+        )
+    module = plain_module(manifest)
+    module.load_state_dict(state)
+    return module
+
+
+def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name, size in expected.items():
+        if found.get(name) != size:
+            yield f"{name} is {found.get(name)}, not {size}"
+    for name, tensor in state.items():
+        if name not in expected:
+            yield f"{name} is no tensor of it"
+        elif not tensor.isfinite().all():
+            yield f"{name} holds NaN or an infinity"
+
+
+# --- the atlas -------------------------------------------------------------------------------------------------------
+
+
+def _atlas(saved: Saved, manifest: Manifest) -> AnnData | None:
+    """Return the atlas of a model whose data were minified: posterior means, batches and labels of its cells."""
+    registry = saved.attributes[REGISTRY]
+    key = registry["field_registries"].get("latent_qzm", {}).get("data_registry", {}).get("attr_key")
+    if saved.cells is None or key is None:
+        return None
+    cells, setup = read_cells(saved.cells), registry["setup_args"]
+    columns = {c.key: setup["batch_key"] for c in manifest.conditions} | {
+        level.key: setup["labels_key"] for level in manifest.labels
+    }
+    if missing := [*({key} - {*cells.obsm}), *({*columns.values()} - {*cells.obs.columns})]:
+        raise _odd(saved.cells.name, f"has no {errors.names(missing)}, which {saved.files[0].path} says it has")
+    latent = np.asarray(cells.obsm[key])
+    width = getattr(manifest.architecture, "latent", None)
+    if latent.ndim != 2 or latent.shape[1] != width or not np.isfinite(latent).all():
+        raise _odd(saved.cells.name, f"holds no finite latent of {width} dimensions in obsm[{key!r}]")
+    obs = {name: cells.obs[column].astype(str).to_numpy(dtype=object) for name, column in columns.items()}
+    conditions = {c.key: obs[c.key] for c in manifest.conditions}
+    for condition in manifest.conditions:
+        if unknown := {*conditions[condition.key]} - {*condition.categories}:
+            raise _odd(saved.cells.name, f"names {errors.names(sorted(unknown))}, which the model does not know")
+    known = {level.key: np.isin(obs[level.key], level.categories) for level in manifest.labels}
+    labels = {level.key: np.where(known[level.key], obs[level.key], "") for level in manifest.labels}
+    return atlas_file.atlas(latent, conditions=conditions, labels=labels)
+
+
+def _odd(file: str, fault: str) -> errors.IntegrityError:
+    return errors.IntegrityError(
+        f"{file} {fault}. Copy the folder again from where it was saved, or leave the file out.", file=file
+    )
+
+
+# --- what could not be kept ------------------------------------------------------------------------------------------
+
+
+def _lost(saved: Saved, manifest: Manifest, *, atlas: AnnData | None) -> Iterator[str]:
+    attributes = saved.attributes
+    for name, sentence in LOST.items():
+        if attributes.get(name) is not None:
+            yield f"{name}: {sentence}"
+    for name in sorted(attributes.keys() - LOST.keys() - KEPT - SAYING_NOTHING):
+        yield f"{name}: no attribute of scvi-tools' models"
+    if isinstance(saved.genes, dict):
+        yield "the names of modalities: " + ", ".join(saved.genes)
+    for column, key in _renamed(attributes.get(REGISTRY), manifest):
+        yield f"the obs column {column!r}, called {key!r} here"
+    if saved.cells is not None:
+        yield f"{saved.cells.name}: its cells" + ("" if atlas is None else ", but for where they lie in the latent")
+    if not attributes.get("is_trained_", True):
+        yield "any training: the model was saved before it"
+
+
+def _renamed(registry: Any, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    setup = registry["setup_args"] if registry else {}
+    columns = [setup.get("batch_key"), setup.get("labels_key"), *(setup.get("categorical_covariate_keys") or [])]
+    named = {key.key for key in manifest.categorical} | {level.key for level in manifest.labels}
+    for column in columns:
+        if column is not None and (key := key_of(column)) != column and key in named:
+            yield column, key

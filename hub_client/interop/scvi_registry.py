@@ -1,0 +1,228 @@
+"""scvi-tools' registry and parameters to a manifest. Pure functions: no models, no files.
+
+The registry says what scvi-tools read from an AnnData or MuData, and the initial parameters how a model was made; both
+are what ``scvi.model.SCVI``, ``SCANVI`` and ``TOTALVI`` (1.0 and later) keep and save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hub_client import errors
+from hub_client.data.proteins import lacking
+from hub_client.interop.vaes import described, genes_of, key_of
+from hub_client.manifest.v1 import Embedding, Manifest
+from hub_client.models.architectures.scvi.network import KINDS
+
+Registry = Mapping[str, Any]
+WITHOUT_MEANING: Mapping[str, object] = {
+    "datamodule": None,
+    "batch_representation": "one-hot",
+    "batch_embedding_kwargs": None,
+    "extra_payload_autotune": False,
+    "extra_encoder_kwargs": None,
+    "extra_decoder_kwargs": None,
+    "var_activation": None,
+    "use_labels_groups": False,
+    "labels_groups": None,
+}
+"""scvi-tools' parameters that a config has no field for, and the value of each that changes nothing."""
+IN_TENSORS = (
+    "y_prior",
+    "library_log_means",
+    "library_log_vars",
+    "batch_representation",
+    "batch_embedding_kwargs",
+    "override_missing_proteins",
+)
+"""Those that are told by tensors, by the encoding of the batch, or by which proteins batches measured."""
+
+
+def manifest_of(
+    registry: Registry,
+    parameters: Mapping[str, Any],
+    *,
+    kind: str,
+    name: str,
+    embedding: Embedding | None = None,
+    aged: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Return the manifest of one of scvi-tools' models.
+
+    Keys are the names of the obs columns, with ``_`` for what keys cannot hold.
+
+    Parameters
+    ----------
+    registry
+        The model's ``registry_``.
+    parameters
+        The model's ``init_params_``.
+    kind
+        ``scvi``, ``scanvi`` or ``totalvi``.
+    name
+        The manifest's name.
+    embedding
+        How batches are embedded; None where they are one-hot.
+    aged
+        Fields of the architecture that the parameters of an older model do not say.
+
+    Raises
+    ------
+    Unsupported
+        If a parameter has a value that a config cannot say.
+    ManifestError
+        If these contradict each other, or say what format 1 cannot.
+    """
+    given, setup = flattened(parameters), registry["setup_args"]
+    fields = {
+        "name": name,
+        "lineage": {"relation": "import"},
+        "architecture": {"kind": kind, **config_of(given, kind=kind), **(aged or {})},
+        "genes": genes_of([str(gene) for gene in _state(registry, "X")["column_names"]]),
+        "proteins": _proteins(registry, given),
+        "input": {"layer": setup.get("layer", setup.get("rna_layer")), "size_factor": setup.get("size_factor_key")},
+        "conditions": _conditions(registry, embedding),
+        "covariates": {"categorical": _categorical(registry), "continuous": _continuous(registry)},
+        "labels": _labels(registry),
+    }
+    return described(fields, what=f"{KINDS[kind].model} of scvi-tools")
+
+
+def flattened(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scvi-tools' initial parameters by name, those in keyword dictionaries too."""
+    named = dict(parameters.get("non_kwargs", {}))
+    for group in parameters.get("kwargs", {}).values():
+        named |= group
+    return named
+
+
+def config_of(given: Mapping[str, Any], *, kind: str) -> dict[str, Any]:
+    """Return an architecture's fields from scvi-tools' parameters.
+
+    Raises
+    ------
+    Unsupported
+        If a parameter has a value that a config cannot say.
+    """
+    fields, nested = {**KINDS[kind].parameters, **KINDS[kind].initial}, KINDS[kind].nested
+    if strangers := [
+        name for name in given if name not in {**fields, **nested} and _means_something(name, given[name])
+    ]:
+        raise _unsayable(strangers[0], given[strangers[0]], kind)
+    found = {field: _plain(given[parameter]) for parameter, field in fields.items() if parameter in given}
+    for group, inner in nested.items():
+        told = given.get(group) or {}
+        if strangers := [name for name in told if name not in inner]:
+            raise _unsayable(f"{group}[{strangers[0]!r}]", told[strangers[0]], kind)
+        found |= {inner[parameter]: _plain(value) for parameter, value in told.items()}
+    return found
+
+
+def _unsayable(parameter: str, value: object, kind: str) -> errors.Unsupported:
+    return errors.Unsupported(
+        f"scvi-tools' parameter {parameter}={value!r} cannot be said in a manifest of kind {kind}; a model made "
+        "without it can be released.",
+        kind=kind,
+        verb="from_scvi",
+    )
+
+
+def _means_something(parameter: str, value: object) -> bool:
+    return parameter not in IN_TENSORS and bool(value) and value != WITHOUT_MEANING.get(parameter)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _state(registry: Registry, key: str) -> Mapping[str, Any]:
+    state: Mapping[str, Any] = registry["field_registries"].get(key, {}).get("state_registry", {})
+    return state
+
+
+def _conditions(registry: Registry, embedding: Embedding | None) -> list[dict[str, Any]]:
+    """Return the batch key; none for a model whose cells are all of one batch by default."""
+    key = registry["setup_args"].get("batch_key")
+    if key is None:
+        return []
+    encoding = embedding or {"kind": "one-hot"}
+    names = _names(_state(registry, "batch")["categorical_mapping"], key)
+    return [{"key": key_of(key), "role": "batch", "categories": names, "encoding": encoding}]
+
+
+def _categorical(registry: Registry) -> list[dict[str, Any]]:
+    mappings = _state(registry, "extra_categorical_covs").get("mappings", {})
+    return [
+        {"key": key_of(key), "role": "covariate", "categories": _names(names, key), "encoding": {"kind": "one-hot"}}
+        for key, names in mappings.items()
+    ]
+
+
+def _proteins(registry: Registry, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the protein panel, and which batches measured which of it.
+
+    Raises
+    ------
+    Unsupported
+        If panels are told by another key than the batch.
+    """
+    if "proteins" not in registry["field_registries"]:
+        return None
+    state, setup = _state(registry, "proteins"), registry["setup_args"]
+    if setup.get("panel_key") not in (None, setup.get("batch_key")):
+        raise errors.Unsupported(
+            f"scvi-tools' panel_key={setup['panel_key']!r} differs from the batch key, which format 1 cannot say; "
+            "train with panels told by the batch.",
+            kind="totalvi",
+            verb="from_scvi",
+        )
+    panel = [str(name) for name in state["column_names"]]
+    masks = {} if given.get("override_missing_proteins") else state.get("protein_batch_mask") or {}
+    batches = [str(name) for name in _state(registry, "batch")["categorical_mapping"]]
+    found = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
+    source = setup.get("protein_expression_obsm_key") or (setup.get("modalities") or {}).get("protein_layer")
+    return {"panel": panel, "measured": lacking(found, len(panel)), "source": source}
+
+
+def _continuous(registry: Registry) -> list[str]:
+    return [str(column) for column in _state(registry, "extra_continuous_covs").get("columns", [])]
+
+
+def _labels(registry: Registry) -> list[dict[str, Any]]:
+    key = registry["setup_args"].get("labels_key")
+    if key is None:
+        return []
+    state = _state(registry, "labels")
+    unlabelled = state.get("unlabeled_category")
+    names = [name for name in _names(state["categorical_mapping"], key) if name != str(unlabelled)]
+    level = {"key": key_of(key), "categories": names, "ontology": dict.fromkeys(names)}
+    return [level if unlabelled is None else level | {"unlabelled": str(unlabelled)}]
+
+
+def _names(categories: Sequence[Any], key: str) -> list[str]:
+    """Return the names of a key's categories.
+
+    Raises
+    ------
+    VocabularyError
+        If one is missing (NaN), or two have the same name.
+    """
+    if any(value is None or value != value for value in categories):
+        raise errors.VocabularyError(
+            f"obs[{key!r}] has cells without a value (NaN), which scvi-tools took for a category; fill the gaps in, "
+            "and train again.",
+            field=key,
+            unknown=["NaN"],
+        )
+    names = [str(value) for value in categories]
+    if len(set(names)) < len(names):
+        raise errors.VocabularyError(
+            f"obs[{key!r}] has categories with the same name, such as a number and its digits: {errors.names(names)}. "
+            "Give them different names, and train again.",
+            field=key,
+            unknown=names,
+        )
+    return names

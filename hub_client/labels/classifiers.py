@@ -1,0 +1,80 @@
+"""with_classifiers(): a model that also names labels by expression alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from hub_client import errors
+from hub_client.data.cells import Cells
+from hub_client.labels.expression import LinearClassifier, fit
+from hub_client.manifest.v1 import ExpressionClassifier, TensorSpec
+from hub_client.models.model import Model
+
+PREFIX = "expression."
+
+
+def with_classifiers(model: Model, cells: Cells) -> Model:
+    """Return the model with a linear classifier of log-normalised counts for each of the cells' label levels.
+
+    Where the latent mixes studies that draw the line between two labels differently, expression still tells them apart;
+    ``transfer = "consensus"`` averages both (docs/label-transfer.md).
+
+    Parameters
+    ----------
+    model
+        A model of counts.
+    cells
+        The reference, with labels.
+
+    Raises
+    ------
+    Unsupported
+        If the model does not read counts.
+    """
+    if model.manifest.input.kind != "counts":
+        raise errors.Unsupported(
+            f"{model.manifest.name} reads {model.manifest.input.kind} values; a classifier of expression needs counts.",
+            kind=model.manifest.architecture.kind,
+            verb="with_classifiers",
+        )
+    described = replace(model)
+    described.describe()
+    levels = [key for key in model.vocabulary.labels if (cells.labels.get(key, np.empty(0)) != "").any()]
+    fitted = {f"{PREFIX}{index}": (level, _fitted(model, cells, level)) for index, level in enumerate(levels)}
+    tensors = {f"{name}.{part}": value for name, (_, found) in fitted.items() for part, value in _parts(found).items()}
+    said = tuple(_said(name, level) for name, (level, _) in fitted.items())
+    kept = tuple(spec for spec in described.manifest.tensors if not spec.name.startswith(PREFIX))
+    trust = model.manifest.trust.model_copy(update={"classifiers": said})
+    specs = tuple(_spec(name, value) for name, value in tensors.items())
+    manifest = described.manifest.changed(trust=trust, tensors=(*kept, *specs))
+    extras = {name: value for name, value in model.extras.items() if not name.startswith(PREFIX)}
+    return replace(model, manifest=manifest, extras=extras | tensors)
+
+
+def _fitted(model: Model, cells: Cells, level: str) -> LinearClassifier:
+    names = cells.labels[level]
+    labelled = np.flatnonzero(names != "")
+    vocabulary = model.vocabulary
+    axis = vocabulary.labels[level]
+    groups = vocabulary.combination_codes(vocabulary.condition_codes(cells.conditions, cells=len(cells)))
+    return fit(cells.x[labelled], axis.codes(names[labelled]), groups[labelled], labels=len(axis))
+
+
+def _parts(found: LinearClassifier) -> Mapping[str, torch.Tensor]:
+    arrays = {"weight": found.weight, "bias": found.bias, "centre": found.centre}
+    return {part: torch.from_numpy(np.ascontiguousarray(value)) for part, value in arrays.items()}
+
+
+def _said(name: str, level: str) -> ExpressionClassifier:
+    return ExpressionClassifier(level=level, weight=f"{name}.weight", bias=f"{name}.bias", centre=f"{name}.centre")
+
+
+def _spec(name: str, value: torch.Tensor) -> TensorSpec:
+    """Describe a tensor; labels are counted, not named as an axis, for the level may grow after the fit."""
+    labels = str(len(value))
+    shapes = {"weight": (labels, "genes"), "bias": (labels,), "centre": ("genes",)}
+    return TensorSpec(name=name, dtype="F32", shape=shapes[name.rpartition(".")[2]])

@@ -1,0 +1,1 @@
+"""map_query, its receipt, and a mapping made again from one."""

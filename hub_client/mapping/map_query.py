@@ -1,0 +1,234 @@
+"""map_query(): align, surgery, train and predict in one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping as MappingOf
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from hub_client.data import open_query
+from hub_client.data.align import align
+from hub_client.data.cells import Cells, GeneReport
+from hub_client.data.open_query import Query
+from hub_client.hub.client import pull
+from hub_client.labels.predict import Predictions, predict
+from hub_client.manifest.plan import Plan
+from hub_client.manifest.receipts import Asked, Receipt
+from hub_client.mapping.receipt import receipt
+from hub_client.models.architectures import Start
+from hub_client.models.impute import impute_proteins, write_proteins
+from hub_client.models.model import Model
+from hub_client.models.surgery import surgery
+from hub_client.models.train import query_plan, train, versions
+from hub_client.nn.training import History
+from hub_client.programs.enrichment import scores_at, write_scores
+
+LATENT_KEY = "X_latent"
+PROVENANCE_KEY = "archzoo"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """The result of :func:`map_query`.
+
+    Attributes
+    ----------
+    adata
+        A copy of the query with ``obsm["X_latent"]``, ``obs["<label key>_pred"]``, ``obs["<label key>_uncertainty"]``
+        and, in ``uns["archzoo"]``, where they come from: the reference, how genes matched, seed and versions; the plan
+        and the start of new conditions where there was something to train. Of a model with gene programs also
+        ``obsm["X_terms"]``, the score of each active program, and their names in ``uns["X_terms"]``; of a model with
+        proteins ``obsm["X_proteins_imputed"]``, and their names in ``uns["X_proteins_imputed"]``.
+    model
+        The model that knows the query's conditions: what to push.
+    predictions
+        Latent, labels, probabilities and scores.
+    history
+        How training went; None where the model knew all conditions already, so that there was nothing to train.
+    alignment
+        What alignment found: coverage, missing and renamed genes, warnings.
+    scores
+        The score of each active gene program, ``(cells, terms)``, by cell and program name; None for a model without.
+    proteins
+        Expected foreground counts of the model's proteins, ``(cells, proteins)``, as the reference's batches would have
+        measured them (:func:`hub_client.models.impute.impute_proteins`), also in a query without proteins; None for a
+        model without.
+    receipt
+        What the mapping was made of and what came out, in hashes: :func:`hub_client.mapping.replay.replay` makes it
+        again. Its JSON is also in ``uns["archzoo"]["receipt"]``.
+    """
+
+    adata: AnnData
+    model: Model
+    predictions: Predictions
+    history: History | None
+    alignment: GeneReport
+    receipt: Receipt
+    scores: pd.DataFrame | None = None
+    proteins: pd.DataFrame | None = None
+
+
+def map_query(
+    adata: Query,
+    model_or_name: Model | str | Path,
+    *,
+    conditions: MappingOf[str, str] | None = None,
+    labels: MappingOf[str, str] | None = None,
+    layer: str | None = None,
+    min_coverage: float | None = None,
+    size_factor: str | None = None,
+    proteins: str | None = None,
+    start: Start = "best",
+    plan: Plan | None = None,
+    seed: int = 0,
+    unknown_above: float | None = None,
+    accelerator: str = "auto",
+    devices: int | str | list[int] = 1,
+    precision: str = "32-true",
+    progress: bool = True,
+) -> Mapping:
+    """Map a query onto a reference: align its genes, make room for its conditions, train those, label its cells.
+
+    Parameters
+    ----------
+    adata
+        The query, ``(cells, genes)``: AnnData, MuData or a path. It is not written to.
+    model_or_name
+        The reference, or its name as :func:`hub_client.pull` takes it.
+    conditions
+        The manifest's condition keys to obs columns. A query with one batch may leave this out and gets one new
+        category.
+    labels
+        The manifest's label levels to obs columns, for a query that is labelled in part: new labels get prototypes.
+    layer, min_coverage, size_factor, proteins
+        As for :func:`hub_client.align`.
+    start
+        As for :func:`hub_client.surgery`.
+    plan, seed, accelerator, devices, precision, progress
+        As for :func:`hub_client.train`.
+    unknown_above
+        As for :func:`hub_client.predict`.
+
+    Returns
+    -------
+    Mapping
+        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``, ``.scores``, ``.proteins``,
+        ``.receipt``.
+
+    Raises
+    ------
+    NotFound, AlignmentError, VocabularyError, InvalidInput
+        As the verbs it is made of.
+
+    Examples
+    --------
+    >>> mapping = hub_client.map_query(adata, "pbmc-scpoli", conditions={"batch": "donor"})  # doctest: +SKIP
+    >>> mapping.adata.obs["cell_type_pred"]  # doctest: +SKIP
+    """
+    reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)
+    device = accelerator if accelerator in ("cpu", "cuda") else "auto"
+    query = open_query.opened(adata)
+    cells = align(
+        query,
+        reference,
+        conditions=conditions,
+        labels=labels,
+        layer=layer,
+        min_coverage=min_coverage,
+        size_factor=size_factor,
+        proteins=proteins,
+    )
+    for warning in cells.report.warnings:
+        _log.warning(warning)
+    model, history = reference, None
+    if has_news(reference, cells):
+        model = surgery(reference, cells, start=start, seed=seed, device=device)
+        runtime: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "precision": precision}
+        history = train(model, cells, plan=plan, seed=seed, progress=progress, **runtime)
+    predictions = predict(model, cells, unknown_above=unknown_above, device=device)
+    used = (plan or query_plan(model)) if history else None
+    trained = {"plan": used.model_dump_json(), "start": start} if used else {}
+    chosen = {} if unknown_above is None else {"unknown_above": unknown_above}
+    provenance = _provenance(reference, cells) | {"seed": seed} | trained | chosen
+    scores = scores_at(model, predictions.latent, obs_names=cells.obs_names) if model.manifest.terms else None
+    asked = Asked(
+        conditions=dict(conditions) if conditions else None,
+        labels=dict(labels) if labels else None,
+        layer=layer,
+        min_coverage=min_coverage,
+        size_factor=size_factor,
+        proteins=proteins,
+        start=start,
+        plan=used,
+        seed=seed,
+        unknown_above=unknown_above,
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,
+    )
+    used_device = history.device if history else device
+    made = receipt(cells, reference, predictions, asked=asked, device=used_device, versions=versions())
+    provenance["receipt"] = made.to_bytes().decode()
+    imputed = None if model.manifest.proteins is None else impute_proteins(model, cells, seed=seed)
+    written = _written(query, predictions, provenance, scores, imputed)
+    return Mapping(written, model, predictions, history, cells.report, made, scores, imputed)
+
+
+def has_news(reference: Model, cells: Cells) -> bool:
+    """Return whether cells have conditions, combinations of conditions or labels the reference does not know."""
+    vocabulary = reference.vocabulary
+    rows = pd.DataFrame({key: cells.conditions[key] for key in vocabulary.conditions}).drop_duplicates()
+    combined = set(rows.itertuples(index=False, name=None)) - set(vocabulary.combinations)
+    strangers = (set(names) - {*vocabulary.labels[key].names, ""} for key, names in cells.labels.items())
+    covariates = (set(cells.conditions[key]) - set(axis.names) for key, axis in vocabulary.covariates.items())
+    return bool(combined) or any(strangers) or any(covariates)
+
+
+def _written(
+    query: AnnData,
+    predictions: Predictions,
+    provenance: dict[str, Any],
+    scores: pd.DataFrame | None,
+    proteins: pd.DataFrame | None,
+) -> AnnData:
+    """Return a copy of the query, in memory, with latent, labels, programs' scores, proteins and provenance."""
+    out = query.to_memory(copy=True)
+    out.obsm[LATENT_KEY] = predictions.latent
+    for name, column in predictions.to_frame().items():
+        out.obs[str(name)] = column.to_numpy() if column.dtype.kind == "f" else pd.Categorical(column)
+    out.uns[PROVENANCE_KEY] = provenance
+    if scores is not None:
+        write_scores(out, scores)
+    if proteins is not None:
+        write_proteins(out, proteins)
+    return out
+
+
+def _provenance(reference: Model, cells: Cells) -> dict[str, Any]:
+    """Return where the results come from, in types every AnnData file format can hold.
+
+    The alignment report is a JSON text: gene names as keys would not survive HDF5.
+    """
+    return {
+        "reference": _identity(reference),
+        "alignment": json.dumps(asdict(cells.report), ensure_ascii=False),
+        "versions": versions(),
+    }
+
+
+def _identity(reference: Model) -> dict[str, str]:
+    """Return what a reference is called: its place in a hub, or, if it was changed since, what it was grown from."""
+    manifest, ref = reference.manifest, reference.ref
+    found = {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
+    if ref is None:
+        return found
+    unchanged = ref.digest == manifest.digest
+    return found | ({"name": ref.repo, "commit": ref.commit, "hub": ref.hub} if unchanged else {"grown_from": str(ref)})

@@ -1,0 +1,110 @@
+"""Receipts of mappings: made where the mapping is made, of what it read and what came out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from hub_client.data.cells import Cells
+from hub_client.data.fingerprint import fingerprint
+from hub_client.labels.predict import LabelPrediction, Predictions
+from hub_client.manifest.receipts import Asked, LabelsRecord, QueryRecord, Ran, Receipt, ReferenceRecord, ResultRecord
+from hub_client.models.model import Model
+
+SAMPLED = 16
+"""Cells whose latent a receipt holds."""
+
+
+def receipt(
+    cells: Cells,
+    reference: Model,
+    predictions: Predictions,
+    *,
+    asked: Asked,
+    device: str,
+    versions: dict[str, str],
+) -> Receipt:
+    """Return the receipt of a mapping.
+
+    Parameters
+    ----------
+    cells
+        The query as the model read it.
+    reference
+        The release it was mapped onto.
+    predictions
+        What came out.
+    asked
+        What the caller asked for.
+    device, versions
+        What it ran on.
+    """
+    result = _result(predictions)
+    return Receipt(
+        created=datetime.now(UTC).replace(microsecond=0),
+        query=query_record(cells, reference),
+        reference=_reference(reference),
+        asked=asked,
+        ran=Ran(device=_device(device), threads=torch.get_num_threads(), versions=versions),
+        result=result,
+        result_digest=result.digest,
+    )
+
+
+def _device(name: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def query_record(cells: Cells, reference: Model) -> QueryRecord:
+    """Return what tells a query again."""
+    return QueryRecord(
+        cells=len(cells),
+        fingerprint=fingerprint(cells.x, reference.manifest.genes.names),
+        names=_hash(cells.obs_names),
+        conditions={key: _hash(names) for key, names in cells.conditions.items()},
+        labels={level: _hash(names) for level, names in cells.labels.items()},
+        proteins=_proteins(cells, reference),
+    )
+
+
+def _proteins(cells: Cells, reference: Model) -> str | None:
+    panel = reference.manifest.proteins
+    return None if panel is None or cells.proteins is None else fingerprint(cells.proteins, panel.panel)
+
+
+def _reference(model: Model) -> ReferenceRecord:
+    manifest, ref = model.manifest, model.ref
+    if ref is None or ref.digest != manifest.digest:
+        return ReferenceRecord(name=manifest.name, version=manifest.version, digest=manifest.digest)
+    return ReferenceRecord(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
+
+
+def _result(predictions: Predictions) -> ResultRecord:
+    latent = np.ascontiguousarray(predictions.latent, dtype="<f4")
+    rows = np.unique(np.linspace(0, len(latent) - 1, num=min(SAMPLED, len(latent)), dtype=np.int64))
+    sample: list[Any] = latent[rows].astype(np.float64).round(6).tolist()
+    return ResultRecord(
+        latent=hashlib.sha256(latent.tobytes()).hexdigest(),
+        labels={level: _labels(found) for level, found in predictions.levels.items()},
+        sample=tuple(map(tuple, sample)),
+    )
+
+
+def _labels(found: LabelPrediction) -> LabelsRecord:
+    names, counts = np.unique(found.labels.astype(str), return_counts=True)
+    cells = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+    return LabelsRecord(sha256=_hash(found.labels), cells=cells)
+
+
+def _hash(values: Iterable[object]) -> str:
+    """Return the sha256 of texts, each with its length, so that no two lists of texts are one."""
+    digest = hashlib.sha256()
+    for value in values:
+        encoded = str(value).encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()

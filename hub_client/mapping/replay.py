@@ -1,0 +1,149 @@
+"""replay(): make a mapping again from its receipt, and tell what is the same and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hub_client import errors
+from hub_client.data import open_query
+from hub_client.data.align import align
+from hub_client.data.open_query import Query
+from hub_client.hub.client import Hub
+from hub_client.manifest.receipts import Difference, Receipt, differences
+from hub_client.mapping.map_query import map_query
+from hub_client.mapping.receipt import query_record
+from hub_client.models.model import Model
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of a replay.
+
+    Attributes
+    ----------
+    receipt
+        The new run's; None where the query is another one, so that there was nothing to run.
+    differences
+        Every field in which the runs differ, what went in first.
+    largest
+        The largest difference of a latent coordinate over the receipt's sample of cells; None where nothing was run.
+    """
+
+    receipt: Receipt | None
+    differences: tuple[Difference, ...]
+    largest: float | None = None
+
+    @property
+    def same_labels(self) -> bool:
+        """Whether every cell got the same labels."""
+        return self.receipt is not None and not any(d.what.startswith("result.labels") for d in self.differences)
+
+    @property
+    def same(self) -> bool:
+        """Whether latents and labels are the same, bit for bit."""
+        return self.receipt is not None and not any(d.what.startswith("result.") for d in self.differences)
+
+
+def replay(
+    receipt: Receipt,
+    query: Query,
+    *,
+    hub: Hub | str | None = None,
+    model: Model | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+) -> Replay:
+    """Make a mapping again and compare it with its receipt.
+
+    Parameters
+    ----------
+    receipt
+        From ``mapping.receipt``, or :func:`hub_client.manifest.receipts.read_receipt`.
+    query
+        The cells, as :func:`hub_client.map_query` takes them.
+    hub
+        Where the reference is pulled from, by its digest; None as for :func:`hub_client.pull`.
+    model
+        The reference itself, where it is in no hub.
+    seed, threads
+        Others than the receipt's seed and this process's number of threads, to see what they change.
+    progress
+        Whether to show training's progress.
+
+    Raises
+    ------
+    NotFound
+        If no hub at hand has the reference.
+    InvalidInput
+        If ``model`` is not the receipt's reference, or ``threads`` is no number of threads.
+
+    Examples
+    --------
+    >>> replay(read_receipt(data, source="receipt.json"), "query.h5ad").same  # doctest: +SKIP
+    """
+    reference = _reference(receipt, hub, model)
+    if changed := _changed_query(receipt, query, reference):
+        return Replay(None, changed)
+    asked = receipt.asked if seed is None else receipt.asked.model_copy(update={"seed": seed})
+    with _threads(threads):
+        mapping = map_query(query, reference, **_arguments(asked), progress=progress)
+    new = mapping.receipt
+    return Replay(new, differences(receipt, new), _largest(receipt, new))
+
+
+def _arguments(asked: Any) -> dict[str, Any]:
+    return {name: getattr(asked, name) for name in type(asked).model_fields}
+
+
+def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> Model:
+    wanted = receipt.reference
+    if model is None:
+        place = hub if isinstance(hub, Hub) else Hub(hub)
+        return place.pull(f"{wanted.name}@sha256:{wanted.digest}")
+    if model.manifest.digest != wanted.digest:
+        raise errors.InvalidInput(
+            f"the receipt is of {wanted.name} with digest {wanted.digest}, and the model has {model.manifest.digest}. "
+            "Pull it by that digest.",
+            facts={"model": model.manifest.digest},
+        )
+    return model
+
+
+def _changed_query(receipt: Receipt, query: Query, reference: Model) -> tuple[Difference, ...]:
+    """Return how a query differs from the one that was mapped; nothing if it is that one."""
+    asked = receipt.asked
+    cells = align(
+        open_query.opened(query),
+        reference,
+        conditions=asked.conditions,
+        labels=asked.labels,
+        layer=asked.layer,
+        min_coverage=asked.min_coverage,
+        size_factor=asked.size_factor,
+        proteins=asked.proteins,
+    )
+    return differences(receipt, receipt.model_copy(update={"query": query_record(cells, reference)}))
+
+
+def _largest(before: Receipt, after: Receipt) -> float:
+    old, new = np.array(before.result.sample), np.array(after.result.sample)
+    return float(np.abs(old - new).max()) if old.shape == new.shape else float("inf")
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None and count < 1:
+        raise errors.InvalidInput(f"threads is {count}; it is 1 or more.", facts={"threads": count})
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""A manifest and its network, and the verbs that change or read one."""

@@ -1,0 +1,1 @@
+"""scVI, scANVI and totalVI, through scvi-tools."""

@@ -1,0 +1,171 @@
+"""A manifest and a network to one of scvi-tools' models, which has a registry and, where they are given, cells."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from hub_client.data.cells import Cells, GeneReport
+from hub_client.manifest.v1 import LabelLevel, Manifest
+from hub_client.models.architectures.scvi.network import (
+    KINDS,
+    ScviTools,
+    batch_key,
+    parameters,
+    protein_masks,
+    scvi_tools,
+)
+
+UNLABELLED = "unlabelled"
+"""What scANVI is told of cells without a label, where the manifest has no word for it."""
+CELLS_PER_CATEGORY = 3
+"""scvi-tools warns of categories with fewer cells."""
+
+
+def scvi_model(network: ScviTools, cells: Cells | None = None, *, obs: pd.DataFrame | None = None) -> Any:
+    """Return a trained ``scvi.model.SCVI``, ``SCANVI`` or ``TOTALVI`` with a network's weights.
+
+    Parameters
+    ----------
+    network
+        Built from a manifest.
+    cells
+        Aligned cells, which become the model's ``adata``; None makes some without counts.
+    obs
+        Further columns of the cells' obs.
+
+    Raises
+    ------
+    VocabularyError
+        If cells have a category that the network does not know.
+    """
+    manifest, kind = network.manifest, KINDS[network.config.kind]
+    if cells is not None:
+        network.vocabulary.condition_codes(cells.conditions, cells=len(cells))
+        network.vocabulary.covariate_codes(cells.conditions, cells=len(cells))
+    model_class = getattr(scvi_tools().model, kind.model)
+    adata = _without_counts(manifest) if cells is None else _with_counts(manifest, cells, obs)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        model_class.setup_anndata(adata, **_setup(manifest))
+        model = model_class(adata, **parameters(manifest), **dict.fromkeys(kind.initial, False))
+    model.init_params_["non_kwargs"] |= {name: getattr(network.config, field) for name, field in kind.initial.items()}
+    model.module.load_state_dict(network.plain().state_dict())
+    if manifest.proteins is not None:
+        model.module.protein_batch_mask = protein_masks(manifest)
+    model.module.eval()
+    model.is_trained_ = True
+    return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what scvi-tools says about data: it was checked when it was aligned."""
+    logger = logging.getLogger("scvi")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _setup(manifest: Manifest) -> dict[str, Any]:
+    """Return the arguments of ``setup_anndata``."""
+    batch, covariates = batch_key(manifest), manifest.covariates
+    return {
+        "batch_key": batch.key if batch else None,
+        "size_factor_key": manifest.input.size_factor,
+        "categorical_covariate_keys": [key.key for key in covariates.categorical] or None,
+        "continuous_covariate_keys": list(covariates.continuous) or None,
+    } | SETUP[manifest.architecture.kind](manifest)
+
+
+def _labels(manifest: Manifest) -> dict[str, Any]:
+    return {"labels_key": manifest.labels[0].key if manifest.labels else None}
+
+
+def _labels_and_unlabelled(manifest: Manifest) -> dict[str, Any]:
+    return _labels(manifest) | {"unlabeled_category": manifest.labels[0].unlabelled or UNLABELLED}
+
+
+def _proteins(manifest: Manifest) -> dict[str, Any]:
+    return {"protein_expression_obsm_key": _protein_key(manifest)}
+
+
+def _protein_key(manifest: Manifest) -> str:
+    return (manifest.proteins and manifest.proteins.source) or "protein_expression"
+
+
+SETUP = {"scvi": _labels, "scanvi": _labels_and_unlabelled, "totalvi": _proteins}
+"""What each kind's ``setup_anndata`` is told besides."""
+
+
+def _with_counts(manifest: Manifest, cells: Cells, obs: pd.DataFrame | None) -> AnnData:
+    """Return aligned cells as scvi-tools reads them: keys as obs columns whose categories are the manifest's."""
+    columns: dict[str, Any] = {
+        key.key: pd.Categorical(cells.conditions[key.key], categories=key.categories) for key in manifest.categorical
+    }
+    columns |= {level.key: _labelled(cells, level, manifest.architecture.kind) for level in manifest.labels[:1]}
+    if cells.continuous is not None:
+        columns |= dict(zip(manifest.covariates.continuous, cells.continuous.T, strict=True))
+    if manifest.input.size_factor is not None:
+        columns[manifest.input.size_factor] = cells.size_factor
+    index = pd.Index(cells.obs_names, dtype=object)
+    others = pd.DataFrame(index=index) if obs is None else obs.drop(columns=[*columns], errors="ignore")
+    frame = pd.DataFrame(columns, index=index).join(others.set_axis(index))
+    adata = AnnData(cells.x.copy(), obs=frame, var=pd.DataFrame(index=pd.Index(manifest.genes.names, dtype=object)))
+    if manifest.proteins is not None:
+        panel = list(manifest.proteins.panel)
+        counts = np.zeros((len(cells), len(panel)), np.float32) if cells.proteins is None else cells.proteins
+        adata.obsm[_protein_key(manifest)] = pd.DataFrame(counts, index=adata.obs_names, columns=panel)
+    return adata
+
+
+def _labelled(cells: Cells, level: LabelLevel, kind: str) -> pd.Categorical:
+    """Return cells' labels; those without one, or with one the model does not know, have the unlabelled value."""
+    unlabelled = level.unlabelled or UNLABELLED
+    names = cells.labels.get(level.key, np.full(len(cells), "")).astype(object)
+    names[~np.isin(names, level.categories)] = unlabelled
+    told = kind == "scanvi" or unlabelled in names
+    return pd.Categorical(names, categories=[*level.categories, *([unlabelled] if told else [])])
+
+
+def _without_counts(manifest: Manifest) -> AnnData:
+    """Return a few cells without counts, with every category of every key."""
+    names = {key.key: key.categories for key in manifest.categorical}
+    labels = {level.key: level.categories for level in manifest.labels[:1]}
+    count = CELLS_PER_CATEGORY * max([1, *map(len, (names | labels).values())])
+    cells = Cells(
+        x=csr_matrix((count, len(manifest.genes.panel)), dtype=np.float32),
+        obs_names=np.array([f"without counts {number}" for number in range(count)], dtype=object),
+        conditions={key: np.resize(categories, count) for key, categories in names.items()},
+        labels={key: np.resize(categories, count) for key, categories in labels.items()},
+        size_factor=np.ones(count, dtype=np.float32),
+        report=GeneReport(coverage=1.0),
+        continuous=np.zeros((count, len(manifest.covariates.continuous)), np.float32)
+        if manifest.covariates.continuous
+        else None,
+        proteins=_measured(manifest, count),
+    )
+    return _with_counts(manifest, cells, None)
+
+
+def _measured(manifest: Manifest, count: int) -> NDArray[np.float32] | None:
+    """Return a count of 1 for each protein that a cell's batch measured, from which scvi-tools tells that it did."""
+    if manifest.proteins is None:
+        return None
+    masks = protein_masks(manifest)
+    whole = np.ones((count, len(manifest.proteins.panel)), np.float32)
+    return whole if masks is None else np.resize(np.stack(list(masks.values())), whole.shape).astype(np.float32)

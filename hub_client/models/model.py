@@ -1,0 +1,202 @@
+"""Model: a manifest and the network it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from anndata import AnnData
+from torch import Tensor, nn
+
+from hub_client import errors
+from hub_client.data.align import align
+from hub_client.data.open_query import Query, opened
+from hub_client.data.vocabulary import Vocabulary
+from hub_client.manifest.v1 import Manifest, Training
+from hub_client.models.architectures import Architecture, architecture
+from hub_client.models.architectures.scvi import network as scvi_network
+from hub_client.models.architectures.scvi.export import scvi_model
+from hub_client.release import atlas_file
+from hub_client.release import folder as release_folder
+from hub_client.release.ref import Ref
+
+
+@dataclass(eq=False)
+class Model:
+    """What is pulled and pushed: a manifest, the network it describes, and where it came from.
+
+    Attributes
+    ----------
+    manifest
+        The contract: architecture, genes, conditions, labels, lineage.
+    network
+        The weights and what they compute.
+    ref
+        The pinned release this model was read from or grown from; None for one that was never released.
+    extras
+        Tensors of the release that are not the network's, such as test vectors.
+    reference
+        The reference's cells in the latent with labels and conditions, ``(cells, 0)`` with ``obsm["X_latent"]``, if
+        the release has them: what labels are transferred from by nearest neighbours.
+    """
+
+    manifest: Manifest
+    network: Architecture
+    ref: Ref | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: AnnData | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's named axes."""
+        return Vocabulary.of(self.manifest)
+
+    @classmethod
+    def build(cls, manifest: Manifest, *, seed: int = 0) -> Model:
+        """Return an untrained model of what the manifest describes.
+
+        Raises
+        ------
+        Unsupported
+            If this version of archzoo cannot run the architecture.
+        """
+        return cls(manifest, architecture(manifest.architecture.kind).build(manifest, seed=seed))
+
+    @classmethod
+    def load(cls, folder: str | Path, *, ref: Ref | None = None) -> Model:
+        """Return the model in a release folder, every hash and shape checked.
+
+        Raises
+        ------
+        ManifestError
+            If the manifest cannot be read.
+        IntegrityError
+            If a file is not the one the manifest names, or the tensors are not those of such a network.
+        """
+        release = release_folder.read(Path(folder))
+        model = cls.build(release.manifest)
+        _check_tensors(model, release.tensors)
+        model.network.load(release.tensors)
+        known = model.network.tensors()
+        extras = {name: tensor for name, tensor in release.tensors.items() if name not in known}
+        cells = None if release.reference is None else atlas_file.load(release.reference)
+        return cls(release.manifest, model.network, ref, extras, cells)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a release folder, atomically, and return it.
+
+        Raises
+        ------
+        InvalidInput
+            If the folder exists and ``overwrite`` is False.
+        """
+        self.describe()
+        extra = {} if self.reference is None else {release_folder.REFERENCE: atlas_file.dump(self.reference)}
+        return release_folder.write(Path(folder), self.manifest, self.tensors(), extra=extra, overwrite=overwrite)
+
+    @contextmanager
+    def on(self, device: str) -> Iterator[None]:
+        """Keep the network on a device for a while: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+
+        Raises
+        ------
+        InvalidInput
+            If it cannot be moved there.
+        """
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if not isinstance(self.network, nn.Module):
+            yield
+            return
+        home = next(self.network.parameters()).device
+        try:
+            self.network.to(name)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+            raise errors.InvalidInput(
+                f"the network cannot run on {device!r} ({str(error).splitlines()[0]}). Pass device='auto' or 'cpu'.",
+                facts={"device": device},
+            ) from error
+        try:
+            yield
+        finally:
+            self.network.to(home)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of a release of this model."""
+        return self.network.tensors() | dict(self.extras)
+
+    def describe(self) -> None:
+        """Bring the manifest's list of tensors in step with the network."""
+        ours = self.network.specs()
+        names = {spec.name for spec in ours}
+        theirs = tuple(spec for spec in self.manifest.tensors if spec.name in self.extras and spec.name not in names)
+        self._update(tensors=(*ours, *theirs), **self.network.facts())
+
+    def to_scvi(
+        self,
+        adata: Query | None = None,
+        *,
+        conditions: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        layer: str | None = None,
+        min_coverage: float | None = None,
+    ) -> Any:
+        """Return this model as scvi-tools' own: a trained ``scvi.model.SCVI``, ``SCANVI`` or ``TOTALVI``.
+
+        Its weights are copies, and its surgery is scvi-tools', which moves the reference.
+
+        Parameters
+        ----------
+        adata
+            Cells whose conditions the model knows. They are aligned, and become the model's ``adata`` with the model's
+            genes, ``(cells, genes)``, and the obs they have; nothing is written to them. None: the model has a few
+            cells without counts, which hold its registry, and takes other AnnData in its methods.
+        conditions, labels, layer, min_coverage
+            As for :func:`hub_client.align`.
+
+        Raises
+        ------
+        Unsupported
+            If the architecture is not scvi-tools', or the installed scvi-tools is one this archzoo does not know.
+        AlignmentError, VocabularyError, InvalidInput
+            As :func:`hub_client.align`.
+        """
+        if not isinstance(self.network, scvi_network.ScviTools):
+            kind = self.manifest.architecture.kind
+            raise errors.Unsupported(
+                f"{kind} is no model of scvi-tools; these are {errors.names(scvi_network.KINDS)}.",
+                kind=kind,
+                verb="to_scvi",
+            )
+        if adata is None:
+            return scvi_model(self.network)
+        query = opened(adata)
+        cells = align(query, self, conditions=conditions, labels=labels, layer=layer, min_coverage=min_coverage)
+        return scvi_model(self.network, cells, obs=query.obs)
+
+    def record(self, training: Training) -> None:
+        """Replace the manifest's training record."""
+        self._update(training=training)
+        self.describe()
+
+    def _update(self, **fields: object) -> None:
+        self.manifest = self.manifest.model_copy(update=fields)
+
+
+def _check_tensors(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that agree with a manifest, but not with the network it describes."""
+    for spec in model.network.specs():
+        expected = model.manifest.shape(spec)
+        actual = tuple(tensors[spec.name].shape) if spec.name in tensors else None
+        if actual != expected:
+            found = f"shape {actual}" if actual else "nothing"
+            raise errors.IntegrityError(
+                f"{release_folder.WEIGHTS} has {found} for the tensor {spec.name}, which has shape {expected} in a "
+                f"network of kind {model.manifest.architecture.kind}. Ask the release's maker for an intact one.",
+                file=release_folder.WEIGHTS,
+                expected=expected,
+                actual=actual,
+            )

@@ -1,0 +1,340 @@
+"""Architecture surgery: a new Model that knows the query's conditions, with the reference left where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from hub_client import errors
+from hub_client.data.cells import Cells, aligned
+from hub_client.data.proteins import lacking, measured
+from hub_client.manifest.configs import ExpiMap
+from hub_client.manifest.v1 import (
+    Combination,
+    Condition,
+    LabelLevel,
+    Lineage,
+    Manifest,
+    Parent,
+    Proteins,
+    Term,
+    Training,
+)
+from hub_client.models.architectures import Start
+from hub_client.models.model import Model
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """Terms that surgery adds to an expiMap, behind those it has: programs of the query's own, and free ones.
+
+    Their scores of reference cells exist as those of query cells do; all other columns of the latent stay where they
+    were. (scArches takes their numbers as those of all extensions, not as those of the new ones.)
+
+    Attributes
+    ----------
+    constrained
+        Programs, such as :func:`hub_client.programs.as_terms` makes.
+    unconstrained
+        How many terms to add that may use every gene.
+    soft
+        Let the programs' terms use other genes too, under the plan's ``soft_mask_l1``.
+    hsic, hsic_one_vs_all
+        Keep unconstrained terms independent of the others in training, all at once or one by one, by the plan's
+        ``hsic_weight``.
+    retrain
+        Also train the extension terms that the reference has: their columns of reference cells move then.
+    """
+
+    constrained: Sequence[Term] = ()
+    unconstrained: int = 0
+    soft: bool = False
+    hsic: bool = False
+    hsic_one_vs_all: bool = False
+    retrain: bool = False
+
+
+def surgery(
+    reference: Model,
+    cells: Cells,
+    *,
+    start: Start = "best",
+    seed: int = 0,
+    device: str = "auto",
+    extensions: Extensions | None = None,
+) -> Model:
+    """Return a new model with room for the conditions (and labels) of ``cells`` that the reference does not know.
+
+    The reference's weights are frozen in the new model and the reference itself is not touched: a reference cell's
+    latent is bit-identical before surgery, after it, and after training (Lotfollahi 2022, doi
+    10.1038/s41587-021-01001-7, except that scArches also moves the rows of old conditions).
+
+    Parameters
+    ----------
+    reference
+        A trained model.
+    cells
+        The query, from :func:`hub_client.align`.
+    start
+        How the rows of new conditions start: ``best`` (those of the reference condition that reconstructs the query
+        best), the ``mean`` of the reference's, or ``random``. docs/label-transfer.md compares them.
+    seed
+        Of random rows, and of the cells that ``best`` tries.
+    device
+        Where ``best`` tries them: ``auto``, ``cpu`` or ``cuda``.
+    extensions
+        Terms to add to an expiMap; they train together with the rows of new conditions.
+
+    Raises
+    ------
+    InvalidInput
+        If ``start`` is none of these, or the cells are not aligned.
+    VocabularyError
+        If a condition is new and the manifest says that its key takes no new categories.
+    Unsupported
+        If terms are to be added to a model without any.
+    ManifestError
+        If a term's id or name is the reference's already, or its genes are not of the panel.
+
+    Examples
+    --------
+    >>> model = hub_client.surgery(reference, cells)  # doctest: +SKIP
+    """
+    if start not in get_args(Start):
+        raise errors.InvalidInput(
+            f"start is {start!r}; it is one of {errors.names(get_args(Start))}.", facts={"start": start}
+        )
+    manifest = _grown(reference, aligned(cells), start)
+    if extensions is not None:
+        manifest = _extended(manifest, extensions)
+    with reference.on(device):
+        network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
+    if manifest.lineage and copied:
+        manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
+    gone = set() if reference.manifest.test_vectors == manifest.test_vectors else _vectors(reference.manifest)
+    extras = {name: tensor for name, tensor in reference.extras.items() if name not in gone}
+    return Model(manifest, network, reference.ref, extras=extras, reference=reference.reference)
+
+
+def _extended(grown: Manifest, extensions: Extensions) -> Manifest:
+    """Return a grown manifest with new terms; test vectors know no score of these and are left out."""
+    config = grown.architecture
+    if not isinstance(config, ExpiMap):
+        raise errors.Unsupported(
+            f"{config.kind} has no gene programs, so none can be added; expiMap has.",
+            kind=config.kind,
+            verb="surgery with extensions",
+        )
+    constrained, unconstrained = _new_terms(grown, extensions)
+    changed = {
+        "constrained_extensions": config.constrained_extensions + len(constrained),
+        "unconstrained_extensions": config.unconstrained_extensions + len(unconstrained),
+        "soft_extension_mask": _softness(config, extensions),
+        "hsic": extensions.hsic,
+        "hsic_one_vs_all": extensions.hsic_one_vs_all,
+    }
+    lineage = grown.lineage and grown.lineage.model_copy(update={"retrained_extensions": extensions.retrain})
+    return grown.changed(
+        architecture=config.model_copy(update=changed),
+        terms=(*grown.terms, *constrained, *unconstrained),
+        lineage=lineage,
+        test_vectors=None,
+        tensors=tuple(spec for spec in grown.tensors if spec.name not in _vectors(grown)),
+    )
+
+
+def _new_terms(grown: Manifest, extensions: Extensions) -> tuple[list[Term], list[Term]]:
+    if extensions.unconstrained < 0:
+        raise errors.InvalidInput(
+            f"unconstrained is {extensions.unconstrained}; it is how many terms to add, 0 or more.",
+            facts={"unconstrained": extensions.unconstrained},
+        )
+    known = sum(term.kind == "unconstrained" for term in grown.terms)
+    names = [f"unconstrained_{known + number}" for number in range(extensions.unconstrained)]
+    new: dict[str, Any] = {"kind": "constrained", "active": True, "direction": 1, "added_in": grown.version}
+    constrained = [term.model_copy(update=new) for term in extensions.constrained]
+    free = [Term(id=name, name=name, kind="unconstrained", added_in=grown.version) for name in names]
+    return constrained, free
+
+
+def _softness(config: ExpiMap, extensions: Extensions) -> bool:
+    """Return whether masks of constrained terms are soft, which a model says once for all of them."""
+    if not extensions.constrained:
+        return config.soft_extension_mask
+    if config.constrained_extensions and config.soft_extension_mask != extensions.soft:
+        raise errors.InvalidInput(
+            f"soft is {extensions.soft}, and the reference's {config.constrained_extensions} constrained extensions "
+            f"have {'soft' if config.soft_extension_mask else 'hard'} masks; add terms with the same.",
+            facts={"soft": extensions.soft},
+        )
+    return extensions.soft
+
+
+def _vectors(manifest: Manifest) -> set[str]:
+    """Return the names of the tensors that are test vectors."""
+    return set(manifest.test_vectors.tensors.values()) if manifest.test_vectors else set()
+
+
+def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
+    old = reference.manifest
+    version = _next_minor(old.version)
+    conditions = tuple(_condition(c, cells.conditions[c.key], version) for c in old.conditions)
+    update = {
+        "version": version,
+        "created": None,
+        "conditions": conditions,
+        "combinations": _combinations(reference, conditions, cells, version),
+        "covariates": old.covariates.model_copy(
+            update={
+                "categorical": tuple(
+                    _condition(c, cells.conditions[c.key], version) for c in old.covariates.categorical
+                )
+            }
+        ),
+        "proteins": _proteins(old, conditions, cells),
+        "labels": tuple(_level(level, cells.labels.get(level.key, ()), version) for level in old.labels),
+        "prototypes": old.prototypes.model_copy(update={"unlabelled": 0}),
+        "lineage": Lineage(parent=_parent(reference), relation="surgery", new_rows=start),
+        "training": Training(),
+        "metrics": (),
+        "files": (),
+        "delta": None,
+        "signature": None,
+    }
+    return Manifest.model_validate(old.model_dump() | {k: _dumped(v) for k, v in update.items()})
+
+
+def _dumped(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(_dumped(item) for item in value)
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _parent(reference: Model) -> Parent | None:
+    ref, manifest = reference.ref, reference.manifest
+    if ref is None:
+        return Parent(name=manifest.name, version=manifest.version, digest=manifest.digest) if manifest.files else None
+    return Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
+
+
+def _next_minor(version: str) -> str:
+    major, minor, _ = version.split(".")
+    return f"{major}.{int(minor) + 1}.0"
+
+
+def _new(values: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    """Return the values that are not known, sorted, so that the order of cells does not matter."""
+    return sorted({str(value) for value in values} - {*known, ""})
+
+
+def _condition(condition: Condition, values: Iterable[str], version: str) -> Condition:
+    new = _new(values, condition.categories)
+    if new and condition.unknown == "error":
+        raise errors.VocabularyError(
+            f"condition {condition.key!r} takes no new categories, and the query has {errors.names(new)}; "
+            f"known are {errors.names(condition.categories)}. Map the query's values onto those.",
+            field=condition.key,
+            unknown=new,
+            known=condition.categories,
+        )
+    added = condition.added_in | dict.fromkeys(new, version)
+    return condition.model_copy(update={"categories": (*condition.categories, *new), "added_in": added})
+
+
+def _combinations(
+    reference: Model, conditions: tuple[Condition, ...], cells: Cells, version: str
+) -> tuple[Combination, ...]:
+    if len(conditions) < 2:
+        return ()
+    known = {row: Combination(values=row) for row in reference.vocabulary.combinations}
+    known |= {combination.values: combination for combination in reference.manifest.combinations}
+    columns = [np.asarray(cells.conditions[c.key], dtype=str) for c in conditions]
+    seen = sorted({tuple(map(str, row)) for row in zip(*columns, strict=True)} - set(known))
+    return (*known.values(), *(Combination(values=row, added_in=version) for row in seen))
+
+
+def _proteins(old: Manifest, conditions: tuple[Condition, ...], cells: Cells) -> Proteins | None:
+    """Return the protein panel with what the query's new batches measured of it."""
+    if old.proteins is None or not conditions:
+        return old.proteins
+    batch, before = conditions[0], old.conditions[0].categories
+    found = lacking(measured(cells.proteins, cells.conditions[batch.key]), len(old.proteins.panel))
+    new = {name: indices for name, indices in found.items() if name not in before}
+    return old.proteins.model_copy(update={"measured": old.proteins.measured | new})
+
+
+def _level(level: LabelLevel, values: Iterable[str], version: str) -> LabelLevel:
+    new = _new(values, level.categories)
+    if level.unlabelled in new:
+        new.remove(level.unlabelled)
+    return level.model_copy(
+        update={
+            "categories": (*level.categories, *new),
+            "ontology": level.ontology | dict.fromkeys(new),
+            "added_in": level.added_in | dict.fromkeys(new, version),
+        }
+    )
+
+
+def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], cells: Cells) -> Model:
+    """Return a model that knows one label more: unlabelled prototypes that somebody gave a name.
+
+    Parameters
+    ----------
+    model
+        A model with unlabelled prototypes.
+    level
+        The label level that gets the label.
+    label
+        Its name.
+    clusters
+        Numbers of the unlabelled prototypes whose mean becomes the label's prototype.
+    cells
+        The cells its covariance is measured on: those it is the nearest prototype of.
+
+    Raises
+    ------
+    VocabularyError
+        If there is no such level or cluster, or the label is known already.
+    Unsupported
+        If the architecture has no prototypes.
+    """
+    known = model.vocabulary.labels
+    if level not in known or label in known[level]:
+        raise errors.VocabularyError(
+            f"{label!r} cannot be added to level {level!r}: the model's levels are {errors.names(known) or 'none'}, "
+            "and a label can be added to one of them once.",
+            field=level,
+            unknown=[label],
+            known=known[level].names if level in known else known,
+        )
+    version = model.manifest.version
+    levels = tuple(_level(lv, [label], version) if lv.key == level else lv for lv in model.manifest.labels)
+    manifest = Manifest.model_validate(model.manifest.model_dump() | {"labels": _dumped(levels)})
+    network = model.network.labelled(manifest, level=level, clusters=clusters, cells=cells)
+    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
+
+
+def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
+    """Return a grown model whose old weights may move too: this gives up the promise that reference latents stay.
+
+    Parameters
+    ----------
+    model
+        From :func:`surgery`.
+    parts
+        ``all`` weights, or besides the condition rows only the encoder's first ``expression`` weights.
+    """
+    before = model.manifest.lineage or Lineage(relation="retrain")
+    lineage = before.model_copy(update={"relation": "retrain", "new_rows": None, "copied": {}})
+    manifest = model.manifest.model_copy(update={"lineage": lineage})
+    network = type(model.network).build(manifest)
+    network.load(model.network.tensors())
+    network.restrict(parts)
+    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
+
+
+__all__ = ["Extensions", "add_label", "retraining", "surgery"]

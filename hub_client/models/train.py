@@ -1,0 +1,101 @@
+"""train(): a Model on Cells, and the record of it in the model's manifest."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from importlib.metadata import version
+
+from hub_client import errors
+from hub_client._version import __version__
+from hub_client.data.cells import Cells, aligned
+from hub_client.manifest.plan import Plan
+from hub_client.manifest.v1 import Training
+from hub_client.models.architectures.scvi.network import KINDS
+from hub_client.models.model import Model
+from hub_client.nn.training import History, Runtime
+
+SCVI_TOOLS = ("scvi-tools",)
+RECORDED = ("torch", "lightning", "numpy", "scipy", "anndata")
+
+
+def train(
+    model: Model,
+    cells: Cells,
+    *,
+    plan: Plan | None = None,
+    seed: int = 0,
+    accelerator: str = "auto",
+    devices: int | str | list[int] = 1,
+    precision: str = "32-true",
+    progress: bool = True,
+) -> History:
+    """Train a model in place and return how it went.
+
+    A model that came out of :func:`hub_client.surgery` trains the rows of its new conditions and nothing else; any
+    other trains whole. Ctrl-C ends training and keeps the best weights so far. The same seed gives the same weights,
+    bit for bit, on the same machine with the same versions and number of threads (``torch.set_num_threads``).
+
+    Parameters
+    ----------
+    model
+        What to train. Its manifest's training record is replaced.
+    cells
+        What to train on, from :func:`hub_client.align`.
+    plan
+        How; None is the manifest's own plan for queries, or :class:`hub_client.manifest.Plan`'s defaults.
+    seed
+        Of the split, the order of cells, dropout and the sampled latent.
+    accelerator, devices, precision
+        As Lightning Fabric takes them, such as ``"cuda"`` and ``1``; the precision is ``"32-true"``, ``"16-mixed"`` or
+        ``"bf16-mixed"``.
+    progress
+        Whether to show a bar with loss terms and cells per second.
+
+    Raises
+    ------
+    InvalidInput
+        If the cells are not aligned, there is nothing to train, the loss becomes NaN (the model is then as it was
+        before), or the devices or the precision are not to be had.
+    VocabularyError
+        If the cells have conditions that the model does not know.
+    """
+    plan = query_plan(model) if plan is None else _checked(plan)
+    runtime = Runtime(accelerator=accelerator, devices=devices, precision=precision, progress=progress)
+    unit = "squared error" if model.manifest.input.kind == "log1p" else "nats"
+    history = replace(model.network.fit(aligned(cells), plan, seed=seed, runtime=runtime), reconstruction_unit=unit)
+    model.record(
+        Training(
+            datasets=model.manifest.training.datasets,
+            plan=plan,
+            seed=seed,
+            epochs=len(history.epochs),
+            losses=history.losses,
+            versions=versions(*(SCVI_TOOLS if model.manifest.architecture.kind in KINDS else ())),
+            device=history.device,
+            seconds=round(history.seconds, 3),
+        )
+    )
+    return history
+
+
+def _checked(plan: object) -> Plan:
+    if isinstance(plan, Plan):
+        return plan
+    raise errors.InvalidInput(
+        f"the plan is a {type(plan).__name__}; pass a hub_client.manifest.Plan, as in Plan(epochs=20).",
+        facts={"plan": plan},
+    )
+
+
+def query_plan(model: Model) -> Plan:
+    """Return the plan that the reference's maker recommends for queries, or the defaults."""
+    surgical = model.manifest.lineage is not None and model.manifest.lineage.relation == "surgery"
+    recommended = model.manifest.query_plan if surgical else None
+    return recommended or Plan()
+
+
+def versions(*also: str) -> dict[str, str]:
+    """Return the versions of what computes the weights; ``also`` names more packages."""
+    ours = {"python": platform.python_version(), "archzoo": __version__}
+    return ours | {name: version(name) for name in (*RECORDED, *also)}

@@ -1,0 +1,184 @@
+"""What an expiMap's terms are after training: which are active, which way they point, and what each gene weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hub_client import errors
+from hub_client.manifest.v1 import Term
+from hub_client.models.architectures._base import Array
+from hub_client.models.model import Model
+
+if TYPE_CHECKING:
+    from hub_client.models.architectures.expimap import ExpiMap
+
+Method = Literal["expression", "sum", "counts"]
+
+
+class Directions(NamedTuple):
+    """Which way terms point.
+
+    Attributes
+    ----------
+    signs
+        1 where a high score means high expression of the term's genes, -1 where it means low, 0 where neither, or
+        where the term has no weights, ``(terms,)``.
+    confidence
+        How far the share of positive weights is from a half, in [0, 1], ``(terms,)``; None but for ``counts``.
+    """
+
+    signs: NDArray[np.float32]
+    confidence: NDArray[np.float32] | None
+
+
+def term_weights(model: Model) -> Array:
+    """Return each gene's weight in each term, ``(genes, terms)``, in the manifest's order.
+
+    Raises
+    ------
+    Unsupported
+        If the model has no gene programs.
+    """
+    return _network(model).term_weights()
+
+
+def _network(model: Model) -> ExpiMap:
+    from hub_client.models.architectures.expimap import ExpiMap
+
+    if not isinstance(model.network, ExpiMap):
+        kind = model.manifest.architecture.kind
+        raise errors.Unsupported(f"{kind} has no gene programs; expiMap has.", kind=kind, verb="terms")
+    return model.network
+
+
+def active_terms(model: Model) -> NDArray[np.bool_]:
+    """Return which terms have a weight left, ``(terms,)``: the group lasso empties whole terms.
+
+    The score of an empty term says nothing: the encoder's output for it is drawn to the prior.
+
+    Raises
+    ------
+    Unsupported
+        If the model has no gene programs.
+    """
+    active: NDArray[np.bool_] = np.abs(term_weights(model)).max(axis=0, initial=0) > 0
+    return active
+
+
+def term_directions(model: Model, *, method: Method = "expression") -> Directions:
+    """Return which way each term points: scores times the signs are high where the term's genes are.
+
+    Parameters
+    ----------
+    model
+        An expiMap.
+    method
+        By whether the program's expected ``expression`` rises with the score, which is what the manifest says
+        (:meth:`hub_client.models.architectures.expimap.ExpiMap.directions` has the formula); by the sign of the ``sum``
+        of the weights; or by whether more of them are positive than negative (``counts``). The last two are scArches',
+        and count all weights, with a soft mask also those of genes outside the program.
+
+    Raises
+    ------
+    InvalidInput
+        If there is no such method.
+    Unsupported
+        If the model has no gene programs.
+    """
+    if method not in METHODS:
+        raise errors.InvalidInput(
+            f"method is {method!r}; it is one of {errors.names(get_args(Method))}.", facts={"method": method}
+        )
+    return METHODS[method](_network(model))
+
+
+def _by_expression(network: ExpiMap) -> Directions:
+    return Directions(network.directions().astype(np.float32), None)
+
+
+def _by_sum(network: ExpiMap) -> Directions:
+    return Directions(np.sign(network.term_weights().sum(axis=0, dtype=np.float64)).astype(np.float32), None)
+
+
+def _by_counts(network: ExpiMap) -> Directions:
+    weights = network.term_weights()
+    weighing, positive = np.count_nonzero(weights, axis=0), np.count_nonzero(weights > 0, axis=0)
+    lead = np.where(weighing > 0, 2 * positive / np.maximum(weighing, 1) - 1, 0).astype(np.float32)
+    return Directions(np.sign(lead), np.abs(lead))
+
+
+METHODS: Mapping[str, Callable[[ExpiMap], Directions]] = {
+    "expression": _by_expression,
+    "sum": _by_sum,
+    "counts": _by_counts,
+}
+
+
+def term_genes(model: Model, term: str | int) -> pd.DataFrame:
+    """Return the genes that weigh in a term, heaviest first, whichever their sign.
+
+    Parameters
+    ----------
+    model
+        An expiMap.
+    term
+        The term's id, name or position.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``genes``, ``weights``, and ``in_mask``: whether the gene is in the annotated program.
+
+    Raises
+    ------
+    VocabularyError
+        If the model has no such term.
+    Unsupported
+        If the model has no gene programs.
+    """
+    position = _position(model, term)
+    weights = term_weights(model)[:, position]
+    order = np.argsort(-np.abs(weights), kind="stable")[: np.count_nonzero(weights)]
+    return pd.DataFrame(
+        {
+            "genes": np.array(model.manifest.genes.names, dtype=object)[order],
+            "weights": weights[order],
+            "in_mask": np.isin(order, model.manifest.terms[position].genes),
+        }
+    )
+
+
+def program_genes(model: Model) -> dict[str, list[str]]:
+    """Return the genes of each program by the term's name; terms without a program are left out.
+
+    Raises
+    ------
+    Unsupported
+        If the model has no gene programs.
+    """
+    term_weights(model)
+    genes = model.manifest.genes.names
+    programs = [term for term in model.manifest.terms if term.kind != "unconstrained"]
+    return {term.name: [genes[index] for index in sorted(term.genes)] for term in programs}
+
+
+def _position(model: Model, term: str | int) -> int:
+    terms = model.manifest.terms
+    found = [position for position, known in enumerate(terms) if term in _called(position, known)]
+    if not found:
+        raise errors.VocabularyError(
+            f"the model has no term {term!r}; it has {errors.names([known.name for known in terms])}.",
+            field="terms",
+            unknown=[str(term)],
+            known=[known.name for known in terms],
+        )
+    return found[0]
+
+
+def _called(position: int, term: Term) -> tuple[str | int, ...]:
+    return position, term.id, term.name

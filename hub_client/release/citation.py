@@ -1,0 +1,125 @@
+"""How to cite a release: BibTeX, and CITATION.cff (https://citation-file-format.github.io, version 1.2.0)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hub_client.files import markdown as md
+from hub_client.manifest.v1 import Author, DatasetRecord, Manifest
+from hub_client.release.card import PAPERS
+from hub_client.release.ref import Ref
+
+_SPECIAL = re.compile(r"([&%$#_{}])")
+
+
+def bibtex(manifest: Manifest, ref: Ref) -> str:
+    """Return entries for the release with its digest, what its makers ask to cite, the method and the data."""
+    name, doi = PAPERS[manifest.architecture.kind]
+    parts = [_entry(_key(ref), _release_fields(manifest, ref))]
+    parts += [manifest.citation.bibtex.strip()] if manifest.citation and manifest.citation.bibtex else []
+    parts += [_entry(manifest.architecture.kind, {"title": f"{{{name}}}, the architecture", "doi": doi})]
+    parts += [_entry(key, _data_fields(data)) for key, data in _keyed(manifest.training.datasets)]
+    return "\n\n".join(parts) + "\n"
+
+
+def cff(manifest: Manifest, ref: Ref) -> str:
+    """Return the content of a ``CITATION.cff``."""
+    found: dict[str, Any] = {
+        "cff-version": "1.2.0",
+        "message": "If you use this model, please cite it and the data it was trained on.",
+        "type": "dataset",
+        "title": manifest.title or manifest.name,
+        "authors": [_person(author) for author in manifest.authors] or [{"name": "unknown"}],
+    }
+    found |= {"version": manifest.version}
+    found |= {"date-released": f"{manifest.created:%Y-%m-%d}"} if manifest.created else {}
+    found |= {"doi": manifest.citation.doi} if manifest.citation and manifest.citation.doi else {}
+    found |= {"license": manifest.license} if manifest.license and " " not in manifest.license else {}
+    found |= {"abstract": manifest.summary} if manifest.summary else {}
+    found["identifiers"] = [
+        {"type": "other", "value": f"sha256:{ref.digest}", "description": "digest of the release"},
+        {"type": "other", "value": f"{ref.repo}@{ref.version or ref.commit}", "description": "name of the release"},
+    ]
+    found["references"] = list(_references(manifest))
+    return md.yaml(found)
+
+
+def _release_fields(manifest: Manifest, ref: Ref) -> dict[str, str]:
+    fields = {
+        "title": f"{{{_plain(manifest.title or manifest.name)}}}",
+        "author": " and ".join(_author(author) for author in manifest.authors),
+        "year": f"{manifest.created:%Y}" if manifest.created else "",
+        "version": manifest.version,
+        "doi": (manifest.citation.doi or "") if manifest.citation else "",
+        "howpublished": _plain(f"archzoo release {ref.repo}@{ref.version or ref.commit}"),
+        "note": f"sha256:{ref.digest}",
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _data_fields(data: DatasetRecord) -> dict[str, str]:
+    fields = {
+        "title": f"{{{_plain(data.name)}}}",
+        "doi": data.doi or "",
+        "howpublished": _plain(data.source or ""),
+        "note": f"{data.cells} cells, fingerprint sha256:{data.fingerprint}",
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _entry(key: str, fields: dict[str, str]) -> str:
+    width = max(map(len, fields))
+    lines = (f"  {name:<{width}} = {{{value}}}," for name, value in fields.items())
+    return "\n".join([f"@misc{{{key},", *lines, "}"])
+
+
+def _key(ref: Ref) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", f"{ref.repo}_{ref.version or ref.commit[:12]}")
+
+
+def _keyed(datasets: Iterable[DatasetRecord]) -> Iterator[tuple[str, DatasetRecord]]:
+    for data in datasets:
+        slug = re.sub(r"[^A-Za-z0-9]+", "_", data.name).strip("_")
+        yield f"{slug or 'data'}_{data.fingerprint[:8]}", data
+
+
+def _plain(text: str) -> str:
+    """Return text that BibTeX shows as it is."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.replace("\\", " ").split()))
+
+
+def _author(author: Author) -> str:
+    """Return a person as ``Last, First``, known by an ORCID; anybody else whole, in braces."""
+    if author.orcid is None:
+        return f"{{{_plain(author.name)}}}"
+    given, family = _split(author.name)
+    return f"{_plain(family)}, {_plain(given)}" if given else _plain(family)
+
+
+def _person(author: Author) -> dict[str, Any]:
+    if author.orcid is None:
+        return {"name": author.name}
+    given, family = _split(author.name)
+    named = {"family-names": family} | ({"given-names": given} if given else {})
+    return named | {"orcid": f"https://orcid.org/{author.orcid}"}
+
+
+def _split(name: str) -> tuple[str, str]:
+    given, _, family = name.rpartition(" ")
+    return given, family
+
+
+def _references(manifest: Manifest) -> Iterator[dict[str, Any]]:
+    name, doi = PAPERS[manifest.architecture.kind]
+    yield {"type": "article", "title": f"{name}, the architecture", "authors": [{"name": "see the DOI"}], "doi": doi}
+    for data in manifest.training.datasets:
+        found = {"type": "data", "title": data.name, "authors": [{"name": "see the DOI" if data.doi else "unknown"}]}
+        found |= {"doi": data.doi} if data.doi else {}
+        yield found | {"notes": f"{data.cells} cells, fingerprint sha256:{data.fingerprint}"}
+    parent = manifest.lineage.parent if manifest.lineage else None
+    if parent:
+        named = f"{parent.name}@{parent.version}" if parent.version else parent.name
+        identifiers = [{"type": "other", "value": f"sha256:{parent.digest}", "description": "digest of the release"}]
+        yield {"type": "data", "title": named, "authors": [{"name": "see the release"}], "identifiers": identifiers}

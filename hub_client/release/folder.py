@@ -1,0 +1,302 @@
+"""A release as a folder of plain files: every hash, name and shape checked before anything is loaded.
+
+A file is read once, and the bytes that were hashed are the bytes that are parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hub_client import errors
+from hub_client.files import folders, safetensors, zarr_zip
+from hub_client.manifest.reading import MAX_BYTES, read_manifest
+from hub_client.manifest.v1 import FileSpec, Manifest
+from hub_client.release import card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST = "manifest.json"
+WEIGHTS = safetensors.FILE
+CARD = "README.md"
+REFERENCE = "reference.zarr.zip"
+ROLES = {WEIGHTS: "weights", CARD: "card", REFERENCE: "reference"}
+"""Every file a release may hold beside its manifest, and the role it has there."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release that was read.
+
+    Attributes
+    ----------
+    manifest
+        The contract, as it was read.
+    tensors
+        Tensor name to tensor, on the CPU; empty when they were not asked for.
+    folder
+        Where it lies.
+    reference
+        The content of ``reference.zarr.zip``, if it has one.
+    """
+
+    manifest: Manifest
+    tensors: dict[str, Tensor]
+    folder: Path
+    reference: bytearray | None = None
+
+
+def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
+    """Return the release in a folder, after every check of :func:`verify`.
+
+    Parameters
+    ----------
+    folder
+        A release folder.
+    load_tensors
+        Whether to make tensors of the weights; they are checked either way.
+
+    Raises
+    ------
+    NotFound
+        If there is no release in the folder.
+    ManifestError
+        If the manifest cannot be read.
+    IntegrityError
+        If a file is missing, uninvited, a link, or not what the manifest says.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    _check_listing(folder, manifest)
+    tensors: dict[str, Tensor] = {}
+    reference = None
+    for file in manifest.files:
+        content = _checked(folder, file)
+        if file.path == WEIGHTS and load_tensors:
+            tensors = safetensors.load(content, manifest)
+        else:
+            _CHECKS[file.path](content, manifest)
+        reference = content if file.path == REFERENCE else reference
+    return Release(manifest, tensors, folder, reference)
+
+
+def verify(folder: str | Path) -> Manifest:
+    """Return the manifest of a release folder once all of its files are what the manifest says.
+
+    Checked are: no file missing, uninvited or a link; size and sha256 of each; names, dtypes and shapes of the weights;
+    that the reference holds plain arrays and no counts.
+
+    Raises
+    ------
+    NotFound, ManifestError, IntegrityError
+        As :func:`read`.
+    """
+    return read(folder, load_tensors=False).manifest
+
+
+def write(
+    folder: str | Path,
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    *,
+    extra: Mapping[str, Path | bytes] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a release folder that appears whole or not at all, and return its path.
+
+    The card is rendered and ``manifest.files`` filled in; :func:`read` returns the manifest with them.
+
+    Parameters
+    ----------
+    folder
+        Where the release shall lie.
+    manifest
+        The contract; its ``files`` are ignored.
+    tensors
+        Every tensor of ``manifest.tensors``, finite.
+    extra
+        Further files by name: ``reference.zarr.zip``, as bytes or a path. Files of an earlier release are not kept.
+    overwrite
+        Whether to replace a release that is there already; anything else that lies there is never replaced.
+
+    Raises
+    ------
+    InvalidInput
+        If something lies at ``folder`` that may not be replaced, or ``extra`` names a file no release has.
+    ManifestError
+        If the manifest contradicts itself, or is of a newer format than this archzoo writes.
+    IntegrityError
+        If the tensors are not the manifest's, or hold NaN or an infinity.
+    TransportError
+        If the folder cannot be written; nothing has changed then.
+    """
+    folder = Path(folder)
+    check_target(folder, overwrite=overwrite)
+    contents = _contents(manifest, tensors, extra or {})
+    files = tuple(_describe(path, contents[path]) for path in sorted(contents))
+    sealed = _sealed(manifest, files).to_bytes()
+    read_manifest(sealed, source=str(folder / MANIFEST))
+    with folders.staged(folder) as stage:
+        for path, content in contents.items():
+            folders.write(stage / path, content)
+        folders.write(stage / MANIFEST, sealed)
+    return folder
+
+
+def seal(manifest: Manifest, folder: str | Path) -> Manifest:
+    """Return the manifest with ``files`` describing what lies in the folder.
+
+    Raises
+    ------
+    IntegrityError
+        If the folder holds a file that no release has, or lacks the weights or the card.
+    """
+    folder = Path(folder)
+    present = _listing(folder) - {MANIFEST}
+    if strangers := sorted(present - ROLES.keys()):
+        raise _broken(strangers[0], "is not a file of a release", actual=strangers)
+    if missing := sorted({WEIGHTS, CARD} - present):
+        raise _broken(missing[0], "is missing", expected=missing)
+    files = tuple(_describe(path, _content(folder, path, limit=None)) for path in sorted(present))
+    return manifest.changed(files=files)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    if not (folder / MANIFEST).exists():
+        raise errors.NotFound(
+            f"{folder} holds no {MANIFEST}: it is not a release folder. Give the folder that Model.save or pull wrote.",
+            name=str(folder),
+        )
+    return read_manifest(bytes(_content(folder, MANIFEST, limit=MAX_BYTES)), source=str(folder / MANIFEST))
+
+
+def _check_listing(folder: Path, manifest: Manifest) -> None:
+    listed = {file.path: file.role for file in manifest.files}
+    for path, role in listed.items():
+        if ROLES.get(path) != role:
+            raise _broken(path, f"is listed as {role}, which a release does not have", expected=ROLES, actual=role)
+    present = _listing(folder) - {MANIFEST}
+    if missing := sorted({WEIGHTS, CARD, *listed} - present):
+        raise _broken(missing[0], "is missing", expected=missing)
+    if strangers := sorted(present - listed.keys()):
+        raise _broken(strangers[0], "is not in the manifest; a release holds nothing else", actual=strangers)
+
+
+def _listing(folder: Path) -> set[str]:
+    """Return the names in a folder, all of them plain files."""
+    with os.scandir(folder) as entries:
+        found = list(entries)
+    for entry in found:
+        if not entry.is_file(follow_symlinks=False):
+            raise _broken(entry.name, "is a link, a folder or a device; a release holds plain files only")
+    return {entry.name for entry in found}
+
+
+def _checked(folder: Path, file: FileSpec) -> bytearray:
+    content = _content(folder, file.path, limit=file.size)
+    if len(content) != file.size:
+        raise _broken(file.path, f"has {len(content):,} bytes", expected=file.size, actual=len(content))
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != file.sha256:
+        raise _broken(file.path, "has another sha256", expected=file.sha256, actual=digest)
+    return content
+
+
+def _content(folder: Path, name: str, *, limit: int | None) -> bytearray:
+    """Return the bytes of a plain file, one more than ``limit`` at most; a link is not followed."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(folder / name, flags)
+    except OSError as error:
+        raise _broken(name, f"cannot be opened ({error.strerror})") from error
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise _broken(name, "is not a plain file")
+        content = bytearray(found.st_size if limit is None else min(found.st_size, limit + 1))
+        del content[file.readinto(content) :]
+        return content
+
+
+def _broken(file: str, fault: str, *, expected: object = None, actual: object = None) -> errors.IntegrityError:
+    facts = f": expected {expected}" if isinstance(expected, int | str) else ""
+    facts += f", found {actual}" if facts and actual is not None else ""
+    return errors.IntegrityError(
+        f"{file} {fault}{facts}. The release is not the one its manifest names: fetch it again.",
+        file=file,
+        expected=expected,
+        actual=actual,
+    )
+
+
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """Raise InvalidInput if :func:`write` would: something lies there that may not be replaced."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else None
+    if present == set():
+        return
+    if not overwrite:
+        raise errors.InvalidInput(
+            f"{folder} exists already. Choose another folder, or pass overwrite=True to replace the release in it.",
+            facts={"folder": folder, "overwrite": overwrite},
+        )
+    if present is None or MANIFEST not in present or not present <= {MANIFEST, *ROLES}:
+        raise errors.InvalidInput(
+            f"{folder} is not a release folder, so overwrite=True does not replace it. Choose another folder.",
+            facts={"folder": folder, "overwrite": overwrite},
+        )
+
+
+def _contents(manifest: Manifest, tensors: Mapping[str, Tensor], extra: Mapping[str, Path | bytes]) -> dict[str, bytes]:
+    if strangers := sorted(extra.keys() - {REFERENCE}):
+        raise errors.InvalidInput(
+            f"a release cannot hold {errors.names(strangers)}; the extra file it may hold is {REFERENCE}.",
+            facts={"extra": strangers},
+        )
+    contents = {name: value if isinstance(value, bytes) else value.read_bytes() for name, value in extra.items()}
+    if REFERENCE in contents:
+        zarr_zip.check(io.BytesIO(contents[REFERENCE]), name=REFERENCE)
+    contents[WEIGHTS] = safetensors.dump(tensors, manifest)
+    contents[CARD] = card.render(manifest).encode()
+    return contents
+
+
+def _sealed(manifest: Manifest, files: tuple[FileSpec, ...]) -> Manifest:
+    """Return the manifest with its files; a signature holds for what was read, a delta for the very files it gives."""
+    before, after = ({file.path: file for file in listed} for listed in (manifest.files, files))
+    composed = (WEIGHTS, *manifest.delta.inherited) if manifest.delta else ()
+    same = all(path in after and after[path] == before.get(path) for path in composed)
+    sealed = manifest.changed(files=files, delta=manifest.delta if same else None)
+    return sealed if sealed.as_read or sealed.signature is None else sealed.changed(signature=None)
+
+
+def _describe(path: str, content: bytes | bytearray) -> FileSpec:
+    digest = hashlib.sha256(content).hexdigest()
+    return FileSpec.model_validate({"path": path, "size": len(content), "sha256": digest, "role": ROLES[path]})
+
+
+def _check_weights(content: bytearray, manifest: Manifest) -> None:
+    safetensors.check(content, manifest)
+
+
+def _check_card(content: bytearray, manifest: Manifest) -> None:
+    """The card is text that nothing reads back: its hash is all there is to check."""
+
+
+def _check_reference(content: bytearray, manifest: Manifest) -> None:
+    zarr_zip.check(io.BytesIO(content), name=REFERENCE)
+
+
+_CHECKS: dict[str, Callable[[bytearray, Manifest], None]] = {
+    WEIGHTS: _check_weights,
+    CARD: _check_card,
+    REFERENCE: _check_reference,
+}

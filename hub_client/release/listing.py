@@ -1,0 +1,166 @@
+"""What a search shows of a release, read from its manifest leniently: any format version can be listed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hub_client import errors
+from hub_client.release.ref import Ref
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One released model.
+
+    Attributes
+    ----------
+    name
+        The full name: what ``pull`` takes.
+    version, title, license, digest, commit, hub
+        As in its manifest and its :class:`~hub_client.release.ref.Ref`.
+    architecture
+        The kind, as in ``scpoli``.
+    organism, tissue
+        Labels of the ontology terms.
+    genes, cells
+        How many genes it reads; how many cells it was trained on.
+    labels
+        The names it can transfer, of all levels.
+    """
+
+    name: str
+    version: str | None
+    title: str
+    summary: str
+    architecture: str
+    organism: str | None
+    tissue: tuple[str, ...]
+    genes: int
+    cells: int
+    labels: tuple[str, ...]
+    license: str | None
+    digest: str
+    commit: str
+    hub: str
+
+    def matches(self, query: str) -> bool:
+        """Return whether every word of the query is in the name or the description, in any case."""
+        parts = (self.name, self.title, self.summary, self.architecture, self.organism, *self.tissue, *self.labels)
+        return _all_words(query, " ".join(filter(None, parts)))
+
+
+@dataclass(frozen=True)
+class DatasetListing:
+    """One released data set; the fields are those of its record and its :class:`~hub_client.release.ref.Ref`."""
+
+    name: str
+    version: str | None
+    title: str
+    cells: int
+    genes: int
+    license: str
+    source: str
+    fingerprint: str
+    digest: str
+    commit: str
+    hub: str
+
+    def matches(self, query: str) -> bool:
+        """Return whether every word of the query is in the name, title or source, in any case."""
+        return _all_words(query, f"{self.name} {self.title} {self.source}")
+
+
+def _all_words(query: str, text: str) -> bool:
+    return all(word in text.lower() for word in query.lower().split())
+
+
+class _ListedDataset(BaseModel):
+    title: str = ""
+    cells: int = 0
+    genes: int = 0
+    license: str = ""
+    source: str = ""
+    fingerprint: str = ""
+
+
+class _Kind(BaseModel):
+    kind: str = "unknown"
+
+
+class _Term(BaseModel):
+    label: str = ""
+
+
+class _Genes(BaseModel):
+    panel: tuple[Any, ...] = ()
+
+
+class _Level(BaseModel):
+    categories: tuple[str, ...] = ()
+
+
+class _Data(BaseModel):
+    cells: int = 0
+
+
+class _Training(BaseModel):
+    datasets: tuple[_Data, ...] = ()
+
+
+class _Listed(BaseModel):
+    title: str = ""
+    summary: str = ""
+    architecture: _Kind = _Kind()
+    organism: _Term | None = None
+    tissue: tuple[_Term, ...] = ()
+    genes: _Genes = _Genes()
+    labels: tuple[_Level, ...] = ()
+    training: _Training = _Training()
+    license: str | None = None
+
+
+def listing(ref: Ref, document: bytes) -> Listing:
+    """Return what a manifest says about itself.
+
+    Raises
+    ------
+    ManifestError
+        If it is no manifest of any format.
+    """
+    found = _parsed(_Listed, ref, document)
+    return Listing(
+        name=ref.repo,
+        version=ref.version,
+        title=found.title,
+        summary=found.summary,
+        architecture=found.architecture.kind,
+        organism=found.organism.label if found.organism else None,
+        tissue=tuple(term.label for term in found.tissue),
+        genes=len(found.genes.panel),
+        cells=sum(data.cells for data in found.training.datasets),
+        labels=tuple(dict.fromkeys(name for level in found.labels for name in level.categories)),
+        license=found.license,
+        digest=ref.digest,
+        commit=ref.commit,
+        hub=ref.hub,
+    )
+
+
+def dataset_listing(ref: Ref, document: bytes) -> DatasetListing:
+    """Return what a data set's record says about itself; ManifestError if it is none."""
+    found = _parsed(_ListedDataset, ref, document)
+    return DatasetListing(
+        name=ref.repo, version=ref.version, digest=ref.digest, commit=ref.commit, hub=ref.hub, **found.model_dump()
+    )
+
+
+def _parsed(model: type[_Record], ref: Ref, document: bytes) -> _Record:
+    try:
+        return model.model_validate_json(document)
+    except ValidationError as error:
+        raise errors.ManifestError(f"{ref} cannot be listed: its record has {error.error_count()} faults.") from None

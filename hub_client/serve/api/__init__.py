@@ -1,0 +1,1 @@
+"""Routes for clients, one file for each group."""

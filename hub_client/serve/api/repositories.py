@@ -1,0 +1,154 @@
+"""What a client asks of the hub itself: whose token it is, which repositories there are, new ones, other names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from hub_client.release.store import Kind
+from hub_client.serve import front_matter, json_views, repository_names
+from hub_client.serve.refusals import Refused, no_repository
+from hub_client.serve.repository_names import Place
+from hub_client.serve.repository_root import Record
+from hub_client.serve.request import Call, number, page
+
+_PAGE = 1000
+
+
+def whoami(call: Call) -> Response:
+    """Tell whose token it is."""
+    token = call.token
+    if token is None:
+        raise Refused(401, "A token is needed.")
+    access = {"displayName": token.id, "role": token.scope if token.scope != "admin" else "write", "createdAt": None}
+    return JSONResponse(
+        {
+            "type": "user",
+            "id": token.user,
+            "name": token.user,
+            "fullname": token.user,
+            "orgs": [{"type": "org", "name": name} for name in token.namespaces if name not in (token.user, "*")],
+            "auth": {"type": "access_token", "accessToken": access},
+        }
+    )
+
+
+def validate_yaml(call: Call) -> Response:
+    """Check a card's metadata before anything is uploaded."""
+    try:
+        front_matter.strict(call.text("content").encode(errors="replace"))
+    except ValueError as error:
+        return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, status_code=400)
+    return JSONResponse({"errors": [], "warnings": []})
+
+
+def list_repositories(call: Call) -> Response:
+    """List the repositories that the token may see."""
+    kind = _kind(call.words["kind"])
+    size = min(number(call.query, "limit", default=_PAGE, most=_PAGE) or _PAGE, _PAGE)
+    return page(call, [_listed(call, place, record) for place, record in visible(call, kind)], size=size)
+
+
+def visible(call: Call, kind: Kind) -> list[tuple[Place, Record]]:
+    """Return the repositories of a kind that the token may see and the query asks for."""
+    found = []
+    for place in call.hub.repositories.all(kind):
+        record = call.hub.repositories.record(place)
+        if record is not None and sees(call, place, record) and _asked_for(call.query, place):
+            found.append((place, record))
+    return found
+
+
+def sees(call: Call, place: Place, record: Record) -> bool:
+    """Return whether whoever asks may see a repository."""
+    return not record.private or (call.token is not None and call.token.allows("read", place.owner))
+
+
+def _asked_for(query: Mapping[str, str], place: Place) -> bool:
+    words = query.get("search", "").lower().split()
+    return query.get("author", place.owner) == place.owner and all(word in str(place).lower() for word in words)
+
+
+def _listed(call: Call, place: Place, record: Record) -> dict[str, Any]:
+    with call.hub.repositories.reading(place) as repository:
+        return json_views.repository(call.hub, place, record, commit=repository.head())
+
+
+def _kind(word: str) -> Kind:
+    return "models" if word == "models" else "datasets"
+
+
+def create(call: Call) -> Response:
+    """Make a repository."""
+    place = _new_place(call, call.body.get("organization"), call.text("name"))
+    _check_scope(call, place)
+    url = f"{call.address}/{place.web}"
+    call.hub.repositories.create(place, private=_visibility(call.body), creator=call.user, url=url)
+    return JSONResponse({"url": url, "name": str(place), "id": str(place)})
+
+
+def _new_place(call: Call, owner: object, name: str) -> Place:
+    kind = call.body.get("type")
+    if kind not in repository_names.TYPES:
+        raise Refused(404, "This hub holds models and data sets.", code="RepoNotFound")
+    return repository_names.new_place(repository_names.TYPES[kind], str(owner or call.user), name)
+
+
+def _check_scope(call: Call, place: Place) -> None:
+    if call.token is None or not call.token.allows("write", place.owner):
+        raise Refused(403, f"This token may not write to the namespace {place.owner!r}: {call.may}")
+
+
+def _visibility(body: Mapping[str, Any]) -> bool | None:
+    """Return whether a request wants a repository private; None if it does not say."""
+    wanted = body.get("visibility")
+    if wanted is None:
+        given = body.get("private")
+        return given if isinstance(given, bool) else None
+    if wanted not in ("public", "private"):
+        raise Refused(400, f"visibility is public or private here, not {str(wanted)[:40]!r}.")
+    return bool(wanted == "private")
+
+
+def settings(call: Call) -> Response:
+    """Say who may see a repository."""
+    private = _visibility(call.body)
+    if call.body.get("gated"):
+        raise Refused(400, "This hub has no gated repositories: give read tokens to those who may see a private one.")
+    if private is not None:
+        call.hub.repositories.show(call.repo, private=private)
+    return JSONResponse({})
+
+
+def delete(call: Call) -> Response:
+    """Delete a repository."""
+    place = named_in_body(call, str(call.body.get("organization") or call.user), call.text("name"))
+    call.hub.repositories.delete(place)
+    return JSONResponse({})
+
+
+def move(call: Call) -> Response:
+    """Give a repository another name or owner."""
+    owner, _, name = call.text("fromRepo").partition("/")
+    place = named_in_body(call, owner, name)
+    owner, _, name = call.text("toRepo").partition("/")
+    target = repository_names.new_place(place.kind, owner, name)
+    _check_scope(call, target)
+    call.hub.repositories.move(place, target, url=f"{call.address}/{target.web}")
+    return JSONResponse({"url": f"{call.address}/{target.web}"})
+
+
+def named_in_body(call: Call, owner: str, name: str) -> Place:
+    """Return the repository a request's body names; refused unless the token is an admin's there."""
+    kind = call.body.get("type")
+    if kind not in repository_names.TYPES:
+        no_repository(known=call.token is not None)
+    place = Place(repository_names.TYPES[kind], owner, name)
+    record = call.hub.repositories.record(place)
+    if record is None or not sees(call, place, record):
+        no_repository(known=call.token is not None)
+    if call.token is None or not call.token.allows("admin", owner):
+        raise Refused(403, f"Deleting and renaming need a token with scope admin for {owner!r}: {call.may}")
+    return place

@@ -1,0 +1,213 @@
+"""The repositories under a root: found, made, renamed, deleted, opened to read and to write."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from hub_client.files import atomic, locks
+from hub_client.release.store import Kind
+from hub_client.serve import commit_tree, server_files
+from hub_client.serve.refusals import Exists, Refused
+from hub_client.serve.repository_names import Place, is_name
+from hub_client.store.folder import git, lfs
+
+OWN = "archzoo"
+"""The folder of a repository in which the server keeps what git does not."""
+MAIN = "refs/heads/main"
+_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the server knows of a repository beside its content.
+
+    Attributes
+    ----------
+    id
+        The repository's for ever: another one of the same name has another. Empty before the server's first write.
+    private
+        Whether only tokens for its owner's namespace see it.
+    created
+        ISO 8601, UTC; None where a folder hub made it.
+    creator
+        A user's name.
+    """
+
+    id: str = ""
+    private: bool = True
+    created: str | None = None
+    creator: str = ""
+
+
+class Repositories:
+    """A root's repositories of both kinds.
+
+    Parameters
+    ----------
+    root
+        The folder hub.
+    private
+        Whether a repository is private of which nobody has said.
+    """
+
+    def __init__(self, root: Path, *, private: bool) -> None:
+        self.root = root
+        self._private = private
+
+    def path(self, place: Place) -> Path:
+        """Return the folder of a repository, there or not."""
+        return self.root / place.kind / place.owner / f"{place.name}.git"
+
+    def all(self, kind: Kind) -> list[Place]:
+        """Return every repository of a kind, sorted by name."""
+        paths = (self.root / kind).glob("*/*.git")
+        return sorted(place for path in paths if (place := _place(kind, path)) and (path / "HEAD").is_file())
+
+    def record(self, place: Place) -> Record | None:
+        """Return what is known of a repository; None if there is none."""
+        if not is_name(place.owner) or not is_name(place.name) or not (self.path(place) / "HEAD").is_file():
+            return None
+        found = server_files.read_json(self._record_path(place))
+        return Record(private=self._private) if found is None else Record(**found)
+
+    def identified(self, place: Place) -> Record:
+        """Return a repository's record with its id, which it gets now if it has none yet."""
+        record = self._there(place)
+        if record.id:
+            return record
+        with self._locked(place):
+            record = self._there(place)
+            if not record.id:
+                record = replace(record, id=uuid4().hex)
+                self._write_record(self.path(place), record)
+            return record
+
+    def create(self, place: Place, *, private: bool | None, creator: str, url: str) -> None:
+        """Make a repository with one commit that holds only git's attributes; it appears whole.
+
+        Raises
+        ------
+        Exists
+            If there is one of this name, or of one that differs in case only.
+        """
+        created = datetime.now(UTC).isoformat(timespec="milliseconds")
+        record = Record(uuid4().hex, self._private if private is None else private, created, creator)
+        with self._locked(place):
+            if _occupied(self.path(place)):
+                raise Exists(url)
+            with self._staged() as staged:
+                git.create(staged)
+                _begin(staged, author=creator)
+                self._write_record(staged, record)
+                self.path(place).parent.mkdir(parents=True, exist_ok=True)
+                staged.rename(self.path(place))
+            atomic.sync(self.path(place).parent)
+
+    def delete(self, place: Place) -> None:
+        """Remove a repository; from one moment to the next nobody sees it."""
+        with self._staged() as gone:
+            with self._locked(place):
+                self._there(place)
+                self.path(place).rename(gone)
+                atomic.sync(self.path(place).parent)
+            shutil.rmtree(gone)
+
+    def move(self, place: Place, target: Place, *, url: str) -> None:
+        """Give a repository another name or owner, in one step."""
+        with ExitStack() as held:
+            for each in sorted({place, target}):
+                held.enter_context(self._locked(each))
+            self._there(place)
+            if _occupied(self.path(target)) and not _same(self.path(place), self.path(target)):
+                raise Exists(url)
+            self.path(place).rename(self.path(target))
+            atomic.sync(self.path(place).parent)
+            atomic.sync(self.path(target).parent)
+
+    def show(self, place: Place, *, private: bool) -> None:
+        """Say who may see a repository."""
+        with self._locked(place):
+            record = self._there(place)
+            self._write_record(self.path(place), replace(record, id=record.id or uuid4().hex, private=private))
+
+    @contextmanager
+    def reading(self, place: Place) -> Iterator[git.Repository]:
+        """Open a repository that is there."""
+        with git.opened(self.path(place)) as repository:
+            yield repository
+
+    @contextmanager
+    def writing(self, place: Place) -> Iterator[git.Repository]:
+        """Open a repository and keep other writers out, those of folder hubs too."""
+        with self._locked(place):
+            self._there(place)
+            with git.opened(self.path(place)) as repository:
+                repository.large.staging.mkdir(parents=True, exist_ok=True)
+                yield repository
+
+    @contextmanager
+    def _locked(self, place: Place) -> Iterator[None]:
+        with (
+            atomic.writing("this hub", otherwise="ask whoever runs it"),
+            locks.writer(self.path(place).with_suffix(".lock"), timeout=_TIMEOUT),
+        ):
+            yield
+
+    def _there(self, place: Place) -> Record:
+        record = self.record(place)
+        if record is None:
+            raise Refused(404, f"{place} was deleted or renamed meanwhile.", code="RepoNotFound")
+        return record
+
+    def _record_path(self, place: Place) -> Path:
+        return self.path(place) / OWN / "record.json"
+
+    def _write_record(self, path: Path, record: Record) -> None:
+        server_files.write_json(path / OWN / "record.json", asdict(record))
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        """Give a path on the same disk that nobody else uses; what is left there is removed."""
+        path = server_files.folder(self.root) / "tmp" / f"{uuid4().hex}.git"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _place(kind: Kind, path: Path) -> Place | None:
+    owner, name = path.parent.name, path.name.removesuffix(".git")
+    return Place(kind, owner, name) if is_name(owner) and is_name(name) else None
+
+
+def _begin(path: Path, *, author: str) -> None:
+    """Make the first commit, so that every later one, the first release too, has a parent to follow."""
+    with git.opened(path) as repository:
+        repository.large.staging.mkdir(parents=True, exist_ok=True)
+        content = commit_tree.write(
+            repository, {commit_tree.ATTRIBUTES: commit_tree.stored(repository, lfs.attributes([]))}
+        )
+        commit = repository.record(content, message="Initial commit", parents=[], author=commit_tree.signature(author))
+        repository.advance(None, commit)
+
+
+def _occupied(path: Path) -> bool:
+    """Return whether a name is taken, also by one that some computers take for the same."""
+    owners = [folder for folder in _entries(path.parent.parent) if folder.name.lower() == path.parent.name.lower()]
+    return any(entry.name.lower() == path.name.lower() for owner in owners for entry in _entries(owner))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Return whether only the case differs, so that a repository does not stand in its own way."""
+    return path != other and str(path).lower() == str(other).lower()

@@ -1,0 +1,131 @@
+"""What a request is to a handler, and how the values in it are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import JSONResponse, Response
+
+from hub_client.serve.hub import Hub
+from hub_client.serve.refusals import Refused
+from hub_client.serve.repository_names import Place
+from hub_client.serve.tokens import Token
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request.
+
+    Attributes
+    ----------
+    hub
+        Everything that lives as long as the server.
+    method
+        In upper case; HEAD arrives as GET.
+    address
+        The hub's own address without a final ``/``, as the client sees it.
+    path
+        The raw path.
+    words
+        The parts of the path that the route names, unquoted.
+    query
+        Each key's last value.
+    headers
+        Names in lower case.
+    client
+        The network address of whoever asks.
+    token
+        The valid token that came along, or None.
+    place
+        The repository the route names, once it is known to be visible to the token; None for other routes.
+    body
+        The JSON of the request; ``{}`` for routes without.
+    """
+
+    hub: Hub
+    method: str
+    address: str
+    path: str
+    words: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    client: str = ""
+    token: Token | None = None
+    place: Place | None = None
+    body: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def repo(self) -> Place:
+        """The repository of a route that names one."""
+        if self.place is None:
+            raise LookupError(self.path)
+        return self.place
+
+    @property
+    def user(self) -> str:
+        """The name of whoever asks; empty without a token."""
+        return self.token.user if self.token else ""
+
+    @property
+    def may(self) -> str:
+        """What the token allows, for people."""
+        if self.token is None:
+            return "there is none."
+        return f"it may {self.token.scope} in {', '.join(self.token.namespaces)}."
+
+    @property
+    def page(self) -> str:
+        """The address of the repository's page."""
+        return f"{self.address}/{self.repo.web}"
+
+    def text(self, key: str, default: str = "") -> str:
+        """Return a text of the body, or refuse what is none."""
+        value = self.body.get(key, default)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise Refused(400, f"{key!r} of the request should be text.")
+        return value
+
+    def next_link(self, **changed: object) -> dict[str, str]:
+        """Return the header that names this listing's next page."""
+        query = urlencode(dict(self.query) | changed)
+        return {"Link": f'<{self.address}{self.path}?{query}>; rel="next"'}
+
+
+def number(query: Mapping[str, str], key: str, *, default: int, most: int) -> int:
+    """Return a whole number of the query, from 0 to ``most``."""
+    given = query.get(key, "")
+    if given and not re.fullmatch(r"\d{1,9}", given):
+        raise Refused(400, f"{key}={given!r} should be a whole number.")
+    return min(int(given or default), most)
+
+
+def flag(value: object) -> bool:
+    """Return whether a query's or a form's value means yes."""
+    return str(value).lower() in ("1", "true", "yes", "on")
+
+
+def page(call: Call, items: list[Any], *, size: int, **pinned: str) -> Response:
+    """Return one page of a listing; ``pinned`` goes into the next page's address, so that pages fit together."""
+    start = number(call.query, "cursor", default=0, most=10**9)
+    headers = call.next_link(cursor=start + size, **pinned) if start + size < len(items) else {}
+    return JSONResponse(items[start : start + size], headers=headers)
+
+
+def parsed_json(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a request's body; nothing is an empty one."""
+    try:
+        found = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise Refused(400, "The request's body is not JSON.") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise Refused(400, "The request's body is not a JSON object.")
+    return found

@@ -1,0 +1,1 @@
+"""What was downloaded, and what hubs said."""

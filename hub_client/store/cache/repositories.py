@@ -1,0 +1,180 @@
+"""What hubs on the network said of their repositories, kept so that releases are found again without them.
+
+One JSON file for each repository of each hub. Branches and tags are as they were last seen; which document a commit
+holds never changes, and a hub that says otherwise is not believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hub_client import errors
+from hub_client.files import atomic, locks
+from hub_client.release.store import Kind
+from hub_client.store.cache.downloads import Cache
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_LARGEST = 64 << 20
+_PATIENCE = 60.0
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Logged(BaseModel):
+    """A commit as a hub lists it: 40 hex digits, what was said, when, UTC."""
+
+    model_config = ConfigDict(frozen=True)
+
+    commit: Commit
+    message: str = ""
+    date: datetime | None = None
+
+
+class Facts(BaseModel):
+    """What is known of a repository.
+
+    Attributes
+    ----------
+    hub, kind, repo
+        Which one.
+    branches, tags, proposals
+        Names, as last seen, to commits; proposals are pull requests, ``refs/pr/1``.
+    yanked
+        Versions that were yanked, as last seen, and why.
+    log
+        The commits of the main branch, the newest first, as last seen.
+    digests
+        Commit to the sha256 of the document in it, for each commit that was looked at.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    hub: str
+    kind: Kind
+    repo: str
+    branches: Mapping[str, Commit] = {}
+    tags: Mapping[str, Commit] = {}
+    proposals: Mapping[str, Commit] = {}
+    yanked: Mapping[str, str] = {}
+    log: tuple[Logged, ...] = ()
+    digests: Mapping[str, Sha256] = {}
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """The facts about one hub's repositories of one kind, in a cache."""
+
+    cache: Cache
+    hub: str
+    kind: Kind
+    place: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", f"{_slug(self.hub)}/{self.kind}")
+
+    def known(self, repo: str) -> Facts | None:
+        """Return what is known of a repository; what the shared cache knows and ours does not is added."""
+        found = [facts for root in self.cache.roots if (facts := read(self._path(root, repo)))]
+        ours = next((facts for facts in found if facts.hub == self.hub and facts.repo == repo), None)
+        digests = {commit: digest for facts in reversed(found) for commit, digest in facts.digests.items()}
+        return ours.model_copy(update={"digests": digests}) if ours else None
+
+    def repos(self) -> list[str]:
+        """Return the repositories of which anything is known, sorted."""
+        paths = (path for root in self.cache.roots for path in (root / "hubs" / self.place).glob("*/*.json"))
+        return sorted({facts.repo for path in paths if (facts := read(path)) and facts.hub == self.hub})
+
+    def note(self, repo: str, **seen: object) -> Facts:
+        """Add what was seen of a repository, and return all that is known now.
+
+        Parameters
+        ----------
+        repo
+            Its full name.
+        seen
+            Fields of :class:`Facts` that replace the former ones; ``digests`` are added to them.
+
+        Raises
+        ------
+        IntegrityError
+            If a commit holds another document than it did before.
+        TransportError
+            If the cache cannot be written.
+        """
+        path = self._path(self.cache.root, repo)
+        place = f"the cache {self.cache.root}"
+        with atomic.writing(place, otherwise="name another folder in ARCHZOO_CACHE"), _alone(path):
+            before = self.known(repo) or Facts(hub=self.hub, kind=self.kind, repo=repo)
+            added = seen.pop("digests", {})
+            after = Facts.model_validate(before.model_dump() | seen | {"digests": _joined(before, added)})
+            if after != before:
+                _write(self.cache, path, after)
+        return after
+
+    def _path(self, root: Path, repo: str) -> Path:
+        return root / "hubs" / self.place / f"{repo}.json"
+
+
+def every(root: Path) -> Iterator[tuple[Path, Facts]]:
+    """Return all that a cache folder knows, with the file that says so."""
+    for path in sorted((root / "hubs").glob("*/*/*/*.json")):
+        if facts := read(path):
+            yield path, facts
+
+
+def read(path: Path) -> Facts | None:
+    """Return the facts in a file; None where there is none, or it is damaged: then it is found out again."""
+    with suppress(OSError, ValidationError), path.open("rb") as file:
+        return Facts.model_validate_json(file.read(_LARGEST))
+    return None
+
+
+def forget(cache: Cache, path: Path, commits: Collection[str]) -> None:
+    """Drop what is known of some commits from the file in a cache that says so."""
+    with _alone(path):
+        if known := read(path):
+            kept = {commit: digest for commit, digest in known.digests.items() if commit not in commits}
+            _write(cache, path, known.model_copy(update={"digests": kept}))
+
+
+def _joined(before: Facts, added: object) -> dict[str, str]:
+    digests = dict(before.digests)
+    for commit, digest in dict(added).items():  # type: ignore[call-overload]
+        if digests.setdefault(commit, digest) != digest:
+            raise errors.IntegrityError(
+                f"commit {commit[:12]} of {before.repo} in {before.hub} holds a document with sha256 {digest}, and "
+                f"held one with {digests[commit]} before. A commit never changes: do not use this release, and tell "
+                "whoever runs the hub.",
+                file=commit,
+                expected=digests[commit],
+                actual=digest,
+            )
+    return digests
+
+
+def _write(cache: Cache, path: Path, facts: Facts) -> None:
+    cache.publish(facts.model_dump_json(indent=1).encode(), path)
+
+
+def _alone(path: Path) -> AbstractContextManager[None]:
+    waited = f"another process has held {path} for {_PATIENCE:g} seconds; end it, then try again."
+    return locks.held(path.with_suffix(".lock"), timeout=_PATIENCE, otherwise=waited)
+
+
+def _slug(address: str) -> str:
+    """Return a folder's name for a hub: readable, and no other hub's."""
+    host = re.sub(r"[^a-z0-9.-]", "-", (urlsplit(address).hostname or address).lower()).strip(".-")[:40]
+    return f"{host or 'hub'}-{hashlib.sha256(os.fsencode(address)).hexdigest()[:12]}"

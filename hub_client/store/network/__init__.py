@@ -1,0 +1,1 @@
+"""Hubs on the network, and how bytes travel."""

@@ -1,0 +1,261 @@
+"""The static hub: a folder that any web server or bucket publishes, and how it is read over plain HTTP.
+
+::
+
+    archzoo.json                        the repositories there are
+    <models|datasets>/<owner>/<name>.json  a repository's versions and history; see facts.py
+    blobs/<aa>/<sha256>                 every file of every release, once
+
+Nobody pushes to it: :func:`export` writes it from other hubs, again whenever they have changed. A file of it is never
+changed, but for the lists, and these come last: whoever reads meanwhile gets the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hub_client import errors
+from hub_client.files import atomic
+from hub_client.manifest.reading import MAX_BYTES
+from hub_client.release import yanks
+from hub_client.release.files import Wanted, files_of
+from hub_client.release.store import DOCUMENT, Kind, Store
+from hub_client.store.cache.repositories import Facts, Logged, read
+from hub_client.store.network import http
+from hub_client.store.network.http import Answer, Client
+from hub_client.store.network.remote import Change, Heads, Published
+from hub_client.store.network.stream import Stream
+
+SCHEME = "static+"
+"""Before ``https://`` in the address of a static hub."""
+INDEX = "archzoo.json"
+_LARGEST = 64 << 20
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Index(BaseModel):
+    """The repositories of a static hub, by full name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+    def of(self, kind: Kind) -> tuple[str, ...]:
+        """Return the repositories of one kind."""
+        return {"models": self.models, "datasets": self.datasets}[kind]
+
+
+class StaticWire:
+    """A :class:`~hub_client.store.network.remote.Wire` to a static hub; it takes no pushes."""
+
+    def __init__(self, address: str, *, kind: Kind, token: str | None) -> None:
+        self._client = Client(address.removeprefix(SCHEME), token=token)
+        self.address = SCHEME + self._client.url
+        self._kind: Kind = kind
+
+    def repos(self) -> list[str]:
+        """Return the repositories that the index names."""
+        answer = self._client.get(INDEX, limit=_LARGEST)
+        if answer.status != 200:
+            raise errors.TransportError(
+                f"there is no static hub at {self.address}: {INDEX} is answered with {answer.status}. Its address is "
+                "that of the folder that archzoo export-static wrote."
+            )
+        return list(_validated(Index, answer, source=f"{self.address}/{INDEX}").of(self._kind))
+
+    def heads(self, repo: str) -> Heads | None:
+        """Return where the repository's names point."""
+        facts = self._facts(repo)
+        return Heads(facts.branches, facts.tags, {}, facts.yanked) if facts else None
+
+    def log(self, repo: str) -> list[Logged]:
+        """Return the commits of the main branch."""
+        facts = self._facts(repo)
+        return list(facts.log) if facts else []
+
+    def document(self, repo: str, commit: str) -> bytes | None:
+        """Return a commit's document, if it has the digest that the repository's list says."""
+        facts = self._facts(repo)
+        digest = facts.digests.get(commit) if facts else None
+        if digest is None:
+            return None
+        answer = self._client.get(_blob(digest), limit=MAX_BYTES, elsewhere=True)
+        actual = hashlib.sha256(answer.body).hexdigest()
+        if answer.status != 200 or actual != digest:
+            found = "is missing" if answer.status != 200 else f"has sha256 {actual}"
+            raise errors.IntegrityError(
+                f"{_blob(digest)} in {self.address}, the document of {repo}, commit {commit[:12]}, {found}."
+                " The folder is not whole: export it again.",
+                file=DOCUMENT[self._kind],
+                expected=digest,
+                actual=actual,
+            )
+        return answer.body
+
+    def stream(self, repo: str, commit: str, file: Wanted, start: int) -> AbstractContextManager[Stream]:
+        """Give a file."""
+        return self._client.stream(_blob(file.sha256), start=start, size=file.size)
+
+    def create(self, repo: str, *, private: bool | None) -> None:
+        """Refuse."""
+        raise self._read_only(repo)
+
+    def publish(self, repo: str, change: Change) -> Published:
+        """Refuse."""
+        raise self._read_only(repo)
+
+    def tag(self, repo: str, version: str, commit: str) -> None:
+        """Refuse."""
+        raise self._read_only(repo)
+
+    def yank(self, repo: str, yank: yanks.Yank) -> None:
+        """Refuse."""
+        raise self._read_only(repo)
+
+    def _facts(self, repo: str) -> Facts | None:
+        answer = self._client.get(f"{self._kind}/{repo}.json", limit=_LARGEST)
+        if answer.status in (403, 404):  # a bucket that may not be listed answers 403 for what is not there
+            return None
+        return _validated(Facts, answer, source=f"{self.address}/{self._kind}/{repo}.json")
+
+    def _read_only(self, repo: str) -> errors.TransportError:
+        return errors.TransportError(
+            f"{repo!r} cannot be pushed to {self.address}, which is static. Push to the hub it is exported from, then "
+            "run archzoo export-static again."
+        )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: repositories and releases in the folder now, and bytes that are new in it."""
+
+    repositories: int
+    releases: int
+    written: int
+
+
+def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -> Exported:
+    """Write or refresh a static hub in a folder.
+
+    Parameters
+    ----------
+    stores
+        Where to take repositories from.
+    folder
+        A new folder, or one that was exported to before: files that are there already are not written again.
+    only
+        Full names; none means all.
+
+    Raises
+    ------
+    IntegrityError
+        If a release is damaged.
+    TransportError
+        If the folder cannot be written.
+    """
+    wanted, releases, written = set(only), 0, 0
+    found: dict[Kind, list[str]] = {"models": [], "datasets": []}
+    with atomic.writing(f"the folder {folder}", otherwise="choose another one"):
+        for store in stores:
+            for repo in store.repos():
+                if not wanted or repo in wanted:
+                    facts = _described(store, repo)
+                    written += sum(_export_release(store, facts, commit, folder) for commit in facts.digests)
+                    _replace(folder / store.kind / f"{repo}.json", facts.model_dump_json(indent=1).encode())
+                    found[store.kind].append(repo)
+                    releases += len(facts.digests)
+        if missing := wanted.difference(*found.values()):
+            name = sorted(missing)[0]
+            raise errors.NotFound(f"no hub that is exported has {errors.names(sorted(missing))}.", name=name)
+        kept = {kind: tuple(sorted({*names, *_before(folder, kind)})) for kind, names in found.items()}
+        _replace(folder / INDEX, Index.model_validate(kept).model_dump_json(indent=1).encode())
+    return Exported(sum(map(len, kept.values())), releases, written)
+
+
+def _described(store: Store, repo: str) -> Facts:
+    """Return what a store knows of a repository, as a static hub tells it."""
+    entries, releases = store.history(repo), store.releases(repo)
+    digests = {entry.commit: entry.digest for entry in entries} | {ref.commit: ref.digest for ref in releases}
+    return Facts(
+        hub="",
+        kind=store.kind,
+        repo=repo,
+        branches={"main": entries[0].commit} if entries else {},
+        tags={str(ref.version): ref.commit for ref in releases},
+        yanked=store.yanked(repo),
+        log=tuple(Logged(commit=entry.commit, message=entry.message, date=entry.date) for entry in entries),
+        digests=digests,
+    )
+
+
+def _export_release(store: Store, facts: Facts, commit: str, folder: Path) -> int:
+    """Write the files of a release that are not there yet, and return their bytes."""
+    digest = facts.digests[commit]
+    if (folder / _blob(digest)).exists():  # the document comes last
+        return 0
+    ref = store.resolve(facts.repo, commit)
+    with store.opened(ref) as release:
+        document = (release / DOCUMENT[store.kind]).read_bytes()
+        wanted = files_of(document, source=str(ref))
+        written = sum(_export_file(folder, file, release / file.name) for file in wanted)
+    return written + _export_bytes(folder, digest, document)
+
+
+def _export_file(folder: Path, file: Wanted, source: Path) -> int:
+    target = folder / _blob(file.sha256)
+    if target.exists():
+        return 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = atomic.stage(atomic.chunks(source), staging=target.parent)
+    actual = atomic.sha256(staged)
+    if actual != file.sha256:
+        staged.unlink()
+        raise errors.IntegrityError(
+            f"{file.name} should have sha256 {file.sha256} but has {actual}. Nothing of this release was exported.",
+            file=file.name,
+            expected=file.sha256,
+            actual=actual,
+        )
+    atomic.publish(staged, target)
+    return file.size
+
+
+def _export_bytes(folder: Path, digest: str, content: bytes) -> int:
+    _replace(folder / _blob(digest), content)
+    return len(content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_bytes() != content:
+        atomic.publish(atomic.stage([content], staging=path.parent), path)
+
+
+def _before(folder: Path, kind: Kind) -> Iterator[str]:
+    """Return the repositories that earlier exports wrote."""
+    return (facts.repo for path in (folder / kind).glob("*/*.json") if (facts := read(path)))
+
+
+def _blob(sha256: str) -> str:
+    return f"blobs/{sha256[:2]}/{sha256}"
+
+
+def _validated(model: type[_Model], answer: Answer, *, source: str) -> _Model:
+    found = http.parsed(answer, limit=_LARGEST, source=source)
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise errors.IntegrityError(
+            f"{source}, {where}: {error.errors()[0]['msg']}. It was not used.",
+            file=source,
+        ) from None

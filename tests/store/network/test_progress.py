@@ -1,0 +1,34 @@
+"""Progress bars: only for long transfers, and only on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+
+import pytest
+
+from hub_client.store.network import progress
+
+
+def test_nothing_is_shown_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress.shown(progress.LONG * 2, what="lab/[kidney]") as advance:
+        advance("weights")(progress.LONG)
+    with progress.shown(10, what="short") as advance:
+        advance("card")(10)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_long_transfer_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    parent, child = pty.openpty()
+    with os.fdopen(child, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with progress.shown(progress.LONG, what="lab/[kidney]") as advance:
+            advance("weights")(progress.LONG // 2)
+        terminal.flush()
+        shown = os.read(parent, 1 << 16).decode()
+    os.close(parent)
+    assert "lab/[kidney]" in shown
+    assert "4.2 MB" in shown
