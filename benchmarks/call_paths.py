@@ -2,7 +2,7 @@
 
     python benchmarks/call_paths.py [--list VERB]
 
-Counted with ``sys.setprofile`` on PBMC data that come with scanpy and a folder hub in a temporary folder. Each verb runs
+Counted with ``sys.setprofile`` on PBMCs that come with scanpy and a folder hub in a temporary folder. Each verb runs
 once before it is counted, so that imports are left out; frames of other libraries are not counted either.
 """
 
