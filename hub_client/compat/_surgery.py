@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hub_client.compat._split import injected, stacks
+
 LABELLED = ("encoder_z2_z1", "decoder_z1_z2")
 """Modules of scANVI whose only categorical key is the label."""
 BACKGROUND = ("background_pro_alpha", "background_pro_log_beta")
@@ -54,24 +56,19 @@ def settle(
         Whether the reference's categories may be trained too.
     """
     before, after = sizes(old), sizes(new)
-    for path, layers in module.named_modules():
-        if count := len(getattr(layers, "n_cat_list", ())):
-            key = "label" if path.split(".")[0] in LABELLED else "batch"
-            known, grown = before[key][-count:], after[key][-count:]
-            for name, linear in _injected(layers):
-                weight = reference[f"{path}.{name}.weight"].to(linear.weight.device)
-                whole, kept = _joined(weight, linear.weight, known=known, grown=grown)
-                linear.weight.copy_(whole)
-                _keep(linear.weight, kept, unfrozen=unfrozen)
+    for path, layers in stacks(module).items():
+        count = len(layers.n_cat_list)
+        key = "label" if path.split(".")[0] in LABELLED else "batch"
+        known, grown = before[key][-count:], after[key][-count:]
+        for name, part in injected(layers).items():
+            weight = part[0].weight
+            old_weight = reference[f"{path}.fc_layers.{name}.0.weight"].to(weight.device)
+            whole, kept = _joined(old_weight, weight, known=known, grown=grown)
+            weight.copy_(whole)
+            _keep(weight, kept, unfrozen=unfrozen)
     for name in BACKGROUND:
         if isinstance(tensor := getattr(module, name, None), nn.Parameter):
             _keep(tensor, torch.arange(tensor.shape[1]) < reference[name].shape[1], unfrozen=unfrozen)
-
-
-def _injected(layers: Any) -> list[tuple[str, Any]]:
-    """Return the linear maps that read one-hot vectors, with their names."""
-    parts = enumerate(layers.fc_layers)
-    return [(f"fc_layers.Layer {index}.0", part[0]) for index, part in parts if layers.inject_into_layer(index)]
 
 
 def _joined(weight: Tensor, appended: Tensor, *, known: Sequence[int], grown: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,10 @@ Lopez 2018, doi 10.1038/s41592-018-0229-2; Xu 2021, doi 10.15252/msb.20209620; G
 
 - Folders are read as data: what scvi-tools unpickles is a copy that holds plain values only
   (:func:`hub_client.interop.scvi_files.washed`), so that a stranger's model runs no code.
-- ``load_query_data`` leaves the reference's cells where they are: the weights of each key stay together, and training
-  moves those of new categories only (:mod:`hub_client.compat._surgery`). Weight decay, which would move frozen weights,
-  is off in such models unless it is asked for.
+- ``load_query_data`` leaves the reference's cells where they are, to the bit: the weights of each key stay together and
+  have products of their own (:mod:`hub_client.compat._split`), and training moves those of new categories only
+  (:mod:`hub_client.compat._surgery`). Weight decay, which would move frozen weights, is off in such models unless it is
+  asked for. Sums in another order make latents differ from scvi-tools' own by rounding.
 - Parameters that scvi-tools put between the documented ones are keywords behind them.
 
 :func:`hub_client.from_scvi` makes a release of such a model, :meth:`hub_client.Model.to_scvi` a model of a release. As
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.compat import _surgery
+from hub_client.compat._split import splitting
 from hub_client.files import folders
 from hub_client.interop import scvi_files
 from hub_client.models.architectures.scvi.network import scvi_tools
@@ -203,6 +205,8 @@ def _surgery_data(reference: Any) -> Any:
 class SCVI(_Coat, _models.SCVI):  # type: ignore[misc, name-defined]
     """scVI; parameters as in :class:`scvi.model.SCVI`."""
 
+    _module_cls = splitting(_models.SCVI._module_cls)
+
     def __init__(
         self,
         adata: Any = None,
@@ -247,6 +251,8 @@ class SCVI(_Coat, _models.SCVI):  # type: ignore[misc, name-defined]
 
 class SCANVI(_Coat, _models.SCANVI):  # type: ignore[misc, name-defined]
     """scANVI; parameters as in :class:`scvi.model.SCANVI`."""
+
+    _module_cls = splitting(_models.SCANVI._module_cls)
 
     def __init__(
         self,
@@ -352,6 +358,8 @@ class SCANVI(_Coat, _models.SCANVI):  # type: ignore[misc, name-defined]
 
 class TOTALVI(_Coat, _models.TOTALVI):  # type: ignore[misc, name-defined]
     """totalVI; parameters as in :class:`scvi.model.TOTALVI`."""
+
+    _module_cls = splitting(_models.TOTALVI._module_cls)
 
     @classmethod
     def setup_anndata(

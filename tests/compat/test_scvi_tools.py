@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from torch.nn import functional as F
 
-from hub_client import compat, errors
+from hub_client import compat, errors, from_scvi
+from hub_client.compat._split import SplitLinear
 from hub_client.data.examples import bundled_query
-from hub_client.interop import from_scvi
 from tests.scvi_models import undisturbed
 
 pytestmark = pytest.mark.slow
@@ -355,6 +356,31 @@ def test_surgery_and_training_leave_the_reference(options: dict[str, Any]) -> No
     assert_array_equal(moved_by(compat.SCVI, reference, cells), before)
     if options:
         assert np.abs(moved_by(_theirs(), reference, cells) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["SCVI", "SCANVI", "TOTALVI"])
+def test_a_wider_product_is_that_of_scvi_tools(name: str, models: Callable[[str], Any]) -> None:
+    """The maps that read one-hot vectors give what one product gives, in other sums."""
+    found = [layer for layer in models(name).module.modules() if isinstance(layer, SplitLinear)]
+    assert found
+    for layer in found:
+        given = torch.randn(7, layer.in_features)
+        assert_allclose(layer(given).detach(), F.linear(given, layer.weight, layer.bias).detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("added", [1, 3, 500])
+def test_more_categories_leave_the_values_product(added: int) -> None:
+    """Bit for bit, whatever the width and the processor: nothing of the sum over genes is done otherwise."""
+    generator = torch.Generator().manual_seed(added)
+    narrow = torch.nn.Linear(203, 16)
+    wide = torch.nn.Linear(203 + added, 16)
+    with torch.no_grad():
+        wide.weight[:, :203] = narrow.weight
+        wide.bias.copy_(narrow.bias)
+    x = torch.randn(37, 203, generator=generator)
+    x[:, 200:] = F.one_hot(torch.arange(37) % 3, 3)
+    wider = torch.cat([x, torch.zeros(37, added)], dim=1)
+    assert_array_equal(SplitLinear(wide, [3 + added])(wider).detach(), SplitLinear(narrow, [3])(x).detach())
 
 
 def _theirs() -> Any:

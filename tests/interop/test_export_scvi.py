@@ -10,8 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from hub_client import errors, import_legacy
-from hub_client.interop import from_scvi
+from hub_client import errors, from_scvi, import_legacy
 from hub_client.interop.export_scvi import export_scvi
 from hub_client.models.model import Model
 from tests import scvi_folders

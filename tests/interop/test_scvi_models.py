@@ -13,8 +13,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hub_client import align, embed, errors, import_legacy
-from hub_client.interop import from_scvi
+from hub_client import align, embed, errors, from_scvi, import_legacy
 from hub_client.interop.inspection import inspect
 from hub_client.labels.predict import predict
 from hub_client.manifest.configs import Scanvi, TotalVi

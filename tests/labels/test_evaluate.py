@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from hub_client import errors
-from hub_client.labels import evaluate
+from hub_client import errors, evaluate
 from hub_client.labels.evaluate import calibration_error
 from hub_client.labels.predict import LabelPrediction, Predictions
 
