@@ -1,4 +1,4 @@
-"""scArches' documented classes as a thin coat: its names, parameters and defaults, our mathematics or scvi-tools'."""
+"""scArches' documented classes: its names, parameters and defaults over our mathematics or scvi-tools'."""
 
 from __future__ import annotations
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 from numpy.typing import NDArray
 
-from hub_client.compat._saving import write_beside
+from hub_client.compat._saving import read_beside, write_beside
 from hub_client.data.cells import Cells
+from hub_client.interop import import_legacy
+from hub_client.interop.scarches_files import Saved, is_saved
 from hub_client.manifest.configs import Normalization
 from hub_client.models.architectures._vae import ConditionalVae, Config
 from hub_client.models.model import Model
@@ -20,7 +23,7 @@ SAMPLE_SEED = 0
 """Seed of the latent that is sampled."""
 
 
-class Coat(ABC):
+class ScArchesModel(ABC):
     """A model with its training cells, by scArches' names."""
 
     model: Model
@@ -68,6 +71,33 @@ class Coat(ABC):
     def input_dim_(self) -> int:
         """Number of genes."""
         return len(self.model.manifest.genes.panel)
+
+    @classmethod
+    def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
+        """Return the model :meth:`save` or scArches wrote, with ``adata`` or the AnnData saved beside it.
+
+        ``map_location`` is accepted for scArches' sake: weights are read to the CPU, and training chooses the device.
+        Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
+        """
+        if is_saved(Path(dir_path)):
+            saved = import_legacy.read(dir_path)
+            cells = read_h5ad(saved.cells) if adata is None and saved.cells is not None else adata
+            made = cls._from_scarches(saved, cells)
+            made.is_trained_ = bool(saved.attributes.get("is_trained_", True))
+        else:
+            made = cls._around(Model.load(dir_path), read_beside(dir_path) if adata is None else adata)
+            made.is_trained_ = made.model.manifest.training.plan is not None
+        return made
+
+    @classmethod
+    @abstractmethod
+    def _around(cls, model: Model, adata: AnnData | None) -> Self:
+        """Return the class around a model of ours."""
+
+    @classmethod
+    @abstractmethod
+    def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
+        """Return the class around a model that scArches saved, with what scArches keeps beside it."""
 
     def save(
         self, dir_path: str, overwrite: bool = False, save_anndata: bool = False, **anndata_write_kwargs: Any

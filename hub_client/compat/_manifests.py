@@ -11,7 +11,7 @@ import pandas as pd
 
 from hub_client import errors
 from hub_client.interop.vaes import key_of
-from hub_client.manifest.v1 import Condition, Embedding, Gene, Genes, LabelLevel, OneHot
+from hub_client.manifest.v1 import Combination, Condition, Embedding, Gene, Genes, LabelLevel, OneHot
 
 _ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}$")
 
@@ -100,3 +100,14 @@ def levels(
             raise errors.VocabularyError(f"obs[{key!r}] labels no cell; leave it out of cell_type_keys.", field=key)
         found.append(LabelLevel(key=key, categories=tuple(names), ontology=dict.fromkeys(names)))
     return tuple(found)
+
+
+def combinations(obs: pd.DataFrame, keys: list[str], declared: list[str] | None) -> tuple[Combination, ...]:
+    """Return the observed combinations of several keys: in the declared order, else sorted."""
+    if len(keys) < 2:
+        return ()
+    rows = sorted({tuple(map(str, row)) for row in obs[keys].itertuples(index=False, name=None)})
+    if declared is not None:
+        by_name = {"_".join(row): row for row in rows}
+        rows = [by_name[name] for name in declared if name in by_name]
+    return tuple(Combination(values=row) for row in rows)

@@ -9,18 +9,16 @@ from typing import Any, ClassVar, Self, TypeAlias, cast
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from anndata import read_h5ad as read_anndata
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import spmatrix
 
 from hub_client import errors
 from hub_client.compat import _plans
-from hub_client.compat._base import Coat
-from hub_client.compat._saving import read_beside
+from hub_client.compat._base import ScArchesModel
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
-from hub_client.interop.scarches_files import Saved, is_saved
+from hub_client.interop.scarches_files import Saved
 from hub_client.interop.vaes import key_of
 from hub_client.manifest.configs import ExpiMap, TrVAE
 from hub_client.models.architectures._vae import OneHotVae
@@ -31,18 +29,18 @@ from hub_client.models.train import train
 Expression: TypeAlias = NDArray[Any] | spmatrix | AnnData
 
 
-class OneHotCoat(Coat):
+class OneHotModel(ScArchesModel):
     """A model with its training cells, by scArches' names. What a subclass adds is what it documents beyond this."""
 
     kind: ClassVar[str]
 
-    def _coat(self, model: Model, adata: AnnData | None, column: str | None) -> None:
+    def _hold(self, model: Model, adata: AnnData | None, column: str | None) -> None:
         self.model, self.adata, self.condition_key_ = model, adata, column
         self.history, self.is_trained_ = None, False
 
     @classmethod
     def _around(cls, model: Model, adata: AnnData | None, column: str | None = None) -> Self:
-        """Return the class around a model; the obs column is called like the condition's key unless it is said."""
+        """Return the class around a model; the obs column is called like the condition's key by default."""
         if model.network.kind != cls.kind:
             raise errors.Unsupported(
                 f"this is a model of kind {model.network.kind}; {cls.__name__} is for {cls.kind}.",
@@ -51,7 +49,7 @@ class OneHotCoat(Coat):
             )
         made = cls.__new__(cls)
         keys = [condition.key for condition in model.manifest.conditions]
-        made._coat(model, adata, column or (keys[0] if keys else None))
+        made._hold(model, adata, column or (keys[0] if keys else None))
         return made
 
     # --- what scArches keeps as attributes ---------------------------------------------------------------------------
@@ -69,29 +67,9 @@ class OneHotCoat(Coat):
         """Ordered conditions."""
         return [name for condition in self.model.manifest.conditions for name in condition.categories]
 
-    # --- documented of both ------------------------------------------------------------------------------------------
-
-    @classmethod
-    def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
-        """Return the model :meth:`save` or scArches wrote, with ``adata`` or the AnnData saved beside it.
-
-        ``map_location`` is accepted for scArches' sake: weights are read to the CPU, and training chooses the device.
-        Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
-        """
-        if is_saved(Path(dir_path)):
-            return cls._from_scarches(import_legacy.read(dir_path), adata)
-        adata = read_beside(dir_path) if adata is None else adata
-        made = cls._around(Model.load(dir_path), adata)
-        made.is_trained_ = made.model.manifest.training.plan is not None
-        return made
-
     @classmethod
     def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
-        if adata is None and saved.cells is not None:
-            adata = read_anndata(saved.cells)
-        made = cls._around(import_legacy.imported(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_"))
-        made.is_trained_ = bool(saved.attributes.get("is_trained_", True))
-        return made
+        return cls._around(import_legacy.imported(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_"))
 
     # --- what the documented methods do ------------------------------------------------------------------------------
 
@@ -139,7 +117,7 @@ class OneHotCoat(Coat):
     def _cells(self, x: Expression | None, c: ArrayLike | None) -> Cells:
         """Return cells as the model reads them: the model's own, an AnnData's, or an array's in the order of its genes.
 
-        ``c`` is the condition of each cell; None where the AnnData says it.
+        ``c`` is the condition of each cell; None where the AnnData has it.
         """
         column = self.condition_key_
         adata = self._given(x)

@@ -25,7 +25,7 @@ from hub_client import errors
 from hub_client.compat import _groups, _manifests, _plans, _programs
 from hub_client.compat._base import SAMPLE_SEED, normalization
 from hub_client.compat._groups import REST, Values
-from hub_client.compat._one_hot import Expression, OneHotCoat, overrides
+from hub_client.compat._one_hot import Expression, OneHotModel, overrides
 from hub_client.compat._programs import TERMS
 from hub_client.data.genes import Panel
 from hub_client.interop.vaes import described
@@ -42,7 +42,7 @@ CHANGEABLE = {"dr_rate": "dropout", "use_hsic": "hsic", "hsic_one_vs_all": "hsic
 LIKELIHOODS = ("nb", "mse")
 
 
-class EXPIMAP(OneHotCoat):
+class EXPIMAP(OneHotModel):
     """A trainable expiMap on one AnnData, with scArches' parameters and defaults.
 
     Parameters
@@ -154,7 +154,7 @@ class EXPIMAP(OneHotCoat):
             },
             what="expiMap",
         )
-        self._coat(Model.build(manifest), adata, condition_key)
+        self._hold(Model.build(manifest), adata, condition_key)
 
     # --- what scArches keeps as attributes ---------------------------------------------------------------------------
 

@@ -17,30 +17,34 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from anndata import read_h5ad as read_anndata
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from hub_client import errors
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._base import SAMPLE_SEED, Coat, normalization
-from hub_client.compat._saving import read_beside
+from hub_client.compat._base import ScArchesModel, normalization
+from hub_client.compat._cells import (
+    cell_labels,
+    check_combined,
+    constant_columns,
+    nearest_label,
+    one_row_each,
+    recoded,
+    subsample_groups,
+)
 from hub_client.data.align import align
-from hub_client.data.cells import Cells, Names
+from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
-from hub_client.interop.scarches_files import Saved, is_saved
-from hub_client.interop.scpoli import relative_uncertainty
+from hub_client.interop.scarches_files import Saved
 from hub_client.manifest.configs import ScPoli as Config
-from hub_client.manifest.v1 import Combination, Embedding, InputSpec, Manifest, PrototypeLevel, Prototypes
+from hub_client.manifest.v1 import Embedding, InputSpec, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 from hub_client.models.surgery import add_label, retraining, surgery
 from hub_client.models.train import train
-from hub_client.nn.training import History
 
 
-class scPoli(Coat):
+class scPoli(ScArchesModel):
     """A trainable scPoli on one AnnData, with scArches' parameters and defaults.
 
     Parameters
@@ -119,9 +123,8 @@ class scPoli(Coat):
         use_ln: bool = True,
     ) -> None:
         _refuse(use_mmd=use_mmd, recon_loss=recon_loss)
-        self._coat(adata, labeled_indices, unknown_ct_names, share_metadata, obs_metadata)
         keys = _manifests.as_list(cell_type_keys)
-        named = _labels(adata, keys, labeled_indices, self.unknown_ct_names_)
+        named = cell_labels(adata, keys, labeled_indices, unknown_ct_names)
         levels = _manifests.levels(adata.obs, keys, cell_types, named)
         described = _manifests.conditions(
             adata.obs, _manifests.as_list(condition_keys), conditions, embedding_dims, embedding_max_norm
@@ -134,40 +137,36 @@ class scPoli(Coat):
             normalization=normalization(use_bn, use_ln),
             inject=tuple(inject_condition),
         )
-        self._hold(
-            Model.build(
-                Manifest(
-                    name="scpoli",
-                    architecture=config,
-                    genes=_manifests.genes(adata.var_names),
-                    input=InputSpec(kind="log1p" if recon_loss == "mse" else "counts"),
-                    conditions=described,
-                    combinations=_combinations(adata.obs, [c.key for c in described], conditions_combined),
-                    labels=levels,
-                    prototypes=Prototypes(
-                        levels=tuple(PrototypeLevel.of(position, level.key) for position, level in enumerate(levels)),
-                        unlabelled=len(prototypes_unlabeled["mean"]) if prototypes_unlabeled else 0,
-                    ),
-                )
-            )
+        manifest = Manifest(
+            name="scpoli",
+            architecture=config,
+            genes=_manifests.genes(adata.var_names),
+            input=InputSpec(kind="log1p" if recon_loss == "mse" else "counts"),
+            conditions=described,
+            combinations=_manifests.combinations(adata.obs, [c.key for c in described], conditions_combined),
+            labels=levels,
+            prototypes=Prototypes(
+                levels=tuple(PrototypeLevel.of(position, level.key) for position, level in enumerate(levels)),
+                unlabelled=len(prototypes_unlabeled["mean"]) if prototypes_unlabeled else 0,
+            ),
         )
+        model = Model.build(manifest)
+        self._hold(model, adata, labeled_indices, unknown_ct_names, share=share_metadata, metadata=obs_metadata)
         self._place(prototypes_labeled, prototypes_unlabeled)
 
-    def _coat(
+    def _hold(
         self,
+        model: Model,
         adata: AnnData | None,
-        labeled: Sequence[int] | None,
-        unknown: list[str] | None,
+        labeled: Sequence[int] | None = None,
+        unknown: list[str] | None = None,
+        *,
         share: bool = True,
         metadata: pd.DataFrame | None = None,
     ) -> None:
-        self.adata, self.labeled_indices_, self.unknown_ct_names_ = adata, labeled, unknown
+        self.model, self.adata, self.labeled_indices_, self.unknown_ct_names_ = model, adata, labeled, unknown
         self.share_metadata_, self.obs_metadata_ = share, metadata
-        self.is_trained_ = False
-        self.history: History | None = None
-
-    def _hold(self, model: Model) -> None:
-        self.model = model
+        self.history, self.is_trained_ = None, False
 
     def _place(self, labelled: dict[str, Any] | None, unlabelled: dict[str, Any] | None) -> None:
         if labelled:
@@ -176,10 +175,9 @@ class scPoli(Coat):
             self._network.unlabelled = _tensor(unlabelled["mean"])
 
     @classmethod
-    def _around(cls, model: Model, adata: AnnData | None, **coat: Any) -> Self:
+    def _around(cls, model: Model, adata: AnnData | None, **kept: Any) -> Self:
         made = cls.__new__(cls)
-        made._coat(adata, coat.pop("labeled", None), coat.pop("unknown", None), **coat)
-        made._hold(model)
+        made._hold(model, adata, **kept)
         return made
 
     # --- what scArches keeps as attributes ---------------------------------------------------------------------------
@@ -368,7 +366,7 @@ class scPoli(Coat):
         points = np.asarray(adata) if prototype else embed(self.model, self._cells(adata))
         scores = self._network.distances(points, power=float(p))
         return {
-            key: _classified(found.labels, np.asarray(found.values), get_prob, scale_uncertainties)
+            key: nearest_label(found.labels, np.asarray(found.values), get_prob, scale_uncertainties)
             for key, found in scores.items()
         }
 
@@ -390,9 +388,7 @@ class scPoli(Coat):
             return self.obs_metadata_
         if self.adata is None or key not in self.adata.obs:
             return None
-        groups = self.adata.obs.groupby(self.adata.obs[key].astype(str), observed=True)
-        constant = groups.nunique(dropna=False).max() <= 1
-        return groups.first()[[name for name in constant.index[constant] if name != key]]
+        return constant_columns(self.adata.obs, key)
 
     def get_prototypes_info(self, prototype_set: Literal["labeled", "unlabeled"] = "labeled") -> AnnData:
         """Return prototypes as AnnData, ``(prototypes, latent)``, with names and what :meth:`classify` says of them."""
@@ -444,7 +440,7 @@ class scPoli(Coat):
         """
         self._unlabelled_points()
         cells = self._training_cells() if x is None else self._cells(x)
-        self._hold(add_label(self.model, obs_key, label=cell_type_name, clusters=prototypes, cells=cells))
+        self.model = add_label(self.model, obs_key, label=cell_type_name, clusters=prototypes, cells=cells)
 
     def get_recon_loss(
         self,
@@ -467,41 +463,22 @@ class scPoli(Coat):
         conditions_combined_encoder
             The same for combinations. It must agree with ``condition_encoders``, and is needed for nothing else.
         """
-        obs = _recoded(adata.obs, self.conditions_, condition_encoders or {})
+        obs = recoded(adata.obs, self.conditions_, condition_encoders or {})
         cells = self._cells(AnnData(adata.X, obs=obs, var=adata.var))
-        _check_combined(adata.obs, cells, self.conditions_combined_, conditions_combined_encoder)
+        check_combined(adata.obs, cells, self.conditions_combined_, conditions_combined_encoder)
         return float(self._network.reconstruction_losses(cells, batch_size=batch_size).mean())
 
     @classmethod
-    def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
-        """Return the model :meth:`save` or scArches wrote, with ``adata`` or the AnnData saved beside it.
-
-        ``map_location`` is accepted for scArches' sake: weights are read to the CPU, and training chooses the device.
-        Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
-        """
-        if is_saved(Path(dir_path)):
-            return cls._from_scarches(import_legacy.read(dir_path), adata)
-        adata = read_beside(dir_path) if adata is None else adata
-        made = cls._around(Model.load(dir_path), adata)
-        made.is_trained_ = made.model.manifest.training.plan is not None
-        return made
-
-    @classmethod
     def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
-        """Return what scArches saved, with what it keeps of the training cells beside the model."""
-        if adata is None and saved.cells is not None:
-            adata = read_anndata(saved.cells)
-        said = saved.attributes
-        made = cls._around(
+        kept = saved.attributes
+        return cls._around(
             import_legacy.imported(saved, kind="scpoli"),
             adata,
-            labeled=said.get("labeled_indices_"),
-            unknown=said.get("unknown_ct_names_"),
-            share=bool(said.get("share_metadata_", True)),
-            metadata=_obs_metadata(said.get("obs_metadata_")),
+            labeled=kept.get("labeled_indices_"),
+            unknown=kept.get("unknown_ct_names_"),
+            share=bool(kept.get("share_metadata_", True)),
+            metadata=one_row_each(kept.get("obs_metadata_")),
         )
-        made.is_trained_ = bool(said.get("is_trained_", True))
-        return made
 
     @classmethod
     def load_query_data(
@@ -545,7 +522,7 @@ class scPoli(Coat):
         grown = surgery(reference, cells, start="random")
         if not (freeze and freeze_expression):
             grown = retraining(grown, parts="all" if not freeze else "expression")
-        made._hold(grown)
+        made.model = grown
         made._network.keep_dropout = not remove_dropout
         if not return_new_conditions:
             return made
@@ -584,8 +561,8 @@ class scPoli(Coat):
         reference = _reference(reference_model)
         made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
         cells = made._training_cells()
-        tried = cells.rows(_subsample(cells, subsample)) if subsample < 1 else cells
-        made._hold(surgery(reference, tried, start="best", device="auto" if force_cuda else "cpu"))
+        tried = cells.rows(subsample_groups(cells, subsample)) if subsample < 1 else cells
+        made.model = surgery(reference, tried, start="best", device="auto" if force_cuda else "cpu")
         if train_epochs:
             made.train(n_epochs=train_epochs, batch_size=batch_size, **kwargs)
         return made
@@ -599,122 +576,24 @@ class scPoli(Coat):
         if self.adata is None:
             raise errors.InvalidInput("this model was loaded without its AnnData: pass adata= to load().")
         keys = [key for key in self.cell_type_keys_ if key in self.adata.obs]
-        labels = _labels(self.adata, keys, self.labeled_indices_, self.unknown_ct_names_)
+        labels = cell_labels(self.adata, keys, self.labeled_indices_, self.unknown_ct_names_)
         return self._cells(self.adata).relabelled({key: names for key, names in labels.items() if (names != "").any()})
-
-
-def _subsample(cells: Cells, share: float) -> NDArray[np.int64]:
-    """Return a seeded share of each combination of conditions and labels, at least one cell of each."""
-    groups = pd.DataFrame(cells.conditions | {f"label of {key}": names for key, names in cells.labels.items()})
-    grouped = groups.groupby(list(groups.columns), sort=True).indices.values()
-    draw = np.random.default_rng(SAMPLE_SEED)
-    chosen = [draw.permutation(members)[: math.ceil(share * len(members))] for members in grouped]
-    return np.sort(np.concatenate(chosen))
 
 
 def _refuse(*, use_mmd: bool, recon_loss: str) -> None:
     if use_mmd:
-        raise errors.Unsupported(
-            "scPoli has no MMD penalty; leave use_mmd at False, or use trVAE.", kind="scpoli", verb="use_mmd"
-        )
+        message = "scPoli has no MMD penalty; leave use_mmd at False, or use trVAE."
+        raise errors.Unsupported(message, kind="scpoli", verb="use_mmd")
     if recon_loss not in ("nb", "zinb", "mse", "poisson"):
-        raise errors.Unsupported(
-            f"recon_loss is {recon_loss!r}; scPoli trains with 'nb', 'zinb', 'mse' or 'poisson'.",
-            kind="scpoli",
-            verb="recon_loss",
-        )
+        message = f"recon_loss is {recon_loss!r}; scPoli trains with 'nb', 'zinb', 'mse' or 'poisson'."
+        raise errors.Unsupported(message, kind="scpoli", verb="recon_loss")
 
 
 def _tensor(values: Any) -> torch.Tensor:
     return torch.as_tensor(np.asarray(values), dtype=torch.float32)
 
 
-def _obs_metadata(saved: Any) -> pd.DataFrame | None:
-    """Return scArches' table of one row per condition; with several condition keys its rows are those of no one key."""
-    if not isinstance(saved, pd.DataFrame) or isinstance(saved.index, pd.MultiIndex):
-        return None
-    return saved[~saved.index.duplicated()]
-
-
 def _reference(given: str | Path | scPoli | Model) -> Model:
     if isinstance(given, scPoli):
         return given.model
     return given if isinstance(given, Model) else scPoli.load(str(given)).model
-
-
-def _labels(
-    adata: AnnData, keys: list[str], labelled: Sequence[int] | None, unknown: list[str] | None
-) -> dict[str, Names]:
-    """Return the label of each cell per level, ``""`` for cells that are not labelled."""
-    chosen = np.ones(adata.n_obs, dtype=bool)
-    if labelled is not None:
-        chosen[:] = False
-        chosen[_positions(labelled, adata.n_obs)] = True
-    found = {}
-    for key in keys:
-        _manifests.categories(adata.obs, key)
-        names = adata.obs[key].astype(str).to_numpy(dtype=str)
-        found[key] = np.where(chosen & ~np.isin(names, unknown or []), names, "")
-    return found
-
-
-def _positions(labelled: Sequence[int], cells: int) -> NDArray[np.int64]:
-    """Return positions of cells, from the end where they are negative; a saved range may claim any length."""
-    first, last = _extremes(labelled)
-    if len(labelled) > cells or not -cells <= first <= last < cells:
-        raise errors.InvalidInput(
-            f"labeled_indices has {len(labelled):,} positions, up to {last:,}, and there are {cells:,} cells; "
-            "give the positions of those whose labels are used.",
-            facts={"labeled_indices": len(labelled), "cells": cells},
-        )
-    return np.asarray(labelled, dtype=np.int64)
-
-
-def _extremes(positions: Sequence[int]) -> tuple[int, int]:
-    """Return the smallest and the largest position; those of a range are its ends, which takes no walk along it."""
-    ends = (positions[0], positions[-1]) if isinstance(positions, range) and positions else positions
-    return min(ends, default=0), max(ends, default=0)
-
-
-def _combinations(obs: pd.DataFrame, keys: list[str], declared: list[str] | None) -> tuple[Combination, ...]:
-    """Return the observed combinations of several keys: in the declared order, else sorted."""
-    if len(keys) < 2:
-        return ()
-    rows = sorted({tuple(map(str, row)) for row in obs[keys].itertuples(index=False, name=None)})
-    if declared is not None:
-        by_name = {"_".join(row): row for row in rows}
-        rows = [by_name[name] for name in declared if name in by_name]
-    return tuple(Combination(values=row) for row in rows)
-
-
-def _classified(labels: tuple[str, ...], distances: NDArray[Any], get_prob: bool, scale: bool) -> dict[str, Any]:
-    values = softmax(-distances, axis=1) if get_prob else distances
-    best = values.argmax(axis=1) if get_prob else values.argmin(axis=1)
-    unsure = np.take_along_axis(values, best[:, None], axis=1)[:, 0]
-    return {
-        "preds": np.array(labels)[best],
-        "uncert": relative_uncertainty(unsure) if scale else unsure,
-        "weighted_distances": values,
-    }
-
-
-def _recoded(obs: pd.DataFrame, conditions: dict[str, list[str]], encoders: dict[str, dict[str, int]]) -> pd.DataFrame:
-    """Return conditions as the encoders' codes name them."""
-    columns = {key: obs[key].astype(str) for key in conditions}
-    for key, encoder in encoders.items():
-        columns[key] = columns[key].map(lambda name, e=encoder, k=key: conditions[k][e[name]])
-    return pd.DataFrame(columns, index=obs.index)
-
-
-def _check_combined(obs: pd.DataFrame, cells: Cells, known: list[str], encoder: dict[str, int] | None) -> None:
-    if encoder is None:
-        return
-    keys = list(cells.conditions)
-    given = obs[keys].astype(str).agg("_".join, axis=1).map(encoder).map(lambda code: known[code])
-    meant = pd.DataFrame(cells.conditions, index=obs.index)[keys].agg("_".join, axis=1)
-    if not (given == meant).all():
-        raise errors.InvalidInput(
-            "conditions_combined_encoder and condition_encoders name different conditions for the same cells; "
-            "give encoders that agree.",
-            facts={"conditions_combined_encoder": encoder},
-        )

@@ -39,7 +39,7 @@ _models = scvi_tools().model
 _Dispersion = Literal["gene", "gene-batch", "gene-label", "gene-cell"]
 
 
-class _Coat:
+class _ScviToolsModel:
     """What the three classes do otherwise than scvi-tools' own: how they read folders, and surgery."""
 
     _grown = False
@@ -202,7 +202,7 @@ def _surgery_data(reference: Any) -> Any:
     return _get_loaded_data(reference, device="cpu")
 
 
-class SCVI(_Coat, _models.SCVI):  # type: ignore[misc, name-defined]
+class SCVI(_ScviToolsModel, _models.SCVI):  # type: ignore[misc, name-defined]
     """scVI; parameters as in :class:`scvi.model.SCVI`."""
 
     _module_cls = splitting(_models.SCVI._module_cls)
@@ -249,7 +249,7 @@ class SCVI(_Coat, _models.SCVI):  # type: ignore[misc, name-defined]
         return super().train(max_epochs, accelerator, devices, plan_kwargs=self._plan(plan_kwargs), **kwargs)
 
 
-class SCANVI(_Coat, _models.SCANVI):  # type: ignore[misc, name-defined]
+class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-defined]
     """scANVI; parameters as in :class:`scvi.model.SCANVI`."""
 
     _module_cls = splitting(_models.SCANVI._module_cls)
@@ -356,7 +356,7 @@ class SCANVI(_Coat, _models.SCANVI):  # type: ignore[misc, name-defined]
         )
 
 
-class TOTALVI(_Coat, _models.TOTALVI):  # type: ignore[misc, name-defined]
+class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defined]
     """totalVI; parameters as in :class:`scvi.model.TOTALVI`."""
 
     _module_cls = splitting(_models.TOTALVI._module_cls)

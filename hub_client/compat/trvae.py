@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from hub_client import errors
 from hub_client.compat import _manifests, _plans
 from hub_client.compat._base import normalization
-from hub_client.compat._one_hot import Expression, OneHotCoat, overrides
+from hub_client.compat._one_hot import Expression, OneHotModel, overrides
 from hub_client.interop.vaes import described
 from hub_client.manifest.configs import TrVAE as Config
 from hub_client.models.architectures.trvae import TrVae
@@ -37,7 +37,7 @@ CHANGEABLE = {
 LIKELIHOODS = ("nb", "zinb", "mse")
 
 
-class TRVAE(OneHotCoat):
+class TRVAE(OneHotModel):
     """A trainable trVAE on one AnnData, with scArches' parameters and defaults.
 
     Parameters
@@ -120,7 +120,7 @@ class TRVAE(OneHotCoat):
             },
             what="trVAE",
         )
-        self._coat(Model.build(manifest), adata, condition_key)
+        self._hold(Model.build(manifest), adata, condition_key)
 
     # --- what scArches keeps as attributes ---------------------------------------------------------------------------
 

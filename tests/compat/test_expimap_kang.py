@@ -169,5 +169,5 @@ def _enrichment(call: Called, cells: AnnData, *, terms: int) -> None:
 
 
 def _figures(model: EXPIMAP) -> None:
-    """hub_client's figures take the model behind the coat."""
+    """hub_client's figures take the model inside."""
     assert isinstance(plot.term_genes(model.model, INTERFERON), Figure)

@@ -66,8 +66,8 @@ RECORDED += ["scpoli_query_unlabeled", "scpoli_multi_query_newtype"]
 @pytest.mark.parametrize("name", RECORDED)
 def test_attributes_are_those_that_were_saved(name: str, shared_legacy: Callable[[str], Path]) -> None:
     recording = Recording(name)
-    coat, others = SAME[recording.kind]
-    found = coat.load(str(shared_legacy(name)))
+    cls, others = SAME[recording.kind]
+    found = cls.load(str(shared_legacy(name)))
     said = {key: value for key, value in recording.facts["attrs"].items() if key not in others}
     assert {key: getattr(found, key) for key in said} == said
 

@@ -455,7 +455,7 @@ def test_a_download_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["SCVI", "SCANVI", "TOTALVI"])
 def test_a_model_becomes_a_release_and_a_model_again(name: str, models: Callable[[str], Any]) -> None:
     model = models(name)
-    released = from_scvi(model, name="of-a-coat")
+    released = from_scvi(model, name="of-compat")
     assert released.manifest.architecture.kind == name.lower()
     again = released.to_scvi()
     state = again.module.state_dict()

@@ -1,0 +1,110 @@
+"""What scPoli reads of cells by scArches' arguments: labels, conditions and what obs has on them, and its labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from hub_client import errors
+from hub_client.compat import _manifests
+from hub_client.compat._base import SAMPLE_SEED
+from hub_client.data.cells import Cells, Names
+from hub_client.interop.scpoli import relative_uncertainty
+
+
+def cell_labels(
+    adata: AnnData, keys: list[str], labelled: Sequence[int] | None, unknown: list[str] | None
+) -> dict[str, Names]:
+    """Return the label of each cell per level, ``""`` for cells that are not labelled."""
+    chosen = np.ones(adata.n_obs, dtype=bool)
+    if labelled is not None:
+        chosen[:] = False
+        chosen[_positions(labelled, adata.n_obs)] = True
+    found = {}
+    for key in keys:
+        _manifests.categories(adata.obs, key)
+        names = adata.obs[key].astype(str).to_numpy(dtype=str)
+        found[key] = np.where(chosen & ~np.isin(names, unknown or []), names, "")
+    return found
+
+
+def _positions(labelled: Sequence[int], cells: int) -> NDArray[np.int64]:
+    """Return positions of cells, from the end where they are negative; a saved range may claim any length."""
+    first, last = _extremes(labelled)
+    if len(labelled) > cells or not -cells <= first <= last < cells:
+        raise errors.InvalidInput(
+            f"labeled_indices has {len(labelled):,} positions, up to {last:,}, and there are {cells:,} cells; "
+            "give the positions of those whose labels are used.",
+            facts={"labeled_indices": len(labelled), "cells": cells},
+        )
+    return np.asarray(labelled, dtype=np.int64)
+
+
+def _extremes(positions: Sequence[int]) -> tuple[int, int]:
+    """Return the smallest and the largest position; those of a range are its ends, which takes no walk along it."""
+    ends = (positions[0], positions[-1]) if isinstance(positions, range) and positions else positions
+    return min(ends, default=0), max(ends, default=0)
+
+
+def subsample_groups(cells: Cells, share: float) -> NDArray[np.int64]:
+    """Return a seeded share of each combination of conditions and labels, at least one cell of each."""
+    groups = pd.DataFrame(cells.conditions | {f"label of {key}": names for key, names in cells.labels.items()})
+    grouped = groups.groupby(list(groups.columns), sort=True).indices.values()
+    draw = np.random.default_rng(SAMPLE_SEED)
+    chosen = [draw.permutation(members)[: math.ceil(share * len(members))] for members in grouped]
+    return np.sort(np.concatenate(chosen))
+
+
+def recoded(obs: pd.DataFrame, conditions: dict[str, list[str]], encoders: dict[str, dict[str, int]]) -> pd.DataFrame:
+    """Return conditions as the encoders' codes name them."""
+    columns = {key: obs[key].astype(str) for key in conditions}
+    for key, encoder in encoders.items():
+        columns[key] = columns[key].map(lambda name, e=encoder, k=key: conditions[k][e[name]])
+    return pd.DataFrame(columns, index=obs.index)
+
+
+def check_combined(obs: pd.DataFrame, cells: Cells, known: list[str], encoder: dict[str, int] | None) -> None:
+    if encoder is None:
+        return
+    keys = list(cells.conditions)
+    given = obs[keys].astype(str).agg("_".join, axis=1).map(encoder).map(lambda code: known[code])
+    meant = pd.DataFrame(cells.conditions, index=obs.index)[keys].agg("_".join, axis=1)
+    if not (given == meant).all():
+        raise errors.InvalidInput(
+            "conditions_combined_encoder and condition_encoders name different conditions for the same cells; "
+            "give encoders that agree.",
+            facts={"conditions_combined_encoder": encoder},
+        )
+
+
+def constant_columns(obs: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Return the columns of obs that have one value in each category of a key, ``(categories, columns)``."""
+    groups = obs.groupby(obs[key].astype(str), observed=True)
+    constant = groups.nunique(dropna=False).max() <= 1
+    return groups.first()[[name for name in constant.index[constant] if name != key]]
+
+
+def one_row_each(saved: Any) -> pd.DataFrame | None:
+    """Return scArches' table of one row per condition; with several condition keys its rows are those of no one key."""
+    if not isinstance(saved, pd.DataFrame) or isinstance(saved.index, pd.MultiIndex):
+        return None
+    return saved[~saved.index.duplicated()]
+
+
+def nearest_label(labels: tuple[str, ...], distances: NDArray[Any], get_prob: bool, scale: bool) -> dict[str, Any]:
+    """Return scArches' answer of ``classify`` from distances to prototypes, ``(cells, labels)``."""
+    values = softmax(-distances, axis=1) if get_prob else distances
+    best = values.argmax(axis=1) if get_prob else values.argmin(axis=1)
+    unsure = np.take_along_axis(values, best[:, None], axis=1)[:, 0]
+    return {
+        "preds": np.array(labels)[best],
+        "uncert": relative_uncertainty(unsure) if scale else unsure,
+        "weighted_distances": values,
+    }
