@@ -27,7 +27,8 @@ from hub_client.labels.calibrate import calibrate
 from hub_client.labels.classifiers import with_classifiers
 from hub_client.labels.evaluate import evaluate
 from hub_client.labels.predict import Predictions, joined, predict
-from hub_client.labels.transfer import EXPRESSED, evidence
+from hub_client.labels.rules import RULES
+from hub_client.labels.transfer import evidence
 from hub_client.manifest.configs import Scvi
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
@@ -98,7 +99,7 @@ def build(
     NotFound
         If the recipe or a data set is not there.
     ManifestError
-        If the recipe cannot be read.
+        If the recipe cannot be read, or its rule of label transfer needs what its model would not have.
     IntegrityError
         If a data set is not the one the recipe's fingerprint was taken of.
     VocabularyError, AlignmentError
@@ -110,7 +111,7 @@ def build(
     --------
     >>> build("zoo/recipes/pbmc-scpoli.toml", data="../shared/data", out="zoo/released")  # doctest: +SKIP
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    recipe = _read(recipe)
     folder = Path(out) / recipe.name / recipe.version
     _check_free(folder, overwrite=overwrite)
     model, training, held_out = prepare(recipe, data=Path(data))
@@ -119,7 +120,7 @@ def build(
         _start_from_scvi(model, training, plan=recipe.pretraining, **runtime)
     _train_whole(model, training, plan=recipe.plan, **runtime)
     model = with_atlas(model, training) if recipe.atlas else model
-    model = with_classifiers(model, training) if recipe.trust.transfer in EXPRESSED else model
+    model = with_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
@@ -165,11 +166,37 @@ def choose_programs(recipe: Recipe | str | Path, *, data: str | Path) -> Chosen 
     NotFound, IntegrityError, VocabularyError, AlignmentError
         As :func:`build`.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    recipe = _read(recipe)
     if recipe.programs is None:
         return None
     source, programs = datasets.load(recipe, Path(data)), _programs(recipe, Path(data))
     return _chosen(recipe, _panel(recipe, source, programs), programs)
+
+
+def _read(recipe: Recipe | str | Path) -> Recipe:
+    """Return a recipe whose rule of label transfer finds what it needs in the model."""
+    found = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    if problems := [f"trust.transfer = {found.trust.transfer!r} needs {what}" for what in _lacking(found)]:
+        source = found.name if isinstance(recipe, Recipe) else str(recipe)
+        raise errors.ManifestError(f"{source} is not a valid recipe:", path=source, problems=problems)
+    return found
+
+
+def _lacking(recipe: Recipe) -> list[str]:
+    """Return what the recipe's rule of label transfer needs and the model would not have."""
+    kind, values = recipe.architecture.kind, recipe.input.kind
+    atlas = None if recipe.atlas else "the atlas: set atlas = true"
+    prototypes = f"prototypes, which {kind} has not: set atlas = true and trust.transfer = 'neighbors', for one"
+    lacking = {
+        "distances": None if kind in _PROTOTYPES else prototypes,
+        "deviations": None if kind in _PROTOTYPES else prototypes,
+        "votes": atlas,
+        "densities": atlas,
+        "expression": None if values == "counts" else f"counts; input.kind is {values!r}",
+        "network": None if kind == "scanvi" else f"a classifier of its own, as scanvi has one; {kind} has none",
+    }
+    needs = RULES[recipe.trust.transfer].needs if recipe.labels else ()
+    return [what for part in needs if (what := lacking.get(part))]
 
 
 def _check_free(folder: Path, *, overwrite: bool) -> None:

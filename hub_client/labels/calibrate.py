@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from hub_client import errors
-from hub_client.labels.transfer import AVERAGED, SMALLEST, Evidence, logits, probabilities
+from hub_client.labels.rules import RULES, SMALLEST, Evidence, probabilities
 from hub_client.manifest.v1 import Calibration
 
 COLDEST, HOTTEST = 1e-3, 1e3
@@ -55,9 +55,10 @@ def calibrate(
     codes, kept = _codes(found, np.asarray(truth, dtype=str), rule.level)
     held_out = found.rows(kept)
     rule = _changed(rule, temperature=1.0, sharpness=1.0, distance_scale=_scale(held_out, codes, distance_quantile))
-    if (raw := logits(held_out, rule)) is not None:
-        rule = _changed(rule, temperature=_temperature(*_usable(-raw, codes)))
-    if rule.transfer not in AVERAGED:
+    row = RULES[rule.transfer]
+    if row.logits is not None:
+        rule = _changed(rule, temperature=_temperature(*_usable(-row.logits(held_out, rule), codes)))
+    if not row.sharpened:
         return rule
     mixed = np.log(np.maximum(probabilities(held_out, rule), SMALLEST))
     return _changed(rule, sharpness=1 / _temperature(-mixed, codes))

@@ -306,7 +306,6 @@ class Recipe(Frozen):
         for dataset in self.datasets:
             _check_keys(self, dataset)
         _check_gates(self)
-        _check_transfer(self)
         _check_programs(self)
         _check_proteins(self)
         _check_pretraining(self)
@@ -359,26 +358,6 @@ def _check_proteins(recipe: Recipe) -> None:
 def _check_pretraining(recipe: Recipe) -> None:
     if recipe.pretraining is not None and recipe.architecture.kind != "scanvi":
         raise ValueError("pretraining is for scanvi, which can start from a scVI")
-
-
-def _check_transfer(recipe: Recipe) -> None:
-    transfer = recipe.trust.transfer
-    if transfer in ("neighbors", "average", "mixtures", "consensus") and not recipe.atlas:
-        raise ValueError(f"trust.transfer = {transfer!r} needs the atlas: set atlas = true")
-    if transfer in ("expression", "consensus") and recipe.input.kind != "counts":
-        raise ValueError(f"trust.transfer = {transfer!r} needs counts; input.kind is {recipe.input.kind!r}")
-    kind = recipe.architecture.kind
-    if transfer == "network" and kind != "scanvi":
-        raise ValueError(f"trust.transfer = 'network' is for scanvi, which has a classifier; {kind} has none")
-    if recipe.labels and transfer in ("prototypes", "gaussians", "average") and kind in WITHOUT_PROTOTYPES:
-        raise ValueError(
-            f"trust.transfer = {transfer!r} needs prototypes, which {kind} has not: set atlas = true and "
-            "trust.transfer = 'neighbors', for one"
-        )
-
-
-WITHOUT_PROTOTYPES = ("trvae", "expimap", "scvi", "scanvi", "totalvi")
-"""Architectures whose labels, if they name any by themselves, are not told by prototypes."""
 
 
 def _check_ontologies(recipe: Recipe) -> None:

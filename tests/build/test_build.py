@@ -269,6 +269,29 @@ def test_labels_no_cell_has_are_named(tmp_path: Path) -> None:
         build(recipe(tmp_path, labels=[level]), data=tmp_path, out=tmp_path / "zoo", progress=False)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"trust": {"transfer": "average"}, "atlas": False}, "transfer = 'average' needs the atlas: set atlas = true"),
+        ({"trust": {"transfer": "network"}}, "needs a classifier of its own, as scanvi has one; scpoli has none"),
+        (
+            {"architecture": {"kind": "trvae", "hidden": [16], "latent": 4}},
+            "needs prototypes, which trvae has not: set atlas = true",
+        ),
+        (
+            {"trust": {"transfer": "consensus"}, "input": {"kind": "log1p"}},
+            "'consensus' needs counts; input.kind is 'log1p'",
+        ),
+    ],
+)
+def test_a_rule_of_transfer_that_lacks_what_it_needs_is_refused(
+    tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(errors.ManifestError, match="tiny is not a valid recipe") as caught:
+        build(recipe(tmp_path, **changes), data=tmp_path, out=tmp_path / "zoo", progress=False)
+    assert expected in caught.value.problems[0]
+
+
 @pytest.mark.slow
 def test_labels_can_be_renamed_and_cells_left_out(tmp_path: Path) -> None:
     wanted = described({"one": cells("b1", count=260, seed=1)})

@@ -10,8 +10,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from hub_client import errors
-from hub_client.labels import evaluate
-from hub_client.labels.evaluate import calibration_error
+from hub_client.labels.evaluate import calibration_error, evaluate
 from hub_client.labels.predict import LabelPrediction, Predictions
 
 LABELS = ["B", "NK", "T"]

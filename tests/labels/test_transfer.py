@@ -8,10 +8,9 @@ import torch
 from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from hub_client import errors
 from hub_client.labels.mixtures import log_densities
 from hub_client.labels.neighbors import votes
-from hub_client.labels.transfer import DEFAULT, Evidence, probabilities, uncertainty
+from hub_client.labels.rules import Evidence, probabilities, uncertainty
 from hub_client.manifest.v1 import Calibration
 from hub_client.nn.layers import Axis
 from hub_client.nn.prototypes import PrototypeTable
@@ -191,11 +190,3 @@ def test_labels_that_came_with_a_query_get_what_gaussians_give_them(transfer: st
     np.testing.assert_array_equal(likely.argmax(axis=1), [0, 2])
     np.testing.assert_allclose(likely.sum(axis=1), 1)
     np.testing.assert_allclose(likely[0, :2], known[0, :2], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "transfer", ["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus"]
-)
-def test_evidence_that_is_missing_is_named(transfer: str) -> None:
-    with pytest.raises(errors.Unsupported, match=r"prototypes|reference cells|expression"):
-        probabilities(Evidence(("B", "T")), DEFAULT.model_copy(update={"transfer": transfer}))
