@@ -1,11 +1,10 @@
-"""replay(): make a mapping again from its receipt, and tell what is the same and what is not."""
+"""replay(): make a mapping again from its receipt, and report what is the same and what is not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,15 +90,10 @@ def replay(
     reference = _reference(receipt, hub, model)
     if changed := _changed_query(receipt, query, reference):
         return Replay(None, changed)
-    asked = receipt.asked if seed is None else receipt.asked.model_copy(update={"seed": seed})
+    settings = dict(receipt.asked) | ({} if seed is None else {"seed": seed})
     with _threads(threads):
-        mapping = map_query(query, reference, **_arguments(asked), progress=progress)
-    new = mapping.receipt
+        new = map_query(query, reference, **settings, progress=progress).receipt
     return Replay(new, differences(receipt, new), _largest(receipt, new))
-
-
-def _arguments(asked: Any) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in type(asked).model_fields}
 
 
 def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> Model:
@@ -118,17 +112,7 @@ def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> 
 
 def _changed_query(receipt: Receipt, query: Query, reference: Model) -> tuple[Difference, ...]:
     """Return how a query differs from the one that was mapped; nothing if it is that one."""
-    asked = receipt.asked
-    cells = align(
-        open_query.opened(query),
-        reference,
-        conditions=asked.conditions,
-        labels=asked.labels,
-        layer=asked.layer,
-        min_coverage=asked.min_coverage,
-        size_factor=asked.size_factor,
-        proteins=asked.proteins,
-    )
+    cells = align(open_query.opened(query), reference, **receipt.asked.alignment)
     return differences(receipt, receipt.model_copy(update={"query": query_record(cells, reference)}))
 
 
