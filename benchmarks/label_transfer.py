@@ -33,7 +33,7 @@ from hub_client import Model
 from hub_client.data.cells import Cells
 from hub_client.labels.atlas import with_atlas
 from hub_client.labels.calibrate import calibrate
-from hub_client.labels.classifiers import with_classifiers
+from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.transfer import evidence
 from hub_client.manifest import Manifest, Plan
 from hub_client.manifest.v1 import Calibration, PrototypeLevel
@@ -224,7 +224,7 @@ def trained(task: Task, family: Family, *, seed: int) -> Reference:
 
 def _informed(model: Model, cells: Cells) -> Model:
     """Return the model with the reference cells that labels are transferred from."""
-    return with_classifiers(with_atlas(model, cells), cells)
+    return with_expression_classifiers(with_atlas(model, cells), cells)
 
 
 def by_mapping(

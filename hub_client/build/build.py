@@ -24,7 +24,7 @@ from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
 from hub_client.labels.atlas import with_atlas
 from hub_client.labels.calibrate import calibrate
-from hub_client.labels.classifiers import with_classifiers
+from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.evaluate import evaluate
 from hub_client.labels.predict import Predictions, joined, predict
 from hub_client.labels.rules import RULES
@@ -120,7 +120,9 @@ def build(
         _start_from_scvi(model, training, plan=recipe.pretraining, **runtime)
     _train_whole(model, training, plan=recipe.plan, **runtime)
     model = with_atlas(model, training) if recipe.atlas else model
-    model = with_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
+    model = (
+        with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
+    )
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)

@@ -235,7 +235,7 @@ def match(var: pd.DataFrame, panel: Panel) -> Match:
     """Return how a query's genes match a panel, by its var_names or by the var column that finds most genes.
 
     Where several of the query's genes are one gene of the panel, those with the best evidence count, and all of them:
-    see :func:`settled`.
+    see :func:`resolve_duplicates`.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def _match(names: Texts, panel: Panel, *, column: str) -> Match:
     )
 
 
-def settled(match: Match, *, policy: Literal["error", "sum", "first"]) -> Match:
+def resolve_duplicates(match: Match, *, policy: Literal["error", "sum", "first"]) -> Match:
     """Return the match after the manifest's policy on genes the query measured several times.
 
     Parameters

@@ -57,7 +57,7 @@ def every(adata: AnnData) -> list[Source]:
     return [Source(name, adata) for name in names]
 
 
-def chosen(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
+def choose_source(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
     """Return the matrix to read: the one asked for, else the hinted layer if it holds counts, else X.
 
     Parameters

@@ -1,4 +1,4 @@
-"""with_classifiers(): a model that also names labels by expression alone."""
+"""with_expression_classifiers(): a model that also names labels by expression alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hub_client.models.model import Model
 PREFIX = "expression."
 
 
-def with_classifiers(model: Model, cells: Cells) -> Model:
+def with_expression_classifiers(model: Model, cells: Cells) -> Model:
     """Return the model with a linear classifier of log-normalised counts for each of the cells' label levels.
 
     Where the latent mixes studies that draw the line between two labels differently, expression still tells them apart;
@@ -39,7 +39,7 @@ def with_classifiers(model: Model, cells: Cells) -> Model:
         raise errors.Unsupported(
             f"{model.manifest.name} reads {model.manifest.input.kind} values; a classifier of expression needs counts.",
             kind=model.manifest.architecture.kind,
-            verb="with_classifiers",
+            verb="with_expression_classifiers",
         )
     described = replace(model)
     described.describe()

@@ -17,8 +17,17 @@ from hub_client.models.architectures._base import Array
 Probabilities = NDArray[np.float64]
 SMALLEST = 1e-6
 """What a label without a vote or a share counts as, so that its logarithm is finite."""
-Part = Literal["distances", "deviations", "shares", "votes", "densities", "reference_shares", "expression", "network"]
-"""What evidence has parts of: the fields of :class:`Evidence`."""
+Part = Literal[
+    "distances",
+    "mahalanobis_squared",
+    "label_frequencies",
+    "votes",
+    "densities",
+    "reference_frequencies",
+    "expression",
+    "network",
+]
+"""A field of :class:`Evidence`."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +40,15 @@ class Evidence:
         The level's categories, in manifest order.
     distances
         To each label's prototype, ``(cells, labels)``; infinite for a label without one; None without prototypes.
-    deviations
+    mahalanobis_squared
         Squared Mahalanobis distances to each label's prototype, ``(cells, labels)``; None without covariances.
-    shares
+    label_frequencies
         Each label's share of the reference's cells, ``(labels,)``; None where that is not known.
     votes
         Each label's share of the nearest reference cells' votes, ``(cells, labels)``; None without reference cells.
     densities
         Log density of each label's reference cells, ``(cells, labels)``; None without reference cells.
-    reference_shares
+    reference_frequencies
         Each label's share of the reference cells, ``(labels,)``; None without reference cells.
     expression
         Probability of each label by expression alone, ``(cells, labels)``; None without a classifier.
@@ -49,11 +58,11 @@ class Evidence:
 
     labels: tuple[str, ...]
     distances: Array | None = None
-    deviations: Array | None = None
-    shares: Array | None = None
+    mahalanobis_squared: Array | None = None
+    label_frequencies: Array | None = None
     votes: Probabilities | None = None
     densities: Probabilities | None = None
-    reference_shares: Probabilities | None = None
+    reference_frequencies: Probabilities | None = None
     expression: Probabilities | None = None
     network: Probabilities | None = None
 
@@ -83,11 +92,11 @@ class Evidence:
 
 _SOURCES: Mapping[Part, str] = {
     "distances": "prototypes",
-    "deviations": "prototypes with covariances",
-    "shares": "prototypes with covariances",
+    "mahalanobis_squared": "prototypes with covariances",
+    "label_frequencies": "prototypes with covariances",
     "votes": "reference cells",
     "densities": "reference cells",
-    "reference_shares": "reference cells",
+    "reference_frequencies": "reference cells",
     "expression": "a classifier of expression",
     "network": "the network's own classifier",
 }
@@ -120,7 +129,7 @@ class Rule:
     @property
     def knows_reference_only(self) -> bool:
         """Whether it knows only the labels that the reference's cells have."""
-        return not {"distances", "deviations", "network"} & set(self.needs)
+        return not {"distances", "mahalanobis_squared", "network"} & set(self.needs)
 
     def __call__(self, found: Evidence, calibration: Calibration) -> Probabilities:
         """Return the probability of each label, ``(cells, labels)``, before it is sharpened."""
@@ -137,27 +146,28 @@ def by_distance(found: Evidence, calibration: Calibration) -> Probabilities:
 
 def by_density(found: Evidence, calibration: Calibration) -> Probabilities:
     """Return log densities of Gaussians with one covariance plus weighted log shares (Hastie 2009, equation 4.9)."""
-    squared, log_shares = found.part("deviations"), np.log(np.maximum(found.part("shares"), SMALLEST))
-    densities: Probabilities = calibration.prior * log_shares - squared / 2
-    return densities
+    return calibration.prior * _log(found.part("label_frequencies")) - found.part("mahalanobis_squared") / 2
 
 
 def by_mixture(found: Evidence, calibration: Calibration) -> Probabilities:
     """Return the log densities of the reference's labels plus weighted log shares."""
-    log_shares = np.log(np.maximum(found.part("reference_shares"), SMALLEST))
-    weighted: Probabilities = found.part("densities") + calibration.prior * log_shares
-    return weighted
+    return found.part("densities") + calibration.prior * _log(found.part("reference_frequencies"))
+
+
+def _log(probabilities: Probabilities) -> Probabilities:
+    logs: Probabilities = np.log(np.maximum(probabilities, SMALLEST))
+    return logs
 
 
 RULES: Mapping[Transfer, Rule] = {
     "prototypes": Rule(needs=("distances",), logits=by_distance),
-    "gaussians": Rule(needs=("deviations", "shares"), logits=by_density),
+    "gaussians": Rule(needs=("mahalanobis_squared", "label_frequencies"), logits=by_density),
     "neighbors": Rule(needs=("votes",), probability="votes"),
     "average": Rule(needs=("distances", "votes"), logits=by_distance, probability="votes"),
-    "mixtures": Rule(needs=("densities", "reference_shares"), logits=by_mixture),
+    "mixtures": Rule(needs=("densities", "reference_frequencies"), logits=by_mixture),
     "expression": Rule(needs=("expression",), probability="expression"),
     "consensus": Rule(
-        needs=("densities", "reference_shares", "expression"), logits=by_mixture, probability="expression"
+        needs=("densities", "reference_frequencies", "expression"), logits=by_mixture, probability="expression"
     ),
     "network": Rule(needs=("network",), probability="network"),
 }
@@ -187,7 +197,7 @@ def probabilities(found: Evidence, calibration: Calibration | None) -> Probabili
         mixed = _with_new_labels(mixed, found, calibration)
     if calibration.sharpness == 1:
         return mixed
-    sharp: Probabilities = softmax(calibration.sharpness * np.log(np.maximum(mixed, SMALLEST)), axis=1)
+    sharp: Probabilities = softmax(calibration.sharpness * _log(mixed), axis=1)
     return sharp
 
 
@@ -203,9 +213,9 @@ def uncertainty(found: Evidence, calibration: Calibration | None) -> Probabiliti
 
 def _with_new_labels(mixed: Probabilities, found: Evidence, calibration: Calibration) -> Probabilities:
     """Give labels that came with a query, and so have a prototype but no reference cells, what Gaussians give them."""
-    if found.deviations is None or found.shares is None:
+    if found.mahalanobis_squared is None or found.label_frequencies is None:
         return mixed
-    new = _unreferred(found) & np.isfinite(found.deviations).all(axis=0)
+    new = _unreferred(found) & np.isfinite(found.mahalanobis_squared).all(axis=0)
     if not new.any():
         return mixed
     theirs = RULES["gaussians"](found, calibration)[:, new]
@@ -216,6 +226,6 @@ def _with_new_labels(mixed: Probabilities, found: Evidence, calibration: Calibra
 
 def _unreferred(found: Evidence) -> NDArray[np.bool_]:
     """Return which labels no reference cell has, or which the classifier came before, ``(labels,)``."""
-    if found.reference_shares is not None:
-        return np.equal(found.reference_shares, 0)
+    if found.reference_frequencies is not None:
+        return np.equal(found.reference_frequencies, 0)
     return np.zeros(len(found.labels), bool) if found.expression is None else (found.expression == 0).all(axis=0)

@@ -45,7 +45,7 @@ def _gathered(model: Model, level: str, latent: Array, cells: Cells | None, scor
     if scores is None and atlas is None and needs != ("expression",):
         return None
     if atlas is not None:
-        found = replace(found, reference_shares=atlas.shares)
+        found = replace(found, reference_frequencies=atlas.frequencies)
     if atlas is not None and "votes" in needs:
         found = replace(found, votes=atlas.votes(latent, neighbors=calibration.neighbors))
     if atlas is not None and "densities" in needs:
@@ -65,10 +65,10 @@ class _Atlas:
     labels: int
 
     @property
-    def shares(self) -> Probabilities:
+    def frequencies(self) -> Probabilities:
         """Each label's share of the cells, ``(labels,)``."""
-        shares: Probabilities = np.bincount(self.codes, minlength=self.labels) / len(self.codes)
-        return shares
+        frequencies: Probabilities = np.bincount(self.codes, minlength=self.labels) / len(self.codes)
+        return frequencies
 
     def votes(self, latent: Array, *, neighbors: int) -> Probabilities:
         """Return each label's share of the nearest cells' votes, ``(cells, labels)``."""
@@ -84,16 +84,16 @@ class _Atlas:
 
 
 def _atlas(model: Model, level: str) -> _Atlas | None:
-    if model.reference is None or level not in model.reference.obs:
+    if model.atlas is None or level not in model.atlas.obs:
         return None
-    obs, axis = model.reference.obs, model.vocabulary.labels[level]
+    obs, axis = model.atlas.obs, model.vocabulary.labels[level]
     names = obs[level].astype(object).fillna("").to_numpy(dtype=str)
     labelled = names != ""
     if not labelled.any():
         return None
     known = [c.key for c in model.manifest.conditions if c.key in obs]
     groups = obs.groupby(known, observed=True).ngroup().to_numpy() if known else np.zeros(len(obs), dtype=np.int64)
-    latent = np.asarray(model.reference.obsm[LATENT])
+    latent = np.asarray(model.atlas.obsm[LATENT])
     return _Atlas(latent[labelled], axis.codes(names[labelled]), groups[labelled].astype(np.int64), len(axis))
 
 

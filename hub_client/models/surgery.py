@@ -109,7 +109,7 @@ def surgery(
         manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
     gone = reference.manifest.vector_tensors - manifest.vector_tensors
     extras = {name: tensor for name, tensor in reference.extras.items() if name not in gone}
-    return Model(manifest, network, reference.ref, extras=extras, reference=reference.reference)
+    return Model(manifest, network, reference.ref, extras=extras, atlas=reference.atlas)
 
 
 def _extended(grown: Manifest, extensions: Extensions) -> Manifest:
@@ -220,7 +220,7 @@ def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], 
     levels = tuple(lv.grown(added.get(lv.key, ()), version=old.version) for lv in old.labels)
     manifest = old.changed(labels=levels)
     network = model.network.labelled(manifest, level=level, clusters=clusters, cells=cells)
-    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
+    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
 
 
 def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
@@ -239,7 +239,7 @@ def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
     network = type(model.network).build(manifest)
     network.load(model.network.tensors())
     network.restrict(parts)
-    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
+    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
 
 
 __all__ = ["Extensions", "add_label", "retraining", "surgery"]

@@ -312,7 +312,7 @@ def test_labels_transferred_from_neighbours_come_out_the_same_after_loading(tmp_
     model = Model.load(build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False))
     (calibration,) = model.manifest.trust.calibrations
     assert (calibration.transfer, calibration.neighbors) == ("average", 7)
-    assert model.reference is not None and model.reference.n_obs == 400 - model.manifest.metrics[0].n
+    assert model.atlas is not None and model.atlas.n_obs == 400 - model.manifest.metrics[0].n
     verify(model)
 
 

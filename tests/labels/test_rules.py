@@ -31,8 +31,8 @@ def test_a_rule_names_the_evidence_that_is_missing(transfer: Transfer) -> None:
 
 @pytest.mark.parametrize("transfer", RULES)
 def test_a_rule_reads_what_it_needs_and_no_more(transfer: Transfer) -> None:
-    everything = {"shares": np.array([0.5, 0.5]), "reference_shares": np.array([0.5, 0.5])}
-    for part in ("distances", "deviations", "votes", "densities", "expression", "network"):
+    everything = {"label_frequencies": np.array([0.5, 0.5]), "reference_frequencies": np.array([0.5, 0.5])}
+    for part in ("distances", "mahalanobis_squared", "votes", "densities", "expression", "network"):
         everything[part] = np.array([[0.3, 0.7]])
     rule, calibration = RULES[transfer], Calibration(level="any", transfer=transfer, temperature=1.0)
     needed = Evidence(("B", "T"), **{part: everything[part] for part in rule.needs})

@@ -151,7 +151,9 @@ def test_a_query_is_labelled_in_the_convention_of_the_study_it_resembles() -> No
 def test_a_label_without_reference_cells_has_no_density(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     latent, codes = blobs
     densities = log_densities(latent, codes, np.zeros_like(codes), latent, labels=4)
-    evidence = Evidence((*LABELS, "new"), densities=densities, reference_shares=np.bincount(codes, minlength=4) / 520)
+    evidence = Evidence(
+        (*LABELS, "new"), densities=densities, reference_frequencies=np.bincount(codes, minlength=4) / 520
+    )
     rule = Calibration(level="x", transfer="mixtures", prior=1.0, temperature=2.0)
     likely = probabilities(evidence, rule)
     np.testing.assert_array_equal(likely[:, 3], 0)
@@ -168,7 +170,7 @@ def test_one_reference_cell_of_a_label_is_enough() -> None:
 def test_the_consensus_is_of_mixtures_and_expression() -> None:
     densities, said = np.log([[0.6, 0.4]]), np.array([[0.1, 0.9]])
     shares = np.array([0.5, 0.5])
-    evidence = Evidence(("B", "T"), densities=densities, reference_shares=shares, expression=said)
+    evidence = Evidence(("B", "T"), densities=densities, reference_frequencies=shares, expression=said)
     rule = Calibration(level="x", transfer="consensus", prior=1.0, temperature=1.0)
     np.testing.assert_allclose(probabilities(evidence, rule), [[0.35, 0.65]], rtol=1e-6)
 
@@ -179,11 +181,11 @@ def test_labels_that_came_with_a_query_get_what_gaussians_give_them(transfer: st
     evidence = Evidence(
         ("B", "T", "new"),
         distances=np.array([[1.0, 2, 9], [9, 9, 0]], np.float32),
-        deviations=np.array([[1.0, 4, 81], [81, 81, 0]], np.float32),
-        shares=np.array([0.4, 0.4, 0.2], np.float32),
+        mahalanobis_squared=np.array([[1.0, 4, 81], [81, 81, 0]], np.float32),
+        label_frequencies=np.array([0.4, 0.4, 0.2], np.float32),
         votes=known,
         densities=np.log(np.maximum(known, 1e-300)),
-        reference_shares=np.array([0.5, 0.5, 0]),
+        reference_frequencies=np.array([0.5, 0.5, 0]),
         expression=known,
     )
     likely = probabilities(evidence, Calibration(level="x", transfer=transfer, temperature=1.0))
