@@ -61,7 +61,7 @@ METRICS = {
     "calibration_error": "expected calibration error of the uncertainty over ten bins; each half is judged "
     "by the calibration fitted on the other",
 }
-"""The metrics of a release, and what each says."""
+"""The metrics of a release, and the definition of each."""
 
 
 def build(
@@ -73,7 +73,7 @@ def build(
     progress: bool = True,
     accelerator: str = "auto",
 ) -> Path:
-    """Train a model as its recipe says, judge it by the recipe's gates, and return the release folder that was written.
+    """Train a model as its recipe asks, judge it by the recipe's gates, and return the release folder that was written.
 
     Some cells are held out and never trained on: the uncertainty is calibrated on them and the release's metrics are
     theirs. They hold for the very weights that are released. The same recipe and data give the same weights on the same
@@ -190,8 +190,8 @@ def _lacking(recipe: Recipe) -> list[str]:
     atlas = None if recipe.atlas else "the atlas: set atlas = true"
     prototypes = f"prototypes, which {kind} has not: set atlas = true and trust.transfer = 'neighbors', for one"
     lacking = {
-        "distances": None if kind in _PROTOTYPES else prototypes,
-        "deviations": None if kind in _PROTOTYPES else prototypes,
+        "distances": None if kind in WITH_PROTOTYPES else prototypes,
+        "deviations": None if kind in WITH_PROTOTYPES else prototypes,
         "votes": atlas,
         "densities": atlas,
         "expression": None if values == "counts" else f"counts; input.kind is {values!r}",
@@ -271,8 +271,8 @@ def _chosen(recipe: Recipe, panel: Genes, programs: Sequence[Program]) -> Chosen
     rule = recipe.programs
     if rule is None:
         return None
-    said = rule.model_dump(include={"min_genes", "max_genes", "max_overlap", "source", "release", "license"})
-    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **said)
+    settings = rule.model_dump(include={"min_genes", "max_genes", "max_overlap", "source", "release", "license"})
+    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **settings)
 
 
 def _human(recipe: Recipe) -> bool:
@@ -298,7 +298,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         ),
         combinations=_combinations(recipe, obs),
         labels=tuple(_level(recipe, rule) for rule in recipe.labels),
-        prototypes=_PROTOTYPES.get(recipe.architecture.kind, _no_prototypes)(recipe),
+        prototypes=_prototypes(recipe),
         training=Training(datasets=source.records),
     )
 
@@ -328,7 +328,7 @@ _COPIED = (
     "intended_use",
     "limitations",
 )
-"""What a manifest says in the recipe's words."""
+"""What a manifest states in the recipe's words."""
 
 
 def _genes(recipe: Recipe, names: tuple[str, ...]) -> Genes:
@@ -363,24 +363,16 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
     )
 
 
-def _no_prototypes(recipe: Recipe) -> Prototypes:
-    return Prototypes()
+WITH_PROTOTYPES = ("scpoli",)
+"""Architectures that have a prototype of each label."""
 
 
-def _scpoli_prototypes(recipe: Recipe) -> Prototypes:
-    names = {rule.key: f"prototypes.{index}" for index, rule in enumerate(recipe.labels)}
-    return Prototypes(
-        levels=tuple(
-            PrototypeLevel(level=key, means=f"{name}.means", covariances=f"{name}.covariances")
-            for key, name in names.items()
-        )
-    )
+def _prototypes(recipe: Recipe) -> Prototypes:
+    levels = recipe.labels if recipe.architecture.kind in WITH_PROTOTYPES else ()
+    return Prototypes(levels=tuple(PrototypeLevel.of(index, rule.key) for index, rule in enumerate(levels)))
 
 
-_PROTOTYPES = {"scpoli": _scpoli_prototypes}
-
-
-# --- what the held-out cells say ----------------------------------------------------------------------------------
+# --- what the held-out cells show --------------------------------------------------------------------------------
 
 
 def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
@@ -389,9 +381,9 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
         return
     model.manifest = model.manifest.changed(trust=_unfitted(model, recipe))
     report = evaluate(_cross_fitted(model, held_out, recipe), _by_name(held_out))
-    said = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
+    validated_on = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
     model.manifest = model.manifest.changed(
-        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=said),
+        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=validated_on),
         metrics=_metrics(report, held_out, model.manifest, recipe),
     )
     _check_gates(recipe, report)
@@ -442,9 +434,9 @@ def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -
         "seed": recipe.seed,
     }
     return tuple(
-        Metric(name=f"{level.level}.{name}", definition=says, value=getattr(level, name), n=level.cells, **same)
+        Metric(name=f"{level.level}.{name}", definition=definition, value=getattr(level, name), n=level.cells, **same)
         for level in report.levels
-        for name, says in METRICS.items()
+        for name, definition in METRICS.items()
     )
 
 
@@ -460,7 +452,7 @@ def _check_gates(recipe: Recipe, report: Report) -> None:
 
 
 def _fault(gate: Gate, value: float) -> str | None:
-    """Return what a gate says against a value, if anything."""
+    """Return what a gate has against a value, if anything."""
     what = f"{gate.level}.{gate.metric} is {value:.4f}, wanted"
     if gate.at_least is not None and value < gate.at_least:
         return f"{what} at least {gate.at_least:g}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import tomllib
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -275,29 +274,12 @@ def _check_overlap(level: str, truth: pd.Series, *, reference: Model, taught: pd
 
 def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:
     from hub_client.manifest.plan import Plan
+    from hub_client.manifest.reading import read_toml
 
-    plan = _read_plan(file) if file else reference.manifest.query_plan
+    plan = read_toml(file, Plan, what="training plan") if file else reference.manifest.query_plan
     if epochs is None:
         return plan
     return Plan.model_validate((plan or Plan()).model_dump() | {"epochs": epochs})
-
-
-def _read_plan(file: Path) -> Plan:
-    from pydantic import ValidationError
-
-    from hub_client.manifest.plan import Plan
-    from hub_client.manifest.reading import explained
-
-    try:
-        return Plan.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise errors.NotFound(f"--plan {file}: no such file.", name=str(file)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise errors.ManifestError(f"--plan {file} is not TOML: {error}.", path=str(file)) from None
-    except ValidationError as error:
-        raise errors.ManifestError(
-            f"--plan {file} is not a valid plan:", path=str(file), problems=explained(error, Plan)
-        ) from None
 
 
 def _write(adata: AnnData, out: Path) -> None:

@@ -109,8 +109,8 @@ def align(
     Cells
         Counts, ``(cells, genes)``. For models that read log1p values: the query's own, or, if it holds counts, log1p of
         the counts scaled to the manifest's ``target_sum`` over all genes the query measured. Genes the query lacks are
-        zero, or the reference's mean where the manifest says so (which fills their columns: memory grows by one value
-        for each cell and missing gene). ``.report`` says what was found.
+        zero, or the reference's mean where the manifest asks for it (which fills their columns: memory grows by one
+        value for each cell and missing gene). ``.report`` states what was found.
 
     Raises
     ------
@@ -241,7 +241,7 @@ def _logged(x: sparse.csr_matrix, totals: NDArray[np.float64], *, target_sum: fl
 
 
 def _filled(x: sparse.csr_matrix, match: Match, *, manifest: Manifest, network: object) -> sparse.csr_matrix:
-    """Return the matrix with the genes the query lacks at the reference's mean, if the manifest says so."""
+    """Return the matrix with the genes the query lacks at the reference's mean, if the manifest asks for it."""
     missing = np.setdiff1d(np.arange(len(match.panel)), match.found)
     if manifest.genes.missing == "zero" or not missing.size:
         return x

@@ -146,7 +146,7 @@ def _other_case(coverage: Coverage, case: Case) -> str:
 
 
 def _other_ids(coverage: Coverage, case: Case) -> str:
-    theirs, ours = _id_type(case.names), case.panel.id_type
+    theirs, ours = genes.id_type(case.names), case.panel.id_type
     if coverage.measured or theirs == ours:
         return ""
     return (
@@ -163,7 +163,3 @@ def _organism(manifest: Manifest) -> str | None:
     if manifest.organism is None:
         return genes.organism(manifest.genes.names)
     return _ORGANISMS.get(manifest.organism.id, manifest.organism.label)
-
-
-def _id_type(names: list[str]) -> str:
-    return "ensembl" if 2 * sum(map(genes.is_ensembl, names)) > len(names) else "symbol"

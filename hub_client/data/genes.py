@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -49,8 +49,13 @@ def is_ensembl(name: str) -> bool:
     return _ENSEMBL.fullmatch(plain(name)) is not None
 
 
+def id_type(names: Sequence[str]) -> Literal["ensembl", "symbol"]:
+    """Return what most of these names are."""
+    return "ensembl" if 2 * sum(map(is_ensembl, names)) > len(names) else "symbol"
+
+
 def organism(names: Iterable[str]) -> str | None:
-    """Return the organism that gene names look like (``human``, ``mouse``, ...); None where that cannot be said.
+    """Return the organism that gene names look like (``human``, ``mouse``, ...); None where that is not clear.
 
     Ensembl ids name their species. Symbols in title case (``Cd3e``) are a mouse's; in upper case they could be of many.
     """
@@ -205,8 +210,7 @@ class Match:
     @property
     def id_type(self) -> str:
         """What most matched names are: ``ensembl`` or ``symbol``."""
-        used = self.names[self.target >= 0]
-        return "ensembl" if 2 * sum(map(is_ensembl, used)) > len(used) else "symbol"
+        return id_type(list(self.names[self.target >= 0]))
 
     @property
     def doubts(self) -> tuple[str, ...]:

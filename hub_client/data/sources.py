@@ -103,7 +103,7 @@ def check(source: Source, *, tally: Tally, spec: InputSpec) -> tuple[str, ...]:
     Raises
     ------
     AlignmentError
-        If the values are not what the model reads; the message says what they look like and which other matrix of the
+        If the values are not what the model reads; the message states what they look like and which other matrix of the
         query holds counts.
     """
     if tally.largest == 0 and tally.counts:

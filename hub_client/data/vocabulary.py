@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +29,7 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, names: Iterable[str], *, reference: int | None = None) -> Self:
-        """Return an axis over ``names``, all of them the reference's unless ``reference`` says otherwise."""
+        """Return an axis over ``names``, all of them the reference's unless ``reference`` states otherwise."""
         ordered = tuple(names)
         return cls(name, ordered, len(ordered) if reference is None else reference)
 
@@ -153,9 +152,7 @@ def _combinations(
     if len(conditions) == 1:
         (axis,) = conditions.values()
         return tuple((name,) for name in axis.names), axis.reference
-    if manifest.combinations:
-        rows = tuple(combination.values for combination in manifest.combinations)
-        old = sum(c.added_in != current or current is None for c in manifest.combinations)
-        return rows, old
-    rows = tuple(product(*(axis.names for axis in conditions.values()))) if conditions else ((),)
-    return rows, len(rows)
+    if not conditions:
+        return ((),), 1
+    known = manifest.known_combinations
+    return tuple(c.values for c in known), sum(c.added_in != current or current is None for c in known)

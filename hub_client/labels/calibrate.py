@@ -1,4 +1,4 @@
-"""calibrate(): how a label level's scores become probabilities that are right as often as they say."""
+"""calibrate(): how a label level's scores become probabilities that are right as often as they promise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def calibrate(
     Parameters
     ----------
     found
-        What speaks for each of a level's labels in held-out cells, ``(cells, labels)``.
+        The evidence for each of a level's labels in held-out cells, ``(cells, labels)``.
     truth
         Their labels, ``(cells,)``; cells with none, or with one that the level does not have, are left out.
     rule
@@ -54,18 +54,15 @@ def calibrate(
     """
     codes, kept = _codes(found, np.asarray(truth, dtype=str), rule.level)
     held_out = found.rows(kept)
-    rule = _changed(rule, temperature=1.0, sharpness=1.0, distance_scale=_scale(held_out, codes, distance_quantile))
-    row = RULES[rule.transfer]
+    fitted = {"temperature": 1.0, "sharpness": 1.0, "distance_scale": _scale(held_out, codes, distance_quantile)}
+    rule, row = rule.model_copy(update=fitted), RULES[rule.transfer]
     if row.logits is not None:
-        rule = _changed(rule, temperature=_temperature(*_usable(-row.logits(held_out, rule), codes)))
+        temperature = _temperature(*_usable(-row.logits(held_out, rule), codes))
+        rule = rule.model_copy(update={"temperature": temperature})
     if not row.sharpened:
         return rule
     mixed = np.log(np.maximum(probabilities(held_out, rule), SMALLEST))
-    return _changed(rule, sharpness=1 / _temperature(-mixed, codes))
-
-
-def _changed(rule: Calibration, **fitted: float | None) -> Calibration:
-    return rule.model_copy(update=fitted)
+    return rule.model_copy(update={"sharpness": 1 / _temperature(-mixed, codes)})
 
 
 def _codes(found: Evidence, truth: NDArray[np.str_], level: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -32,7 +32,7 @@ Part = Literal[
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for each label of one level.
+    """The evidence for each label of one level.
 
     Attributes
     ----------

@@ -21,10 +21,10 @@ from hub_client.release.atlas_file import LATENT
 
 
 def evidence(model: Model, latent: Array, *, cells: Cells | None = None) -> dict[str, Evidence]:
-    """Return what speaks for each label of each level at points of the latent, ``(cells, latent)``.
+    """Return the evidence for each label of each level at points of the latent, ``(cells, latent)``.
 
     Levels for which the model has neither prototypes nor reference cells are left out, unless their rule needs none.
-    What only a level's rule of transfer needs is gathered for that rule; expression speaks where the ``cells`` are
+    What only a level's rule of transfer needs is gathered for that rule; that of expression where the ``cells`` are
     given too.
     """
     scores = model.network.score(latent)

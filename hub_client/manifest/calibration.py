@@ -1,4 +1,4 @@
-"""What uncertainty means for a model: how evidence becomes labels, and the figures that say how well."""
+"""What uncertainty means for a model: how evidence becomes labels, and the figures that show how well."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -120,7 +119,7 @@ class Receipt(Frozen):
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+        return self.canonical()
 
 
 @dataclass(frozen=True)

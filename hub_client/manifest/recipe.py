@@ -6,17 +6,16 @@ A recipe is a TOML file in ``zoo/recipes``. :func:`hub_client.build.build` turns
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen
 from hub_client.manifest.configs import ArchitectureConfig
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.reading import explained
+from hub_client.manifest.reading import read_toml
 from hub_client.manifest.v1 import (
     Author,
     Citation,
@@ -284,15 +283,9 @@ class Recipe(Frozen):
         NotFound
             If there is no such file.
         ManifestError
-            If it is not TOML, or does not say what the format asks; ``problems`` names each key.
+            If it is not TOML, or does not state what the format asks; ``problems`` names each key.
         """
-        path = Path(path)
-        try:
-            return cls.model_validate(_toml(path))
-        except ValidationError as error:
-            raise errors.ManifestError(
-                f"{path} is not a valid recipe:", path=str(path), problems=explained(error, cls)
-            ) from None
+        return read_toml(Path(path), cls, what="recipe")
 
     def term(self, term: Term) -> OntologyTerm:
         """Return the term with its ontology's release."""
@@ -311,15 +304,6 @@ class Recipe(Frozen):
         _check_pretraining(self)
         _check_ontologies(self)
         return self
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise errors.NotFound(f"there is no recipe at {path}; give a .toml file.", name=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise errors.ManifestError(f"{path} is not TOML: {error}.", path=str(path)) from None
 
 
 def _check_unique(what: str, names: list[str]) -> None:

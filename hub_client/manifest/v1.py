@@ -1,4 +1,4 @@
-"""Manifest format 1: everything a release says about itself.
+"""Manifest format 1: everything a release states about itself.
 
 The release digest is the sha256 of :meth:`Manifest.to_bytes`. Readers for other format versions are in ``reading``.
 """
@@ -6,7 +6,6 @@ The release digest is the sha256 of :meth:`Manifest.to_bytes`. Readers for other
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -121,7 +120,7 @@ class Signature(Frozen):
 class Origin:
     """The file a manifest was read from: its sha256, the fields as read, and what this format does not know.
 
-    All are equal, so that manifests are compared by what they say and not by how it was formatted.
+    All are equal, so that manifests are compared by what they state and not by how it was formatted.
     """
 
     digest: str = field(default="", compare=False)
@@ -190,7 +189,7 @@ class Manifest(Frozen):
                 f"{self.name}: the manifest is of format {self.schema_version}, this archzoo writes {SCHEMA_VERSION}. "
                 f"It can be used but not saved again; upgrade to an archzoo that writes {self.schema_version}."
             )
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+        return self.canonical()
 
     @property
     def digest(self) -> str:
@@ -201,12 +200,12 @@ class Manifest(Frozen):
 
     @property
     def as_read(self) -> bool:
-        """Whether this says what the file said that it was read from."""
+        """Whether this states what the file stated that it was read from."""
         return bool(self._origin.digest) and self._origin.fields == self.__dict__
 
     @property
     def unknown(self) -> dict[str, JsonValue]:
-        """What a newer minor format says that this one does not know: dotted place to value."""
+        """What a newer minor format states that this one does not know: dotted place to value."""
         return dict(self._origin.unknown)
 
     def read_from(self, data: bytes, *, unknown: dict[str, JsonValue] | None = None) -> Self:
@@ -234,6 +233,12 @@ class Manifest(Frozen):
     def categorical(self) -> tuple[Condition, ...]:
         """Every categorical key: the conditions, then the covariates."""
         return (*self.conditions, *self.covariates.categorical)
+
+    @property
+    def known_combinations(self) -> tuple[Combination, ...]:
+        """The combinations of several conditions that the model knows: those listed, or all."""
+        rows = product(*(c.categories for c in self.conditions))
+        return self.combinations or tuple(Combination(values=row) for row in rows)
 
     @property
     def term_blocks(self) -> tuple[tuple[Term, ...], ...]:
@@ -386,9 +391,7 @@ def _grown_combinations(
     """Return the known combinations, which are all where none are listed, and behind them the query's new ones."""
     if len(manifest.conditions) < 2:
         return ()
-    known = manifest.combinations or tuple(
-        Combination(values=row) for row in product(*(c.categories for c in manifest.conditions))
-    )
+    known = manifest.known_combinations
     rows = {tuple(map(str, row)) for row in zip(*(values[c.key] for c in manifest.conditions), strict=True)}
     new = sorted(rows - {combination.values for combination in known})
     return (*known, *(Combination(values=row, added_in=version) for row in new))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +11,7 @@ from hub_client import errors
 from hub_client.data import open_query
 from hub_client.data.align import align
 from hub_client.data.open_query import Query
+from hub_client.data.threads import same_threads
 from hub_client.hub.client import Hub
 from hub_client.manifest.receipts import Difference, Receipt, differences
 from hub_client.mapping.map_query import map_query
@@ -87,11 +86,14 @@ def replay(
     --------
     >>> replay(read_receipt(data, source="receipt.json"), "query.h5ad").same  # doctest: +SKIP
     """
+    if threads is not None and threads < 1:
+        raise errors.InvalidInput(f"threads is {threads}; it is 1 or more.", facts={"threads": threads})
     reference = _reference(receipt, hub, model)
     if changed := _changed_query(receipt, query, reference):
         return Replay(None, changed)
     settings = dict(receipt.asked) | ({} if seed is None else {"seed": seed})
-    with _threads(threads):
+    with same_threads():
+        torch.set_num_threads(threads or torch.get_num_threads())
         new = map_query(query, reference, **settings, progress=progress).receipt
     return Replay(new, differences(receipt, new), _largest(receipt, new))
 
@@ -119,15 +121,3 @@ def _changed_query(receipt: Receipt, query: Query, reference: Model) -> tuple[Di
 def _largest(before: Receipt, after: Receipt) -> float:
     old, new = np.array(before.result.sample), np.array(after.result.sample)
     return float(np.abs(old - new).max()) if old.shape == new.shape else float("inf")
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None and count < 1:
-        raise errors.InvalidInput(f"threads is {count}; it is 1 or more.", facts={"threads": count})
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -86,7 +86,7 @@ def surgery(
     InvalidInput
         If ``start`` is none of these, or the cells are not aligned.
     VocabularyError
-        If a condition is new and the manifest says that its key takes no new categories.
+        If a condition is new and the manifest states that its key takes no new categories.
     Unsupported
         If terms are to be added to a model without any.
     ManifestError
@@ -154,7 +154,7 @@ def _new_terms(grown: Manifest, extensions: Extensions) -> tuple[list[Term], lis
 
 
 def _softness(config: ExpiMap, extensions: Extensions) -> bool:
-    """Return whether masks of constrained terms are soft, which a model says once for all of them."""
+    """Return whether masks of constrained terms are soft, which a model states once for all of them."""
     if not extensions.constrained:
         return config.soft_extension_mask
     if config.constrained_extensions and config.soft_extension_mask != extensions.soft:
