@@ -217,7 +217,7 @@ def _provenance(reference: Model, cells: Cells, record: Receipt) -> dict[str, An
     return {
         "reference": _place(reference),
         "alignment": json.dumps(asdict(cells.report), ensure_ascii=False),
-        "versions": record.ran.versions,
+        "versions": dict(record.ran.versions),
         "seed": settings.seed,
         **trained,
         **threshold,
