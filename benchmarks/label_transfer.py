@@ -240,7 +240,7 @@ def by_mapping(
 def _figures(task: Task, model: Model, cells: Cells, reference: Reference, rule: Calibration) -> tuple[float, ...]:
     judged = _ruled(reference.judged, rule)
     found = evidence(judged, hub_client.embed(judged, reference.held_out), cells=reference.held_out)[LABEL]
-    fitted = calibrate(found, reference.held_out.labels[LABEL], rule=rule)
+    fitted = calibrate(found, reference.held_out.labels[LABEL], calibration=rule)
     report = hub_client.evaluate(hub_client.predict(_ruled(model, fitted), cells), {LABEL: task.truth})[LABEL]
     auroc = np.nan if report.error_auroc is None else report.error_auroc
     return report.accuracy, report.macro_f1, report.calibration_error, auroc

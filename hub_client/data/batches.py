@@ -72,10 +72,10 @@ class Batch:
         combinations: Tensor,
         labels: Tensor,
         index: Tensor,
+        covariates: Tensor,
+        continuous: Tensor,
+        proteins: Tensor,
         expression: Tensor | None = None,
-        covariates: Tensor | None = None,
-        continuous: Tensor | None = None,
-        proteins: Tensor | None = None,
     ) -> None:
         self.nonzero = nonzero
         self.genes = genes
@@ -84,11 +84,10 @@ class Batch:
         self.combinations = combinations
         self.labels = labels
         self.index = index
+        self.covariates = covariates
+        self.continuous = continuous
+        self.proteins = proteins
         self.expression = expression
-        self.covariates = conditions[:, :0] if covariates is None else covariates
-        none = size_factor.new_empty((len(size_factor), 0))
-        self.continuous = none if continuous is None else continuous
-        self.proteins = none if proteins is None else proteins
 
     def __len__(self) -> int:
         return len(self.size_factor)

@@ -133,12 +133,12 @@ def _joined(parts: Sequence[LabelPrediction]) -> LabelPrediction:
 
 
 def _labelled(
-    found: Evidence, calibration: Calibration | None, cells: Cells, unknown_above: float | None
+    level: Evidence, calibration: Calibration | None, cells: Cells, unknown_above: float | None
 ) -> LabelPrediction:
-    doubt, values = uncertainty(found, calibration), probabilities(found, calibration)
-    labels = np.array(found.labels, dtype=object)[values.argmax(axis=1)]
+    doubt, values = uncertainty(level, calibration), probabilities(level, calibration)
+    labels = np.array(level.labels, dtype=object)[values.argmax(axis=1)]
     if unknown_above is not None:
         labels[doubt > unknown_above] = UNKNOWN
-    index, columns = pd.Index(cells.obs_names), list(found.labels)
-    distances = None if found.distances is None else pd.DataFrame(found.distances, index=index, columns=columns)
+    index, columns = pd.Index(cells.obs_names), list(level.labels)
+    distances = None if level.distances is None else pd.DataFrame(level.distances, index=index, columns=columns)
     return LabelPrediction(labels, doubt, pd.DataFrame(values, index=index, columns=columns), distances)

@@ -79,15 +79,15 @@ class Evidence:
         Unsupported
             If the model does not have it.
         """
-        found = getattr(self, name)
-        if found is None:
+        values = getattr(self, name)
+        if values is None:
             raise errors.Unsupported(
                 f"this model's labels are transferred from {_SOURCES[name]}, which it does not have; its release is "
                 "incomplete.",
                 kind="transfer",
                 verb="predict",
             )
-        return np.asarray(found, np.float64)
+        return np.asarray(values, np.float64)
 
 
 _SOURCES: Mapping[Part, str] = {
@@ -131,27 +131,29 @@ class Rule:
         """Whether it knows only the labels that the reference's cells have."""
         return not {"distances", "mahalanobis_squared", "network"} & set(self.needs)
 
-    def __call__(self, found: Evidence, calibration: Calibration) -> Probabilities:
+    def __call__(self, evidence: Evidence, calibration: Calibration) -> Probabilities:
         """Return the probability of each label, ``(cells, labels)``, before it is sharpened."""
-        parts = [] if self.logits is None else [softmax(self.logits(found, calibration) / calibration.temperature, 1)]
-        parts += [] if self.probability is None else [found.part(self.probability)]
+        parts = (
+            [] if self.logits is None else [softmax(self.logits(evidence, calibration) / calibration.temperature, 1)]
+        )
+        parts += [] if self.probability is None else [evidence.part(self.probability)]
         mean: Probabilities = sum(parts[1:], start=parts[0]) / len(parts)
         return mean
 
 
-def by_distance(found: Evidence, calibration: Calibration) -> Probabilities:
+def by_distance(evidence: Evidence, calibration: Calibration) -> Probabilities:
     """Return minus the distances to prototypes."""
-    return -found.part("distances")
+    return -evidence.part("distances")
 
 
-def by_density(found: Evidence, calibration: Calibration) -> Probabilities:
+def by_density(evidence: Evidence, calibration: Calibration) -> Probabilities:
     """Return log densities of Gaussians with one covariance plus weighted log shares (Hastie 2009, equation 4.9)."""
-    return calibration.prior * _log(found.part("label_frequencies")) - found.part("mahalanobis_squared") / 2
+    return calibration.prior * _log(evidence.part("label_frequencies")) - evidence.part("mahalanobis_squared") / 2
 
 
-def by_mixture(found: Evidence, calibration: Calibration) -> Probabilities:
+def by_mixture(evidence: Evidence, calibration: Calibration) -> Probabilities:
     """Return the log densities of the reference's labels plus weighted log shares."""
-    return found.part("densities") + calibration.prior * _log(found.part("reference_frequencies"))
+    return evidence.part("densities") + calibration.prior * _log(evidence.part("reference_frequencies"))
 
 
 def _log(probabilities: Probabilities) -> Probabilities:
@@ -174,13 +176,15 @@ RULES: Mapping[Transfer, Rule] = {
 """Every rule by the name it has in manifests and recipes, where ``Transfer`` describes it."""
 
 
-def unfitted(found: Evidence) -> Calibration:
+def unfitted(evidence: Evidence) -> Calibration:
     """Return what holds where nothing was fitted: distances at temperature 1, else the network, else votes."""
-    transfer: Transfer = "neighbors" if found.network is None else "network"
-    return Calibration(level="any", transfer="prototypes" if found.distances is not None else transfer, temperature=1.0)
+    transfer: Transfer = "neighbors" if evidence.network is None else "network"
+    return Calibration(
+        level="any", transfer="prototypes" if evidence.distances is not None else transfer, temperature=1.0
+    )
 
 
-def probabilities(found: Evidence, calibration: Calibration | None) -> Probabilities:
+def probabilities(evidence: Evidence, calibration: Calibration | None) -> Probabilities:
     """Return the probability of each label, ``(cells, labels)``; rows sum to 1.
 
     Without a calibration, :func:`unfitted` holds.
@@ -190,42 +194,44 @@ def probabilities(found: Evidence, calibration: Calibration | None) -> Probabili
     Unsupported
         If the calibration asks for evidence that the model does not have.
     """
-    calibration = calibration or unfitted(found)
+    calibration = calibration or unfitted(evidence)
     rule = RULES[calibration.transfer]
-    mixed = rule(found, calibration)
+    mixed = rule(evidence, calibration)
     if rule.knows_reference_only:
-        mixed = _with_new_labels(mixed, found, calibration)
+        mixed = _with_new_labels(mixed, evidence, calibration)
     if calibration.sharpness == 1:
         return mixed
     sharp: Probabilities = softmax(calibration.sharpness * _log(mixed), axis=1)
     return sharp
 
 
-def uncertainty(found: Evidence, calibration: Calibration | None) -> Probabilities:
+def uncertainty(evidence: Evidence, calibration: Calibration | None) -> Probabilities:
     """Return the estimated probability that the best label is wrong, ``(cells,)``, in [0, 1]."""
-    confidence = probabilities(found, calibration).max(axis=1)
-    if calibration and calibration.distance_scale and found.distances is not None:
-        nearest = np.maximum(found.distances.min(axis=1), np.finfo(np.float32).tiny)
+    confidence = probabilities(evidence, calibration).max(axis=1)
+    if calibration and calibration.distance_scale and evidence.distances is not None:
+        nearest = np.maximum(evidence.distances.min(axis=1), np.finfo(np.float32).tiny)
         confidence = confidence * np.minimum(1.0, calibration.distance_scale / nearest)
     doubt: Probabilities = np.clip(1.0 - confidence, 0.0, 1.0)
     return doubt
 
 
-def _with_new_labels(mixed: Probabilities, found: Evidence, calibration: Calibration) -> Probabilities:
+def _with_new_labels(mixed: Probabilities, evidence: Evidence, calibration: Calibration) -> Probabilities:
     """Give labels that came with a query, and so have a prototype but no reference cells, what Gaussians give them."""
-    if found.mahalanobis_squared is None or found.label_frequencies is None:
+    if evidence.mahalanobis_squared is None or evidence.label_frequencies is None:
         return mixed
-    new = _unreferred(found) & np.isfinite(found.mahalanobis_squared).all(axis=0)
+    new = _unreferred(evidence) & np.isfinite(evidence.mahalanobis_squared).all(axis=0)
     if not new.any():
         return mixed
-    theirs = RULES["gaussians"](found, calibration)[:, new]
+    theirs = RULES["gaussians"](evidence, calibration)[:, new]
     shared: Probabilities = mixed * (1 - theirs.sum(axis=1, keepdims=True))
     shared[:, new] = theirs
     return shared
 
 
-def _unreferred(found: Evidence) -> NDArray[np.bool_]:
+def _unreferred(evidence: Evidence) -> NDArray[np.bool_]:
     """Return which labels no reference cell has, or which the classifier came before, ``(labels,)``."""
-    if found.reference_frequencies is not None:
-        return np.equal(found.reference_frequencies, 0)
-    return np.zeros(len(found.labels), bool) if found.expression is None else (found.expression == 0).all(axis=0)
+    if evidence.reference_frequencies is not None:
+        return np.equal(evidence.reference_frequencies, 0)
+    return (
+        np.zeros(len(evidence.labels), bool) if evidence.expression is None else (evidence.expression == 0).all(axis=0)
+    )
