@@ -27,7 +27,7 @@ from hub_client.labels.calibrate import calibrate
 from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.evaluate import evaluate
 from hub_client.labels.predict import Predictions, joined, predict
-from hub_client.labels.rules import RULES
+from hub_client.labels.rules import RULES, Part
 from hub_client.labels.transfer import evidence
 from hub_client.manifest.configs import Scvi
 from hub_client.manifest.plan import Plan
@@ -189,9 +189,9 @@ def _lacking(recipe: Recipe) -> list[str]:
     kind, values = recipe.architecture.kind, recipe.input.kind
     atlas = None if recipe.atlas else "the atlas: set atlas = true"
     prototypes = f"prototypes, which {kind} has not: set atlas = true and trust.transfer = 'neighbors', for one"
-    lacking = {
+    lacking: dict[Part, str | None] = {
         "distances": None if kind in WITH_PROTOTYPES else prototypes,
-        "deviations": None if kind in WITH_PROTOTYPES else prototypes,
+        "mahalanobis_squared": None if kind in WITH_PROTOTYPES else prototypes,
         "votes": atlas,
         "densities": atlas,
         "expression": None if values == "counts" else f"counts; input.kind is {values!r}",

@@ -279,6 +279,14 @@ def test_labels_no_cell_has_are_named(tmp_path: Path) -> None:
             "needs prototypes, which trvae has not: set atlas = true",
         ),
         (
+            {
+                "architecture": {"kind": "trvae", "hidden": [16], "latent": 4},
+                "trust": {"transfer": "gaussians"},
+                "atlas": True,
+            },
+            "'gaussians' needs prototypes, which trvae has not",
+        ),
+        (
             {"trust": {"transfer": "consensus"}, "input": {"kind": "log1p"}},
             "'consensus' needs counts; input.kind is 'log1p'",
         ),
