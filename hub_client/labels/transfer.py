@@ -102,7 +102,7 @@ def _by_scores(labels: tuple[str, ...], scores: Scores | None) -> Evidence:
         return Evidence(labels)
     if scores.kind == "probability":
         return Evidence(labels, network=scores.values.astype(np.float64))
-    return Evidence(labels, scores.values, scores.deviations, scores.shares)
+    return Evidence(labels, scores.values, scores.mahalanobis_squared, scores.label_frequencies)
 
 
 def _expression(model: Model, level: str, cells: Cells) -> Probabilities | None:

@@ -35,8 +35,8 @@ def placed(latent: np.ndarray, codes: np.ndarray) -> PrototypeTable:
 
 
 def spoken(table: PrototypeTable, points: np.ndarray) -> Evidence:
-    squared = table.deviations(torch.from_numpy(points)).numpy()
-    return Evidence(LABELS, np.sqrt(squared), squared, table.shares.numpy())
+    squared = table.mahalanobis_squared(torch.from_numpy(points)).numpy()
+    return Evidence(LABELS, np.sqrt(squared), squared, table.label_frequencies.numpy())
 
 
 def test_gaussians_are_linear_discriminant_analysis(blobs: tuple[np.ndarray, np.ndarray]) -> None:
@@ -69,7 +69,9 @@ def test_deviations_are_squared_mahalanobis_distances(blobs: tuple[np.ndarray, n
     shared = shared + 1e-4 * np.diag(shared).mean() * np.eye(len(shared))
     normal = multivariate_normal(table.means[0].numpy(), shared)
     expected = -2 * (normal.logpdf(latent) - normal.logpdf(table.means[0].numpy()))
-    np.testing.assert_allclose(table.deviations(torch.from_numpy(latent))[:, 0].numpy(), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        table.mahalanobis_squared(torch.from_numpy(latent))[:, 0].numpy(), expected, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_label_without_cells_is_never_named(blobs: tuple[np.ndarray, np.ndarray]) -> None:
