@@ -146,10 +146,10 @@ def map_cells(
     record = map_summary.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
     written = {"query": out, "receipt": receipt, "model": save_model}
     record["written"] = {what: str(path) if path else None for what, path in written.items()}
-    _tell(record, as_json=as_json)
+    _report(record, as_json=as_json)
 
 
-def _tell(record: dict[str, Any], *, as_json: bool) -> None:
+def _report(record: dict[str, Any], *, as_json: bool) -> None:
     """Print a summary; end with the code of an interruption if there was one."""
     (screen.say_json if as_json else map_summary.show)(record)
     if record["training"] and record["training"]["stopped"] == "interrupted":

@@ -20,6 +20,7 @@ Texts = NDArray[np.object_]
 Indices = NDArray[np.int64]
 
 HUMAN = "NCBITaxon:9606"
+_ORGANISMS = {HUMAN: "human", "NCBITaxon:10090": "mouse"}
 
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{11})(?:\.\d+)?")
 _GENOME = re.compile(r"^(?:GRCh3[78]|hg19|hg38)_+")
@@ -64,6 +65,13 @@ def organism(names: Iterable[str]) -> str | None:
     return ranked[0][0] if ranked and ranked[0][1] * 2 > votes.total() else None
 
 
+def organism_of(manifest: Manifest) -> str | None:
+    """Return the organism of a model: the manifest's, or the one that its genes' names look like."""
+    if manifest.organism is None:
+        return organism(manifest.genes.names)
+    return _ORGANISMS.get(manifest.organism.id, manifest.organism.label)
+
+
 def _organism(name: str) -> str | None:
     if ensembl := _ENSEMBL.fullmatch(name):
         return _SPECIES.get(ensembl.group(1)[:-11])
@@ -96,7 +104,7 @@ class Panel:
     @classmethod
     def of(cls, manifest: Manifest) -> Panel:
         """Return the panel of a manifest; the HGNC table is used unless the organism is known not to be human."""
-        return cls.over(manifest.genes, human=_human(manifest))
+        return cls.over(manifest.genes, human=organism_of(manifest) in {"human", None})
 
     @classmethod
     def over(cls, genes: Genes, *, human: bool) -> Panel:
@@ -124,12 +132,6 @@ class Panel:
             return None
         index, how = self.entries[gene[0]]
         return index, max(how, gene[1])
-
-
-def _human(manifest: Manifest) -> bool:
-    if manifest.organism is not None:
-        return manifest.organism.id == HUMAN
-    return organism(manifest.genes.names) in {"human", None}
 
 
 def _other_names(genes: Genes, own: Mapping[str, int]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from hub_client.manifest.receipts import (
     ReferenceRecord,
     ResultRecord,
 )
-from hub_client.models.model import Model
+from hub_client.models.model import Model, device_of
 from hub_client.models.train import versions
 
 SAMPLED = 16
@@ -58,14 +58,10 @@ def receipt(
         query=query_record(cells, reference),
         reference=identity(reference),
         asked=settings,
-        ran=Ran(device=_device(device), threads=torch.get_num_threads(), versions=versions()),
+        ran=Ran(device=device_of(device), threads=torch.get_num_threads(), versions=versions()),
         result=result,
         result_digest=result.digest,
     )
-
-
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def query_record(cells: Cells, reference: Model) -> QueryRecord:

@@ -107,7 +107,7 @@ class Model:
         InvalidInput
             If it cannot be moved there.
         """
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        name = device_of(device)
         if not isinstance(self.network, nn.Module):
             yield
             return
@@ -184,6 +184,11 @@ class Model:
 
     def _update(self, **fields: object) -> None:
         self.manifest = self.manifest.model_copy(update=fields)
+
+
+def device_of(name: str) -> str:
+    """Return the device that a name stands for: ``auto`` is a GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _check_tensors(model: Model, tensors: Mapping[str, Tensor]) -> None:
