@@ -149,10 +149,9 @@ def _axis(name: str, names: tuple[str, ...], added_in: dict[str, str], current: 
 def _combinations(
     manifest: Manifest, conditions: dict[str, Axis], current: str | None
 ) -> tuple[tuple[tuple[str, ...], ...], int]:
+    """Return the known combinations of conditions, and how many of them are the reference's."""
     if len(conditions) == 1:
         (axis,) = conditions.values()
         return tuple((name,) for name in axis.names), axis.reference
-    if not conditions:
-        return ((),), 1
-    known = manifest.known_combinations
-    return tuple(c.values for c in known), sum(c.added_in != current or current is None for c in known)
+    rows = manifest.known_combinations
+    return rows, len(rows) - sum(current is not None and c.added_in == current for c in manifest.combinations)

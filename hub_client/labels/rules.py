@@ -133,10 +133,11 @@ class Rule:
 
     def __call__(self, evidence: Evidence, calibration: Calibration) -> Probabilities:
         """Return the probability of each label, ``(cells, labels)``, before it is sharpened."""
-        parts = (
-            [] if self.logits is None else [softmax(self.logits(evidence, calibration) / calibration.temperature, 1)]
-        )
-        parts += [] if self.probability is None else [evidence.part(self.probability)]
+        parts = []
+        if self.logits is not None:
+            parts.append(softmax(self.logits(evidence, calibration) / calibration.temperature, axis=1))
+        if self.probability is not None:
+            parts.append(evidence.part(self.probability))
         mean: Probabilities = sum(parts[1:], start=parts[0]) / len(parts)
         return mean
 
@@ -178,10 +179,10 @@ RULES: Mapping[Transfer, Rule] = {
 
 def unfitted(evidence: Evidence) -> Calibration:
     """Return what holds where nothing was fitted: distances at temperature 1, else the network, else votes."""
-    transfer: Transfer = "neighbors" if evidence.network is None else "network"
-    return Calibration(
-        level="any", transfer="prototypes" if evidence.distances is not None else transfer, temperature=1.0
-    )
+    transfer: Transfer = "prototypes"
+    if evidence.distances is None:
+        transfer = "neighbors" if evidence.network is None else "network"
+    return Calibration(level="any", transfer=transfer, temperature=1.0)
 
 
 def probabilities(evidence: Evidence, calibration: Calibration | None) -> Probabilities:

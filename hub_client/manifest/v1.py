@@ -235,10 +235,10 @@ class Manifest(Frozen):
         return (*self.conditions, *self.covariates.categorical)
 
     @property
-    def known_combinations(self) -> tuple[Combination, ...]:
-        """The combinations of several conditions that the model knows: those listed, or all."""
-        rows = product(*(c.categories for c in self.conditions))
-        return self.combinations or tuple(Combination(values=row) for row in rows)
+    def known_combinations(self) -> tuple[tuple[str, ...], ...]:
+        """The combinations of conditions that the model knows: those listed, or all."""
+        listed = tuple(combination.values for combination in self.combinations)
+        return listed or tuple(product(*(c.categories for c in self.conditions)))
 
     @property
     def term_blocks(self) -> tuple[tuple[Term, ...], ...]:
@@ -393,8 +393,8 @@ def _grown_combinations(
         return ()
     known = manifest.known_combinations
     rows = {tuple(map(str, row)) for row in zip(*(values[c.key] for c in manifest.conditions), strict=True)}
-    new = sorted(rows - {combination.values for combination in known})
-    return (*known, *(Combination(values=row, added_in=version) for row in new))
+    new = (Combination(values=row, added_in=version) for row in sorted(rows - set(known)))
+    return (*(manifest.combinations or (Combination(values=row) for row in known)), *new)
 
 
 def _grown_proteins(manifest: Manifest, measured: Mapping[str, tuple[int, ...]]) -> Proteins | None:
