@@ -1,7 +1,7 @@
 """Which part of a version has to rise: what changed between two releases, by their manifests and their weights.
 
 patch
-    The same weights and axes; only what is said about them changed.
+    The same weights and axes; only what is stated of them changed.
 minor
     Names were appended, and every weight that belongs to the names before is the same bit for bit: old cells keep their
     latent. Surgery does exactly this. Prototypes and test vectors do not move cells, so they may change.
