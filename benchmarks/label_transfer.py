@@ -33,7 +33,7 @@ from hub_client import Model
 from hub_client.data.cells import Cells
 from hub_client.labels.atlas import with_atlas
 from hub_client.labels.calibrate import calibrate
-from hub_client.labels.classifiers import with_classifiers
+from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.transfer import evidence
 from hub_client.manifest import Manifest, Plan
 from hub_client.manifest.v1 import Calibration, PrototypeLevel
@@ -224,7 +224,7 @@ def trained(task: Task, family: Family, *, seed: int) -> Reference:
 
 def _informed(model: Model, cells: Cells) -> Model:
     """Return the model with the reference cells that labels are transferred from."""
-    return with_classifiers(with_atlas(model, cells), cells)
+    return with_expression_classifiers(with_atlas(model, cells), cells)
 
 
 def by_mapping(
@@ -240,7 +240,7 @@ def by_mapping(
 def _figures(task: Task, model: Model, cells: Cells, reference: Reference, rule: Calibration) -> tuple[float, ...]:
     judged = _ruled(reference.judged, rule)
     found = evidence(judged, hub_client.embed(judged, reference.held_out), cells=reference.held_out)[LABEL]
-    fitted = calibrate(found, reference.held_out.labels[LABEL], rule=rule)
+    fitted = calibrate(found, reference.held_out.labels[LABEL], calibration=rule)
     report = hub_client.evaluate(hub_client.predict(_ruled(model, fitted), cells), {LABEL: task.truth})[LABEL]
     auroc = np.nan if report.error_auroc is None else report.error_auroc
     return report.accuracy, report.macro_f1, report.calibration_error, auroc

@@ -24,10 +24,11 @@ from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
 from hub_client.labels.atlas import with_atlas
 from hub_client.labels.calibrate import calibrate
-from hub_client.labels.classifiers import with_classifiers
+from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.evaluate import evaluate
 from hub_client.labels.predict import Predictions, joined, predict
-from hub_client.labels.transfer import EXPRESSED, evidence
+from hub_client.labels.rules import RULES, Part
+from hub_client.labels.transfer import evidence
 from hub_client.manifest.configs import Scvi
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
@@ -60,7 +61,7 @@ METRICS = {
     "calibration_error": "expected calibration error of the uncertainty over ten bins; each half is judged "
     "by the calibration fitted on the other",
 }
-"""The metrics of a release, and what each says."""
+"""The metrics of a release, and the definition of each."""
 
 
 def build(
@@ -72,7 +73,7 @@ def build(
     progress: bool = True,
     accelerator: str = "auto",
 ) -> Path:
-    """Train a model as its recipe says, judge it by the recipe's gates, and return the release folder that was written.
+    """Train a model as its recipe asks, judge it by the recipe's gates, and return the release folder that was written.
 
     Some cells are held out and never trained on: the uncertainty is calibrated on them and the release's metrics are
     theirs. They hold for the very weights that are released. The same recipe and data give the same weights on the same
@@ -98,7 +99,7 @@ def build(
     NotFound
         If the recipe or a data set is not there.
     ManifestError
-        If the recipe cannot be read.
+        If the recipe cannot be read, or its rule of label transfer needs what its model would not have.
     IntegrityError
         If a data set is not the one the recipe's fingerprint was taken of.
     VocabularyError, AlignmentError
@@ -110,7 +111,7 @@ def build(
     --------
     >>> build("zoo/recipes/pbmc-scpoli.toml", data="../shared/data", out="zoo/released")  # doctest: +SKIP
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    recipe = _read(recipe)
     folder = Path(out) / recipe.name / recipe.version
     _check_free(folder, overwrite=overwrite)
     model, training, held_out = prepare(recipe, data=Path(data))
@@ -119,7 +120,9 @@ def build(
         _start_from_scvi(model, training, plan=recipe.pretraining, **runtime)
     _train_whole(model, training, plan=recipe.plan, **runtime)
     model = with_atlas(model, training) if recipe.atlas else model
-    model = with_classifiers(model, training) if recipe.trust.transfer in EXPRESSED else model
+    model = (
+        with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
+    )
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
@@ -165,11 +168,37 @@ def choose_programs(recipe: Recipe | str | Path, *, data: str | Path) -> Chosen 
     NotFound, IntegrityError, VocabularyError, AlignmentError
         As :func:`build`.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    recipe = _read(recipe)
     if recipe.programs is None:
         return None
     source, programs = datasets.load(recipe, Path(data)), _programs(recipe, Path(data))
     return _chosen(recipe, _panel(recipe, source, programs), programs)
+
+
+def _read(recipe: Recipe | str | Path) -> Recipe:
+    """Return a recipe whose rule of label transfer finds what it needs in the model."""
+    found = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
+    if problems := [f"trust.transfer = {found.trust.transfer!r} needs {what}" for what in _lacking(found)]:
+        source = found.name if isinstance(recipe, Recipe) else str(recipe)
+        raise errors.ManifestError(f"{source} is not a valid recipe:", path=source, problems=problems)
+    return found
+
+
+def _lacking(recipe: Recipe) -> list[str]:
+    """Return what the recipe's rule of label transfer needs and the model would not have."""
+    kind, values = recipe.architecture.kind, recipe.input.kind
+    atlas = None if recipe.atlas else "the atlas: set atlas = true"
+    prototypes = f"prototypes, which {kind} has not: set atlas = true and trust.transfer = 'neighbors', for one"
+    lacking: dict[Part, str | None] = {
+        "distances": None if kind in WITH_PROTOTYPES else prototypes,
+        "mahalanobis_squared": None if kind in WITH_PROTOTYPES else prototypes,
+        "votes": atlas,
+        "densities": atlas,
+        "expression": None if values == "counts" else f"counts; input.kind is {values!r}",
+        "network": None if kind == "scanvi" else f"a classifier of its own, as scanvi has one; {kind} has none",
+    }
+    needs = RULES[recipe.trust.transfer].needs if recipe.labels else ()
+    return [what for part in needs if (what := lacking.get(part))]
 
 
 def _check_free(folder: Path, *, overwrite: bool) -> None:
@@ -242,8 +271,8 @@ def _chosen(recipe: Recipe, panel: Genes, programs: Sequence[Program]) -> Chosen
     rule = recipe.programs
     if rule is None:
         return None
-    said = rule.model_dump(include={"min_genes", "max_genes", "max_overlap", "source", "release", "license"})
-    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **said)
+    settings = rule.model_dump(include={"min_genes", "max_genes", "max_overlap", "source", "release", "license"})
+    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **settings)
 
 
 def _human(recipe: Recipe) -> bool:
@@ -269,7 +298,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         ),
         combinations=_combinations(recipe, obs),
         labels=tuple(_level(recipe, rule) for rule in recipe.labels),
-        prototypes=_PROTOTYPES.get(recipe.architecture.kind, _no_prototypes)(recipe),
+        prototypes=_prototypes(recipe),
         training=Training(datasets=source.records),
     )
 
@@ -299,7 +328,7 @@ _COPIED = (
     "intended_use",
     "limitations",
 )
-"""What a manifest says in the recipe's words."""
+"""What a manifest states in the recipe's words."""
 
 
 def _genes(recipe: Recipe, names: tuple[str, ...]) -> Genes:
@@ -334,24 +363,16 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
     )
 
 
-def _no_prototypes(recipe: Recipe) -> Prototypes:
-    return Prototypes()
+WITH_PROTOTYPES = ("scpoli",)
+"""Architectures that have a prototype of each label."""
 
 
-def _scpoli_prototypes(recipe: Recipe) -> Prototypes:
-    names = {rule.key: f"prototypes.{index}" for index, rule in enumerate(recipe.labels)}
-    return Prototypes(
-        levels=tuple(
-            PrototypeLevel(level=key, means=f"{name}.means", covariances=f"{name}.covariances")
-            for key, name in names.items()
-        )
-    )
+def _prototypes(recipe: Recipe) -> Prototypes:
+    levels = recipe.labels if recipe.architecture.kind in WITH_PROTOTYPES else ()
+    return Prototypes(levels=tuple(PrototypeLevel.of(index, rule.key) for index, rule in enumerate(levels)))
 
 
-_PROTOTYPES = {"scpoli": _scpoli_prototypes}
-
-
-# --- what the held-out cells say ----------------------------------------------------------------------------------
+# --- what the held-out cells show --------------------------------------------------------------------------------
 
 
 def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
@@ -360,9 +381,9 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
         return
     model.manifest = model.manifest.changed(trust=_unfitted(model, recipe))
     report = evaluate(_cross_fitted(model, held_out, recipe), _by_name(held_out))
-    said = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
+    validated_on = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
     model.manifest = model.manifest.changed(
-        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=said),
+        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=validated_on),
         metrics=_metrics(report, held_out, model.manifest, recipe),
     )
     _check_gates(recipe, report)
@@ -385,9 +406,10 @@ def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: s
 def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
     found = evidence(model, embed(model, cells), cells=cells)
     quantile = recipe.trust.distance_quantile
-    rules = [rule for rule in model.manifest.trust.calibrations if rule.level in found]
     return tuple(
-        calibrate(found[rule.level], cells.labels[rule.level], rule=rule, distance_quantile=quantile) for rule in rules
+        calibrate(found[c.level], cells.labels[c.level], calibration=c, distance_quantile=quantile)
+        for c in model.manifest.trust.calibrations
+        if c.level in found
     )
 
 
@@ -413,9 +435,9 @@ def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -
         "seed": recipe.seed,
     }
     return tuple(
-        Metric(name=f"{level.level}.{name}", definition=says, value=getattr(level, name), n=level.cells, **same)
+        Metric(name=f"{level.level}.{name}", definition=definition, value=getattr(level, name), n=level.cells, **same)
         for level in report.levels
-        for name, says in METRICS.items()
+        for name, definition in METRICS.items()
     )
 
 
@@ -431,7 +453,7 @@ def _check_gates(recipe: Recipe, report: Report) -> None:
 
 
 def _fault(gate: Gate, value: float) -> str | None:
-    """Return what a gate says against a value, if anything."""
+    """Return what a gate has against a value, if anything."""
     what = f"{gate.level}.{gate.metric} is {value:.4f}, wanted"
     if gate.at_least is not None and value < gate.at_least:
         return f"{what} at least {gate.at_least:g}"

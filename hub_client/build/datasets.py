@@ -37,7 +37,7 @@ class Reference:
         Cells are numbered: no barcode gets past this point. ``obsm["proteins"]`` holds counts of every protein that a
         data set measured, if any, under the name that the first of these spells it by; 0 where it was not measured.
     records
-        What the release says of each data set.
+        What the release states of each data set.
     """
 
     counts: AnnData
@@ -109,17 +109,17 @@ def _check_fingerprint(dataset: Dataset, found: str, *, expected: str, what: str
         )
 
 
-def _counted(dataset: Dataset, adata: AnnData, said: ProteinCounts) -> pd.DataFrame:
+def _counted(dataset: Dataset, adata: AnnData, where: ProteinCounts) -> pd.DataFrame:
     """Return the counts of a data set's proteins, ``(cells, proteins)``, checked against their fingerprint."""
-    found = named(adata, said.key)
+    found = named(adata, where.key)
     names = list(map(str, found.columns))
     if len(set(map(spelling, names))) < len(names):
         raise errors.AlignmentError(
-            f"data set {dataset.name!r} names proteins in obsm[{said.key!r}] that are spelt alike: "
+            f"data set {dataset.name!r} names proteins in obsm[{where.key!r}] that are spelt alike: "
             f"{errors.names(names)}. Give each protein one column."
         )
     counted = found.to_numpy(dtype=np.float32)
-    _check_fingerprint(dataset, fingerprint(counted, names), expected=said.fingerprint, what="proteins")
+    _check_fingerprint(dataset, fingerprint(counted, names), expected=where.fingerprint, what="proteins")
     return pd.DataFrame(counted, index=found.index, columns=names)
 
 

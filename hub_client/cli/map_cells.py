@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import tomllib
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,7 +56,7 @@ MinCoverage = Annotated[
 UnknownAbove = Annotated[float | None, _share("Call cells that are less sure than this unknown, 0 to 1.", CELLS)]
 PlanFile = Annotated[Path | None, _option("FILE", "A training plan in TOML, instead of the default.", TRAINING)]
 Epochs = Annotated[int | None, _option("N", "Epochs, instead of the plan's.", TRAINING, minimum=0)]
-Start = Annotated[Literal["random", "mean", "best"] | None, _option(None, "What new conditions start from.", TRAINING)]
+Start = Annotated[Literal["random", "mean", "best"], _option(None, "What new conditions start from.", TRAINING)]
 Seed = Annotated[int, _option("N", "The same seed gives the same result.", TRAINING, minimum=0)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], _option(None, "Where to train.", TRAINING)]
 Precision = Annotated[
@@ -84,7 +83,7 @@ def map_cells(
     unknown_above: UnknownAbove = None,
     plan: PlanFile = None,
     epochs: Epochs = None,
-    start: Start = None,
+    start: Start = "best",
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "32-true",
@@ -114,35 +113,32 @@ def map_cells(
     ```
     """
     from hub_client.hub.client import Hub
+    from hub_client.manifest.receipts import MappingSettings
 
     _check_outputs(out, save_model, force=force)
-    settings: dict[str, Any] = {
-        "conditions": options.pairs(condition, option="--condition") or _example_conditions(query),
-        "labels": options.pairs(labels, option="--labels"),
-        "layer": layer,
-        "proteins": proteins,
-        "min_coverage": min_coverage,
-        "unknown_above": unknown_above,
-        "start": start,
-    }
-    truth_columns = options.pairs(truth, option="--truth") or {}
+    conditions = options.pairs(condition, option="--condition") or _example_conditions(query)
+    learned, judged = options.pairs(labels, option="--labels"), options.pairs(truth, option="--truth") or {}
     reference = Hub(hub).pull(model)
-    settings["plan"] = _plan(plan, epochs=epochs, reference=reference)
+    settings = MappingSettings(
+        conditions=conditions,
+        labels=learned,
+        layer=layer,
+        min_coverage=min_coverage,
+        proteins=proteins,
+        start=start,
+        plan=_plan(plan, epochs=epochs, reference=reference),
+        seed=seed,
+        unknown_above=unknown_above,
+        accelerator=device,
+        precision=precision,
+    )
 
-    from hub_client.labels.evaluate import evaluate  # not before cheap mistakes are told: this loads torch
+    from hub_client.labels.evaluate import evaluate  # not before cheap mistakes are reported: this loads torch
     from hub_client.mapping.map_query import map_query
 
     cells = _query(query)
-    known = _truth(cells, truth_columns, reference=reference, taught=settings["labels"] or {})
-    mapping = map_query(
-        cells,
-        reference,
-        **{name: value for name, value in settings.items() if value is not None},
-        seed=seed,
-        accelerator=device,
-        precision=precision,
-        progress=not quiet,
-    )
+    known = _truth(cells, judged, reference=reference, taught=learned or {})
+    mapping = map_query(cells, reference, **dict(settings), progress=not quiet)
     if save_model:
         mapping.model.save(save_model, overwrite=force)
     _write(mapping.adata, out)
@@ -150,10 +146,10 @@ def map_cells(
     record = map_summary.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
     written = {"query": out, "receipt": receipt, "model": save_model}
     record["written"] = {what: str(path) if path else None for what, path in written.items()}
-    _tell(record, as_json=as_json)
+    _report(record, as_json=as_json)
 
 
-def _tell(record: dict[str, Any], *, as_json: bool) -> None:
+def _report(record: dict[str, Any], *, as_json: bool) -> None:
     """Print a summary; end with the code of an interruption if there was one."""
     (screen.say_json if as_json else map_summary.show)(record)
     if record["training"] and record["training"]["stopped"] == "interrupted":
@@ -278,29 +274,12 @@ def _check_overlap(level: str, truth: pd.Series, *, reference: Model, taught: pd
 
 def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:
     from hub_client.manifest.plan import Plan
+    from hub_client.manifest.reading import read_toml
 
-    plan = _read_plan(file) if file else reference.manifest.query_plan
+    plan = read_toml(file, Plan, what="training plan") if file else reference.manifest.query_plan
     if epochs is None:
         return plan
     return Plan.model_validate((plan or Plan()).model_dump() | {"epochs": epochs})
-
-
-def _read_plan(file: Path) -> Plan:
-    from pydantic import ValidationError
-
-    from hub_client.manifest.plan import Plan
-    from hub_client.manifest.reading import explained
-
-    try:
-        return Plan.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise errors.NotFound(f"--plan {file}: no such file.", name=str(file)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise errors.ManifestError(f"--plan {file} is not TOML: {error}.", path=str(file)) from None
-    except ValidationError as error:
-        raise errors.ManifestError(
-            f"--plan {file} is not a valid plan:", path=str(file), problems=explained(error, Plan)
-        ) from None
 
 
 def _write(adata: AnnData, out: Path) -> None:

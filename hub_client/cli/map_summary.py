@@ -19,9 +19,10 @@ MISSING_SHOWN = 10
 
 
 def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dict[str, Any]:
-    """Return what is worth telling about a mapping, ready for JSON."""
+    """Return what is worth reporting of a mapping, ready for JSON."""
+    place = mapping.adata.uns["archzoo"]["reference"]
     return {
-        "reference": _place(reference),
+        "reference": {key: place.get(key) for key in ("name", "version", "digest", "commit", "hub")},
         "cells": mapping.adata.n_obs,
         "genes": _genes(mapping.alignment, total=len(reference.vocabulary.genes)),
         "training": _training(mapping.history) if mapping.history else None,
@@ -30,17 +31,6 @@ def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dic
         "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
         "evaluation": judged.model_dump(mode="json")["levels"] if judged else None,
         "warnings": list(mapping.alignment.warnings),
-    }
-
-
-def _place(model: Model) -> dict[str, Any]:
-    ref = model.ref
-    known = {"commit": ref.commit, "hub": ref.hub} if ref else {"commit": None, "hub": None}
-    return {
-        "name": ref.repo if ref else model.manifest.name,
-        "version": model.manifest.version,
-        "digest": model.manifest.digest,
-        **known,
     }
 
 

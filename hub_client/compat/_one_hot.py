@@ -163,7 +163,7 @@ def reconfigured(model: Model, changes: Mapping[str, Any]) -> Model:
     manifest = model.manifest.changed(architecture=config)
     network = type(model.network).build(manifest)
     network.load(model.network.tensors())
-    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
+    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
 
 
 def overrides(given: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:

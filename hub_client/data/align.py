@@ -109,8 +109,8 @@ def align(
     Cells
         Counts, ``(cells, genes)``. For models that read log1p values: the query's own, or, if it holds counts, log1p of
         the counts scaled to the manifest's ``target_sum`` over all genes the query measured. Genes the query lacks are
-        zero, or the reference's mean where the manifest says so (which fills their columns: memory grows by one value
-        for each cell and missing gene). ``.report`` says what was found.
+        zero, or the reference's mean where the manifest asks for it (which fills their columns: memory grows by one
+        value for each cell and missing gene). ``.report`` states what was found.
 
     Raises
     ------
@@ -136,10 +136,10 @@ def align(
     query = open_query.opened(adata)
     _check_query(query, min_coverage)
     manifest, network = (model, None) if isinstance(model, Manifest) else (model.manifest, model.network)
-    said = obs.said(query.obs, manifest, conditions=conditions, labels=labels, size_factor=size_factor)
-    source = sources.chosen(query, layer=layer, hint=manifest.input.layer)
+    annotations = obs.read_obs(query.obs, manifest, conditions=conditions, labels=labels, size_factor=size_factor)
+    source = sources.choose_source(query, layer=layer, hint=manifest.input.layer)
     panel = Panel.of(manifest)
-    match = genes.settled(genes.match(source.var, panel), policy=manifest.genes.duplicates)
+    match = genes.resolve_duplicates(genes.match(source.var, panel), policy=manifest.genes.duplicates)
     coverage = Coverage.of(match, None if network is None else network.gene_usage())
     low = coverages.check(coverage, coverages.Case(source, manifest, panel), minimum=min_coverage)
     x, doubts = _values(source, match, manifest=manifest)
@@ -150,22 +150,22 @@ def align(
         "min_coverage": min_coverage,
         "size_factor": size_factor,
         "proteins": proteins,
-        "conditions": said.columns,
+        "conditions": annotations.columns,
     }
     report = replace(
         _report(match, coverage, source),
-        warnings=(*low, *match.doubts, *doubts, *said.notes, *_protein_notes(found)),
+        warnings=(*low, *match.doubts, *doubts, *annotations.notes, *_protein_notes(found)),
         settings={name: value for name, value in settings.items() if value not in (None, {})},
         proteins=found,
     )
     return Cells(
         x=x,
         obs_names=query.obs_names.to_numpy().astype(str).astype(object),
-        conditions=said.conditions,
-        labels=said.labels,
-        size_factor=_totals(x, manifest) if said.size_factors is None else said.size_factors,
+        conditions=annotations.conditions,
+        labels=annotations.labels,
+        size_factor=_totals(x, manifest) if annotations.size_factors is None else annotations.size_factors,
         report=report,
-        continuous=said.continuous,
+        continuous=annotations.continuous,
         proteins=counted,
     )
 
@@ -229,7 +229,7 @@ def _values(source: Source, match: Match, *, manifest: Manifest) -> tuple[sparse
         x = _logged(x, matrices.row_sums(source.matrix), target_sum=manifest.input.target_sum)
         doubts = (*doubts, f"{source.name} holds counts: log1p of them, as this model reads, was made here.")
     empty = int((np.diff(x.indptr) == 0).sum())
-    note = f"{empty:,} of {x.shape[0]:,} cells have no counts in the model's genes: what is said of them means nothing."
+    note = f"{empty:,} of {x.shape[0]:,} cells have no counts in the model's genes: their results mean nothing."
     return x, (*doubts, note) if empty else doubts
 
 
@@ -241,7 +241,7 @@ def _logged(x: sparse.csr_matrix, totals: NDArray[np.float64], *, target_sum: fl
 
 
 def _filled(x: sparse.csr_matrix, match: Match, *, manifest: Manifest, network: object) -> sparse.csr_matrix:
-    """Return the matrix with the genes the query lacks at the reference's mean, if the manifest says so."""
+    """Return the matrix with the genes the query lacks at the reference's mean, if the manifest asks for it."""
     missing = np.setdiff1d(np.arange(len(match.panel)), match.found)
     if manifest.genes.missing == "zero" or not missing.size:
         return x

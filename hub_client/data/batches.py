@@ -72,10 +72,10 @@ class Batch:
         combinations: Tensor,
         labels: Tensor,
         index: Tensor,
+        covariates: Tensor,
+        continuous: Tensor,
+        proteins: Tensor,
         expression: Tensor | None = None,
-        covariates: Tensor | None = None,
-        continuous: Tensor | None = None,
-        proteins: Tensor | None = None,
     ) -> None:
         self.nonzero = nonzero
         self.genes = genes
@@ -84,11 +84,10 @@ class Batch:
         self.combinations = combinations
         self.labels = labels
         self.index = index
+        self.covariates = covariates
+        self.continuous = continuous
+        self.proteins = proteins
         self.expression = expression
-        self.covariates = conditions[:, :0] if covariates is None else covariates
-        none = size_factor.new_empty((len(size_factor), 0))
-        self.continuous = none if continuous is None else continuous
-        self.proteins = none if proteins is None else proteins
 
     def __len__(self) -> int:
         return len(self.size_factor)
@@ -123,72 +122,59 @@ class Batches:
         self.device = torch.device(device)
         home = self.device if _fits(cells, self.device) else torch.device("cpu")
         conditions = vocabulary.condition_codes(cells.conditions, cells=len(cells))
+        none = np.empty((len(cells), 0), np.float32)
+        per_cell = {
+            "size_factor": np.asarray(cells.size_factor, dtype=np.float32),
+            "conditions": conditions,
+            "combinations": vocabulary.combination_codes(conditions),
+            "labels": _label_codes(cells, vocabulary),
+            "covariates": vocabulary.covariate_codes(cells.conditions, cells=len(cells)),
+            "continuous": none if cells.continuous is None else cells.continuous,
+            "proteins": none if cells.proteins is None else cells.proteins,
+        }
         self.genes = int(cells.x.shape[1])
         self._start = torch.from_numpy(cells.x.indptr.astype(np.int64)).to(home)
         self._columns = torch.from_numpy(cells.x.indices).to(home)
         self._values = torch.from_numpy(cells.x.data).to(home)
-        self._size_factor = torch.from_numpy(np.ascontiguousarray(cells.size_factor, dtype=np.float32)).to(home)
-        self._conditions = torch.from_numpy(conditions).to(home)
-        self._combinations = torch.from_numpy(vocabulary.combination_codes(conditions)).to(home)
-        self._labels = torch.from_numpy(_label_codes(cells, vocabulary)).to(home)
-        covariates = vocabulary.covariate_codes(cells.conditions, cells=len(cells))
-        none = np.empty((len(cells), 0), np.float32)
-        continuous, proteins = (none if given is None else given for given in (cells.continuous, cells.proteins))
-        self._covariates = torch.from_numpy(covariates).to(home)
-        self._continuous = torch.from_numpy(np.ascontiguousarray(continuous)).to(home)
-        self._proteins = torch.from_numpy(np.ascontiguousarray(proteins)).to(home)
+        self._per_cell = {k: torch.from_numpy(np.ascontiguousarray(v)).to(home) for k, v in per_cell.items()}
         self.expression: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self._size_factor)
+        return len(self._per_cell["size_factor"])
 
     @property
     def labels(self) -> Tensor:
         """Label codes of all cells, ``(cells, levels)``; -1 where a cell has none."""
-        return self._labels
+        return self._per_cell["labels"]
 
     @property
     def combinations(self) -> Tensor:
         """Combination codes of all cells, ``(cells,)``."""
-        return self._combinations
+        return self._per_cell["combinations"]
 
     def take(self, index: Tensor) -> Batch:
         """Return the cells at ``index``, ``(cells,)`` int64, as one minibatch."""
         index = index.to(self._start.device)
+        # where each cell's stored counts begin in the CSR, and how many it has: (cells,)
         first = self._start.index_select(0, index)
         lengths = self._start.index_select(0, index + 1) - first
+        # the minibatch's row of each stored count, and the count's place in the CSR: (counts,)
         rows = torch.repeat_interleave(lengths)
         offset = first - (torch.cumsum(lengths, 0) - lengths)
         entries = torch.arange(len(rows), device=rows.device) + offset.index_select(0, rows)
-        parts = (
-            rows,
-            self._columns.index_select(0, entries).long(),
-            self._values.index_select(0, entries),
-            self._size_factor[index],
-            self._conditions[index],
-            self._combinations[index],
-            self._labels[index],
-            index,
-            self._covariates[index],
-            self._continuous[index],
-            self._proteins[index],
-        )
-        sent = [part.to(self.device, non_blocking=True) for part in parts]
-        r, c, v, size, conditions, combinations, labels, index, covariates, continuous, proteins = sent
-        cached = None if self.expression is None else self.expression[index]
+        columns, values = self._columns.index_select(0, entries).long(), self._values.index_select(0, entries)
+        per_cell = {name: self._sent(part[index]) for name, part in self._per_cell.items()}
+        index = self._sent(index)
         return Batch(
-            Nonzero(r, c, v),
+            Nonzero(*map(self._sent, (rows, columns, values))),
             genes=self.genes,
-            size_factor=size,
-            conditions=conditions,
-            combinations=combinations,
-            labels=labels,
             index=index,
-            expression=cached,
-            covariates=covariates,
-            continuous=continuous,
-            proteins=proteins,
+            expression=None if self.expression is None else self.expression[index],
+            **per_cell,
         )
+
+    def _sent(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
 
     def in_order(self, batch_size: int, *, index: Tensor | None = None) -> Iterator[Batch]:
         """Yield all cells (or those at ``index``) in order."""

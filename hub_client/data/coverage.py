@@ -13,7 +13,6 @@ from hub_client.data.genes import Match, Panel
 from hub_client.data.sources import Source
 from hub_client.manifest.v1 import Manifest
 
-_ORGANISMS = {"NCBITaxon:9606": "human", "NCBITaxon:10090": "mouse"}
 _LIKE_GENES = 0.1
 """Share of the panel that obs_names, or names in another case, must find to be taken for its genes."""
 
@@ -108,7 +107,7 @@ def _refusal(coverage: Coverage, case: Case, refuse: float) -> str:
 
 
 def _other_organism(coverage: Coverage, case: Case) -> str:
-    theirs, ours = genes.organism(case.names), _organism(case.manifest)
+    theirs, ours = genes.organism(case.names), genes.organism_of(case.manifest)
     if theirs is None or theirs == ours:
         return ""
     return (
@@ -146,7 +145,7 @@ def _other_case(coverage: Coverage, case: Case) -> str:
 
 
 def _other_ids(coverage: Coverage, case: Case) -> str:
-    theirs, ours = _id_type(case.names), case.panel.id_type
+    theirs, ours = genes.id_type(case.names), case.panel.id_type
     if coverage.measured or theirs == ours:
         return ""
     return (
@@ -157,13 +156,3 @@ def _other_ids(coverage: Coverage, case: Case) -> str:
 
 _REASONS = (_other_organism, _transposed, _numbered, _more_in_raw, _other_case, _other_ids)
 _KINDS = {"ensembl": "Ensembl ids", "symbol": "symbols"}
-
-
-def _organism(manifest: Manifest) -> str | None:
-    if manifest.organism is None:
-        return genes.organism(manifest.genes.names)
-    return _ORGANISMS.get(manifest.organism.id, manifest.organism.label)
-
-
-def _id_type(names: list[str]) -> str:
-    return "ensembl" if 2 * sum(map(genes.is_ensembl, names)) > len(names) else "symbol"

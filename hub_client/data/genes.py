@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ Texts = NDArray[np.object_]
 Indices = NDArray[np.int64]
 
 HUMAN = "NCBITaxon:9606"
+_ORGANISMS = {HUMAN: "human", "NCBITaxon:10090": "mouse"}
 
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{11})(?:\.\d+)?")
 _GENOME = re.compile(r"^(?:GRCh3[78]|hg19|hg38)_+")
@@ -49,14 +50,26 @@ def is_ensembl(name: str) -> bool:
     return _ENSEMBL.fullmatch(plain(name)) is not None
 
 
+def id_type(names: Sequence[str]) -> Literal["ensembl", "symbol"]:
+    """Return what most of these names are."""
+    return "ensembl" if 2 * sum(map(is_ensembl, names)) > len(names) else "symbol"
+
+
 def organism(names: Iterable[str]) -> str | None:
-    """Return the organism that gene names look like (``human``, ``mouse``, ...); None where that cannot be said.
+    """Return the organism that gene names look like (``human``, ``mouse``, ...); None where that is not clear.
 
     Ensembl ids name their species. Symbols in title case (``Cd3e``) are a mouse's; in upper case they could be of many.
     """
     votes = Counter(_organism(plain(name)) for name in names)
     ranked = votes.most_common(1)
     return ranked[0][0] if ranked and ranked[0][1] * 2 > votes.total() else None
+
+
+def organism_of(manifest: Manifest) -> str | None:
+    """Return the organism of a model: the manifest's, or the one that its genes' names look like."""
+    if manifest.organism is None:
+        return organism(manifest.genes.names)
+    return _ORGANISMS.get(manifest.organism.id, manifest.organism.label)
 
 
 def _organism(name: str) -> str | None:
@@ -91,7 +104,7 @@ class Panel:
     @classmethod
     def of(cls, manifest: Manifest) -> Panel:
         """Return the panel of a manifest; the HGNC table is used unless the organism is known not to be human."""
-        return cls.over(manifest.genes, human=_human(manifest))
+        return cls.over(manifest.genes, human=organism_of(manifest) in {"human", None})
 
     @classmethod
     def over(cls, genes: Genes, *, human: bool) -> Panel:
@@ -119,12 +132,6 @@ class Panel:
             return None
         index, how = self.entries[gene[0]]
         return index, max(how, gene[1])
-
-
-def _human(manifest: Manifest) -> bool:
-    if manifest.organism is not None:
-        return manifest.organism.id == HUMAN
-    return organism(manifest.genes.names) in {"human", None}
 
 
 def _other_names(genes: Genes, own: Mapping[str, int]) -> dict[str, int]:
@@ -205,8 +212,7 @@ class Match:
     @property
     def id_type(self) -> str:
         """What most matched names are: ``ensembl`` or ``symbol``."""
-        used = self.names[self.target >= 0]
-        return "ensembl" if 2 * sum(map(is_ensembl, used)) > len(used) else "symbol"
+        return id_type(list(self.names[self.target >= 0]))
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -235,7 +241,7 @@ def match(var: pd.DataFrame, panel: Panel) -> Match:
     """Return how a query's genes match a panel, by its var_names or by the var column that finds most genes.
 
     Where several of the query's genes are one gene of the panel, those with the best evidence count, and all of them:
-    see :func:`settled`.
+    see :func:`resolve_duplicates`.
 
     Parameters
     ----------
@@ -273,7 +279,7 @@ def _match(names: Texts, panel: Panel, *, column: str) -> Match:
     )
 
 
-def settled(match: Match, *, policy: Literal["error", "sum", "first"]) -> Match:
+def resolve_duplicates(match: Match, *, policy: Literal["error", "sum", "first"]) -> Match:
     """Return the match after the manifest's policy on genes the query measured several times.
 
     Parameters

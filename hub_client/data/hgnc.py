@@ -1,6 +1,6 @@
 """Human gene names: a pinned, offline copy of HGNC's symbols, previous symbols, aliases and Ensembl ids.
 
-The table is ``tables/hgnc.tsv.xz``; ``tables/README.md`` says where it comes from. To replace it by a newer one::
+The table is ``tables/hgnc.tsv.xz``; ``tables/README.md`` states where it comes from. To replace it by a newer one::
 
     python -m hub_client.data.hgnc hgnc_symbols.tsv.gz
 

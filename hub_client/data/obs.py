@@ -1,4 +1,4 @@
-"""What a query's obs says of its cells: conditions, labels and size factors, by the manifest's keys."""
+"""A query's obs under the manifest's keys: conditions, labels and size factors of its cells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hub_client.data.cells import Names
 from hub_client.manifest.v1 import Condition, LabelLevel, Manifest
 
 NEW = "query"
-"""The category of a query that does not say which conditions its cells come from."""
+"""The category of a query that does not state which conditions its cells come from."""
 
 
 def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
@@ -41,8 +41,8 @@ def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What obs says of each cell.
+class Annotations:
+    """What obs states of each cell.
 
     Attributes
     ----------
@@ -68,15 +68,15 @@ class Said:
     continuous: NDArray[np.float32] | None
 
 
-def said(
+def read_obs(
     obs: pd.DataFrame,
     manifest: Manifest,
     *,
     conditions: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
     size_factor: str | None = None,
-) -> Said:
-    """Return what a query's obs says of its cells, under the manifest's keys.
+) -> Annotations:
+    """Return what a query's obs states of its cells, under the manifest's keys.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def said(
     columns = _condition_columns(obs, manifest, given=conditions)
     found = {c.key: _condition(obs, c, columns.get(c.key)) for c in manifest.categorical}
     factors = size_factor or manifest.input.size_factor
-    return Said(
+    return Annotations(
         conditions=found,
         labels=_label_levels(obs, manifest, columns=labels or {}),
         size_factors=_size_factors(obs, factors) if factors else None,

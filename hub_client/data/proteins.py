@@ -158,7 +158,7 @@ def named(query: AnnData, key: str) -> pd.DataFrame:
     VocabularyError
         If there is no such key.
     AlignmentError
-        If it says no names.
+        If it has no names.
     """
     if key not in query.obsm:
         raise errors.VocabularyError(
@@ -171,7 +171,7 @@ def named(query: AnnData, key: str) -> pd.DataFrame:
     found = _named(query, key)
     if found is None:
         raise errors.AlignmentError(
-            f"obsm[{key!r}] says no names of proteins: make it a pandas DataFrame with one column for each protein, or "
+            f"obsm[{key!r}] has no names of proteins: make it a pandas DataFrame with one column for each protein, or "
             f"put their names into uns[{SHOWN_UNDER[1].format(key)!r}]."
         )
     return found

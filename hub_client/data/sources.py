@@ -57,7 +57,7 @@ def every(adata: AnnData) -> list[Source]:
     return [Source(name, adata) for name in names]
 
 
-def chosen(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
+def choose_source(adata: AnnData, *, layer: str | None, hint: str | None) -> Source:
     """Return the matrix to read: the one asked for, else the hinted layer if it holds counts, else X.
 
     Parameters
@@ -103,7 +103,7 @@ def check(source: Source, *, tally: Tally, spec: InputSpec) -> tuple[str, ...]:
     Raises
     ------
     AlignmentError
-        If the values are not what the model reads; the message says what they look like and which other matrix of the
+        If the values are not what the model reads; the message states what they look like and which other matrix of the
         query holds counts.
     """
     if tally.largest == 0 and tally.counts:

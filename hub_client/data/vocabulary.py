@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +29,7 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, names: Iterable[str], *, reference: int | None = None) -> Self:
-        """Return an axis over ``names``, all of them the reference's unless ``reference`` says otherwise."""
+        """Return an axis over ``names``, all of them the reference's unless ``reference`` states otherwise."""
         ordered = tuple(names)
         return cls(name, ordered, len(ordered) if reference is None else reference)
 
@@ -150,12 +149,9 @@ def _axis(name: str, names: tuple[str, ...], added_in: dict[str, str], current: 
 def _combinations(
     manifest: Manifest, conditions: dict[str, Axis], current: str | None
 ) -> tuple[tuple[tuple[str, ...], ...], int]:
+    """Return the known combinations of conditions, and how many of them are the reference's."""
     if len(conditions) == 1:
         (axis,) = conditions.values()
         return tuple((name,) for name in axis.names), axis.reference
-    if manifest.combinations:
-        rows = tuple(combination.values for combination in manifest.combinations)
-        old = sum(c.added_in != current or current is None for c in manifest.combinations)
-        return rows, old
-    rows = tuple(product(*(axis.names for axis in conditions.values()))) if conditions else ((),)
-    return rows, len(rows)
+    rows = manifest.known_combinations
+    return rows, len(rows) - sum(current is not None and c.added_in == current for c in manifest.combinations)

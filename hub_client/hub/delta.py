@@ -256,8 +256,7 @@ def _new_entries(name: str, value: Array, manifest: Manifest, old: Manifest) -> 
     spec, before = (_spec(described, name) for described in (manifest, old))
     if spec is None or before is None or (spec.shape, spec.dtype) != (before.shape, before.dtype):
         return mask
-    sizes, grown = old.axes(), manifest.axes()
-    kept: list[list[int]] = [versioning.places(axis, sizes, grown) for axis in spec.shape]
+    kept = manifest.places(spec, before=old)
     inside = all(not places or places[-1] < mask.shape[axis] for axis, places in enumerate(kept))
     if inside and all(map(len, kept)):
         mask[np.ix_(*kept)] = False

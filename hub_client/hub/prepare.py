@@ -16,7 +16,6 @@ from hub_client.manifest.v1 import Manifest
 from hub_client.release import folder as release_folder
 from hub_client.release import signing, versioning
 from hub_client.release.ref import Ref
-from hub_client.release.renaming import released_as
 from hub_client.release.store import SEMVER, Source, Store, semver
 
 
@@ -152,7 +151,7 @@ def _version(draft: Draft, manifest: Manifest) -> str:
 
 
 def _named(draft: Draft, manifest: Manifest, repo: str, *, created: datetime) -> Manifest:
-    return released_as(manifest, name=repo.split("/")[-1], version=_version(draft, manifest), created=created)
+    return manifest.renamed(name=repo.split("/")[-1], version=_version(draft, manifest), created=created)
 
 
 def _created(store: Store, again: Ref | None) -> datetime:

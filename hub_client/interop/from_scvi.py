@@ -62,7 +62,7 @@ def from_scvi(model: Any, *, name: str) -> Model:
     manifest = manifest.changed(training=_training(model))
     network = ScviTools.build(manifest)
     network.take(_copied(module, manifest))
-    found = Model(manifest, network, reference=_minified(model, manifest))
+    found = Model(manifest, network, atlas=_minified(model, manifest))
     found.describe()
     return found
 

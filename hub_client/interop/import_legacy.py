@@ -165,7 +165,7 @@ def _of_scvi_tools(saved: scvi_files.Saved, facts: Mapping[str, Any], *, name: s
     told = scvi_hub.told(saved.folder, model=SCVI_KINDS[found].model)
     origin = ImportedFrom(format=SCVI_FORMAT, files=saved.files + told.files, lost=made.lost + told.lost)
     manifest = _completed(made.manifest.changed(**told.fields), facts, origin=origin)
-    model = Model(manifest, made.network, reference=made.atlas)
+    model = Model(manifest, made.network, atlas=made.atlas)
     model.describe()
     return model
 

@@ -35,7 +35,7 @@ def with_atlas(model: Model, cells: Cells) -> Model:
     --------
     >>> model = with_atlas(model, cells)  # doctest: +SKIP
     """
-    return replace(model, reference=reference_atlas(model, cells))
+    return replace(model, atlas=reference_atlas(model, cells))
 
 
 def reference_atlas(model: Model, cells: Cells) -> AnnData:

@@ -1,4 +1,4 @@
-"""calibrate(): how a label level's scores become probabilities that are right as often as they say."""
+"""calibrate(): how a label level's scores become probabilities that are right as often as they promise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from hub_client import errors
-from hub_client.labels.transfer import AVERAGED, SMALLEST, Evidence, logits, probabilities
+from hub_client.labels.rules import RULES, SMALLEST, Evidence, probabilities
 from hub_client.manifest.v1 import Calibration
 
 COLDEST, HOTTEST = 1e-3, 1e3
@@ -16,7 +16,7 @@ COLDEST, HOTTEST = 1e-3, 1e3
 
 
 def calibrate(
-    found: Evidence, truth: ArrayLike, *, rule: Calibration, distance_quantile: float | None = 0.99
+    evidence: Evidence, truth: ArrayLike, *, calibration: Calibration, distance_quantile: float | None = 0.99
 ) -> Calibration:
     """Return the calibration under which cells that were not trained on are the least surprising.
 
@@ -28,11 +28,11 @@ def calibrate(
 
     Parameters
     ----------
-    found
-        What speaks for each of a level's labels in held-out cells, ``(cells, labels)``.
+    evidence
+        The evidence for each of a level's labels in held-out cells, ``(cells, labels)``.
     truth
         Their labels, ``(cells,)``; cells with none, or with one that the level does not have, are left out.
-    rule
+    calibration
         What is decided beforehand: the level, where labels come from, the prior, the threshold for unknown cells. Its
         temperature, sharpness and distance scale are replaced.
     distance_quantile
@@ -47,31 +47,29 @@ def calibrate(
     Examples
     --------
     >>> import numpy as np
-    >>> found = Evidence(("B", "T"), distances=np.tile([[1.0, 3.0], [3.0, 1.0]], (500, 1)))
+    >>> evidence = Evidence(("B", "T"), distances=np.tile([[1.0, 3.0], [3.0, 1.0]], (500, 1)))
     >>> truth = ["B", "T", "B", "B"] * 250
-    >>> round(calibrate(found, truth, rule=Calibration(level="cell_type", temperature=1.0)).temperature, 1)
+    >>> round(calibrate(evidence, truth, calibration=Calibration(level="cell_type", temperature=1.0)).temperature, 1)
     1.8
     """
-    codes, kept = _codes(found, np.asarray(truth, dtype=str), rule.level)
-    held_out = found.rows(kept)
-    rule = _changed(rule, temperature=1.0, sharpness=1.0, distance_scale=_scale(held_out, codes, distance_quantile))
-    if (raw := logits(held_out, rule)) is not None:
-        rule = _changed(rule, temperature=_temperature(*_usable(-raw, codes)))
-    if rule.transfer not in AVERAGED:
-        return rule
-    mixed = np.log(np.maximum(probabilities(held_out, rule), SMALLEST))
-    return _changed(rule, sharpness=1 / _temperature(-mixed, codes))
+    codes, kept = _codes(evidence, np.asarray(truth, dtype=str), calibration.level)
+    held_out = evidence.rows(kept)
+    fitted = {"temperature": 1.0, "sharpness": 1.0, "distance_scale": _scale(held_out, codes, distance_quantile)}
+    calibration, rule = calibration.model_copy(update=fitted), RULES[calibration.transfer]
+    if rule.logits is not None:
+        temperature = _temperature(*_usable(-rule.logits(held_out, calibration), codes))
+        calibration = calibration.model_copy(update={"temperature": temperature})
+    if not rule.sharpened:
+        return calibration
+    mixed = np.log(np.maximum(probabilities(held_out, calibration), SMALLEST))
+    return calibration.model_copy(update={"sharpness": 1 / _temperature(-mixed, codes)})
 
 
-def _changed(rule: Calibration, **fitted: float | None) -> Calibration:
-    return rule.model_copy(update=fitted)
-
-
-def _codes(found: Evidence, truth: NDArray[np.str_], level: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _codes(evidence: Evidence, truth: NDArray[np.str_], level: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the label codes of cells whose label has evidence, and which cells those are."""
-    code = {label: index for index, label in enumerate(found.labels)}
-    if found.distances is not None:
-        code = {label: i for label, i in code.items() if np.isfinite(found.distances[:, i]).all()}
+    code = {label: index for index, label in enumerate(evidence.labels)}
+    if evidence.distances is not None:
+        code = {label: i for label, i in code.items() if np.isfinite(evidence.distances[:, i]).all()}
     codes = np.array([code.get(str(label), -1) for label in truth], dtype=np.int64)
     if not (codes >= 0).any():
         raise errors.InvalidInput(
@@ -103,8 +101,8 @@ def _temperature(distances: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
     return float(np.exp(minimize_scalar(surprise, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
-def _scale(found: Evidence, codes: NDArray[np.int64], quantile: float | None) -> float | None:
-    if quantile is None or found.distances is None:
+def _scale(evidence: Evidence, codes: NDArray[np.int64], quantile: float | None) -> float | None:
+    if quantile is None or evidence.distances is None:
         return None
-    right = found.distances.argmin(axis=1) == codes
-    return float(np.quantile(found.distances[right].min(axis=1), quantile)) if right.any() else None
+    right = evidence.distances.argmin(axis=1) == codes
+    return float(np.quantile(evidence.distances[right].min(axis=1), quantile)) if right.any() else None

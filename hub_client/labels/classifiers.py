@@ -1,8 +1,7 @@
-"""with_classifiers(): a model that also names labels by expression alone."""
+"""with_expression_classifiers(): a model that also names labels by expression alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +14,14 @@ from hub_client.manifest.v1 import ExpressionClassifier, TensorSpec
 from hub_client.models.model import Model
 
 PREFIX = "expression."
+PARTS = ("weight", "bias", "centre")
+"""The tensors of a classifier: fields of LinearClassifier, and what a manifest's record of it names."""
 
 
-def with_classifiers(model: Model, cells: Cells) -> Model:
+def with_expression_classifiers(model: Model, cells: Cells) -> Model:
     """Return the model with a linear classifier of log-normalised counts for each of the cells' label levels.
 
-    Where the latent mixes studies that draw the line between two labels differently, expression still tells them apart;
+    Where the latent mixes studies that draw the line between two labels differently, expression keeps them apart;
     ``transfer = "consensus"`` averages both (docs/label-transfer.md).
 
     Parameters
@@ -39,20 +40,26 @@ def with_classifiers(model: Model, cells: Cells) -> Model:
         raise errors.Unsupported(
             f"{model.manifest.name} reads {model.manifest.input.kind} values; a classifier of expression needs counts.",
             kind=model.manifest.architecture.kind,
-            verb="with_classifiers",
+            verb="with_expression_classifiers",
         )
     described = replace(model)
     described.describe()
     levels = [key for key in model.vocabulary.labels if (cells.labels.get(key, np.empty(0)) != "").any()]
-    fitted = {f"{PREFIX}{index}": (level, _fitted(model, cells, level)) for index, level in enumerate(levels)}
-    tensors = {f"{name}.{part}": value for name, (_, found) in fitted.items() for part, value in _parts(found).items()}
-    said = tuple(_said(name, level) for name, (level, _) in fitted.items())
+    fitted = {f"{PREFIX}{index}": _fitted(model, cells, level) for index, level in enumerate(levels)}
+    tensors = {f"{name}.{part}": getattr(found, part) for name, found in fitted.items() for part in PARTS}
+    records = (
+        ExpressionClassifier.model_validate({"level": level} | {part: f"{name}.{part}" for part in PARTS})
+        for level, name in zip(levels, fitted, strict=True)
+    )
+    trust = model.manifest.trust.model_copy(update={"classifiers": tuple(records)})
     kept = tuple(spec for spec in described.manifest.tensors if not spec.name.startswith(PREFIX))
-    trust = model.manifest.trust.model_copy(update={"classifiers": said})
-    specs = tuple(_spec(name, value) for name, value in tensors.items())
-    manifest = described.manifest.changed(trust=trust, tensors=(*kept, *specs))
+    specs = tuple(_spec(name, len(value)) for name, value in tensors.items())
     extras = {name: value for name, value in model.extras.items() if not name.startswith(PREFIX)}
-    return replace(model, manifest=manifest, extras=extras | tensors)
+    return replace(
+        model,
+        manifest=described.manifest.changed(trust=trust, tensors=(*kept, *specs)),
+        extras=extras | {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()},
+    )
 
 
 def _fitted(model: Model, cells: Cells, level: str) -> LinearClassifier:
@@ -64,17 +71,7 @@ def _fitted(model: Model, cells: Cells, level: str) -> LinearClassifier:
     return fit(cells.x[labelled], axis.codes(names[labelled]), groups[labelled], labels=len(axis))
 
 
-def _parts(found: LinearClassifier) -> Mapping[str, torch.Tensor]:
-    arrays = {"weight": found.weight, "bias": found.bias, "centre": found.centre}
-    return {part: torch.from_numpy(np.ascontiguousarray(value)) for part, value in arrays.items()}
-
-
-def _said(name: str, level: str) -> ExpressionClassifier:
-    return ExpressionClassifier(level=level, weight=f"{name}.weight", bias=f"{name}.bias", centre=f"{name}.centre")
-
-
-def _spec(name: str, value: torch.Tensor) -> TensorSpec:
+def _spec(name: str, length: int) -> TensorSpec:
     """Describe a tensor; labels are counted, not named as an axis, for the level may grow after the fit."""
-    labels = str(len(value))
-    shapes = {"weight": (labels, "genes"), "bias": (labels,), "centre": ("genes",)}
+    shapes = {"weight": (str(length), "genes"), "bias": (str(length),), "centre": ("genes",)}
     return TensorSpec(name=name, dtype="F32", shape=shapes[name.rpartition(".")[2]])

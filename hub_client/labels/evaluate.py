@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
 from hub_client.data.obs import texts
-from hub_client.labels.predict import UNKNOWN, LabelPrediction, Predictions
+from hub_client.labels.predict import UNKNOWN, Predictions
 from hub_client.manifest.report import LabelScore, LevelReport, Report
 
 BINS = 10
@@ -64,8 +64,20 @@ def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport
     predicted, truth = predictions.levels[key], _in_order(key, predictions, values)
     kept = known_cells(key, truth, known=list(predicted.probabilities.columns))
     strangers = pd.Series(truth[~kept & (truth != "")]).value_counts()
-    return _report(
-        key, truth[kept], _rows(predicted, kept), {str(name): int(count) for name, count in strangers.items()}
+    truth, labels, uncertainty = truth[kept], predicted.labels[kept].astype(str), predicted.uncertainty[kept]
+    right = labels == truth
+    scores = tuple(_score(label, truth, labels) for label in sorted(set(truth.tolist())))
+    return LevelReport(
+        level=key,
+        cells=len(truth),
+        accuracy=float(right.mean()),
+        macro_f1=float(np.mean([score.f1 for score in scores])),
+        mean_uncertainty=float(uncertainty.mean()),
+        calibration_error=calibration_error(1 - uncertainty, right),
+        error_auroc=_error_auroc(uncertainty, right),
+        unknown=int((labels == UNKNOWN).sum()),
+        not_in_model={str(name): int(count) for name, count in strangers.items()},
+        labels=scores,
     )
 
 
@@ -123,30 +135,6 @@ def _by_name(key: str, values: pd.Series, cells: pd.Index) -> pd.Series:
     return found.reindex(cells)
 
 
-def _rows(predicted: LabelPrediction, kept: NDArray[np.bool_]) -> tuple[Names, NDArray[np.float64]]:
-    return predicted.labels[kept].astype(str), predicted.uncertainty[kept]
-
-
-def _report(
-    key: str, truth: Names, predicted: tuple[Names, NDArray[np.float64]], strangers: dict[str, int]
-) -> LevelReport:
-    labels, unsure = predicted
-    right = labels == truth
-    scores = tuple(_score(label, truth, labels) for label in sorted(set(truth.tolist())))
-    return LevelReport(
-        level=key,
-        cells=len(truth),
-        accuracy=float(right.mean()),
-        macro_f1=float(np.mean([score.f1 for score in scores])),
-        mean_uncertainty=float(unsure.mean()),
-        calibration_error=calibration_error(1 - unsure, right),
-        error_auroc=_error_auroc(unsure, right),
-        unknown=int((labels == UNKNOWN).sum()),
-        not_in_model=strangers,
-        labels=scores,
-    )
-
-
 def _score(label: str, truth: Names, labels: Names) -> LabelScore:
     """Return one label's precision, recall and F1, 0 where a ratio has no denominator."""
     from sklearn.metrics import precision_recall_fscore_support
@@ -166,7 +154,7 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     return float(np.sum(gaps))
 
 
-def _error_auroc(unsure: NDArray[np.float64], right: NDArray[np.bool_]) -> float | None:
+def _error_auroc(uncertainty: NDArray[np.float64], right: NDArray[np.bool_]) -> float | None:
     from sklearn.metrics import roc_auc_score
 
-    return None if right.all() or not right.any() else float(roc_auc_score(~right, unsure))
+    return None if right.all() or not right.any() else float(roc_auc_score(~right, uncertainty))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.cells import Cells
-from hub_client.labels.transfer import Evidence, calibration_of, evidence, probabilities, uncertainty
+from hub_client.labels.rules import Evidence, probabilities, uncertainty
+from hub_client.labels.transfer import calibration_of, evidence
 from hub_client.manifest.v1 import Calibration
 from hub_client.models.architectures._base import Array
 from hub_client.models.embed import embed
@@ -132,12 +133,12 @@ def _joined(parts: Sequence[LabelPrediction]) -> LabelPrediction:
 
 
 def _labelled(
-    found: Evidence, calibration: Calibration | None, cells: Cells, unknown_above: float | None
+    level: Evidence, calibration: Calibration | None, cells: Cells, unknown_above: float | None
 ) -> LabelPrediction:
-    unsure, likely = uncertainty(found, calibration), probabilities(found, calibration)
-    labels = np.array(found.labels, dtype=object)[likely.argmax(axis=1)]
+    doubt, values = uncertainty(level, calibration), probabilities(level, calibration)
+    labels = np.array(level.labels, dtype=object)[values.argmax(axis=1)]
     if unknown_above is not None:
-        labels[unsure > unknown_above] = UNKNOWN
-    index, columns = pd.Index(cells.obs_names), list(found.labels)
-    distances = None if found.distances is None else pd.DataFrame(found.distances, index=index, columns=columns)
-    return LabelPrediction(labels, unsure, pd.DataFrame(likely, index=index, columns=columns), distances)
+        labels[doubt > unknown_above] = UNKNOWN
+    index, columns = pd.Index(cells.obs_names), list(level.labels)
+    distances = None if level.distances is None else pd.DataFrame(level.distances, index=index, columns=columns)
+    return LabelPrediction(labels, doubt, pd.DataFrame(values, index=index, columns=columns), distances)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 
 def strict(data: bytes | str, *, limit: int) -> Any:
-    """Return what the JSON text says.
+    """Return what the JSON text holds.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a manifest must say, beyond being valid, before a release goes to others."""
+"""What a manifest must state, beyond being valid, before a release goes to others."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ NEEDED = {
 
 def publishing_problems(manifest: Manifest) -> list[str]:
     """Return one line for each thing that a release still lacks to be published; none if it is ready."""
-    missing = [f"{field}: missing; say {what}" for field, what in NEEDED.items() if not getattr(manifest, field)]
+    missing = [f"{field}: missing; state {what}" for field, what in NEEDED.items() if not getattr(manifest, field)]
     empty = manifest.citation and not (manifest.citation.doi or manifest.citation.bibtex)
     return [*missing, *(["citation: empty; give a doi or bibtex"] if empty else [])]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +21,7 @@ MAX_BYTES = 32 * 2**20
 """The largest manifest that is read: about 400,000 genes."""
 
 Location = tuple[str | int, ...]
+Record = TypeVar("Record", bound=BaseModel)
 
 
 def read_manifest(data: bytes | str, *, source: str) -> Manifest:
@@ -37,7 +40,7 @@ def read_manifest(data: bytes | str, *, source: str) -> Manifest:
     Raises
     ------
     ManifestError
-        If it is not JSON, is of a newer major format, or does not say what its format asks.
+        If it is not JSON, is of a newer major format, or does not state what its format asks.
     """
     raw, version = _parse(data, source=source)
     unknown: dict[str, Any] = {}
@@ -137,6 +140,36 @@ def _pruned(raw: Any, paths: set[Location], here: Location = ()) -> Any:
     if isinstance(raw, list):
         return [_pruned(value, paths, (*here, index)) for index, value in enumerate(raw)]
     return raw
+
+
+def read_toml(path: Path, model: type[Record], *, what: str) -> Record:
+    """Return the record in a TOML file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    model
+        What it holds.
+    what
+        What to call that in errors, such as ``recipe``.
+
+    Raises
+    ------
+    NotFound
+        If there is no such file.
+    ManifestError
+        If it is not TOML, or does not state what the format asks; ``problems`` names each key.
+    """
+    try:
+        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, IsADirectoryError):
+        raise errors.NotFound(f"there is no {what} at {path}; give a .toml file.", name=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.ManifestError(f"{path} is not TOML: {error}.", path=str(path)) from None
+    except ValidationError as error:
+        lines = explained(error, model)
+        raise errors.ManifestError(f"{path} is not a valid {what}:", path=str(path), problems=lines) from None
 
 
 def explained(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,10 +16,12 @@ from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Commit, SemVer, Sha256
 
 MAX_BYTES = 16 * 2**20
+ALIGNMENT = ("conditions", "labels", "layer", "min_coverage", "size_factor", "proteins")
+RUNTIME = ("accelerator", "devices", "precision")
 
 
 class QueryRecord(Frozen):
-    """The query as the model read it. Hashes tell it again and give away no cell, donor or name."""
+    """The query as the model read it. Hashes recognise it and give away no cell, donor or name."""
 
     cells: PositiveInt
     fingerprint: Sha256
@@ -44,8 +45,8 @@ class ReferenceRecord(Frozen):
     digest: Sha256
 
 
-class Asked(Frozen):
-    """What the caller asked for: the arguments of :func:`hub_client.map_query`."""
+class MappingSettings(Frozen):
+    """How cells are mapped: the arguments of :func:`hub_client.map_query`, which hold when it is called with these."""
 
     conditions: dict[str, str] | None = None
     labels: dict[str, str] | None = None
@@ -55,12 +56,22 @@ class Asked(Frozen):
     proteins: str | None = None
     start: Literal["random", "mean", "best"] = "best"
     plan: Plan | None = None
-    """The plan that was trained by; None where there was nothing to train."""
+    """The plan to train by, or, in a receipt, the one that was trained by; None where there was nothing to train."""
     seed: int = 0
     unknown_above: float | None = None
     accelerator: str = "auto"
     devices: int | str | list[int] = 1
     precision: str = "32-true"
+
+    @property
+    def alignment(self) -> dict[str, Any]:
+        """What :func:`hub_client.align` takes."""
+        return {name: getattr(self, name) for name in ALIGNMENT}
+
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """What :func:`hub_client.train` takes, beside the plan and the seed."""
+        return {name: getattr(self, name) for name in RUNTIME}
 
 
 class Ran(Frozen):
@@ -85,7 +96,7 @@ class ResultRecord(Frozen):
     """Of the posterior means, float32, row by row."""
     labels: dict[str, LabelsRecord] = {}
     sample: tuple[tuple[float, ...], ...] = ()
-    """The latent of some cells, evenly spaced: tells by how much another run differs."""
+    """The latent of some cells, evenly spaced: by how much another run differs is read off it."""
 
     @property
     def digest(self) -> str:
@@ -101,14 +112,14 @@ class Receipt(Frozen):
     created: AwareDatetime
     query: QueryRecord
     reference: ReferenceRecord
-    asked: Asked
+    asked: MappingSettings
     ran: Ran
     result: ResultRecord
     result_digest: Sha256
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+        return self.canonical()
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,7 @@ def read_receipt(data: bytes, *, source: str) -> Receipt:
         raise errors.ManifestError(f"{source} {error}. A receipt is one JSON object.", path=source) from None
     if found.result.digest != found.result_digest:
         raise errors.ManifestError(
-            f"{source} says that its result has digest {found.result_digest}, but it has {found.result.digest}: the "
+            f"{source} states that its result has digest {found.result_digest}, but it has {found.result.digest}: the "
             "receipt was changed. Ask for the one that was written.",
             path=source,
         )
@@ -154,9 +165,9 @@ def differences(before: Receipt, after: Receipt) -> tuple[Difference, ...]:
 
 
 def _fields(receipt: Receipt) -> Iterator[tuple[str, Any]]:
-    told = receipt.model_dump(mode="json", exclude={"created", "result_digest"})
-    told["result"].pop("sample")
-    yield from _flat(told, "")
+    fields = receipt.model_dump(mode="json", exclude={"created", "result_digest"})
+    fields["result"].pop("sample")
+    yield from _flat(fields, "")
 
 
 def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:

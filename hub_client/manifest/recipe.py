@@ -6,17 +6,16 @@ A recipe is a TOML file in ``zoo/recipes``. :func:`hub_client.build.build` turns
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen
 from hub_client.manifest.configs import ArchitectureConfig
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.reading import explained
+from hub_client.manifest.reading import read_toml
 from hub_client.manifest.v1 import (
     Author,
     Citation,
@@ -284,15 +283,9 @@ class Recipe(Frozen):
         NotFound
             If there is no such file.
         ManifestError
-            If it is not TOML, or does not say what the format asks; ``problems`` names each key.
+            If it is not TOML, or does not state what the format asks; ``problems`` names each key.
         """
-        path = Path(path)
-        try:
-            return cls.model_validate(_toml(path))
-        except ValidationError as error:
-            raise errors.ManifestError(
-                f"{path} is not a valid recipe:", path=str(path), problems=explained(error, cls)
-            ) from None
+        return read_toml(Path(path), cls, what="recipe")
 
     def term(self, term: Term) -> OntologyTerm:
         """Return the term with its ontology's release."""
@@ -306,21 +299,11 @@ class Recipe(Frozen):
         for dataset in self.datasets:
             _check_keys(self, dataset)
         _check_gates(self)
-        _check_transfer(self)
         _check_programs(self)
         _check_proteins(self)
         _check_pretraining(self)
         _check_ontologies(self)
         return self
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise errors.NotFound(f"there is no recipe at {path}; give a .toml file.", name=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise errors.ManifestError(f"{path} is not TOML: {error}.", path=str(path)) from None
 
 
 def _check_unique(what: str, names: list[str]) -> None:
@@ -359,26 +342,6 @@ def _check_proteins(recipe: Recipe) -> None:
 def _check_pretraining(recipe: Recipe) -> None:
     if recipe.pretraining is not None and recipe.architecture.kind != "scanvi":
         raise ValueError("pretraining is for scanvi, which can start from a scVI")
-
-
-def _check_transfer(recipe: Recipe) -> None:
-    transfer = recipe.trust.transfer
-    if transfer in ("neighbors", "average", "mixtures", "consensus") and not recipe.atlas:
-        raise ValueError(f"trust.transfer = {transfer!r} needs the atlas: set atlas = true")
-    if transfer in ("expression", "consensus") and recipe.input.kind != "counts":
-        raise ValueError(f"trust.transfer = {transfer!r} needs counts; input.kind is {recipe.input.kind!r}")
-    kind = recipe.architecture.kind
-    if transfer == "network" and kind != "scanvi":
-        raise ValueError(f"trust.transfer = 'network' is for scanvi, which has a classifier; {kind} has none")
-    if recipe.labels and transfer in ("prototypes", "gaussians", "average") and kind in WITHOUT_PROTOTYPES:
-        raise ValueError(
-            f"trust.transfer = {transfer!r} needs prototypes, which {kind} has not: set atlas = true and "
-            "trust.transfer = 'neighbors', for one"
-        )
-
-
-WITHOUT_PROTOTYPES = ("trvae", "expimap", "scvi", "scanvi", "totalvi")
-"""Architectures whose labels, if they name any by themselves, are not told by prototypes."""
 
 
 def _check_ontologies(recipe: Recipe) -> None:

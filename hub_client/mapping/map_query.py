@@ -19,13 +19,13 @@ from hub_client.data.open_query import Query
 from hub_client.hub.client import pull
 from hub_client.labels.predict import Predictions, predict
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.receipts import Asked, Receipt
-from hub_client.mapping.receipt import receipt
+from hub_client.manifest.receipts import MappingSettings, Receipt
+from hub_client.mapping.receipt import identity, receipt
 from hub_client.models.architectures import Start
 from hub_client.models.impute import impute_proteins, write_proteins
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
-from hub_client.models.train import query_plan, train, versions
+from hub_client.models.train import query_plan, train
 from hub_client.nn.training import History
 from hub_client.programs.enrichment import scores_at, write_scores
 
@@ -133,56 +133,50 @@ def map_query(
     >>> mapping = hub_client.map_query(adata, "pbmc-scpoli", conditions={"batch": "donor"})  # doctest: +SKIP
     >>> mapping.adata.obs["cell_type_pred"]  # doctest: +SKIP
     """
-    reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)
-    device = accelerator if accelerator in ("cpu", "cuda") else "auto"
-    query = open_query.opened(adata)
-    cells = align(
-        query,
-        reference,
-        conditions=conditions,
-        labels=labels,
-        layer=layer,
-        min_coverage=min_coverage,
-        size_factor=size_factor,
-        proteins=proteins,
-    )
-    for warning in cells.report.warnings:
-        _log.warning(warning)
-    model, history = reference, None
-    if has_news(reference, cells):
-        model = surgery(reference, cells, start=start, seed=seed, device=device)
-        runtime: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "precision": precision}
-        history = train(model, cells, plan=plan, seed=seed, progress=progress, **runtime)
-    predictions = predict(model, cells, unknown_above=unknown_above, device=device)
-    used = (plan or query_plan(model)) if history else None
-    trained = {"plan": used.model_dump_json(), "start": start} if used else {}
-    chosen = {} if unknown_above is None else {"unknown_above": unknown_above}
-    provenance = _provenance(reference, cells) | {"seed": seed} | trained | chosen
-    scores = scores_at(model, predictions.latent, obs_names=cells.obs_names) if model.manifest.terms else None
-    asked = Asked(
-        conditions=dict(conditions) if conditions else None,
-        labels=dict(labels) if labels else None,
+    settings = MappingSettings.model_construct(  # each verb checks what it is given, with a message of its own
+        conditions=conditions or None,
+        labels=labels or None,
         layer=layer,
         min_coverage=min_coverage,
         size_factor=size_factor,
         proteins=proteins,
         start=start,
-        plan=used,
+        plan=plan,
         seed=seed,
         unknown_above=unknown_above,
         accelerator=accelerator,
         devices=devices,
         precision=precision,
     )
-    used_device = history.device if history else device
-    made = receipt(cells, reference, predictions, asked=asked, device=used_device, versions=versions())
-    provenance["receipt"] = made.to_bytes().decode()
-    imputed = None if model.manifest.proteins is None else impute_proteins(model, cells, seed=seed)
-    written = _written(query, predictions, provenance, scores, imputed)
-    return Mapping(written, model, predictions, history, cells.report, made, scores, imputed)
+    reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)
+    return _mapped(open_query.opened(adata), reference, settings, progress=progress)
 
 
-def has_news(reference: Model, cells: Cells) -> bool:
+def _mapped(query: AnnData, reference: Model, settings: MappingSettings, *, progress: bool) -> Mapping:
+    device = settings.accelerator if settings.accelerator in ("cpu", "cuda") else "auto"
+    cells = align(query, reference, **settings.alignment)
+    for warning in cells.report.warnings:
+        _log.warning(warning)
+    model, history, plan = reference, None, None
+    if needs_surgery(reference, cells):
+        model = surgery(reference, cells, start=settings.start, seed=settings.seed, device=device)
+        plan = query_plan(model) if settings.plan is None else settings.plan
+        history = train(model, cells, plan=plan, seed=settings.seed, progress=progress, **settings.runtime)
+    predictions = predict(model, cells, unknown_above=settings.unknown_above, device=device)
+    scores = scores_at(model, predictions.latent, obs_names=cells.obs_names) if model.manifest.terms else None
+    proteins = None if model.manifest.proteins is None else impute_proteins(model, cells, seed=settings.seed)
+    record = receipt(
+        cells,
+        reference,
+        predictions,
+        settings=MappingSettings.model_validate(dict(settings) | {"plan": plan}),
+        device=history.device if history else device,
+    )
+    out = _written(query, predictions, _provenance(reference, cells, record), scores, proteins)
+    return Mapping(out, model, predictions, history, cells.report, record, scores, proteins)
+
+
+def needs_surgery(reference: Model, cells: Cells) -> bool:
     """Return whether cells have conditions, combinations of conditions or labels the reference does not know."""
     vocabulary = reference.vocabulary
     rows = pd.DataFrame({key: cells.conditions[key] for key in vocabulary.conditions}).drop_duplicates()
@@ -212,23 +206,28 @@ def _written(
     return out
 
 
-def _provenance(reference: Model, cells: Cells) -> dict[str, Any]:
+def _provenance(reference: Model, cells: Cells, record: Receipt) -> dict[str, Any]:
     """Return where the results come from, in types every AnnData file format can hold.
 
     The alignment report is a JSON text: gene names as keys would not survive HDF5.
     """
+    settings = record.asked
+    trained = {"plan": settings.plan.model_dump_json(), "start": settings.start} if settings.plan else {}
+    threshold = {} if settings.unknown_above is None else {"unknown_above": settings.unknown_above}
     return {
-        "reference": _identity(reference),
+        "reference": _place(reference),
         "alignment": json.dumps(asdict(cells.report), ensure_ascii=False),
-        "versions": versions(),
+        "versions": dict(record.ran.versions),
+        "seed": settings.seed,
+        **trained,
+        **threshold,
+        "receipt": record.to_bytes().decode(),
     }
 
 
-def _identity(reference: Model) -> dict[str, str]:
+def _place(reference: Model) -> dict[str, str]:
     """Return what a reference is called: its place in a hub, or, if it was changed since, what it was grown from."""
-    manifest, ref = reference.manifest, reference.ref
-    found = {"name": manifest.name, "version": manifest.version, "digest": manifest.digest}
-    if ref is None:
+    found = {"version": reference.manifest.version} | identity(reference).model_dump(exclude_none=True)
+    if reference.ref is None:
         return found
-    unchanged = ref.digest == manifest.digest
-    return found | ({"name": ref.repo, "commit": ref.commit, "hub": ref.hub} if unchanged else {"grown_from": str(ref)})
+    return found | ({"hub": reference.ref.hub} if "commit" in found else {"grown_from": str(reference.ref)})

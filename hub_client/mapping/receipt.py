@@ -13,8 +13,17 @@ import torch
 from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
 from hub_client.labels.predict import LabelPrediction, Predictions
-from hub_client.manifest.receipts import Asked, LabelsRecord, QueryRecord, Ran, Receipt, ReferenceRecord, ResultRecord
-from hub_client.models.model import Model
+from hub_client.manifest.receipts import (
+    LabelsRecord,
+    MappingSettings,
+    QueryRecord,
+    Ran,
+    Receipt,
+    ReferenceRecord,
+    ResultRecord,
+)
+from hub_client.models.model import Model, device_of
+from hub_client.models.train import versions
 
 SAMPLED = 16
 """Cells whose latent a receipt holds."""
@@ -25,9 +34,8 @@ def receipt(
     reference: Model,
     predictions: Predictions,
     *,
-    asked: Asked,
+    settings: MappingSettings,
     device: str,
-    versions: dict[str, str],
 ) -> Receipt:
     """Return the receipt of a mapping.
 
@@ -39,29 +47,25 @@ def receipt(
         The release it was mapped onto.
     predictions
         What came out.
-    asked
-        What the caller asked for.
-    device, versions
+    settings
+        How they were mapped.
+    device
         What it ran on.
     """
     result = _result(predictions)
     return Receipt(
         created=datetime.now(UTC).replace(microsecond=0),
         query=query_record(cells, reference),
-        reference=_reference(reference),
-        asked=asked,
-        ran=Ran(device=_device(device), threads=torch.get_num_threads(), versions=versions),
+        reference=identity(reference),
+        asked=settings,
+        ran=Ran(device=device_of(device), threads=torch.get_num_threads(), versions=versions()),
         result=result,
         result_digest=result.digest,
     )
 
 
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
 def query_record(cells: Cells, reference: Model) -> QueryRecord:
-    """Return what tells a query again."""
+    """Return what a query is recognised by."""
     return QueryRecord(
         cells=len(cells),
         fingerprint=fingerprint(cells.x, reference.manifest.genes.names),
@@ -77,8 +81,9 @@ def _proteins(cells: Cells, reference: Model) -> str | None:
     return None if panel is None or cells.proteins is None else fingerprint(cells.proteins, panel.panel)
 
 
-def _reference(model: Model) -> ReferenceRecord:
-    manifest, ref = model.manifest, model.ref
+def identity(reference: Model) -> ReferenceRecord:
+    """Return what a reference is called: its place in a hub, or its own name if it was changed since it was pulled."""
+    manifest, ref = reference.manifest, reference.ref
     if ref is None or ref.digest != manifest.digest:
         return ReferenceRecord(name=manifest.name, version=manifest.version, digest=manifest.digest)
     return ReferenceRecord(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)

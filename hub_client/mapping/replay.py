@@ -1,11 +1,8 @@
-"""replay(): make a mapping again from its receipt, and tell what is the same and what is not."""
+"""replay(): make a mapping again from its receipt, and report what is the same and what is not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +11,7 @@ from hub_client import errors
 from hub_client.data import open_query
 from hub_client.data.align import align
 from hub_client.data.open_query import Query
+from hub_client.data.threads import same_threads
 from hub_client.hub.client import Hub
 from hub_client.manifest.receipts import Difference, Receipt, differences
 from hub_client.mapping.map_query import map_query
@@ -88,18 +86,16 @@ def replay(
     --------
     >>> replay(read_receipt(data, source="receipt.json"), "query.h5ad").same  # doctest: +SKIP
     """
+    if threads is not None and threads < 1:
+        raise errors.InvalidInput(f"threads is {threads}; it is 1 or more.", facts={"threads": threads})
     reference = _reference(receipt, hub, model)
     if changed := _changed_query(receipt, query, reference):
         return Replay(None, changed)
-    asked = receipt.asked if seed is None else receipt.asked.model_copy(update={"seed": seed})
-    with _threads(threads):
-        mapping = map_query(query, reference, **_arguments(asked), progress=progress)
-    new = mapping.receipt
+    settings = dict(receipt.asked) | ({} if seed is None else {"seed": seed})
+    with same_threads():
+        torch.set_num_threads(threads or torch.get_num_threads())
+        new = map_query(query, reference, **settings, progress=progress).receipt
     return Replay(new, differences(receipt, new), _largest(receipt, new))
-
-
-def _arguments(asked: Any) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in type(asked).model_fields}
 
 
 def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> Model:
@@ -118,32 +114,10 @@ def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> 
 
 def _changed_query(receipt: Receipt, query: Query, reference: Model) -> tuple[Difference, ...]:
     """Return how a query differs from the one that was mapped; nothing if it is that one."""
-    asked = receipt.asked
-    cells = align(
-        open_query.opened(query),
-        reference,
-        conditions=asked.conditions,
-        labels=asked.labels,
-        layer=asked.layer,
-        min_coverage=asked.min_coverage,
-        size_factor=asked.size_factor,
-        proteins=asked.proteins,
-    )
+    cells = align(open_query.opened(query), reference, **receipt.asked.alignment)
     return differences(receipt, receipt.model_copy(update={"query": query_record(cells, reference)}))
 
 
 def _largest(before: Receipt, after: Receipt) -> float:
     old, new = np.array(before.result.sample), np.array(after.result.sample)
     return float(np.abs(old - new).max()) if old.shape == new.shape else float("inf")
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None and count < 1:
-        raise errors.InvalidInput(f"threads is {count}; it is 1 or more.", facts={"threads": count})
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

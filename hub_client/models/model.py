@@ -39,7 +39,7 @@ class Model:
         The pinned release this model was read from or grown from; None for one that was never released.
     extras
         Tensors of the release that are not the network's, such as test vectors.
-    reference
+    atlas
         The reference's cells in the latent with labels and conditions, ``(cells, 0)`` with ``obsm["X_latent"]``, if
         the release has them: what labels are transferred from by nearest neighbours.
     """
@@ -48,7 +48,7 @@ class Model:
     network: Architecture
     ref: Ref | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    reference: AnnData | None = None
+    atlas: AnnData | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -83,8 +83,8 @@ class Model:
         model.network.load(release.tensors)
         known = model.network.tensors()
         extras = {name: tensor for name, tensor in release.tensors.items() if name not in known}
-        cells = None if release.reference is None else atlas_file.load(release.reference)
-        return cls(release.manifest, model.network, ref, extras, cells)
+        atlas = None if release.atlas is None else atlas_file.load(release.atlas)
+        return cls(release.manifest, model.network, ref, extras, atlas)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write a release folder, atomically, and return it.
@@ -95,7 +95,7 @@ class Model:
             If the folder exists and ``overwrite`` is False.
         """
         self.describe()
-        extra = {} if self.reference is None else {release_folder.REFERENCE: atlas_file.dump(self.reference)}
+        extra = {} if self.atlas is None else {release_folder.REFERENCE: atlas_file.dump(self.atlas)}
         return release_folder.write(Path(folder), self.manifest, self.tensors(), extra=extra, overwrite=overwrite)
 
     @contextmanager
@@ -107,7 +107,7 @@ class Model:
         InvalidInput
             If it cannot be moved there.
         """
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        name = device_of(device)
         if not isinstance(self.network, nn.Module):
             yield
             return
@@ -184,6 +184,11 @@ class Model:
 
     def _update(self, **fields: object) -> None:
         self.manifest = self.manifest.model_copy(update=fields)
+
+
+def device_of(name: str) -> str:
+    """Return the device that a name stands for: ``auto`` is a GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _check_tensors(model: Model, tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""with_classifier(): a scANVI that starts from a trained scVI."""
+"""scanvi_from_scvi(): a scANVI that starts from a trained scVI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hub_client.models.architectures.scvi.network import ScviTools
 from hub_client.models.model import Model
 
 
-def with_classifier(model: Model, *, linear: bool = False, seed: int = 0) -> Model:
+def scanvi_from_scvi(model: Model, *, linear: bool = False, seed: int = 0) -> Model:
     """Return an untrained scANVI with the weights of a scVI: scvi-tools' ``SCANVI.from_scvi_model``.
 
     Encoder and decoder are copies; the classifier of the first label level, and what ties it to the latent, are new.
@@ -33,7 +33,7 @@ def with_classifier(model: Model, *, linear: bool = False, seed: int = 0) -> Mod
 
     Examples
     --------
-    >>> model = with_classifier(scvi)  # doctest: +SKIP
+    >>> model = scanvi_from_scvi(scvi)  # doctest: +SKIP
     """
     config = model.manifest.architecture
     if not isinstance(config, Scvi):

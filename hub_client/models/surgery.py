@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
 from hub_client.data.proteins import lacking, measured
 from hub_client.manifest.configs import ExpiMap
 from hub_client.manifest.v1 import (
-    Combination,
-    Condition,
-    LabelLevel,
     Lineage,
     Manifest,
     Parent,
-    Proteins,
     Term,
-    Training,
 )
 from hub_client.models.architectures import Start
 from hub_client.models.model import Model
@@ -93,7 +86,7 @@ def surgery(
     InvalidInput
         If ``start`` is none of these, or the cells are not aligned.
     VocabularyError
-        If a condition is new and the manifest says that its key takes no new categories.
+        If a condition is new and the manifest states that its key takes no new categories.
     Unsupported
         If terms are to be added to a model without any.
     ManifestError
@@ -114,9 +107,9 @@ def surgery(
         network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
     if manifest.lineage and copied:
         manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
-    gone = set() if reference.manifest.test_vectors == manifest.test_vectors else _vectors(reference.manifest)
+    gone = reference.manifest.vector_tensors - manifest.vector_tensors
     extras = {name: tensor for name, tensor in reference.extras.items() if name not in gone}
-    return Model(manifest, network, reference.ref, extras=extras, reference=reference.reference)
+    return Model(manifest, network, reference.ref, extras=extras, atlas=reference.atlas)
 
 
 def _extended(grown: Manifest, extensions: Extensions) -> Manifest:
@@ -142,7 +135,7 @@ def _extended(grown: Manifest, extensions: Extensions) -> Manifest:
         terms=(*grown.terms, *constrained, *unconstrained),
         lineage=lineage,
         test_vectors=None,
-        tensors=tuple(spec for spec in grown.tensors if spec.name not in _vectors(grown)),
+        tensors=tuple(spec for spec in grown.tensors if spec.name not in grown.vector_tensors),
     )
 
 
@@ -161,7 +154,7 @@ def _new_terms(grown: Manifest, extensions: Extensions) -> tuple[list[Term], lis
 
 
 def _softness(config: ExpiMap, extensions: Extensions) -> bool:
-    """Return whether masks of constrained terms are soft, which a model says once for all of them."""
+    """Return whether masks of constrained terms are soft, which a model states once for all of them."""
     if not extensions.constrained:
         return config.soft_extension_mask
     if config.constrained_extensions and config.soft_extension_mask != extensions.soft:
@@ -173,44 +166,15 @@ def _softness(config: ExpiMap, extensions: Extensions) -> bool:
     return extensions.soft
 
 
-def _vectors(manifest: Manifest) -> set[str]:
-    """Return the names of the tensors that are test vectors."""
-    return set(manifest.test_vectors.tensors.values()) if manifest.test_vectors else set()
-
-
 def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
+    """Return the reference's manifest with room for the cells' names."""
     old = reference.manifest
-    version = _next_minor(old.version)
-    conditions = tuple(_condition(c, cells.conditions[c.key], version) for c in old.conditions)
-    update = {
-        "version": version,
-        "created": None,
-        "conditions": conditions,
-        "combinations": _combinations(reference, conditions, cells, version),
-        "covariates": old.covariates.model_copy(
-            update={
-                "categorical": tuple(
-                    _condition(c, cells.conditions[c.key], version) for c in old.covariates.categorical
-                )
-            }
-        ),
-        "proteins": _proteins(old, conditions, cells),
-        "labels": tuple(_level(level, cells.labels.get(level.key, ()), version) for level in old.labels),
-        "prototypes": old.prototypes.model_copy(update={"unlabelled": 0}),
-        "lineage": Lineage(parent=_parent(reference), relation="surgery", new_rows=start),
-        "training": Training(),
-        "metrics": (),
-        "files": (),
-        "delta": None,
-        "signature": None,
-    }
-    return Manifest.model_validate(old.model_dump() | {k: _dumped(v) for k, v in update.items()})
-
-
-def _dumped(value: object) -> object:
-    if isinstance(value, tuple):
-        return tuple(_dumped(item) for item in value)
-    return value.model_dump() if hasattr(value, "model_dump") else value
+    found: dict[str, tuple[int, ...]] = {}
+    if old.proteins is not None and old.conditions:
+        batches = cells.conditions[old.conditions[0].key]
+        found = lacking(measured(cells.proteins, batches), len(old.proteins.panel))
+    lineage = Lineage(parent=_parent(reference), relation="surgery", new_rows=start)
+    return old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage)
 
 
 def _parent(reference: Model) -> Parent | None:
@@ -218,65 +182,6 @@ def _parent(reference: Model) -> Parent | None:
     if ref is None:
         return Parent(name=manifest.name, version=manifest.version, digest=manifest.digest) if manifest.files else None
     return Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
-
-
-def _next_minor(version: str) -> str:
-    major, minor, _ = version.split(".")
-    return f"{major}.{int(minor) + 1}.0"
-
-
-def _new(values: Iterable[str], known: tuple[str, ...]) -> list[str]:
-    """Return the values that are not known, sorted, so that the order of cells does not matter."""
-    return sorted({str(value) for value in values} - {*known, ""})
-
-
-def _condition(condition: Condition, values: Iterable[str], version: str) -> Condition:
-    new = _new(values, condition.categories)
-    if new and condition.unknown == "error":
-        raise errors.VocabularyError(
-            f"condition {condition.key!r} takes no new categories, and the query has {errors.names(new)}; "
-            f"known are {errors.names(condition.categories)}. Map the query's values onto those.",
-            field=condition.key,
-            unknown=new,
-            known=condition.categories,
-        )
-    added = condition.added_in | dict.fromkeys(new, version)
-    return condition.model_copy(update={"categories": (*condition.categories, *new), "added_in": added})
-
-
-def _combinations(
-    reference: Model, conditions: tuple[Condition, ...], cells: Cells, version: str
-) -> tuple[Combination, ...]:
-    if len(conditions) < 2:
-        return ()
-    known = {row: Combination(values=row) for row in reference.vocabulary.combinations}
-    known |= {combination.values: combination for combination in reference.manifest.combinations}
-    columns = [np.asarray(cells.conditions[c.key], dtype=str) for c in conditions]
-    seen = sorted({tuple(map(str, row)) for row in zip(*columns, strict=True)} - set(known))
-    return (*known.values(), *(Combination(values=row, added_in=version) for row in seen))
-
-
-def _proteins(old: Manifest, conditions: tuple[Condition, ...], cells: Cells) -> Proteins | None:
-    """Return the protein panel with what the query's new batches measured of it."""
-    if old.proteins is None or not conditions:
-        return old.proteins
-    batch, before = conditions[0], old.conditions[0].categories
-    found = lacking(measured(cells.proteins, cells.conditions[batch.key]), len(old.proteins.panel))
-    new = {name: indices for name, indices in found.items() if name not in before}
-    return old.proteins.model_copy(update={"measured": old.proteins.measured | new})
-
-
-def _level(level: LabelLevel, values: Iterable[str], version: str) -> LabelLevel:
-    new = _new(values, level.categories)
-    if level.unlabelled in new:
-        new.remove(level.unlabelled)
-    return level.model_copy(
-        update={
-            "categories": (*level.categories, *new),
-            "ontology": level.ontology | dict.fromkeys(new),
-            "added_in": level.added_in | dict.fromkeys(new, version),
-        }
-    )
 
 
 def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], cells: Cells) -> Model:
@@ -311,11 +216,11 @@ def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], 
             unknown=[label],
             known=known[level].names if level in known else known,
         )
-    version = model.manifest.version
-    levels = tuple(_level(lv, [label], version) if lv.key == level else lv for lv in model.manifest.labels)
-    manifest = Manifest.model_validate(model.manifest.model_dump() | {"labels": _dumped(levels)})
+    old, added = model.manifest, {level: [label]}
+    levels = tuple(lv.grown(added.get(lv.key, ()), version=old.version) for lv in old.labels)
+    manifest = old.changed(labels=levels)
     network = model.network.labelled(manifest, level=level, clusters=clusters, cells=cells)
-    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
+    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
 
 
 def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
@@ -334,7 +239,7 @@ def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
     network = type(model.network).build(manifest)
     network.load(model.network.tensors())
     network.restrict(parts)
-    return Model(manifest, network, model.ref, extras=model.extras, reference=model.reference)
+    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
 
 
 __all__ = ["Extensions", "add_label", "retraining", "surgery"]

@@ -51,12 +51,12 @@ class PrototypeTable(NamedModule):
         return total
 
     @property
-    def shares(self) -> Tensor:
+    def label_frequencies(self) -> Tensor:
         """Each label's share of the cells behind the prototypes, ``(labels,)``, on the CPU."""
         cells = self.cells.cpu()
         return cells / cells.sum()
 
-    def deviations(self, z: Tensor) -> Tensor:
+    def mahalanobis_squared(self, z: Tensor) -> Tensor:
         """Return squared Mahalanobis distances of points ``(cells, latent)`` to each prototype, ``(cells, labels)``.
 
         All labels share one covariance, the mean of theirs weighted by their cells: that of linear discriminant

@@ -50,9 +50,9 @@ SEED = 0
 def bayes_factors(
     table: pd.DataFrame, *, groups: Sequence[str] | None = None, top: int = 15, threshold: float = STRONG
 ) -> Figure:
-    """Return a figure of the programs that tell each group apart: the largest absolute log Bayes factors, ranked.
+    """Return a figure of the programs that differ in each group: the largest absolute log Bayes factors, ranked.
 
-    One panel a group. A dashed line stands at the threshold; colours say whether a program is up or down in the group.
+    One panel a group. A dashed line stands at the threshold; colours show whether a program is up or down in the group.
 
     Parameters
     ----------
@@ -75,24 +75,17 @@ def bayes_factors(
     >>> hub_client.plot.bayes_factors(table).savefig("programs.png")  # doctest: +SKIP
     """
     shown = _known("groups", groups, known=list(dict.fromkeys(table["group"])))
-    parts = [_largest(table[table["group"] == group], top) for group in shown]
+    ranked = table.sort_values("bayes_factor", key=np.abs, ascending=False, kind="stable")
+    parts = [ranked[ranked["group"] == group].head(top) for group in shown]
     figure, panels = _stacked([list(part["term"]) for part in parts])
     for axes, part in zip(panels, parts, strict=True):
         up = part["bayes_factor"] > 0
         axes.barh(range(len(part)), part["bayes_factor"].abs(), color=np.where(up, UP, DOWN), height=0.7)
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
         axes.set_xlabel("|log Bayes factor|")
-        axes.set_title(_heading(part), loc="left")
+        axes.set_title(f"{part['group'].iloc[0]} against {part['comparison'].iloc[0]}", loc="left")
     _legend(figure, {"up in the group": UP, "down": DOWN})
     return figure
-
-
-def _largest(rows: pd.DataFrame, top: int) -> pd.DataFrame:
-    return rows.sort_values("bayes_factor", key=np.abs, ascending=False, kind="stable").head(top)
-
-
-def _heading(part: pd.DataFrame) -> str:
-    return f"{part['group'].iloc[0]} against {part['comparison'].iloc[0]}"
 
 
 def term_genes(model: Model, term: str | int, *, top: int = 20) -> Figure:
@@ -121,7 +114,7 @@ def term_genes(model: Model, term: str | int, *, top: int = 20) -> Figure:
     >>> hub_client.plot.term_genes(model, "Interferon gamma signaling")  # doctest: +SKIP
     """
     genes = terms.term_genes(model, term).head(top)
-    (name,) = [known.name for place, known in enumerate(model.manifest.terms) if term in (place, known.id, known.name)]
+    name = model.manifest.terms[terms.position_of(model, term)].name
     figure, (axes,) = _stacked([list(genes["genes"])], names=0.9)
     axes.barh(range(len(genes)), genes["weights"], color=np.where(genes["in_mask"], INSIDE, OUTSIDE), height=0.7)
     axes.axvline(0, color="black", linewidth=0.8)
@@ -225,7 +218,7 @@ def _umap(points: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
 
     cells = anndata.AnnData(obsm={"scores": points}, shape=(len(points), 0))
     with same_threads(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "n_jobs value")  # umap says that a seed means one thread
+        warnings.filterwarnings("ignore", "n_jobs value")  # umap warns that a seed means one thread
         sc.pp.neighbors(cells, use_rep="scores", n_neighbors=min(15, len(points) - 1), random_state=SEED)
         sc.tl.umap(cells, random_state=SEED)
     places: NDArray[np.floating[Any]] = cells.obsm["X_umap"]

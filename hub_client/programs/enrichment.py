@@ -1,4 +1,4 @@
-"""enrichment(): which gene programs tell groups of cells apart; term_scores(): how strong each is in every cell.
+"""enrichment(): which gene programs differ between groups of cells; term_scores(): how strong each is in every cell.
 
 Lotfollahi et al., "Biologically informed deep learning to query gene programs in single-cell atlases", Nature Cell
 Biology 25 (2023), doi 10.1038/s41556-022-01072-x, Methods. Where this differs on purpose from scArches 0.6.1: draws are
@@ -170,7 +170,7 @@ def enrichment(
 ) -> pd.DataFrame:
     """Return Bayes factors of gene programs between groups of cells.
 
-    A score counts in its program's direction, so that a positive factor says that the program as a whole is up.
+    A score counts in its program's direction, so that a positive factor means that the program as a whole is up.
 
     Parameters
     ----------
@@ -225,24 +225,17 @@ def enrichment(
     generator = np.random.default_rng(seed)
     tables = []
     for group, against in compared.items():
-        one, other = generator.choice(rows[group], pairs), generator.choice(_joined(rows, against), pairs)
+        others = np.concatenate([rows[name] for name in against])
+        one, other = generator.choice(rows[group], pairs), generator.choice(others, pairs)
         found = bayes_factors(mean[one], variance[one], mean[other], variance[other])
-        said = {"group": group, "comparison": _said(against, comparison)}
-        tables.append(_table([model.manifest.terms[index] for index in chosen], found, said))
+        compared_with = comparison if isinstance(comparison, str) else ", ".join(against)
+        names = {"group": group, "comparison": compared_with}
+        tables.append(_table([model.manifest.terms[index] for index in chosen], found, names))
     return pd.concat(tables, ignore_index=True)
 
 
-def _joined(rows: dict[str, NDArray[np.int64]], groups: Sequence[str]) -> NDArray[np.int64]:
-    return np.concatenate([rows[group] for group in groups])
-
-
-def _said(against: Sequence[str], comparison: str | Sequence[str]) -> str:
-    """Return what a group was compared with, in words."""
-    return comparison if isinstance(comparison, str) else ", ".join(against)
-
-
-def _table(terms: Sequence[Term], found: BayesFactors, said: dict[str, str]) -> pd.DataFrame:
-    columns: dict[str, Any] = said | {
+def _table(terms: Sequence[Term], found: BayesFactors, names: dict[str, str]) -> pd.DataFrame:
+    columns: dict[str, Any] = names | {
         "term": [term.name for term in terms],
         "id": [term.id for term in terms],
         "bayes_factor": found.bf,
@@ -270,7 +263,8 @@ def _rows(groups: pd.Series | ArrayLike | Mapping[str, Sequence[str]], cells: Ce
 
 def _comparisons(rows: dict[str, NDArray[np.int64]], comparison: str | Sequence[str]) -> dict[str, list[str]]:
     """Return what each group is compared with."""
-    against = [] if comparison == "rest" and "rest" not in rows else _listed(comparison)
+    named = [comparison] if isinstance(comparison, str) else [str(name) for name in comparison]
+    against = [] if comparison == "rest" and "rest" not in rows else named
     if strangers := [name for name in against if name not in rows]:
         raise errors.VocabularyError(
             f"the comparison names groups {errors.names(strangers)}; the cells have {errors.names(rows) or 'none'}.",
@@ -288,10 +282,6 @@ def _comparisons(rows: dict[str, NDArray[np.int64]], comparison: str | Sequence[
             known=list(rows),
         )
     return {name: against or [other for other in rows if other != name] for name in compared}
-
-
-def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 def _chosen(model: Model, *, only_active: bool) -> list[int]:

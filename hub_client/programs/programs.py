@@ -129,9 +129,9 @@ def from_frame(
 ) -> tuple[Program, ...]:
     """Return the programs of a network table, as decoupler and omnipath give them: a row for each program and gene.
 
-    A weight only says whether a gene belongs to a program: one of 0 does not. Sign and size are not used, for expiMap
-    learns from the cells how much each gene weighs and which way. To keep, say, only what a transcription factor
-    activates, give those rows: ``from_frame(frame[frame["weight"] > 0])``.
+    A weight only decides whether a gene belongs to a program: one of 0 does not. Sign and size are not used, for
+    expiMap learns from the cells how much each gene weighs and which way. To keep, for one, only what a transcription
+    factor activates, give those rows: ``from_frame(frame[frame["weight"] > 0])``.
 
     Parameters
     ----------
@@ -285,11 +285,11 @@ def as_terms(
             coverage=0.0,
         )
     often = Counter(program.name for program, _ in kept)
-    said = {"source": source, "release": release, "license": license}
+    origin = {"source": source, "release": release, "license": license}
     return Chosen(
         tuple(
             Term.model_validate(
-                {"id": p.id, "name": p.name if often[p.name] == 1 else f"{p.name} ({p.id})", "genes": genes} | said
+                {"id": p.id, "name": p.name if often[p.name] == 1 else f"{p.name} ({p.id})", "genes": genes} | origin
             )
             for p, genes in kept
         ),
@@ -304,24 +304,15 @@ def _reasons(
     seen: set[str] = set()
     reasons = []
     for program, genes in zip(programs, found, strict=True):
-        repeated = program.id in seen
+        faults = {
+            f"an earlier one has the same {'name' if program.id == program.name else 'id'}": program.id in seen,
+            "no genes": not program.genes,
+            f"fewer than {min_genes} measured genes": len(genes) < min_genes,
+            f"more than {max_genes} measured genes": max_genes is not None and len(genes) > max_genes,
+        }
         seen.add(program.id)
-        reasons.append(_repeated(program) if repeated else _fault(program, len(genes), min_genes, max_genes))
+        reasons.append(next((fault for fault, there in faults.items() if there), ""))
     return reasons
-
-
-def _repeated(program: Program) -> str:
-    return f"an earlier one has the same {'name' if program.id == program.name else 'id'}"
-
-
-def _fault(program: Program, measured: int, min_genes: int, max_genes: int | None) -> str:
-    if not program.genes:
-        return "no genes"
-    if measured < min_genes:
-        return f"fewer than {min_genes} measured genes"
-    if max_genes is not None and measured > max_genes:
-        return f"more than {max_genes} measured genes"
-    return ""
 
 
 def _redundant(found: Sequence[tuple[int, ...]], why: Sequence[str], max_overlap: float) -> dict[int, int]:

@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hub_client import errors
-from hub_client.manifest.v1 import Term
 from hub_client.models.architectures._base import Array
 from hub_client.models.model import Model
 
@@ -59,7 +58,7 @@ def _network(model: Model) -> ExpiMap:
 def active_terms(model: Model) -> NDArray[np.bool_]:
     """Return which terms have a weight left, ``(terms,)``: the group lasso empties whole terms.
 
-    The score of an empty term says nothing: the encoder's output for it is drawn to the prior.
+    The score of an empty term means nothing: the encoder's output for it is drawn to the prior.
 
     Raises
     ------
@@ -78,7 +77,7 @@ def term_directions(model: Model, *, method: Method = "expression") -> Direction
     model
         An expiMap.
     method
-        By whether the program's expected ``expression`` rises with the score, which is what the manifest says
+        By whether the program's expected ``expression`` rises with the score, which is what the manifest records
         (:meth:`hub_client.models.architectures.expimap.ExpiMap.directions` has the formula); by the sign of the ``sum``
         of the weights; or by whether more of them are positive than negative (``counts``). The last two are scArches',
         and count all weights, with a soft mask also those of genes outside the program.
@@ -141,7 +140,7 @@ def term_genes(model: Model, term: str | int) -> pd.DataFrame:
     Unsupported
         If the model has no gene programs.
     """
-    position = _position(model, term)
+    position = position_of(model, term)
     weights = term_weights(model)[:, position]
     order = np.argsort(-np.abs(weights), kind="stable")[: np.count_nonzero(weights)]
     return pd.DataFrame(
@@ -167,9 +166,16 @@ def program_genes(model: Model) -> dict[str, list[str]]:
     return {term.name: [genes[index] for index in sorted(term.genes)] for term in programs}
 
 
-def _position(model: Model, term: str | int) -> int:
+def position_of(model: Model, term: str | int) -> int:
+    """Return a term's position by its id, name or position.
+
+    Raises
+    ------
+    VocabularyError
+        If the model has no such term.
+    """
     terms = model.manifest.terms
-    found = [position for position, known in enumerate(terms) if term in _called(position, known)]
+    found = [position for position, known in enumerate(terms) if term in (position, known.id, known.name)]
     if not found:
         raise errors.VocabularyError(
             f"the model has no term {term!r}; it has {errors.names([known.name for known in terms])}.",
@@ -178,7 +184,3 @@ def _position(model: Model, term: str | int) -> int:
             known=[known.name for known in terms],
         )
     return found[0]
-
-
-def _called(position: int, term: Term) -> tuple[str | int, ...]:
-    return position, term.id, term.name

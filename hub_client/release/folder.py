@@ -43,14 +43,14 @@ class Release:
         Tensor name to tensor, on the CPU; empty when they were not asked for.
     folder
         Where it lies.
-    reference
+    atlas
         The content of ``reference.zarr.zip``, if it has one.
     """
 
     manifest: Manifest
     tensors: dict[str, Tensor]
     folder: Path
-    reference: bytearray | None = None
+    atlas: bytearray | None = None
 
 
 def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
@@ -76,15 +76,15 @@ def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
     manifest = _read_manifest(folder)
     _check_listing(folder, manifest)
     tensors: dict[str, Tensor] = {}
-    reference = None
+    atlas = None
     for file in manifest.files:
         content = _checked(folder, file)
         if file.path == WEIGHTS and load_tensors:
             tensors = safetensors.load(content, manifest)
         else:
             _CHECKS[file.path](content, manifest)
-        reference = content if file.path == REFERENCE else reference
-    return Release(manifest, tensors, folder, reference)
+        atlas = content if file.path == REFERENCE else atlas
+    return Release(manifest, tensors, folder, atlas)
 
 
 def verify(folder: str | Path) -> Manifest:
@@ -291,12 +291,12 @@ def _check_card(content: bytearray, manifest: Manifest) -> None:
     """The card is text that nothing reads back: its hash is all there is to check."""
 
 
-def _check_reference(content: bytearray, manifest: Manifest) -> None:
+def _check_atlas(content: bytearray, manifest: Manifest) -> None:
     zarr_zip.check(io.BytesIO(content), name=REFERENCE)
 
 
 _CHECKS: dict[str, Callable[[bytearray, Manifest], None]] = {
     WEIGHTS: _check_weights,
     CARD: _check_card,
-    REFERENCE: _check_reference,
+    REFERENCE: _check_atlas,
 }

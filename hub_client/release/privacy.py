@@ -70,8 +70,8 @@ def leaks(release: release_folder.Release) -> Iterator[Leak]:
         (release.folder / release_folder.CARD).read_text(encoding="utf-8", errors="replace"), release.manifest
     )
     yield from _in_weights((release.folder / release_folder.WEIGHTS).read_bytes(), release.manifest)
-    if release.reference is not None:
-        yield from _in_reference(release.reference, release.manifest)
+    if release.atlas is not None:
+        yield from _in_atlas(release.atlas, release.manifest)
 
 
 def found_in(text: str) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _spelled(content: bytes, dtype: str) -> Iterator[str]:
         yield bytes(values.astype(np.uint8)).decode("ascii")
 
 
-def _in_reference(content: bytes | bytearray, manifest: Manifest) -> Iterator[Leak]:
+def _in_atlas(content: bytes | bytearray, manifest: Manifest) -> Iterator[Leak]:
     file = release_folder.REFERENCE
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         yield from (Leak(file, place, what) for place, text in _notes(archive) for what in found_in(text))

@@ -1,7 +1,7 @@
 """Which part of a version has to rise: what changed between two releases, by their manifests and their weights.
 
 patch
-    The same weights and axes; only what is said about them changed.
+    The same weights and axes; only what is stated of them changed.
 minor
     Names were appended, and every weight that belongs to the names before is the same bit for bit: old cells keep their
     latent. Surgery does exactly this. Prototypes and test vectors do not move cells, so they may change.
@@ -11,25 +11,17 @@ major
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.manifest.v1 import Manifest, TensorSpec
+from hub_client.manifest.v1 import Manifest
 from hub_client.release.folder import WEIGHTS, Release
 from hub_client.release.store import semver
 
 LEVELS = ("major", "minor", "patch")
-GROWING = {
-    "constrained_extensions",
-    "unconstrained_extensions",
-    "soft_extension_mask",
-    "hsic",
-    "hsic_one_vs_all",
-}
-"""What surgery changes of an expiMap's hyperparameters when it adds terms."""
 
 
 def check(old: Release, new: Release, *, taken: Iterable[str]) -> None:
@@ -88,71 +80,35 @@ def _same_weights(old: Release, new: Release) -> bool:
 
 def _changed_axis(old: Manifest, new: Manifest) -> str | None:
     """Return the first field in which ``new`` is more than ``old`` with names appended."""
-    before, after = _fixed(old), _fixed(new)
+    before, after = old.fixed(), new.fixed()
     if changed := [field for field in before if before[field] != after[field]]:
         return changed[0]
-    axes, grown = _named_axes(old), _named_axes(new)
-    return next((name for name, names in axes.items() if not _begins(grown.get(name, ()), names)), None)
-
-
-def _fixed(manifest: Manifest) -> dict[str, object]:
-    """Return what no surgery changes."""
-    return {
-        "architecture": manifest.architecture.model_dump(exclude=GROWING),
-        "input": manifest.input,
-        "genes": (manifest.genes.id_type, manifest.genes.panel),
-        "proteins": manifest.proteins and manifest.proteins.panel,
-        "covariates": ([c.key for c in manifest.covariates.categorical], manifest.covariates.continuous),
-    }
-
-
-def _named_axes(manifest: Manifest) -> Mapping[str, Sequence[object]]:
-    axes: dict[str, Sequence[object]] = {"condition keys": [(c.key, c.encoding) for c in manifest.conditions]}
-    axes |= {f"condition {c.key!r}": c.categories for c in manifest.conditions}
-    axes |= {f"covariate {c.key!r}": c.categories for c in manifest.covariates.categorical}
-    axes |= {"combinations": [c.values for c in manifest.combinations]}
-    axes |= {f"labels of {level.key!r}": level.categories for level in manifest.labels}
-    return axes | {"terms": [(term.id, term.kind, term.genes) for term in manifest.terms]}
-
-
-def _begins(longer: Sequence[object], shorter: Sequence[object]) -> bool:
-    return list(longer[: len(shorter)]) == list(shorter)
+    axes, grown = old.named_axes(), new.named_axes()
+    return next((name for name, names in axes.items() if grown.get(name, ())[: len(names)] != names), None)
 
 
 def _moved_tensor(old: Release, new: Release) -> str | None:
     """Return the first tensor whose values for the old names are not the old ones."""
-    sizes, grown = old.manifest.axes(), new.manifest.axes()
     before, after = ({spec.name: spec for spec in release.manifest.tensors} for release in (old, new))
+    axes, grown = old.manifest.axes(), new.manifest.axes()
     for name in sorted(before.keys() - _free(old.manifest)):
-        same = name in after and after[name].shape == before[name].shape
-        if not same or not _kept(old.tensors[name], new.tensors[name], after[name], sizes, grown):
+        if name not in after or after[name].shape != before[name].shape:
+            return name
+        if not _kept(old.tensors[name], new.tensors[name], after[name].places(grown, before=axes)):
             return name
     return None
 
 
 def _free(manifest: Manifest) -> set[str]:
-    """Return the tensors that say nothing about where a cell lies."""
-    free = {"prototypes.unlabelled", *(manifest.test_vectors.tensors.values() if manifest.test_vectors else ())}
-    free |= {level.means for level in manifest.prototypes.levels}
+    """Return the tensors that do not move a cell."""
+    free = {"prototypes.unlabelled", *manifest.vector_tensors, *(level.means for level in manifest.prototypes.levels)}
     return free | {level.covariances for level in manifest.prototypes.levels if level.covariances}
 
 
-def _kept(old: Tensor, new: Tensor, spec: TensorSpec, sizes: Mapping[str, int], grown: Mapping[str, int]) -> bool:
-    for dimension, axis in enumerate(spec.shape):
-        new = new.index_select(dimension, torch.tensor(places(axis, sizes, grown), dtype=torch.int64))
+def _kept(old: Tensor, new: Tensor, places: Sequence[list[int]]) -> bool:
+    for dimension, indices in enumerate(places):
+        new = new.index_select(dimension, torch.tensor(indices, dtype=torch.int64))
     return new.shape == old.shape and bool((new == old).all())
-
-
-def places(axis: str, sizes: Mapping[str, int], grown: Mapping[str, int]) -> list[int]:
-    """Return where along a grown axis the old entries are; each part of the sum grew at its own end."""
-    found: list[int] = []
-    start = 0
-    for part in axis.split("+"):
-        width = int(part) if part.isdigit() else grown[part]
-        kept = width if part.isdigit() else sizes.get(part, 0)
-        found += range(start, start + kept)
-        start += width
-    return found
 
 
 def _next(level: str, before: str, taken: Iterable[str]) -> str:

@@ -269,6 +269,37 @@ def test_labels_no_cell_has_are_named(tmp_path: Path) -> None:
         build(recipe(tmp_path, labels=[level]), data=tmp_path, out=tmp_path / "zoo", progress=False)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"trust": {"transfer": "average"}, "atlas": False}, "transfer = 'average' needs the atlas: set atlas = true"),
+        ({"trust": {"transfer": "network"}}, "needs a classifier of its own, as scanvi has one; scpoli has none"),
+        (
+            {"architecture": {"kind": "trvae", "hidden": [16], "latent": 4}},
+            "needs prototypes, which trvae has not: set atlas = true",
+        ),
+        (
+            {
+                "architecture": {"kind": "trvae", "hidden": [16], "latent": 4},
+                "trust": {"transfer": "gaussians"},
+                "atlas": True,
+            },
+            "'gaussians' needs prototypes, which trvae has not",
+        ),
+        (
+            {"trust": {"transfer": "consensus"}, "input": {"kind": "log1p"}},
+            "'consensus' needs counts; input.kind is 'log1p'",
+        ),
+    ],
+)
+def test_a_rule_of_transfer_that_lacks_what_it_needs_is_refused(
+    tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(errors.ManifestError, match="tiny is not a valid recipe") as caught:
+        build(recipe(tmp_path, **changes), data=tmp_path, out=tmp_path / "zoo", progress=False)
+    assert expected in caught.value.problems[0]
+
+
 @pytest.mark.slow
 def test_labels_can_be_renamed_and_cells_left_out(tmp_path: Path) -> None:
     wanted = described({"one": cells("b1", count=260, seed=1)})
@@ -289,7 +320,7 @@ def test_labels_transferred_from_neighbours_come_out_the_same_after_loading(tmp_
     model = Model.load(build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False))
     (calibration,) = model.manifest.trust.calibrations
     assert (calibration.transfer, calibration.neighbors) == ("average", 7)
-    assert model.reference is not None and model.reference.n_obs == 400 - model.manifest.metrics[0].n
+    assert model.atlas is not None and model.atlas.n_obs == 400 - model.manifest.metrics[0].n
     verify(model)
 
 

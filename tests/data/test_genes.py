@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 
 from hub_client import errors
-from hub_client.data.genes import Match, Panel, match, organism, plain, settled
+from hub_client.data.genes import Match, Panel, match, organism, plain, resolve_duplicates
 from hub_client.manifest.v1 import Manifest
 from tests import queries
 
 
 def matched(names: list[str], described: Manifest, *, policy: str = "error", **columns: list[str]) -> Match:
     var = pd.DataFrame(columns, index=pd.Index(names, dtype=object))
-    return settled(match(var, Panel.of(described)), policy=policy)  # type: ignore[arg-type]
+    return resolve_duplicates(match(var, Panel.of(described)), policy=policy)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

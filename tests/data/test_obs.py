@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hub_client import errors
-from hub_client.data.obs import said
+from hub_client.data.obs import read_obs
 from tests import queries
 
 TWO = {"keys": ("batch", "donor")}
@@ -18,14 +18,14 @@ def frame(**columns: Any) -> pd.DataFrame:
 
 
 def test_conditions_are_read_from_the_columns_given() -> None:
-    found = said(frame(sample=["a", "c", "a"], batch=["x"] * 3), queries.manifest(), conditions={"batch": "sample"})
+    found = read_obs(frame(sample=["a", "c", "a"], batch=["x"] * 3), queries.manifest(), conditions={"batch": "sample"})
     assert found.conditions["batch"].tolist() == ["a", "c", "a"]
     assert found.columns == {"batch": "sample"}
     assert found.notes == ()
 
 
 def test_columns_named_like_the_keys_are_read_if_none_are_given() -> None:
-    found = said(frame(), queries.manifest())
+    found = read_obs(frame(), queries.manifest())
     assert found.conditions["batch"].tolist() == ["a", "b", "c"]
     assert found.columns == {"batch": "batch"}
 
@@ -33,14 +33,14 @@ def test_columns_named_like_the_keys_are_read_if_none_are_given() -> None:
 @pytest.mark.parametrize(("known", "expected"), [("a", "query"), ("query", "query-2")])
 def test_a_query_without_conditions_is_one_new_category(known: str, expected: str) -> None:
     condition = {"key": "batch", "categories": [known], "encoding": {"kind": "embedding"}}
-    found = said(frame(other=[1, 2, 3]), queries.manifest(conditions=[condition]))
+    found = read_obs(frame(other=[1, 2, 3]), queries.manifest(conditions=[condition]))
     assert found.conditions["batch"].tolist() == [expected] * 3
     assert f"one new category, '{expected}'" in found.notes[0]
     assert found.columns == {}
 
 
 def test_a_key_without_a_column_is_one_new_category_beside_one_that_has_it() -> None:
-    found = said(frame(), queries.manifest(**TWO))
+    found = read_obs(frame(), queries.manifest(**TWO))
     assert found.conditions["batch"].tolist() == ["a", "b", "c"]
     assert found.conditions["donor"].tolist() == ["query"] * 3
 
@@ -59,7 +59,7 @@ def test_a_key_without_a_column_is_one_new_category_beside_one_that_has_it() -> 
     ],
 )
 def test_columns_of_any_type_become_text(values: Any, expected: list[str]) -> None:
-    assert said(frame(batch=values), queries.manifest()).conditions["batch"].tolist() == expected
+    assert read_obs(frame(batch=values), queries.manifest()).conditions["batch"].tolist() == expected
 
 
 @pytest.mark.parametrize("gap", [None, np.nan, pd.NA, pd.NaT])
@@ -67,81 +67,83 @@ def test_gaps_in_a_condition_are_refused(gap: Any) -> None:
     with pytest.raises(
         errors.VocabularyError, match=r"obs\['batch'\].*NaN\) for 2 of 3 cells.*fill the gaps"
     ) as caught:
-        said(frame(batch=pd.Series(["a", gap, gap], index=["x", "y", "z"], dtype=object)), queries.manifest())
+        read_obs(frame(batch=pd.Series(["a", gap, gap], index=["x", "y", "z"], dtype=object)), queries.manifest())
     assert caught.value.field == "batch"
 
 
 def test_unknown_keys_are_refused_with_the_models() -> None:
     with pytest.raises(errors.VocabularyError, match="names sample, but the model's conditions are batch") as caught:
-        said(frame(), queries.manifest(), conditions={"sample": "batch"})
+        read_obs(frame(), queries.manifest(), conditions={"sample": "batch"})
     assert caught.value.unknown == ("sample",)
     assert caught.value.known == ("batch",)
 
 
 def test_every_key_needs_a_column_once_one_is_given() -> None:
     with pytest.raises(errors.VocabularyError, match="none for donor") as caught:
-        said(frame(), queries.manifest(**TWO), conditions={"batch": "batch"})
+        read_obs(frame(), queries.manifest(**TWO), conditions={"batch": "batch"})
     assert caught.value.unknown == ("donor",)
 
 
 def test_unknown_columns_are_refused_with_close_names() -> None:
     with pytest.raises(errors.VocabularyError, match=r"no column 'dnor'.*Did you mean donor") as caught:
-        said(frame(donor=[1, 2, 3]), queries.manifest(), conditions={"batch": "dnor"})
+        read_obs(frame(donor=[1, 2, 3]), queries.manifest(), conditions={"batch": "dnor"})
     assert caught.value.unknown == ("dnor",)
 
 
 def test_categories_are_listed_where_no_name_is_close() -> None:
     with pytest.raises(errors.VocabularyError, match="It has donor, x"):
-        said(frame(donor=[1, 2, 3], x=[1, 2, 3]), queries.manifest(), conditions={"batch": "zzzzz"})
+        read_obs(frame(donor=[1, 2, 3], x=[1, 2, 3]), queries.manifest(), conditions={"batch": "zzzzz"})
 
 
 @pytest.mark.parametrize("columns", [{"batch": ["a", "b", "new"]}, {"other": [1, 2, 3]}])
 def test_categories_a_model_cannot_learn_are_refused(columns: dict[str, Any]) -> None:
     closed = queries.manifest(unknown="error")
-    assert said(frame(batch=["a", "b", "b"]), closed).notes == ()
+    assert read_obs(frame(batch=["a", "b", "b"]), closed).notes == ()
     with pytest.raises(errors.VocabularyError, match=r"cannot learn: (new|query). It takes a, b"):
-        said(frame(**columns), closed)
+        read_obs(frame(**columns), closed)
 
 
 def test_labels_are_not_read_unless_asked_for() -> None:
-    assert said(frame(cell_type=["T"] * 3), queries.manifest()).labels == {}
+    assert read_obs(frame(cell_type=["T"] * 3), queries.manifest()).labels == {}
 
 
 def test_gaps_and_the_unlabelled_value_are_no_label() -> None:
-    found = said(frame(mine=["T", None, "Unknown"]), queries.manifest(), labels={"cell_type": "mine"})
+    found = read_obs(frame(mine=["T", None, "Unknown"]), queries.manifest(), labels={"cell_type": "mine"})
     assert found.labels["cell_type"].tolist() == ["T", "", ""]
 
 
 def test_new_labels_are_kept() -> None:
-    found = said(frame(mine=pd.Categorical(["T", "NK", "B"])), queries.manifest(), labels={"cell_type": "mine"})
+    found = read_obs(frame(mine=pd.Categorical(["T", "NK", "B"])), queries.manifest(), labels={"cell_type": "mine"})
     assert found.labels["cell_type"].tolist() == ["T", "NK", "B"]
 
 
 @pytest.mark.parametrize("labels", [{"lineage": "mine"}, {"cell_type": "not there"}])
 def test_unknown_levels_and_columns_of_labels_are_refused(labels: dict[str, str]) -> None:
     with pytest.raises(errors.VocabularyError, match=r"lineage|not there"):
-        said(frame(mine=["T"] * 3), queries.manifest(), labels=labels)
+        read_obs(frame(mine=["T"] * 3), queries.manifest(), labels=labels)
 
 
 def test_size_factors_come_from_the_manifests_column_or_the_callers() -> None:
     obs = frame(total=[10, 20, 30], mine=[1.5, 2.5, 3.5])
     described = queries.manifest(input={"size_factor": "total"})
-    found = said(obs, described).size_factors
+    found = read_obs(obs, described).size_factors
     assert found is not None
     assert found.tolist() == [10, 20, 30]
     assert found.dtype == np.float32
-    other = said(obs, described, size_factor="mine").size_factors
+    other = read_obs(obs, described, size_factor="mine").size_factors
     assert other is not None
     assert other.tolist() == [1.5, 2.5, 3.5]
-    assert said(obs, queries.manifest()).size_factors is None
+    assert read_obs(obs, queries.manifest()).size_factors is None
 
 
 @pytest.mark.parametrize("wrong", [0, -1, np.nan, np.inf, "many"])
 def test_size_factors_have_to_be_positive_numbers(wrong: Any) -> None:
     with pytest.raises(errors.VocabularyError, match="1 of 3 cells have none"):
-        said(frame(total=pd.Series([10, wrong, 30], index=["x", "y", "z"])), queries.manifest(), size_factor="total")
+        read_obs(
+            frame(total=pd.Series([10, wrong, 30], index=["x", "y", "z"])), queries.manifest(), size_factor="total"
+        )
 
 
 def test_a_missing_column_of_size_factors_is_refused() -> None:
     with pytest.raises(errors.VocabularyError, match="no column 'total', which was to hold each cell's size factor"):
-        said(frame(), queries.manifest(input={"size_factor": "total"}))
+        read_obs(frame(), queries.manifest(input={"size_factor": "total"}))

@@ -7,7 +7,7 @@ import pytest
 from anndata import AnnData
 
 from hub_client import align, errors
-from hub_client.data.sources import chosen
+from hub_client.data.sources import choose_source
 from tests import queries
 
 COUNTS = queries.counts()
@@ -37,13 +37,13 @@ def query(x: Any, *, raw: Any = None, **layers: Any) -> AnnData:
 )
 def test_which_matrix_is_read(layer: str | None, hint: str | None, expected: str) -> None:
     made = query(COUNTS, raw=COUNTS, counts=COUNTS, logged=LOGGED)
-    assert chosen(made, layer=layer, hint=hint).name == expected
+    assert choose_source(made, layer=layer, hint=hint).name == expected
 
 
 def test_a_layer_named_raw_is_read_before_raw() -> None:
     made = query(COUNTS, raw=COUNTS)
     made.layers["raw"] = COUNTS
-    assert chosen(made, layer="raw", hint=None).name == "layers/raw"
+    assert choose_source(made, layer="raw", hint=None).name == "layers/raw"
 
 
 def test_unknown_layers_are_refused_with_what_there_is() -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PANEL = """
 import numpy, anndata, scipy.sparse, torch
-from hub_client.data.panel import METHODS, select_panel
+from hub_client.build.panel import METHODS, select_panel
 from hub_client.manifest.recipe import Panel
 counts = numpy.random.default_rng(0).poisson(1.0, (300, 200)).astype(numpy.float32)
 adata = anndata.AnnData(scipy.sparse.csr_matrix(counts))

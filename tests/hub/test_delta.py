@@ -38,7 +38,7 @@ def with_reference(model: Model) -> Model:
     """Return the model with an atlas, which surgery leaves as it is."""
     latent = np.ones((50, model.manifest.axes()["latent"]), np.float32)
     atlas = atlas_file.atlas(latent, conditions={"batch": ["b0"] * 50}, labels={})
-    return Model(model.manifest, model.network, reference=atlas)
+    return Model(model.manifest, model.network, atlas=atlas)
 
 
 def stored(hub: Hub, name: str, folder: Path) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def test_the_whole_release_comes_back_with_its_digest(hub: Hub, tmp_path: Path) 
     pulled = hub.pull(f"lab/blood@sha256:{ref.digest}")
     cells = cells_for(pulled.manifest, QUERY, cells=30, labelled=False)
     np.testing.assert_array_equal(embed(pulled, cells), embed(model, cells))
-    assert pulled.reference is not None
+    assert pulled.atlas is not None
     assert hub.push(model, "lab/blood", delta=True) == ref
     assert hub.push(whole, "lab/blood") == ref
 

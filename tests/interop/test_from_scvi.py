@@ -256,8 +256,8 @@ def test_minified_data_become_the_atlas() -> None:
         adata.obsm["X_latent_qzm"], adata.obsm["X_latent_qzv"] = theirs.get_latent_representation(return_dist=True)
         theirs.minify_adata()
     model = from_scvi(theirs, name="simulated")
-    assert model.reference is not None
-    assert model.reference.n_obs == adata.n_obs
+    assert model.atlas is not None
+    assert model.atlas.n_obs == adata.n_obs
     found = predict(model, align(cells(), model), device="cpu").levels["cell_type"]
     assert (found.labels == cells().obs["cell_type"]).mean() > 0.5
 

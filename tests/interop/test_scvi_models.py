@@ -193,11 +193,11 @@ def minified(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_minified_cells_become_the_atlas(minified: Path, tmp_path: Path) -> None:
     model = Model.load(import_legacy(minified).save(tmp_path / "release"))
-    assert model.reference is not None
-    assert model.reference.n_obs == 240
-    assert set(model.reference.obs["cell_type"].dropna()) == {"B", "Mono", "NK"}
+    assert model.atlas is not None
+    assert model.atlas.n_obs == 240
+    assert set(model.atlas.obs["cell_type"].dropna()) == {"B", "Mono", "NK"}
     latent = anndata.read_h5ad(minified / "adata.h5ad").obsm["scanvi_latent_qzm"]
-    assert_allclose(np.sort(model.reference.obsm["X_latent"], axis=0), np.sort(latent, axis=0), rtol=1e-5)
+    assert_allclose(np.sort(model.atlas.obsm["X_latent"], axis=0), np.sort(latent, axis=0), rtol=1e-5)
     assert_allclose(
         np.sort(embed(model, align(cells(), model), device="cpu"), axis=0),
         np.sort(latent, axis=0),

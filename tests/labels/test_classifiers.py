@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from hub_client import errors
 from hub_client.data.cells import Cells
 from hub_client.labels.atlas import with_atlas
-from hub_client.labels.classifiers import with_classifiers
+from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.expression import LEAST_SPREAD, PENALTY, fit, normalised
 from hub_client.labels.predict import predict
 from hub_client.manifest.plan import Plan
@@ -90,7 +90,7 @@ def reference() -> tuple[Model, Cells]:
     model = Model.build(manifest())
     cells = cells_for(model.manifest)
     train(model, cells, plan=Plan(epochs=20, batch_size=32, pretraining_epochs=10), progress=False, accelerator="cpu")
-    model = with_classifiers(with_atlas(model, cells), cells)
+    model = with_expression_classifiers(with_atlas(model, cells), cells)
     trust = model.manifest.trust.model_copy(update={"calibrations": (RULE,)})
     return replace(model, manifest=model.manifest.changed(trust=trust)), cells
 
@@ -124,7 +124,7 @@ def test_a_label_that_came_later(reference: tuple[Model, Cells], tmp_path: Path)
 
 def test_again_replaces_it(reference: tuple[Model, Cells]) -> None:
     model, cells = reference
-    again = with_classifiers(model, cells)
+    again = with_expression_classifiers(model, cells)
     assert again.manifest.trust == model.manifest.trust
     assert [spec.name for spec in again.manifest.tensors] == [spec.name for spec in model.manifest.tensors]
 
@@ -132,4 +132,4 @@ def test_again_replaces_it(reference: tuple[Model, Cells]) -> None:
 def test_log_values_are_refused() -> None:
     model = Model.build(manifest(likelihood="mse"))
     with pytest.raises(errors.Unsupported, match="needs counts"):
-        with_classifiers(model, cells_for(model.manifest))
+        with_expression_classifiers(model, cells_for(model.manifest))

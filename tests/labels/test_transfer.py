@@ -8,10 +8,9 @@ import torch
 from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from hub_client import errors
 from hub_client.labels.mixtures import log_densities
 from hub_client.labels.neighbors import votes
-from hub_client.labels.transfer import DEFAULT, Evidence, probabilities, uncertainty
+from hub_client.labels.rules import Evidence, probabilities, uncertainty
 from hub_client.manifest.v1 import Calibration
 from hub_client.nn.layers import Axis
 from hub_client.nn.prototypes import PrototypeTable
@@ -36,8 +35,8 @@ def placed(latent: np.ndarray, codes: np.ndarray) -> PrototypeTable:
 
 
 def spoken(table: PrototypeTable, points: np.ndarray) -> Evidence:
-    squared = table.deviations(torch.from_numpy(points)).numpy()
-    return Evidence(LABELS, np.sqrt(squared), squared, table.shares.numpy())
+    squared = table.mahalanobis_squared(torch.from_numpy(points)).numpy()
+    return Evidence(LABELS, np.sqrt(squared), squared, table.label_frequencies.numpy())
 
 
 def test_gaussians_are_linear_discriminant_analysis(blobs: tuple[np.ndarray, np.ndarray]) -> None:
@@ -70,7 +69,9 @@ def test_deviations_are_squared_mahalanobis_distances(blobs: tuple[np.ndarray, n
     shared = shared + 1e-4 * np.diag(shared).mean() * np.eye(len(shared))
     normal = multivariate_normal(table.means[0].numpy(), shared)
     expected = -2 * (normal.logpdf(latent) - normal.logpdf(table.means[0].numpy()))
-    np.testing.assert_allclose(table.deviations(torch.from_numpy(latent))[:, 0].numpy(), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        table.mahalanobis_squared(torch.from_numpy(latent))[:, 0].numpy(), expected, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_label_without_cells_is_never_named(blobs: tuple[np.ndarray, np.ndarray]) -> None:
@@ -152,7 +153,9 @@ def test_a_query_is_labelled_in_the_convention_of_the_study_it_resembles() -> No
 def test_a_label_without_reference_cells_has_no_density(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     latent, codes = blobs
     densities = log_densities(latent, codes, np.zeros_like(codes), latent, labels=4)
-    evidence = Evidence((*LABELS, "new"), densities=densities, reference_shares=np.bincount(codes, minlength=4) / 520)
+    evidence = Evidence(
+        (*LABELS, "new"), densities=densities, reference_frequencies=np.bincount(codes, minlength=4) / 520
+    )
     rule = Calibration(level="x", transfer="mixtures", prior=1.0, temperature=2.0)
     likely = probabilities(evidence, rule)
     np.testing.assert_array_equal(likely[:, 3], 0)
@@ -169,7 +172,7 @@ def test_one_reference_cell_of_a_label_is_enough() -> None:
 def test_the_consensus_is_of_mixtures_and_expression() -> None:
     densities, said = np.log([[0.6, 0.4]]), np.array([[0.1, 0.9]])
     shares = np.array([0.5, 0.5])
-    evidence = Evidence(("B", "T"), densities=densities, reference_shares=shares, expression=said)
+    evidence = Evidence(("B", "T"), densities=densities, reference_frequencies=shares, expression=said)
     rule = Calibration(level="x", transfer="consensus", prior=1.0, temperature=1.0)
     np.testing.assert_allclose(probabilities(evidence, rule), [[0.35, 0.65]], rtol=1e-6)
 
@@ -180,22 +183,14 @@ def test_labels_that_came_with_a_query_get_what_gaussians_give_them(transfer: st
     evidence = Evidence(
         ("B", "T", "new"),
         distances=np.array([[1.0, 2, 9], [9, 9, 0]], np.float32),
-        deviations=np.array([[1.0, 4, 81], [81, 81, 0]], np.float32),
-        shares=np.array([0.4, 0.4, 0.2], np.float32),
+        mahalanobis_squared=np.array([[1.0, 4, 81], [81, 81, 0]], np.float32),
+        label_frequencies=np.array([0.4, 0.4, 0.2], np.float32),
         votes=known,
         densities=np.log(np.maximum(known, 1e-300)),
-        reference_shares=np.array([0.5, 0.5, 0]),
+        reference_frequencies=np.array([0.5, 0.5, 0]),
         expression=known,
     )
     likely = probabilities(evidence, Calibration(level="x", transfer=transfer, temperature=1.0))
     np.testing.assert_array_equal(likely.argmax(axis=1), [0, 2])
     np.testing.assert_allclose(likely.sum(axis=1), 1)
     np.testing.assert_allclose(likely[0, :2], known[0, :2], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "transfer", ["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus"]
-)
-def test_evidence_that_is_missing_is_named(transfer: str) -> None:
-    with pytest.raises(errors.Unsupported, match=r"prototypes|reference cells|expression"):
-        probabilities(Evidence(("B", "T")), DEFAULT.model_copy(update={"transfer": transfer}))

@@ -132,8 +132,6 @@ def test_not_toml_names_the_line(tmp_path: Path) -> None:
             "gates name the label levels celltype",
         ),
         ("[architecture]", "[[gates]]\nlevel = 'cell_type'\nmetric = 'f2'\nat_least = 0.5\n[architecture]", "gates.0"),
-        ("[architecture]", "[trust]\ntransfer = 'average'\n[architecture]", "set atlas = true"),
-        ('kind = "scpoli"', 'kind = "trvae"', "needs prototypes, which trvae has not: set atlas = true"),
         ("[architecture]", "[holdout]\nfraction = 0.0\n[architecture]", "holdout.fraction"),
     ],
 )

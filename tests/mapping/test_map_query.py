@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 import hub_client
 from hub_client import errors
 from hub_client.manifest import Plan
+from hub_client.manifest.receipts import MappingSettings
 from hub_client.models.impute import impute_proteins
 from hub_client.models.model import Model
 from hub_client.programs.enrichment import written_scores
@@ -39,6 +41,12 @@ def query() -> anndata.AnnData:
 
 def mapped(query: Any, reference: Model, **options: Any) -> Any:
     return hub_client.map_query(query, reference, plan=PLAN, progress=False, **options)
+
+
+def test_its_arguments_are_the_settings_that_a_receipt_records() -> None:
+    arguments = inspect.signature(hub_client.map_query).parameters.values()
+    given = {a.name: a.default for a in arguments if a.name not in ("adata", "model_or_name", "progress")}
+    assert given == {name: field.default for name, field in MappingSettings.model_fields.items()}
 
 
 def test_results_are_in_a_copy(reference: Model, query: anndata.AnnData) -> None:

@@ -60,6 +60,16 @@ def test_it_is_read_as_it_was_written_and_not_if_it_was_changed(mapping: Mapping
             read_receipt(broken, source="r")
 
 
+def test_a_receipt_of_format_1_has_the_fields_it_always_had(mapping: Mapping) -> None:
+    asked = "conditions labels layer min_coverage size_factor proteins start plan seed unknown_above accelerator "
+    fields = json.loads(mapping.receipt.to_bytes())
+    assert set(fields["asked"]) == set(f"{asked} devices precision".split())
+    assert fields["asked"]["conditions"] == {"batch": "batch"} and fields["asked"]["labels"] is None
+    assert set(fields["reference"]) == {"name", "version", "commit", "digest"}
+    place = mapping.adata.uns["archzoo"]["reference"]
+    assert {key: place[key] for key in fields["reference"]} == fields["reference"]
+
+
 def test_two_mappings_of_the_same_differ_in_nothing(mapping: Mapping) -> None:
     later = mapping.receipt.model_copy(update={"created": "2030-01-01T00:00:00Z"})
     assert differences(mapping.receipt, later) == ()

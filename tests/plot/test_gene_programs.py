@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from hub_client import errors, plot
 from hub_client.models.model import Model
+from hub_client.plot import gene_programs
 from hub_client.programs.enrichment import enrichment, term_scores, write_scores
 from hub_client.programs.terms import term_genes
 from tests.contract.examples import EXAMPLES, trained
@@ -76,13 +77,13 @@ def test_factors_are_ranked_by_size_with_their_sign_as_colour(table: pd.DataFram
         rows = table[table["group"] == group].head(4)
         assert names(figure, panel) == list(rows["term"])
         np.testing.assert_allclose(lengths(figure, panel), rows["bayes_factor"].abs())
-        expected = [to_rgba(plot.UP if value > 0 else plot.DOWN) for value in rows["bayes_factor"]]
+        expected = [to_rgba(gene_programs.UP if value > 0 else gene_programs.DOWN) for value in rows["bayes_factor"]]
         assert colours(figure, panel) == expected
         assert figure.axes[panel].get_title(loc="left") == f"{group} against rest"
 
 
 def test_a_dashed_line_stands_at_the_threshold(table: pd.DataFrame) -> None:
-    for threshold in (plot.STRONG, 1.0):
+    for threshold in (gene_programs.STRONG, 1.0):
         (line,) = plot.bayes_factors(table, groups=["NK"], threshold=threshold).axes[0].lines
         assert list(line.get_xdata()) == [threshold, threshold]
         assert line.get_linestyle() == "--"
@@ -107,7 +108,9 @@ def test_genes_inside_and_outside_of_a_program_differ(tmp_path: Path) -> None:
     assert set(rows["in_mask"]) == {True, False}
     assert names(figure) == list(rows["genes"])
     np.testing.assert_allclose(lengths(figure), rows["weights"])
-    assert colours(figure) == [to_rgba(plot.INSIDE if inside else plot.OUTSIDE) for inside in rows["in_mask"]]
+    assert colours(figure) == [
+        to_rgba(gene_programs.INSIDE if inside else gene_programs.OUTSIDE) for inside in rows["in_mask"]
+    ]
     assert figure.axes[0].get_title(loc="left") == term.name
     assert_nothing_overlaps(figure, tmp_path / "genes.png")
 

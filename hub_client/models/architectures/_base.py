@@ -33,18 +33,18 @@ class Scores:
         ``(cells, labels)``: distances in the latent (smaller is closer) or probabilities.
     kind
         Which of the two ``values`` holds.
-    deviations
+    mahalanobis_squared
         ``(cells, labels)``: squared Mahalanobis distances to the labels' prototypes, under the covariance their cells
         share; None where there is none.
-    shares
+    label_frequencies
         ``(labels,)``: each label's share of the labelled reference cells; None where it is not known.
     """
 
     labels: tuple[str, ...]
     values: Array
     kind: Literal["distance", "probability"]
-    deviations: Array | None = None
-    shares: Array | None = None
+    mahalanobis_squared: Array | None = None
+    label_frequencies: Array | None = None
 
 
 class Architecture(Protocol):

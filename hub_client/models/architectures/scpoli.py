@@ -269,7 +269,11 @@ class ScPoli(ConditionalVae):
         z = torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32))
         tables = dict(zip(self._prototype_levels(), self._prototype_tables(), strict=True))
         return {
-            level: replace(scores, deviations=tables[level].deviations(z).numpy(), shares=tables[level].shares.numpy())
+            level: replace(
+                scores,
+                mahalanobis_squared=tables[level].mahalanobis_squared(z).numpy(),
+                label_frequencies=tables[level].label_frequencies.numpy(),
+            )
             for level, scores in self.distances(latent).items()
             if bool((tables[level].cells > 0).any())
         }

@@ -1,0 +1,71 @@
+"""What uncertainty means for a model: how evidence becomes labels, and the figures that show how well."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from hub_client.manifest._frozen import Frozen
+from hub_client.manifest.scalars import Key, Sha256, Text, UnitInterval
+
+Transfer = Literal["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus", "network"]
+
+
+class Calibration(Frozen):
+    """How one label level's evidence becomes labels and their probabilities."""
+
+    level: Key
+    transfer: Transfer = "prototypes"
+    """Where labels come from: ``prototypes`` (distances to them), ``gaussians`` (prototypes with the covariance their
+    cells share), ``neighbors`` (votes of the nearest cells of ``reference.zarr.zip``), the ``average`` of the
+    probabilities of prototypes and neighbors, ``mixtures`` (a Gaussian for each label in each condition of
+    ``reference.zarr.zip``), ``expression`` (a linear classifier of normalised counts), the ``consensus``, which is the
+    mean of the probabilities of mixtures and expression, or the ``network``'s own classifier, as scANVI has one."""
+    neighbors: PositiveInt = 50
+    """How many reference cells vote."""
+    prior: Annotated[float, Field(ge=0)] = 0.0
+    """Gaussians and mixtures: the power of each label's share of the reference's cells in its probability; 0 holds all
+    labels equally likely beforehand."""
+    temperature: Annotated[float, Field(gt=0)]
+    """Logits (minus the distance, or a Gaussian's log density) are divided by this before the softmax."""
+    sharpness: Annotated[float, Field(gt=0)] = 1.0
+    """Probabilities are raised to this power and normalised again: above 1 sharpens them, below 1 flattens them."""
+    distance_scale: Annotated[float, Field(gt=0)] | None = None
+    """A cell at d times this distance from its nearest prototype, d above 1, keeps 1/d of its confidence; None applies
+    no distance rule."""
+    unknown_above: UnitInterval = 0.5
+    """Uncertainty above which a cell is called unknown."""
+
+
+class ExpressionClassifier(Frozen):
+    """A linear classifier of a level's labels by log-normalised counts, and the tensors that hold it."""
+
+    level: Key
+    weight: Text
+    """``(labels, genes)``: the labels known when it was fitted, the level's first."""
+    bias: Text
+    """``(labels,)``"""
+    centre: Text
+    """``(genes,)``: mean log-normalised counts, which a gene that was not measured counts as."""
+
+
+class Trust(Frozen):
+    """Read by the mapper: what uncertainty means for this model, and what that was checked on."""
+
+    calibrations: tuple[Calibration, ...] = ()
+    classifiers: tuple[ExpressionClassifier, ...] = ()
+    validated_on: str | None = None
+
+
+class Metric(Frozen):
+    """One figure the card shows."""
+
+    name: Text
+    definition: Text
+    dataset: Text
+    dataset_fingerprint: Sha256 | None = None
+    split: Text
+    value: float
+    n: NonNegativeInt
+    seed: int | None = None
