@@ -13,7 +13,7 @@ from hub_client import errors
 from hub_client.files import folders
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Entry, Kind, Source, Store
+from hub_client.release.store import DOCUMENT, Entry, RepoType, Source, Store
 from hub_client.store import addresses, catalogue
 from hub_client.store.addresses import Address, default_folder
 from hub_client.store.catalogue import Catalogue, Found
@@ -337,7 +337,7 @@ class Hub:
         found = _shown(self._datasets, dataset_listing, all_versions=False)
         return [one for one in found if one.matches(query)]
 
-    def _push_to(self, name: str, kind: Kind) -> tuple[Store, str]:
+    def _push_to(self, name: str, kind: RepoType) -> tuple[Store, str]:
         """Return the store a push goes to and the repository there; a name that begins with ``hf://`` says both."""
         place = {"models": self._models, "datasets": self._datasets}[kind]
         if isinstance(name, str) and name.startswith(addresses.PUBLIC):
@@ -560,7 +560,7 @@ def _hub(hub: Hub | Address | None) -> Hub:
     return hub if isinstance(hub, Hub) else Hub(hub)
 
 
-def _places(address: Address | None, kind: Kind, *, token: str | None) -> tuple[Catalogue, Store]:
+def _places(address: Address | None, kind: RepoType, *, token: str | None) -> tuple[Catalogue, Store]:
     """Return where names are looked for, and the store that is pushed to."""
     places = addresses.places(address, kind=kind, token=token)
     remote = any(isinstance(store, RemoteStore) for store in places.stores)
@@ -581,7 +581,7 @@ def _placed(place: Catalogue, name: _Named) -> tuple[Catalogue, _Named | str]:
     return public, _on_public(name, place.kind)
 
 
-def _on_public(name: str, kind: Kind) -> str:
+def _on_public(name: str, kind: RepoType) -> str:
     """Return a name of the public hub without its beginning; InvalidInput if it is a name of the other kind."""
     rest = name.removeprefix(addresses.PUBLIC)
     is_dataset = rest.startswith(_DATASETS)

@@ -18,9 +18,9 @@ from typing import Literal, Protocol
 from hub_client import errors
 from hub_client.release.ref import Ref
 
-Kind = Literal["models", "datasets"]
+RepoType = Literal["models", "datasets"]
 
-DOCUMENT: Mapping[Kind, str] = {"models": "manifest.json", "datasets": "dataset.json"}
+DOCUMENT: Mapping[RepoType, str] = {"models": "manifest.json", "datasets": "dataset.json"}
 """The file whose sha256 is the release digest."""
 
 SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
@@ -81,7 +81,7 @@ class Source(Protocol):
 class Store(Source, Protocol):
     """A place that holds repositories of one kind; ``address`` says where, ``kind`` says of what."""
 
-    kind: Kind
+    kind: RepoType
     address: str
 
     def repos(self) -> list[str]:

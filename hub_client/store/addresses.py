@@ -19,7 +19,7 @@ from pathlib import Path
 import platformdirs
 
 from hub_client import errors
-from hub_client.release.store import Kind, Store
+from hub_client.release.store import RepoType, Store
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.folder.bundled import ADDRESS, BundledStore
@@ -51,7 +51,7 @@ def default_folder() -> Path:
     return platformdirs.user_data_path("archzoo") / "hub"
 
 
-def places(address: Address | None, *, kind: Kind, token: str | None = None) -> Places:
+def places(address: Address | None, *, kind: RepoType, token: str | None = None) -> Places:
     """Return where to look for releases of one kind.
 
     Parameters
@@ -83,7 +83,7 @@ def places(address: Address | None, *, kind: Kind, token: str | None = None) -> 
     return Places((BundledStore(kind=kind), *stores.values(), *bundles), target, ordered or bool(bundles))
 
 
-def store_at(address: Address, *, kind: Kind, token: str | None = None) -> Store:
+def store_at(address: Address, *, kind: RepoType, token: str | None = None) -> Store:
     """Return the store at an address; errors as :func:`places`."""
     scheme, separator, _ = str(address).partition("://")
     if separator:
@@ -97,7 +97,7 @@ def store_at(address: Address, *, kind: Kind, token: str | None = None) -> Store
     return FolderStore(Path(address).expanduser().absolute(), kind=kind)
 
 
-def public(kind: Kind) -> RemoteStore:
+def public(kind: RepoType) -> RemoteStore:
     """Return the public hub."""
     return RemoteStore(_wire(PUBLIC, "hf", kind=kind, token=None), kind=kind, cache=Cache.default())
 
@@ -111,14 +111,14 @@ def _hubs() -> tuple[list[str], bool]:
     return [named if named and "://" in named else str(default_folder().absolute())], False
 
 
-def _bundles(kind: Kind) -> tuple[Store, ...]:
+def _bundles(kind: RepoType) -> tuple[Store, ...]:
     """Return the hub of what came as bundles, if any did."""
     cache = Cache.default()
     store = RemoteStore(bundle_files.BundlesWire(kind=kind, cache=cache), kind=kind, cache=cache)
     return (store,) if store.repos() else ()
 
 
-def _wire(address: str, scheme: str, *, kind: Kind, token: str | None) -> Wire:
+def _wire(address: str, scheme: str, *, kind: RepoType, token: str | None) -> Wire:
     if scheme not in _WIRES:
         raise errors.Unsupported(
             f"{address!r}: this version of archzoo does not reach {scheme}:// hubs. It reaches folders, https:// (hubs "
@@ -129,14 +129,14 @@ def _wire(address: str, scheme: str, *, kind: Kind, token: str | None) -> Wire:
     return _WIRES[scheme](address, kind, token)
 
 
-def _huggingface(address: str, kind: Kind, token: str | None) -> Wire:
+def _huggingface(address: str, kind: RepoType, token: str | None) -> Wire:
     from hub_client.store.network import huggingface
 
     found = _own_token(address) or huggingface.public_token(address.rstrip("/"))
     return huggingface.HuggingFaceWire(address, kind=kind, token=found if token is None else token)
 
 
-def _public(address: str, kind: Kind, token: str | None) -> Wire:
+def _public(address: str, kind: RepoType, token: str | None) -> Wire:
     from hub_client.store.network import huggingface
 
     if address != PUBLIC:
@@ -147,13 +147,13 @@ def _public(address: str, kind: Kind, token: str | None) -> Wire:
     return _huggingface(huggingface.public_address(), kind, token)
 
 
-def _static(address: str, kind: Kind, token: str | None) -> Wire:
+def _static(address: str, kind: RepoType, token: str | None) -> Wire:
     from hub_client.store.network.static import StaticWire
 
     return StaticWire(address, kind=kind, token=_own_token(address) if token is None else token)
 
 
-_WIRES: Mapping[str, Callable[[str, Kind, str | None], Wire]] = {
+_WIRES: Mapping[str, Callable[[str, RepoType, str | None], Wire]] = {
     "hf": _public,
     "http": _huggingface,
     "https": _huggingface,

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from hub_client import errors
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Entry, Kind, Source, Store
+from hub_client.release.store import DOCUMENT, Entry, RepoType, Source, Store
 from hub_client.store import settings
 from hub_client.store.folder.plain import PlainFolder
 from hub_client.store.network.bundles import SUFFIX, BundleFile
@@ -139,10 +139,10 @@ class Catalogue:
     """
 
     def __init__(
-        self, stores: Sequence[Store], *, kind: Kind, ordered: bool = False, pattern: re.Pattern[str] = NAME
+        self, stores: Sequence[Store], *, kind: RepoType, ordered: bool = False, pattern: re.Pattern[str] = NAME
     ) -> None:
         self.stores = tuple(stores)
-        self.kind: Kind = kind
+        self.kind: RepoType = kind
         self.pattern = pattern
         self._ordered = ordered
 

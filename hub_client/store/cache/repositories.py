@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hub_client import errors
 from hub_client.files import atomic, locks
-from hub_client.release.store import Kind
+from hub_client.release.store import RepoType
 from hub_client.store.cache.downloads import Cache
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -42,7 +42,7 @@ class Logged(BaseModel):
     date: datetime | None = None
 
 
-class Facts(BaseModel):
+class RepositoryRecord(BaseModel):
     """What is known of a repository.
 
     Attributes
@@ -63,7 +63,7 @@ class Facts(BaseModel):
 
     format: Literal[1] = 1
     hub: str
-    kind: Kind
+    kind: RepoType
     repo: str
     branches: Mapping[str, Commit] = {}
     tags: Mapping[str, Commit] = {}
@@ -74,18 +74,18 @@ class Facts(BaseModel):
 
 
 @dataclass(frozen=True)
-class Notebook:
+class RepositoryCache:
     """The facts about one hub's repositories of one kind, in a cache."""
 
     cache: Cache
     hub: str
-    kind: Kind
+    kind: RepoType
     place: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", f"{_slug(self.hub)}/{self.kind}")
 
-    def known(self, repo: str) -> Facts | None:
+    def known(self, repo: str) -> RepositoryRecord | None:
         """Return what is known of a repository; what the shared cache knows and ours does not is added."""
         found = [facts for root in self.cache.roots if (facts := read(self._path(root, repo)))]
         ours = next((facts for facts in found if facts.hub == self.hub and facts.repo == repo), None)
@@ -97,7 +97,7 @@ class Notebook:
         paths = (path for root in self.cache.roots for path in (root / "hubs" / self.place).glob("*/*.json"))
         return sorted({facts.repo for path in paths if (facts := read(path)) and facts.hub == self.hub})
 
-    def note(self, repo: str, **seen: object) -> Facts:
+    def note(self, repo: str, **seen: object) -> RepositoryRecord:
         """Add what was seen of a repository, and return all that is known now.
 
         Parameters
@@ -105,7 +105,7 @@ class Notebook:
         repo
             Its full name.
         seen
-            Fields of :class:`Facts` that replace the former ones; ``digests`` are added to them.
+            Fields of :class:`RepositoryRecord` that replace the former ones; ``digests`` are added to them.
 
         Raises
         ------
@@ -117,9 +117,9 @@ class Notebook:
         path = self._path(self.cache.root, repo)
         place = f"the cache {self.cache.root}"
         with atomic.writing(place, otherwise="name another folder in ARCHZOO_CACHE"), _alone(path):
-            before = self.known(repo) or Facts(hub=self.hub, kind=self.kind, repo=repo)
+            before = self.known(repo) or RepositoryRecord(hub=self.hub, kind=self.kind, repo=repo)
             added = seen.pop("digests", {})
-            after = Facts.model_validate(before.model_dump() | seen | {"digests": _joined(before, added)})
+            after = RepositoryRecord.model_validate(before.model_dump() | seen | {"digests": _joined(before, added)})
             if after != before:
                 _write(self.cache, path, after)
         return after
@@ -128,17 +128,17 @@ class Notebook:
         return root / "hubs" / self.place / f"{repo}.json"
 
 
-def every(root: Path) -> Iterator[tuple[Path, Facts]]:
+def every(root: Path) -> Iterator[tuple[Path, RepositoryRecord]]:
     """Return all that a cache folder knows, with the file that says so."""
     for path in sorted((root / "hubs").glob("*/*/*/*.json")):
         if facts := read(path):
             yield path, facts
 
 
-def read(path: Path) -> Facts | None:
+def read(path: Path) -> RepositoryRecord | None:
     """Return the facts in a file; None where there is none, or it is damaged: then it is found out again."""
     with suppress(OSError, ValidationError), path.open("rb") as file:
-        return Facts.model_validate_json(file.read(_LARGEST))
+        return RepositoryRecord.model_validate_json(file.read(_LARGEST))
     return None
 
 
@@ -150,7 +150,7 @@ def forget(cache: Cache, path: Path, commits: Collection[str]) -> None:
             _write(cache, path, known.model_copy(update={"digests": kept}))
 
 
-def _joined(before: Facts, added: object) -> dict[str, str]:
+def _joined(before: RepositoryRecord, added: object) -> dict[str, str]:
     digests = dict(before.digests)
     for commit, digest in dict(added).items():  # type: ignore[call-overload]
         if digests.setdefault(commit, digest) != digest:
@@ -165,7 +165,7 @@ def _joined(before: Facts, added: object) -> dict[str, str]:
     return digests
 
 
-def _write(cache: Cache, path: Path, facts: Facts) -> None:
+def _write(cache: Cache, path: Path, facts: RepositoryRecord) -> None:
     cache.publish(facts.model_dump_json(indent=1).encode(), path)
 
 

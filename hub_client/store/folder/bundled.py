@@ -13,7 +13,7 @@ from pathlib import Path
 from hub_client import _resources, errors
 from hub_client.release import yanks
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Kind, choose, semver
+from hub_client.release.store import DOCUMENT, SEMVER, Entry, RepoType, choose, semver
 from hub_client.store.folder import plain
 
 ADDRESS = "bundled"
@@ -22,8 +22,8 @@ ADDRESS = "bundled"
 class BundledStore:
     """A :class:`~hub_client.release.store.Store` over plain release folders."""
 
-    def __init__(self, root: Path | None = None, *, kind: Kind = "models") -> None:
-        self.kind: Kind = kind
+    def __init__(self, root: Path | None = None, *, kind: RepoType = "models") -> None:
+        self.kind: RepoType = kind
         self.address = ADDRESS
         self._root = root or _resources.released()
 

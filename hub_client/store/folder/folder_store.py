@@ -27,7 +27,7 @@ from hub_client import errors
 from hub_client.files import atomic, locks
 from hub_client.release import yanks as yank_list
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Kind, choose, semver, stated_version
+from hub_client.release.store import DOCUMENT, SEMVER, Entry, RepoType, choose, semver, stated_version
 from hub_client.store.folder import git
 
 _REPO = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*/[a-z0-9]+(?:[-_.][a-z0-9]+)*")
@@ -36,8 +36,8 @@ _REPO = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*/[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 class FolderStore:
     """A :class:`~hub_client.release.store.Store` in a folder that may not exist yet."""
 
-    def __init__(self, root: Path, *, kind: Kind, timeout: float = 120.0) -> None:
-        self.kind: Kind = kind
+    def __init__(self, root: Path, *, kind: RepoType, timeout: float = 120.0) -> None:
+        self.kind: RepoType = kind
         self.address = str(root)
         self._root = root / kind
         self._timeout = timeout

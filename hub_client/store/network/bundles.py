@@ -33,9 +33,9 @@ from hub_client.release import files as release_files
 from hub_client.release import yanks
 from hub_client.release.files import Wanted
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Kind, Source, stated_version
+from hub_client.release.store import DOCUMENT, RepoType, Source, stated_version
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.cache.repositories import Commit, Logged, Notebook, Sha256
+from hub_client.store.cache.repositories import Commit, Logged, RepositoryCache, Sha256
 from hub_client.store.network.remote import NAME, Change, Heads, Published
 from hub_client.store.network.stream import Stream
 
@@ -53,7 +53,7 @@ class Record(BaseModel):
     """Which release a bundle holds."""
 
     format: Literal[1] = 1
-    kind: Kind
+    kind: RepoType
     repo: Annotated[str, Field(max_length=200)]
     commit: Commit
     version: str | None = None
@@ -70,7 +70,7 @@ class Member:
     size: int
 
 
-def write(source: Source, ref: Ref, target: Path, *, kind: Kind) -> Path:
+def write(source: Source, ref: Ref, target: Path, *, kind: RepoType) -> Path:
     """Write a release as a bundle, which appears whole or not at all, and return its path.
 
     Raises
@@ -120,7 +120,7 @@ class BundleFile:
     """One bundle that a user names by its path; a :class:`~hub_client.release.store.Source`."""
 
     path: Path
-    kind: Kind
+    kind: RepoType
 
     def ref(self) -> Ref:
         """Return which release it holds, as its document says; the commit is what the bundle says.
@@ -184,7 +184,7 @@ class BundleFile:
             for wanted in self._wanted(file, members):
                 cache.fill(wanted, lambda start, member=members[wanted.name]: _streamed(file, member, start))  # type: ignore[misc]
             cache.put(self._document(file, members))
-        notes = Notebook(cache, ADDRESS, self.kind)
+        notes = RepositoryCache(cache, ADDRESS, self.kind)
         before = notes.known(repo)
         named = {ref.version: ref.commit} if ref.version else {f"bundle-{ref.commit[:12]}": ref.commit}
         tags = (dict(before.tags) if before else {}) | named
@@ -267,8 +267,8 @@ class BundlesWire:
 
     address = ADDRESS
 
-    def __init__(self, *, kind: Kind, cache: Cache) -> None:
-        self._notes = Notebook(cache, ADDRESS, kind)
+    def __init__(self, *, kind: RepoType, cache: Cache) -> None:
+        self._notes = RepositoryCache(cache, ADDRESS, kind)
 
     def repos(self) -> list[str]:
         """Return the repositories of which a bundle came."""

@@ -27,7 +27,7 @@ from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import card, dataset
 from hub_client.release import yanks as yank_list
 from hub_client.release.files import Wanted
-from hub_client.release.store import DOCUMENT, Kind
+from hub_client.release.store import DOCUMENT, RepoType
 from hub_client.store import settings
 from hub_client.store.cache.repositories import COMMIT, Commit, Logged
 from hub_client.store.network import http, progress
@@ -45,8 +45,8 @@ TAG = "archzoo"
 _PAGE = 16 << 20
 _ETAG = re.compile(r'(?:W/)?"?([0-9a-f]{40}|[0-9a-f]{64})"?')
 _QUERY = re.compile(r"(?<=\S)\?[^\s'\"]+")
-_TYPES: Mapping[Kind, str] = {"models": "model", "datasets": "dataset"}
-_FILES: Mapping[Kind, str] = {"models": "", "datasets": "datasets/"}
+_TYPES: Mapping[RepoType, str] = {"models": "model", "datasets": "dataset"}
+_FILES: Mapping[RepoType, str] = {"models": "", "datasets": "datasets/"}
 _STALE = 412
 _BARS = "HF_HUB_DISABLE_PROGRESS_BARS"
 _WAIT = 300.0
@@ -96,10 +96,10 @@ def public_token(address: str) -> str | None:
 class HuggingFaceWire:
     """A :class:`~hub_client.store.network.remote.Wire` to one hub."""
 
-    def __init__(self, address: str, *, kind: Kind, token: str | None) -> None:
+    def __init__(self, address: str, *, kind: RepoType, token: str | None) -> None:
         self._client = Client(address, token=token)
         self.address = self._client.url
-        self._kind: Kind = kind
+        self._kind: RepoType = kind
         self._token = token
 
     # Reading

@@ -23,10 +23,10 @@ from hub_client.release import files as release_files
 from hub_client.release import yanks
 from hub_client.release.files import Wanted
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Kind, choose, semver, stated_version
+from hub_client.release.store import DOCUMENT, SEMVER, Entry, RepoType, choose, semver, stated_version
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.cache.repositories import COMMIT, Facts, Logged, Notebook
+from hub_client.store.cache.repositories import COMMIT, Logged, RepositoryCache, RepositoryRecord
 from hub_client.store.network import progress
 from hub_client.store.network.stream import Stream
 
@@ -144,12 +144,12 @@ class Wire(Protocol):
 class RemoteStore:
     """A :class:`~hub_client.release.store.Store` on the network, with a cache."""
 
-    def __init__(self, wire: Wire, *, kind: Kind, cache: Cache) -> None:
-        self.kind: Kind = kind
+    def __init__(self, wire: Wire, *, kind: RepoType, cache: Cache) -> None:
+        self.kind: RepoType = kind
         self.address = wire.address
         self._wire = wire
         self._cache = cache
-        self._notes = Notebook(cache, self.address, kind)
+        self._notes = RepositoryCache(cache, self.address, kind)
 
     # Reading
 
@@ -301,16 +301,16 @@ class RemoteStore:
             raise errors.ManifestError(f"{folder / DOCUMENT[self.kind]} states no semantic version such as 1.0.0.")
         return version, hashlib.sha256(document).hexdigest()
 
-    def _finish_last_push(self, facts: Facts) -> None:
+    def _finish_last_push(self, facts: RepositoryRecord) -> None:
         for version, commit in self._versions(facts).items():
             if version not in facts.tags:
                 self._wire.tag(facts.repo, version, commit)
 
-    def _taken(self, facts: Facts, version: str) -> Ref | None:
+    def _taken(self, facts: RepositoryRecord, version: str) -> Ref | None:
         commit = self._versions(facts).get(version)
         return self._ref(facts.repo, commit, version) if commit else None
 
-    def _checked_head(self, facts: Facts, parent: str | None) -> str | None:
+    def _checked_head(self, facts: RepositoryRecord, parent: str | None) -> str | None:
         """Return the head that a commit has to follow; TransportError if it holds another release than the parent."""
         head = facts.branches.get("main")
         if head == parent or (parent is None and head is not None and self._document(facts.repo, head) is None):
@@ -327,7 +327,7 @@ class RemoteStore:
             ref=ref,
         )
 
-    def _gone(self, facts: Facts, parent: str | None, folder: Path) -> tuple[str, ...]:
+    def _gone(self, facts: RepositoryRecord, parent: str | None, folder: Path) -> tuple[str, ...]:
         document = self._document(facts.repo, parent) if parent else None
         before = release_files.files_of(document, source=facts.repo) if document else ()
         return tuple(file.name for file in before if not (folder / file.name).exists())
@@ -347,7 +347,7 @@ class RemoteStore:
 
     # What is known of a repository
 
-    def _seen(self, repo: str) -> Facts | None:
+    def _seen(self, repo: str) -> RepositoryRecord | None:
         """Return what the hub says of a repository, or offline what it last said; None where there is none."""
         if settings.offline():
             return self._notes.known(repo)
@@ -356,7 +356,7 @@ class RemoteStore:
             return None
         return self._notes.note(repo, **vars(heads))
 
-    def _facts(self, repo: str) -> Facts:
+    def _facts(self, repo: str) -> RepositoryRecord:
         facts = self._seen(repo) if NAME.fullmatch(repo) and ".." not in repo else None
         if facts is None:
             where = f"the cache has nothing of the {self.kind} repository {repo!r} of the hub"
@@ -365,13 +365,13 @@ class RemoteStore:
             raise errors.NotFound(f"{absent} {self.address}{hint}.", name=repo)
         return facts
 
-    def _released(self, facts: Facts) -> bool:
+    def _released(self, facts: RepositoryRecord) -> bool:
         if any(SEMVER.fullmatch(tag) for tag in facts.tags):
             return True
         head = facts.branches.get("main")
         return head is not None and self._document(facts.repo, head) is not None
 
-    def _versions(self, facts: Facts) -> dict[str, str]:
+    def _versions(self, facts: RepositoryRecord) -> dict[str, str]:
         """Return version to commit: the tags, and the head's own where a push died before tagging it."""
         versions = {name: commit for name, commit in facts.tags.items() if SEMVER.fullmatch(name)}
         head = facts.branches.get("main")
@@ -380,12 +380,12 @@ class RemoteStore:
         stated = stated_version(self._document(facts.repo, head) or b"")
         return ({stated: head} if stated else {}) | versions
 
-    def _log(self, facts: Facts) -> tuple[Logged, ...]:
+    def _log(self, facts: RepositoryRecord) -> tuple[Logged, ...]:
         if settings.offline():
             return facts.log
         return self._notes.note(facts.repo, log=self._wire.log(facts.repo)).log if facts.branches else ()
 
-    def _entries(self, facts: Facts, versions: Mapping[str, str]) -> list[Entry]:
+    def _entries(self, facts: RepositoryRecord, versions: Mapping[str, str]) -> list[Entry]:
         """Return the commits of the main branch and those that other names point to, each once."""
         log = self._log(facts)
         seen = {one.commit for one in log}
@@ -393,7 +393,7 @@ class RemoteStore:
         others = [Logged(commit=tip) for tip in tips if tip not in seen]
         return self._logged(facts, versions, (*log, *others))
 
-    def _logged(self, facts: Facts, versions: Mapping[str, str], log: tuple[Logged, ...]) -> list[Entry]:
+    def _logged(self, facts: RepositoryRecord, versions: Mapping[str, str], log: tuple[Logged, ...]) -> list[Entry]:
         digests = {one.commit: self._digest(facts, one.commit) for one in log}
         return [
             Entry(one.commit, _version_of(one.commit, versions), digest, one.message, one.date)
@@ -401,7 +401,7 @@ class RemoteStore:
             if (digest := digests[one.commit])
         ]
 
-    def _digest(self, facts: Facts, commit: str) -> str | None:
+    def _digest(self, facts: RepositoryRecord, commit: str) -> str | None:
         """Return the digest of the release in a commit; None where it holds none, or offline is not in the cache."""
         if commit in facts.digests:
             return facts.digests[commit]

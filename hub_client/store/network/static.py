@@ -26,8 +26,8 @@ from hub_client.files import atomic
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import yanks
 from hub_client.release.files import Wanted, files_of
-from hub_client.release.store import DOCUMENT, Kind, Store
-from hub_client.store.cache.repositories import Facts, Logged, read
+from hub_client.release.store import DOCUMENT, RepoType, Store
+from hub_client.store.cache.repositories import Logged, RepositoryRecord, read
 from hub_client.store.network import http
 from hub_client.store.network.http import Answer, Client
 from hub_client.store.network.remote import Change, Heads, Published
@@ -49,7 +49,7 @@ class Index(BaseModel):
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
 
-    def of(self, kind: Kind) -> tuple[str, ...]:
+    def of(self, kind: RepoType) -> tuple[str, ...]:
         """Return the repositories of one kind."""
         return {"models": self.models, "datasets": self.datasets}[kind]
 
@@ -57,10 +57,10 @@ class Index(BaseModel):
 class StaticWire:
     """A :class:`~hub_client.store.network.remote.Wire` to a static hub; it takes no pushes."""
 
-    def __init__(self, address: str, *, kind: Kind, token: str | None) -> None:
+    def __init__(self, address: str, *, kind: RepoType, token: str | None) -> None:
         self._client = Client(address.removeprefix(SCHEME), token=token)
         self.address = SCHEME + self._client.url
-        self._kind: Kind = kind
+        self._kind: RepoType = kind
 
     def repos(self) -> list[str]:
         """Return the repositories that the index names."""
@@ -121,11 +121,11 @@ class StaticWire:
         """Refuse."""
         raise self._read_only(repo)
 
-    def _facts(self, repo: str) -> Facts | None:
+    def _facts(self, repo: str) -> RepositoryRecord | None:
         answer = self._client.get(f"{self._kind}/{repo}.json", limit=_LARGEST)
         if answer.status in (403, 404):  # a bucket that may not be listed answers 403 for what is not there
             return None
-        return _validated(Facts, answer, source=f"{self.address}/{self._kind}/{repo}.json")
+        return _validated(RepositoryRecord, answer, source=f"{self.address}/{self._kind}/{repo}.json")
 
     def _read_only(self, repo: str) -> errors.TransportError:
         return errors.TransportError(
@@ -163,7 +163,7 @@ def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -
         If the folder cannot be written.
     """
     wanted, releases, written = set(only), 0, 0
-    found: dict[Kind, list[str]] = {"models": [], "datasets": []}
+    found: dict[RepoType, list[str]] = {"models": [], "datasets": []}
     with atomic.writing(f"the folder {folder}", otherwise="choose another one"):
         for store in stores:
             for repo in store.repos():
@@ -181,11 +181,11 @@ def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -
     return Exported(sum(map(len, kept.values())), releases, written)
 
 
-def _described(store: Store, repo: str) -> Facts:
+def _described(store: Store, repo: str) -> RepositoryRecord:
     """Return what a store knows of a repository, as a static hub tells it."""
     entries, releases = store.history(repo), store.releases(repo)
     digests = {entry.commit: entry.digest for entry in entries} | {ref.commit: ref.digest for ref in releases}
-    return Facts(
+    return RepositoryRecord(
         hub="",
         kind=store.kind,
         repo=repo,
@@ -197,7 +197,7 @@ def _described(store: Store, repo: str) -> Facts:
     )
 
 
-def _export_release(store: Store, facts: Facts, commit: str, folder: Path) -> int:
+def _export_release(store: Store, facts: RepositoryRecord, commit: str, folder: Path) -> int:
     """Write the files of a release that are not there yet, and return their bytes."""
     digest = facts.digests[commit]
     if (folder / _blob(digest)).exists():  # the document comes last
@@ -240,7 +240,7 @@ def _replace(path: Path, content: bytes) -> None:
         atomic.publish(atomic.stage([content], staging=path.parent), path)
 
 
-def _before(folder: Path, kind: Kind) -> Iterator[str]:
+def _before(folder: Path, kind: RepoType) -> Iterator[str]:
     """Return the repositories that earlier exports wrote."""
     return (facts.repo for path in (folder / kind).glob("*/*.json") if (facts := read(path)))
 
