@@ -63,6 +63,11 @@ def dump(yanks: Iterable[Yank]) -> bytes:
     return (Yanked(yanked=tuple(yanks)).model_dump_json(indent=1) + "\n").encode()
 
 
+def without(yanks: Iterable[Yank], version: str) -> list[Yank]:
+    """Return the yanks of all other versions."""
+    return [yank for yank in yanks if yank.version != version]
+
+
 def reasons(yanks: Iterable[Yank]) -> dict[str, str]:
     """Return version to reason."""
     return {yank.version: yank.reason for yank in yanks}

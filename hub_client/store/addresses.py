@@ -1,4 +1,4 @@
-"""Addresses to stores: which kind of hub an address means, with which token, and where is looked if none is given.
+"""Turn a hub's address into a store, with the token that belongs to it.
 
 ============================  ===========================================================================
 ``/data/our-hub``             a folder hub
@@ -24,8 +24,8 @@ from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.folder.bundled import ADDRESS, BundledStore
 from hub_client.store.folder.folder_store import FolderStore
-from hub_client.store.network import bundles as bundle_files
-from hub_client.store.network.remote import RemoteStore, Wire
+from hub_client.store.network.bundles import BundlesWire
+from hub_client.store.network.remote import RemoteStore, WritableRemoteStore
 
 PUBLIC = "hf://"
 """The address of the public hub, and the beginning of names on it."""
@@ -87,19 +87,19 @@ def store_at(address: Address, *, kind: RepoType, token: str | None = None) -> S
     """Return the store at an address; errors as :func:`places`."""
     scheme, separator, _ = str(address).partition("://")
     if separator:
-        return RemoteStore(_wire(str(address), scheme, kind=kind, token=token), kind=kind, cache=Cache.default())
+        return _remote(str(address), scheme, kind=kind, token=token)
     if token is not None:
         raise errors.InvalidInput(
-            f"{address} is a hub in a folder and takes no token; its permissions say who may read."
+            f"{address} is a hub in a folder and takes no token; its permissions state who may read."
         )
     if address == ADDRESS:
         return BundledStore(kind=kind)
     return FolderStore(Path(address).expanduser().absolute(), kind=kind)
 
 
-def public(kind: RepoType) -> RemoteStore:
+def public(kind: RepoType) -> Store:
     """Return the public hub."""
-    return RemoteStore(_wire(PUBLIC, "hf", kind=kind, token=None), kind=kind, cache=Cache.default())
+    return store_at(PUBLIC, kind=kind)
 
 
 def _hubs() -> tuple[list[str], bool]:
@@ -114,29 +114,30 @@ def _hubs() -> tuple[list[str], bool]:
 def _bundles(kind: RepoType) -> tuple[Store, ...]:
     """Return the hub of what came as bundles, if any did."""
     cache = Cache.default()
-    store = RemoteStore(bundle_files.BundlesWire(kind=kind, cache=cache), kind=kind, cache=cache)
+    store = RemoteStore(BundlesWire(kind=kind, cache=cache), kind=kind, cache=cache)
     return (store,) if store.repos() else ()
 
 
-def _wire(address: str, scheme: str, *, kind: RepoType, token: str | None) -> Wire:
-    if scheme not in _WIRES:
+def _remote(address: str, scheme: str, *, kind: RepoType, token: str | None) -> Store:
+    if scheme not in _HUBS:
         raise errors.Unsupported(
             f"{address!r}: this version of archzoo does not reach {scheme}:// hubs. It reaches folders, https:// (hubs "
             "that speak as the Hugging Face hub does), hf:// (the public one) and static+https:// (exported ones).",
             kind=f"{scheme} hub",
             verb="connect",
         )
-    return _WIRES[scheme](address, kind, token)
+    return _HUBS[scheme](address, kind, token)
 
 
-def _huggingface(address: str, kind: RepoType, token: str | None) -> Wire:
+def _huggingface(address: str, kind: RepoType, token: str | None) -> Store:
     from hub_client.store.network import huggingface
 
-    found = _own_token(address) or huggingface.public_token(address.rstrip("/"))
-    return huggingface.HuggingFaceWire(address, kind=kind, token=found if token is None else token)
+    own = _own_token(address) or huggingface.public_token(address.rstrip("/"))
+    wire = huggingface.HuggingFaceWire(address, kind=kind, token=own if token is None else token)
+    return WritableRemoteStore(wire, kind=kind, cache=Cache.default())
 
 
-def _public(address: str, kind: RepoType, token: str | None) -> Wire:
+def _public(address: str, kind: RepoType, token: str | None) -> Store:
     from hub_client.store.network import huggingface
 
     if address != PUBLIC:
@@ -147,13 +148,14 @@ def _public(address: str, kind: RepoType, token: str | None) -> Wire:
     return _huggingface(huggingface.public_address(), kind, token)
 
 
-def _static(address: str, kind: RepoType, token: str | None) -> Wire:
+def _static(address: str, kind: RepoType, token: str | None) -> Store:
     from hub_client.store.network.static import StaticWire
 
-    return StaticWire(address, kind=kind, token=_own_token(address) if token is None else token)
+    wire = StaticWire(address, kind=kind, token=_own_token(address) if token is None else token)
+    return RemoteStore(wire, kind=kind, cache=Cache.default())
 
 
-_WIRES: Mapping[str, Callable[[str, RepoType, str | None], Wire]] = {
+_HUBS: Mapping[str, Callable[[str, RepoType, str | None], Store]] = {
     "hf": _public,
     "http": _huggingface,
     "https": _huggingface,

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -24,12 +25,12 @@ from pydantic import BaseModel, Field, ValidationError
 from hub_client import errors
 from hub_client.files import markdown
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.release import card, dataset
-from hub_client.release import yanks as yank_list
+from hub_client.manifest.v1 import Commit
+from hub_client.release import card, dataset, yanks
 from hub_client.release.files import Wanted
-from hub_client.release.store import DOCUMENT, RepoType
+from hub_client.release.store import DOCUMENT, Logged, RepoType
 from hub_client.store import settings
-from hub_client.store.cache.repositories import COMMIT, Commit, Logged
+from hub_client.store.cache.repositories import COMMIT
 from hub_client.store.network import http, progress
 from hub_client.store.network.http import Answer, Client
 from hub_client.store.network.remote import Change, Heads, MovedOn, Published
@@ -75,8 +76,8 @@ class _Repo(BaseModel):
 
 class _Log(BaseModel):
     commit: Annotated[Commit, Field(alias="id")]
-    title: str = ""
-    date: Any = None
+    message: Annotated[str, Field(alias="title")] = ""
+    date: datetime | None = None
 
 
 def public_address() -> str:
@@ -94,7 +95,7 @@ def public_token(address: str) -> str | None:
 
 
 class HuggingFaceWire:
-    """A :class:`~hub_client.store.network.remote.Wire` to one hub."""
+    """A :class:`~hub_client.store.network.remote.WritableWire` to one hub."""
 
     def __init__(self, address: str, *, kind: RepoType, token: str | None) -> None:
         self._client = Client(address, token=token)
@@ -117,12 +118,12 @@ class HuggingFaceWire:
             return None
         found = self._validated(_Heads, self._json(answer))
         branches = {one.name: one.commit for one in found.branches}
-        yanks = branches.pop(yank_list.BRANCH, None)
+        yanked = branches.pop(yanks.BRANCH, None)
         return Heads(
             branches,
             {one.name: one.commit for one in found.tags},
             {one.ref: one.commit for one in found.proposals},
-            yank_list.reasons(self._yanked(repo, yanks)) if yanks else {},
+            yanks.reasons(self._yanked(repo, yanked)) if yanked else {},
         )
 
     def log(self, repo: str) -> list[Logged]:
@@ -131,17 +132,16 @@ class HuggingFaceWire:
         for page in self._client.pages(f"api/{self._kind}/{repo}/commits/main", limit=_PAGE):
             if self._hidden(page):
                 return []
-            for one in self._each(_Log, page):
-                logged.append(self._validated(Logged, one.model_dump() | {"message": one.title}))
+            logged += [Logged(one.commit, one.message, one.date) for one in self._each(_Log, page)]
         return logged
 
     def document(self, repo: str, commit: str) -> bytes | None:
-        """Return a commit's document, if the hub says that it is this commit's."""
+        """Return a commit's document, if the hub states that it is this commit's."""
         return self._file(repo, commit, DOCUMENT[self._kind], limit=MAX_BYTES)
 
-    def _yanked(self, repo: str, commit: str) -> tuple[yank_list.Yank, ...]:
-        content = self._file(repo, commit, yank_list.FILE, limit=yank_list.MAX_BYTES)
-        return yank_list.read(content, source=repo) if content is not None else ()
+    def _yanked(self, repo: str, commit: str) -> tuple[yanks.Yank, ...]:
+        content = self._file(repo, commit, yanks.FILE, limit=yanks.MAX_BYTES)
+        return yanks.read(content, source=repo) if content is not None else ()
 
     def _file(self, repo: str, commit: str, name: str, *, limit: int) -> bytes | None:
         answer = self._client.get(self._place(repo, commit, name), limit=limit, elsewhere=True)
@@ -156,7 +156,7 @@ class HuggingFaceWire:
 
     @contextmanager
     def stream(self, repo: str, commit: str, file: Wanted, start: int) -> Iterator[Stream]:
-        """Give a file, after checking what the hub says of it."""
+        """Give a file, after checking what the hub states of it."""
         with self._client.stream(self._place(repo, commit, file.name), start=start, size=file.size) as stream:
             self._check_commit(stream.headers, commit, file.name)
             self._check_etag(stream.headers, {64: file.sha256}, file.name)
@@ -165,7 +165,7 @@ class HuggingFaceWire:
     # Writing
 
     def create(self, repo: str, *, private: bool | None) -> None:
-        """Make a repository where there is none; its visibility is the hub's default unless ``private`` says."""
+        """Make a repository where there is none; its visibility is the hub's default unless ``private`` is given."""
         answer = self._client.get(f"api/{self._kind}/{repo}", limit=_PAGE)
         if self._hidden(answer):
             with self._library() as api:
@@ -201,24 +201,24 @@ class HuggingFaceWire:
         with self._library() as api:
             api.create_tag(repo, tag=version, revision=commit, repo_type=_TYPES[self._kind])
 
-    def yank(self, repo: str, yank: yank_list.Yank) -> None:
+    def yank(self, repo: str, yank: yanks.Yank) -> None:
         """Commit the longer list to its branch, which is made at the first time; MovedOn if it is not the one seen."""
         from huggingface_hub import CommitOperationAdd
 
         answer = self._client.get(f"api/{self._kind}/{repo}/refs", limit=_PAGE)
         found = self._validated(_Heads, self._json(answer))
-        before = {one.name: one.commit for one in found.branches}.get(yank_list.BRANCH)
-        said = self._yanked(repo, before) if before else ()
-        content = yank_list.dump([*(one for one in said if one.version != yank.version), yank])
+        before = {one.name: one.commit for one in found.branches}.get(yanks.BRANCH)
+        listed = self._yanked(repo, before) if before else ()
+        content = yanks.dump([*yanks.without(listed, yank.version), yank])
         with self._library() as api:
             if before is None:
-                api.create_branch(repo, branch=yank_list.BRANCH, repo_type=_TYPES[self._kind])
+                api.create_branch(repo, branch=yanks.BRANCH, repo_type=_TYPES[self._kind])
             api.create_commit(
                 repo,
-                [CommitOperationAdd(path_in_repo=yank_list.FILE, path_or_fileobj=content)],
+                [CommitOperationAdd(path_in_repo=yanks.FILE, path_or_fileobj=content)],
                 commit_message=f"Yank {yank.version}: {yank.reason}",
                 repo_type=_TYPES[self._kind],
-                revision=yank_list.BRANCH,
+                revision=yanks.BRANCH,
                 parent_commit=before,
             )
 
@@ -371,7 +371,7 @@ class HuggingFaceWire:
         raise self._lying(what, expected=commit, actual=http.shown(found or "none"))
 
     def _check_etag(self, headers: Mapping[str, str], hashes: Mapping[int, str], name: str) -> None:
-        """Refuse a file of which the hub itself says that it is another; ``hashes`` are the right ones, by length."""
+        """Refuse a file of which the hub itself states that it is another; ``hashes`` are the right ones, by length."""
         etag = headers.get("x-linked-etag", headers.get("etag"))
         if etag is None:
             return
@@ -390,14 +390,14 @@ class HuggingFaceWire:
 
 
 class _Watched(io.BufferedReader):
-    """An open file that tells how far it was read: once by the library for its hash, once for the upload."""
+    """An open file that reports how far it was read: once by the library for its hash, once for the upload."""
 
     def __init__(self, path: Path, report: Callable[[int], object]) -> None:
         super().__init__(io.FileIO(path))
         self._report = report
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes, and tell."""
+        """Return the next bytes, and report."""
         found = super().read(size)
         self._report(self.tell())
         return found
@@ -413,7 +413,7 @@ def _hashes(content: bytes) -> dict[int, str]:
 def _discreet_library() -> Iterator[None]:
     """Keep the library from logging upload links, whose query is a capability, from advice on Xet, and from its bars.
 
-    We show a bar of our own, where there is a terminal; what the environment says of the library's
+    We show a bar of our own, where there is a terminal; what the environment sets for the library's
     bars holds.
     """
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
