@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 from hub_client import errors
 from hub_client.files import folders
@@ -42,6 +42,16 @@ class Asked(TypedDict, total=False):
     parent: str | None
     delta: bool
     signer: Signer | None
+
+
+class Described(TypedDict):
+    """What a data set is described by; :func:`push_dataset` has what each means."""
+
+    version: str
+    license: str
+    source: str
+    title: NotRequired[str]
+    doi: NotRequired[str | None]
 
 
 class Hub:
@@ -109,7 +119,7 @@ class Hub:
         from hub_client.release import folder as release_folder
 
         found, folder = _warned(self._models.find(name)), _vacant(Path(into))
-        _manifest(found)  # what is wrong with it is told under the name that was asked for
+        _manifest(found)  # what is wrong with it is reported under the name that was asked for
         with folders.staged(folder) as stage:
             self._whole(found).fetch(found.ref, stage)
             _check_digest(release_folder.verify(stage), found.ref)
@@ -235,17 +245,17 @@ class Hub:
 
         with TemporaryDirectory(prefix="archzoo-") as scratch:
             folder, pulled = _as_folder(model, Path(scratch) / "draft")
-            _check_fit(folder, store, repo)
             draft = prepare.Draft(folder, pulled=pulled, **asked)
             yield prepare.prepare(draft, store, repo, scratch=Path(scratch), origins=self._origins())
 
     def _origins(self) -> Origins:
         from hub_client.hub.lineage import Origins
 
-        stores: dict[str, Store] = {}
-        for store in (*self._models.stores, *addresses.places(None, kind="models").stores):
-            stores.setdefault(store.address, store)
-        return Origins(tuple(stores.values()))
+        def stores() -> list[Store]:
+            looked_in = (*self._models.stores, *addresses.places(None, kind="models").stores)
+            return list({store.address: store for store in reversed(looked_in)}.values())[::-1]
+
+        return Origins(stores)
 
     # Data sets
 
@@ -259,7 +269,7 @@ class Hub:
             record, adata = dataset.read(folder, digest=found.ref.digest)
         if (actual := fingerprint(adata)) != record.fingerprint:
             raise errors.IntegrityError(
-                f"the genes and counts of {found.ref} have fingerprint {actual}, but its record says "
+                f"the genes and counts of {found.ref} have fingerprint {actual}, but its record states "
                 f"{record.fingerprint}. Ask whoever released it for an intact one.",
                 file=dataset.DATA,
                 expected=record.fingerprint,
@@ -272,14 +282,10 @@ class Hub:
         adata: AnnData,
         name: str,
         *,
-        version: str,
-        license: str,
-        source: str,
-        title: str = "",
-        doi: str | None = None,
         message: str | None = None,
         parent: str | None = None,
         private: bool | None = None,
+        **described: Unpack[Described],
     ) -> Ref:
         """Release a data set; see :func:`push_dataset`."""
         from hub_client.data.fingerprint import fingerprint
@@ -288,22 +294,13 @@ class Hub:
 
         store, repo = self._datasets.target(name)
         follows = prepare.parent(store, repo, named=parent)
-        record = dataset.describe(
-            name=repo.split("/")[-1],
-            version=version,
-            title=title,
-            license=license,
-            source=source,
-            doi=doi,
-            cells=adata.n_obs,
-            genes=adata.n_vars,
-            fingerprint=fingerprint(adata),
-        )
+        found = {"cells": adata.n_obs, "genes": adata.n_vars, "fingerprint": fingerprint(adata)}
+        record = dataset.describe(name=repo.split("/")[-1], **described, **found)
         with TemporaryDirectory(prefix="archzoo-") as scratch:
             folder = dataset.write(Path(scratch) / "release", adata, record)
             if private is not None:
                 _remote(store, "private repositories").create(repo, private=private)
-            return store.commit(repo, folder, message=message or f"Release {version}", parent=follows)
+            return store.commit(repo, folder, message=message or f"Release {record.version}", parent=follows)
 
     def search_datasets(self, query: str = "") -> list[DatasetListing]:
         """Return the newest version of every data set with all words of the query in its name, title or source."""
@@ -507,18 +504,8 @@ def push_dataset(
     InvalidInput
         If ``adata`` holds something that cannot be stored as plain arrays.
     """
-    return _hub(hub).push_dataset(
-        adata,
-        name,
-        version=version,
-        license=license,
-        source=source,
-        title=title,
-        doi=doi,
-        message=message,
-        parent=parent,
-        private=private,
-    )
+    described = Described(version=version, license=license, source=source, title=title, doi=doi)
+    return _hub(hub).push_dataset(adata, name, message=message, parent=parent, private=private, **described)
 
 
 def _hub(hub: Hub | Address | None) -> Hub:
@@ -534,21 +521,6 @@ def _remote(store: Store, what: str) -> WritableRemoteStore:
         kind="folder hub",
         verb=what,
     )
-
-
-def _check_fit(folder: Path, store: Store, repo: str) -> None:
-    """Refuse to release what gives away donors, or does not compute what it states: :mod:`hub_client.checks.validate`.
-
-    Other names for the same weights are looked for in hubs that are folders, where reading all manifests is quick.
-    """
-    from hub_client.checks import validate
-
-    stores = [] if isinstance(store, WritableRemoteStore) else [store]
-    found = validate.validate(folder, stores=stores, name=repo, load=False)
-    validate.refuse(found, what=repo)
-    for finding in found.findings:
-        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
-            _log.warning("%s: %s", repo, finding.message)
 
 
 def _warned(found: Found) -> Found:

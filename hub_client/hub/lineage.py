@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Step:
     hub
         Where it was found; None where no hub at hand has it, and the walk ends.
     message
-        What was said when it was pushed.
+        The message of the push that released it.
     yanked
         Why it was yanked, if it was.
     """
@@ -45,9 +45,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Origins:
-    """The stores in which parents are looked for, in this order."""
+    """The stores in which parents are looked for, in this order; they are opened when the first parent is."""
 
-    stores: Sequence[Store]
+    stores: Callable[[], Sequence[Store]]
 
     def find(self, parent: Parent) -> Found:
         """Return the release that is a parent, whatever version or commit it has where it is found.
@@ -57,7 +57,8 @@ class Origins:
         NotFound
             If none of the stores has it.
         """
-        for store in self.stores:
+        stores = self.stores()
+        for store in stores:
             for repo in _candidates(store.repos(), parent.name):
                 with suppress(errors.NotFound):
                     ref = store.resolve(repo, f"sha256:{parent.digest}")
@@ -65,7 +66,7 @@ class Origins:
         version = f"@{parent.version}" if parent.version else ""
         raise errors.NotFound(
             f"the parent {parent.name}{version} (sha256:{parent.digest[:12]}) is in none of the hubs "
-            f"{errors.names(store.address for store in self.stores)}. Push it to one of them, or choose the hub that "
+            f"{errors.names(store.address for store in stores)}. Push it to one of them, or choose the hub that "
             "has it with hub=.",
             name=parent.name,
         )
@@ -108,7 +109,7 @@ def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
 
 
 def _message(found: Found, origins: Origins) -> str:
-    """Return what was said when a release was pushed; nothing for a folder that a user named by its path."""
-    store = next((store for store in origins.stores if store is found.source), None)
+    """Return the message of the push that released it; nothing for a folder that a user named by its path."""
+    store = next((store for store in origins.stores() if store is found.source), None)
     entries = store.history(found.ref.repo) if store else []
     return next((entry.message for entry in entries if entry.commit == found.ref.commit), "")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hub_client import errors
+from hub_client.checks import validate
 from hub_client.files import atomic
 from hub_client.hub import delta
 from hub_client.hub.lineage import Origins
@@ -15,9 +17,13 @@ from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Manifest
 from hub_client.release import folder as release_folder
 from hub_client.release import signing, versioning
+from hub_client.release.folder import Release
 from hub_client.release.ref import Ref
 from hub_client.release.renaming import released_as
 from hub_client.release.store import SEMVER, Source, Store, semver
+from hub_client.store.network.remote import RemoteStore
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Draft:
     version
         The version to release as; None is the manifest's own.
     message
-        One line for the history; None says which version it is.
+        One line for the history; None states the version.
     parent
         The revision it follows, where the user names one.
     pulled
@@ -82,39 +88,54 @@ def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Or
         As :func:`hub_client.push`.
     """
     content = release_folder.read(draft.folder)
+    _check_fit(content, store, repo)
     follows = parent(store, repo, named=draft.parent, made_from=(draft.pulled, _origin(content.manifest)))
     taken = {str(ref.version): ref for ref in store.releases(repo)} if store.holds(repo) else {}
     created = _created(store, taken.get(_version(draft, content.manifest)))
-    manifest = _named(draft, content.manifest, repo, created=created)
-    folder = _written(content, manifest, scratch / "release")
-    kept = _kept(draft, folder, origins, scratch=scratch)
-    again = taken.get(manifest.version)
+    version = _version(draft, content.manifest)
+    named = released_as(content.manifest, name=repo.split("/")[-1], version=version, created=created)
+    release = _written(content, named, scratch / "release")
+    kept = _kept(draft, release, origins, scratch=scratch)
+    again = taken.get(version)
     if again and follows == parent(store, repo):
         _check_same(kept, again, highest=max(taken, key=semver))
-    _check_bump(delta.Whole(store, origins), folder, manifest.version, taken)
-    return Prepared(kept, manifest.version, draft.message or f"Release {manifest.version}", follows)
+    _check_bump(delta.Whole(store, origins), release, taken)
+    return Prepared(kept, version, draft.message or f"Release {version}", follows)
 
 
-def _kept(draft: Draft, folder: Path, origins: Origins, *, scratch: Path) -> Path:
+def _check_fit(release: Release, store: Store, repo: str) -> None:
+    """Refuse to release what gives away donors, or does not compute what it states: :mod:`hub_client.checks.validate`.
+
+    Other names for the same weights are looked for in hubs that are folders, where reading all manifests is quick.
+    """
+    found = validate.check(release, stores=[] if isinstance(store, RemoteStore) else [store], name=repo, load=False)
+    validate.refuse(found, what=repo)
+    for finding in found.findings:
+        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
+            _log.warning("%s: %s", repo, finding.message)
+
+
+def _kept(draft: Draft, release: Release, origins: Origins, *, scratch: Path) -> Path:
     """Return the folder that the hub keeps: the release as it is, or what it adds to its parent; signed if asked for.
 
     A delta that is pushed on to another hub stays one, so that its digest is the same there.
     """
-    manifest = read_manifest((folder / release_folder.MANIFEST).read_bytes(), source=str(folder))
-    if draft.delta or manifest.delta:
-        found = origins.find(delta.parent_of(manifest))
+    folder = release.folder
+    if draft.delta or release.manifest.delta:
+        found = origins.find(delta.parent_of(release.manifest))
         with delta.Whole(found.source, origins).opened(found.ref) as before:
             folder = delta.stored_form(folder, before, scratch / "delta")
     return signing.signed_copy(folder, draft.signer, scratch / "signed") if draft.signer else folder
 
 
-def _check_bump(store: Source, folder: Path, version: str, taken: dict[str, Ref]) -> None:
+def _check_bump(store: Source, release: Release, taken: dict[str, Ref]) -> None:
     """Refuse a version that promises more than the weights keep, seen from the version before it."""
+    version = release.manifest.version
     before = max((other for other in taken if semver(other) < semver(version)), key=semver, default=None)
     if before is None or version in taken:
         return
     with store.opened(taken[before]) as previous:
-        versioning.check(release_folder.read(previous), release_folder.read(folder), taken=taken)
+        versioning.check(release_folder.read(previous), release, taken=taken)
 
 
 def parent(store: Store, repo: str, *, named: str | None = None, made_from: Iterable[str | None] = ()) -> str | None:
@@ -151,10 +172,6 @@ def _version(draft: Draft, manifest: Manifest) -> str:
     return version
 
 
-def _named(draft: Draft, manifest: Manifest, repo: str, *, created: datetime) -> Manifest:
-    return released_as(manifest, name=repo.split("/")[-1], version=_version(draft, manifest), created=created)
-
-
 def _created(store: Store, again: Ref | None) -> datetime:
     """Return the date of the release that has this version already, or now: pushing it again changes nothing."""
     if again is None:
@@ -163,13 +180,14 @@ def _created(store: Store, again: Ref | None) -> datetime:
     return earlier.created or datetime.now(UTC).replace(microsecond=0)
 
 
-def _written(content: release_folder.Release, manifest: Manifest, folder: Path) -> Path:
-    """Return a folder with this manifest: the one that was read if nothing changed, so that not a byte does."""
+def _written(content: Release, manifest: Manifest, folder: Path) -> Release:
+    """Return the release with this manifest: the one that was read if nothing changed, so that not a byte does."""
     if manifest is content.manifest:
-        return content.folder
-    reference = content.folder / release_folder.REFERENCE
-    extra = {release_folder.REFERENCE: reference} if reference.exists() else {}
-    return release_folder.write(folder, manifest, content.tensors, extra=extra)
+        return content
+    extra = {} if content.reference is None else {release_folder.REFERENCE: bytes(content.reference)}
+    release_folder.write(folder, manifest, content.tensors, extra=extra)
+    document = (folder / release_folder.MANIFEST).read_bytes()
+    return replace(content, manifest=read_manifest(document, source=str(folder)), folder=folder)
 
 
 def _check_same(folder: Path, again: Ref, *, highest: str) -> None:

@@ -68,7 +68,7 @@ def changes(before: Any, after: Any, *, field: str = "") -> Iterator[Change]:
             place = f"{field}[{key}]" if named else f"{field}.{key}" if field else str(key)
             yield from changes(left.get(key), right.get(key), field=place)
     else:
-        yield Change(field or "(all)", before, after)
+        yield Change(field or "(all)", *(None if value in _EMPTY else value for value in (before, after)))
 
 
 def _tables(before: Any, after: Any) -> tuple[Mapping[str, Any], Mapping[str, Any], bool] | None:
