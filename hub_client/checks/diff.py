@@ -37,7 +37,7 @@ class Drift:
     Attributes
     ----------
     cells
-        How many were compared; 0 where they cannot be, and ``reason`` says why.
+        How many were compared; 0 where they cannot be, and ``reason`` states why.
     largest, mean
         Euclidean distance (latent units).
     spread

@@ -1,4 +1,4 @@
-"""standing(): which of *valid, loads, runs, reproduces* hold of a release on this machine."""
+"""check_claims(): which of *valid, loads, runs, reproduces* hold of a release on this machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Work:
     model: Model = field(init=False)
 
 
-def standing(name: str | Path, *, hub: Hub | None = None) -> tuple[Claim, ...]:
+def check_claims(name: str | Path, *, hub: Hub | None = None) -> tuple[Claim, ...]:
     """Return which claims about a release hold, each after the one before it.
 
     ``valid``: every file is the one that the manifest names, and the manifest the one that the digest names.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
@@ -107,7 +106,7 @@ class Hub:
         found = _warned(self._models.find(name))
         with self._whole(found).opened(found.ref) as folder:
             model = Model.load(folder, ref=found.ref)
-        _check_digest(model.manifest, found.ref)
+        found.ref.check(model.manifest.digest, file=DOCUMENT["models"])
         return model
 
     def manifest(self, name: Address) -> Manifest:
@@ -122,7 +121,7 @@ class Hub:
         _manifest(found)  # what is wrong with it is reported under the name that was asked for
         with folders.staged(folder) as stage:
             self._whole(found).fetch(found.ref, stage)
-            _check_digest(release_folder.verify(stage), found.ref)
+            found.ref.check(release_folder.verify(stage).digest, file=DOCUMENT["models"])
         return folder
 
     def push(self, model: Model | Address, name: str, *, private: bool | None = None, **asked: Unpack[Asked]) -> Ref:
@@ -238,15 +237,12 @@ class Hub:
 
         return Whole(found.source, self._origins())
 
-    @contextmanager
-    def _prepared(self, model: Model | Address, store: Store, repo: str, asked: Asked) -> Iterator[Prepared]:
-        """Give a release that only has to be committed, in a folder that is gone afterwards."""
-        from hub_client.hub import prepare
+    def _prepared(
+        self, model: Model | Address, store: Store, repo: str, asked: Asked
+    ) -> AbstractContextManager[Prepared]:
+        from hub_client.hub.prepare import Draft, prepared
 
-        with TemporaryDirectory(prefix="archzoo-") as scratch:
-            folder, pulled = _as_folder(model, Path(scratch) / "draft")
-            draft = prepare.Draft(folder, pulled=pulled, **asked)
-            yield prepare.prepare(draft, store, repo, scratch=Path(scratch), origins=self._origins())
+        return prepared(Draft(model, **asked), store, repo, origins=self._origins())
 
     def _origins(self) -> Origins:
         from hub_client.hub.lineage import Origins
@@ -534,25 +530,8 @@ def _manifest(found: Found) -> Manifest:
     from hub_client.manifest.reading import read_manifest
 
     manifest = read_manifest(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
-    _check_digest(manifest, found.ref)
+    found.ref.check(manifest.digest, file=DOCUMENT["models"])
     return manifest
-
-
-def _as_folder(model: Model | Address, folder: Path) -> tuple[Path, str | None]:
-    """Return a release folder of the model, and the commit it was pulled or grown from."""
-    if isinstance(model, str | Path):
-        return Path(model).expanduser(), None
-    return model.save(folder), model.ref.commit if model.ref else None
-
-
-def _check_digest(manifest: Manifest, ref: Ref) -> None:
-    if manifest.digest != ref.digest:
-        raise errors.IntegrityError(
-            f"the manifest has sha256 {manifest.digest}, but {ref} was asked for. Pull it again.",
-            file=DOCUMENT["models"],
-            expected=ref.digest,
-            actual=manifest.digest,
-        )
 
 
 def _vacant(folder: Path) -> Path:

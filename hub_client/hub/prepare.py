@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hub_client import errors
 from hub_client.checks import validate
@@ -15,6 +17,7 @@ from hub_client.hub import delta
 from hub_client.hub.lineage import Origins
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Manifest
+from hub_client.models.model import Model
 from hub_client.release import folder as release_folder
 from hub_client.release import signing, versioning
 from hub_client.release.folder import Release
@@ -32,27 +35,24 @@ class Draft:
 
     Attributes
     ----------
-    folder
-        A release folder.
+    model
+        A model, or a release folder.
     version
         The version to release as; None is the manifest's own.
     message
         One line for the history; None states the version.
     parent
         The revision it follows, where the user names one.
-    pulled
-        The commit its model was pulled or grown from, in whichever hub.
     delta
         Whether the hub shall keep only what it adds to its parent.
     signer
         Who signs its manifest, if anybody does.
     """
 
-    folder: Path
+    model: Model | str | Path
     version: str | None = None
     message: str | None = None
     parent: str | None = None
-    pulled: str | None = None
     delta: bool = False
     signer: signing.Signer | None = None
 
@@ -68,8 +68,11 @@ class Prepared:
     document: str = release_folder.MANIFEST
 
 
-def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Origins) -> Prepared:
-    """Check a draft, and give it the repository's name and its version.
+@contextmanager
+def prepared(draft: Draft, store: Store, repo: str, *, origins: Origins) -> Iterator[Prepared]:
+    """Check a draft, and give the release that only has to be committed, in a folder that is gone afterwards.
+
+    Other names for the same weights are looked for in hubs that are folders, where reading all manifests is quick.
 
     Parameters
     ----------
@@ -77,8 +80,6 @@ def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Or
         What shall be released.
     store, repo
         Where to.
-    scratch
-        A folder for temporary files.
     origins
         Where parents of deltas are looked for.
 
@@ -87,12 +88,37 @@ def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Or
     TransportError, InvalidInput, ManifestError, IntegrityError
         As :func:`hub_client.push`.
     """
-    content = release_folder.read(draft.folder)
-    _check_fit(content, store, repo)
-    follows = parent(store, repo, named=draft.parent, made_from=(draft.pulled, _origin(content.manifest)))
+    with TemporaryDirectory(prefix="archzoo-") as scratch:
+        folder, pulled = _as_folder(draft.model, Path(scratch) / "draft")
+        release = release_folder.read(folder)
+        stores = [] if isinstance(store, RemoteStore) else [store]
+        _refuse_unfit(validate.check(release, stores=stores, name=repo, load=False), repo)
+        follows = parent(store, repo, named=draft.parent, made_from=(pulled, _origin(release.manifest)))
+        yield _next(draft, release, store, repo, follows=follows, scratch=Path(scratch), origins=origins)
+
+
+def _as_folder(model: Model | str | Path, folder: Path) -> tuple[Path, str | None]:
+    """Return a release folder of the model, and the commit it was pulled or grown from."""
+    if isinstance(model, str | Path):
+        return Path(model).expanduser(), None
+    return model.save(folder), model.ref.commit if model.ref else None
+
+
+def _refuse_unfit(found: validate.Validation, repo: str) -> None:
+    """Refuse to release what gives away donors, or does not compute what it states."""
+    validate.refuse(found, what=repo)
+    for finding in found.findings:
+        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
+            _log.warning("%s: %s", repo, finding.message)
+
+
+def _next(
+    draft: Draft, content: Release, store: Store, repo: str, *, follows: str | None, scratch: Path, origins: Origins
+) -> Prepared:
+    """Return a release under the repository's name and its own version, once its version rises as it has to."""
     taken = {str(ref.version): ref for ref in store.releases(repo)} if store.holds(repo) else {}
-    created = _created(store, taken.get(_version(draft, content.manifest)))
     version = _version(draft, content.manifest)
+    created = _created(store, taken.get(version))
     named = released_as(content.manifest, name=repo.split("/")[-1], version=version, created=created)
     release = _written(content, named, scratch / "release")
     kept = _kept(draft, release, origins, scratch=scratch)
@@ -101,18 +127,6 @@ def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Or
         _check_same(kept, again, highest=max(taken, key=semver))
     _check_bump(delta.Whole(store, origins), release, taken)
     return Prepared(kept, version, draft.message or f"Release {version}", follows)
-
-
-def _check_fit(release: Release, store: Store, repo: str) -> None:
-    """Refuse to release what gives away donors, or does not compute what it states: :mod:`hub_client.checks.validate`.
-
-    Other names for the same weights are looked for in hubs that are folders, where reading all manifests is quick.
-    """
-    found = validate.check(release, stores=[] if isinstance(store, RemoteStore) else [store], name=repo, load=False)
-    validate.refuse(found, what=repo)
-    for finding in found.findings:
-        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
-            _log.warning("%s: %s", repo, finding.message)
 
 
 def _kept(draft: Draft, release: Release, origins: Origins, *, scratch: Path) -> Path:

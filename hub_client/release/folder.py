@@ -70,7 +70,7 @@ def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
     ManifestError
         If the manifest cannot be read.
     IntegrityError
-        If a file is missing, uninvited, a link, or not what the manifest says.
+        If a file is missing, uninvited, a link, or not what the manifest states.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
@@ -88,7 +88,7 @@ def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
 
 
 def verify(folder: str | Path) -> Manifest:
-    """Return the manifest of a release folder once all of its files are what the manifest says.
+    """Return the manifest of a release folder once all of its files are what the manifest states.
 
     Checked are: no file missing, uninvited or a link; size and sha256 of each; names, dtypes and shapes of the weights;
     that the reference holds plain arrays and no counts.

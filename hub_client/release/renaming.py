@@ -11,7 +11,7 @@ from hub_client.manifest.v1 import Manifest
 def released_as(manifest: Manifest, *, name: str, version: str, created: datetime) -> Manifest:
     """Return the manifest with the name, version and date of its release.
 
-    What the manifest says its own version added, this version adds: the categories, combinations, labels and gene
+    What the manifest states its own version added, this version adds: the categories, combinations, labels and gene
     programs that surgery brought move along with it, or they would count as the reference's.
 
     Parameters
@@ -23,7 +23,7 @@ def released_as(manifest: Manifest, *, name: str, version: str, created: datetim
     version
         The version it is released as.
     created
-        When, if the manifest does not say.
+        When, if the manifest does not state it.
     """
     changes: dict[str, Any] = {"name": name, "created": manifest.created or created}
     if version != manifest.version:
@@ -33,7 +33,7 @@ def released_as(manifest: Manifest, *, name: str, version: str, created: datetim
 
 
 def _moved(manifest: Manifest, version: str) -> dict[str, Any]:
-    """Return every field that says which version added something, the manifest's own version replaced."""
+    """Return every field that states which version added something, the manifest's own version replaced."""
     own = manifest.version
 
     def named(record: Any) -> Any:

@@ -34,7 +34,7 @@ _SHORTEST_DIGEST = 12
 
 @dataclass(frozen=True)
 class Logged:
-    """A commit as a hub lists it: 40 hex digits, what its author said about it, when it was made, UTC."""
+    """A commit as a hub lists it: 40 hex digits, its message, when it was made, UTC."""
 
     commit: Commit
     message: str = ""
@@ -54,7 +54,7 @@ class Entry:
     digest
         sha256 of the release's manifest, 64 hex digits; empty for a commit that holds no release.
     message
-        What its author said about it.
+        What its author wrote about it.
     date
         When it was made, UTC; None where the store does not know.
     """
@@ -89,7 +89,7 @@ class Source(Protocol):
 
 
 class Store(Source, Protocol):
-    """A place that holds repositories of one kind; ``address`` says where, ``kind`` says of what."""
+    """A place that holds repositories of one kind; ``address`` is where, ``kind`` which."""
 
     kind: RepoType
     address: str

@@ -1,7 +1,7 @@
 """Which part of a version has to rise: what changed between two releases, by their manifests and their weights.
 
 patch
-    The same weights and axes; only what is said about them changed.
+    The same weights and axes; only their description changed.
 minor
     Names were appended, and every weight that belongs to the names before is the same bit for bit: old cells keep their
     latent. Surgery does exactly this. Prototypes and test vectors do not move cells, so they may change.
@@ -131,7 +131,7 @@ def _moved_tensor(old: Release, new: Release) -> str | None:
 
 
 def _free(manifest: Manifest) -> set[str]:
-    """Return the tensors that say nothing about where a cell lies."""
+    """Return the tensors that do not decide where a cell lies."""
     free = {"prototypes.unlabelled", *(manifest.test_vectors.tensors.values() if manifest.test_vectors else ())}
     free |= {level.means for level in manifest.prototypes.levels}
     return free | {level.covariances for level in manifest.prototypes.levels if level.covariances}

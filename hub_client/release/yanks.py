@@ -40,7 +40,7 @@ class Yanked(Frozen):
 
 
 def read(data: bytes, *, source: str) -> tuple[Yank, ...]:
-    """Return what a ``yanked.json`` says.
+    """Return what a ``yanked.json`` lists.
 
     Raises
     ------
@@ -75,11 +75,11 @@ def reasons(yanks: Iterable[Yank]) -> dict[str, str]:
 
 def checked_reason(reason: str) -> str:
     """Return a reason in one line; InvalidInput if it is empty or too long."""
-    said = " ".join(reason.split())
-    if 0 < len(said) <= LONGEST_REASON:
-        return said
+    line = " ".join(reason.split())
+    if 0 < len(line) <= LONGEST_REASON:
+        return line
     raise errors.InvalidInput(
-        f"a release is yanked for a reason of 1 to {LONGEST_REASON} letters, and {len(said)} were given. Say what is "
+        f"a release is yanked for a reason of 1 to {LONGEST_REASON} letters, and {len(line)} were given. Write what is "
         "wrong with it and what to use instead.",
         facts={"reason": reason},
     )

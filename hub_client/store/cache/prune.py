@@ -87,7 +87,7 @@ def prune(cache: Cache, *, unused_for: float | None = None, dry_run: bool = Fals
     unused_for
         Also releases that were not read for so many seconds; None keeps them all.
     dry_run
-        Only say what would be removed.
+        Only report what would be removed.
 
     Raises
     ------

@@ -9,7 +9,7 @@ Its branches are ``main`` and, once a release was yanked, ``yanked`` (see :mod:`
 
 A push writes, each on the disk before the next begins: large files, git objects, the branch, the version's tag. Moving
 the branch is the one step that releases: until then nobody sees anything of the push, from then on everybody sees all
-of it. A tag only repeats what the head's document says; where a push died between branch and tag, readers take the
+of it. A tag only repeats what the head's document states; where a push died between branch and tag, readers take the
 head's version from its document, and the next push writes the tag first.
 """
 
@@ -72,7 +72,7 @@ class FolderStore:
         folder.mkdir(parents=True, exist_ok=True)
         with self._repository(ref.repo) as repository:
             repository.checkout(ref.commit, folder)
-        _check_digest(folder / DOCUMENT[self.kind], ref)
+        ref.check(atomic.sha256(folder / DOCUMENT[self.kind]), file=DOCUMENT[self.kind])
         return folder
 
     @contextmanager
@@ -187,15 +187,4 @@ class FolderStore:
             digest=digest,
             line=lambda tip: (Logged(node.id, node.message, node.date) for node in repository.line(tip)),
             yanked=lambda: yanks.reasons(self._yanks(repository)),
-        )
-
-
-def _check_digest(path: Path, ref: Ref) -> None:
-    actual = atomic.sha256(path)
-    if actual != ref.digest:
-        raise errors.IntegrityError(
-            f"{path.name} has sha256 {actual}, but {ref} was asked for. Pull from another hub.",
-            file=path.name,
-            expected=ref.digest,
-            actual=actual,
         )

@@ -123,7 +123,7 @@ class BundleFile:
     kind: RepoType
 
     def ref(self) -> Ref:
-        """Return which release it holds, as its document says; the commit is what the bundle says.
+        """Return which release it holds, as its document states; the commit is what the bundle states.
 
         Raises
         ------

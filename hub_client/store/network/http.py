@@ -182,7 +182,7 @@ class Client:
             own.clear()
             response = self._requested(address, elsewhere=True, own=own)
         if response.status_code not in (200, 206):
-            answer = f"{response.status_code} {self.said(_lower(response.headers))}".strip()
+            answer = f"{response.status_code} {self.reason(_lower(response.headers))}".strip()
             response.close()
             raise errors.TransportError(f"{shown(address)} cannot be fetched from {self.url}: it answered {answer}.")
         return response, own
@@ -198,7 +198,7 @@ class Client:
     ) -> requests.Response:
         """Send a GET and follow redirects, only where ``elsewhere`` to other origins; ``own`` gets the first headers.
 
-        What a hub says about a file is in its own first answer; where that sends us on, the next host knows nothing.
+        What a hub states about a file is in its own first answer; where that sends us on, the next host knows nothing.
         """
         for _ in range(_MOST_HOPS + 1):
             response = self._sent(address, params=params, headers=headers)
@@ -249,8 +249,8 @@ class Client:
 
     # Errors
 
-    def said(self, headers: Mapping[str, str]) -> str:
-        """Return what the hub says about a refusal: printable, short, and never the token."""
+    def reason(self, headers: Mapping[str, str]) -> str:
+        """Return what the hub gives as its reason for a refusal: printable, short, and never the token."""
         text = shown(headers.get("x-error-message", ""))
         return text.replace(self._token, "***") if self._token else text
 
@@ -380,8 +380,8 @@ def _begins_at(response: requests.Response, *, start: int, size: int, name: str)
     begin = 0
     if response.status_code == 206:
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        said = tuple(map(int, found.groups())) if found else None
-        if said != (start, size - 1, size):
+        sent = tuple(map(int, found.groups())) if found else None
+        if sent != (start, size - 1, size):
             raise _other_size(name, f"bytes {start}-{size - 1}/{size}", response.headers.get("Content-Range"))
         begin = start
     length = response.headers.get("Content-Length")

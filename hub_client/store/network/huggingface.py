@@ -1,4 +1,4 @@
-"""The Hugging Face hub, and every hub that speaks as it does.
+"""The Hugging Face hub, and every hub with the same interface.
 
 What is read goes over :mod:`hub_client.store.network.http`, which bounds it; ``huggingface_hub`` makes repositories,
 commits and tags, because uploads take more than a request. The library gets no token for a hub that is not the public
@@ -260,8 +260,8 @@ class HuggingFaceWire:
                 raise
             cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
             raise errors.TransportError(
-                f"the push to {self.address} failed: {self._said(cause)}. Nothing was released; push again, and if it "
-                "stays so, ask who runs the hub."
+                f"the push to {self.address} failed: {self._reason(cause)}. Nothing was released; push again, "
+                "and if it stays so, ask who runs the hub."
             ) from error
 
     @contextmanager
@@ -315,14 +315,14 @@ class HuggingFaceWire:
             507: "The hub or your quota is full: ask who runs it",
         }
         return errors.TransportError(
-            f"{self.address} refused the push ({self._said(error)}). Nothing was released. "
+            f"{self.address} refused the push ({self._reason(error)}). Nothing was released. "
             f"{advice.get(status or 0, 'Try again, and if it stays so, ask who runs the hub')}."
         )
 
-    def _said(self, error: BaseException) -> str:
+    def _reason(self, error: BaseException) -> str:
         response = getattr(error, "response", None)
-        said = None if response is None else response.headers.get("X-Error-Message")
-        text = http.shown(" ".join((said or str(error)).split())).rstrip(". ")
+        reason = None if response is None else response.headers.get("X-Error-Message")
+        text = http.shown(" ".join((reason or str(error)).split())).rstrip(". ")
         return text.replace(self._token, "***") if self._token else text
 
     # Answers
@@ -344,8 +344,8 @@ class HuggingFaceWire:
             return
         gated = answer.headers.get("x-error-code") == "GatedRepo"
         what = "Accept its terms on its page there, and give a token." if gated else "Ask who runs the hub."
-        said = self._client.said(answer.headers)
-        raise errors.TransportError(f"the hub {self.address} refuses ({answer.status} {said}). {what}")
+        reason = self._client.reason(answer.headers)
+        raise errors.TransportError(f"the hub {self.address} refuses ({answer.status} {reason}). {what}")
 
     def _json(self, answer: Answer) -> Any:
         self._check_status(answer)
@@ -377,7 +377,7 @@ class HuggingFaceWire:
             return
         found = _ETAG.fullmatch(etag)
         if found is None or hashes.get(len(found[1]), found[1]) != found[1]:
-            what = f"says that {name} is another file than its release names"
+            what = f"states that {name} is another file than its release names"
             raise self._lying(what, expected=hashes, actual=http.shown(etag))
 
     def _lying(self, what: str, *, expected: object, actual: object) -> errors.IntegrityError:

@@ -97,7 +97,7 @@ class MovedOn(Exception):
 
 
 class Wire(Protocol):
-    """How one kind of hub is asked; ``address`` says where.
+    """How one kind of hub is asked; ``address`` is where.
 
     Every verb raises TransportError where the hub cannot be reached or refuses, and IntegrityError where it answers
     something that is not an answer.
@@ -295,14 +295,7 @@ class RemoteStore:
         document = self._cache.read(ref.digest, limit=MAX_BYTES)
         if document is None:
             document = self._document(ref.repo, ref.commit) or b""
-        actual = hashlib.sha256(document).hexdigest()
-        if actual != ref.digest:
-            raise errors.IntegrityError(
-                f"{DOCUMENT[self.kind]} has sha256 {actual}, but {ref} was asked for. Pull from another hub.",
-                file=DOCUMENT[self.kind],
-                expected=ref.digest,
-                actual=actual,
-            )
+        ref.check(hashlib.sha256(document).hexdigest(), file=DOCUMENT[self.kind])
         self._cache.used(ref.digest)
         return document
 
