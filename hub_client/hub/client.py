@@ -248,8 +248,10 @@ class Hub:
         from hub_client.hub.lineage import Origins
 
         def stores() -> list[Store]:
-            looked_in = (*self._models.stores, *addresses.places(None, kind="models").stores)
-            return list({store.address: store for store in reversed(looked_in)}.values())[::-1]
+            by_address: dict[str, Store] = {}
+            for store in (*self._models.stores, *addresses.places(None, kind="models").stores):
+                by_address.setdefault(store.address, store)
+            return list(by_address.values())
 
         return Origins(stores)
 
