@@ -15,8 +15,8 @@ from hub_client.manifest.publishing import publishing_problems
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import FileSpec
 from hub_client.models.model import Model
-from hub_client.release import card, privacy, signing
 from hub_client.release import folder as release_folder
+from hub_client.release import privacy, signing
 from hub_client.release.store import Store
 
 Severity = Literal["error", "warning", "info"]
@@ -169,8 +169,7 @@ def _fields(subject: Subject) -> Iterator[Finding]:
 
 
 def _card(subject: Subject) -> Iterator[Finding]:
-    written = (subject.release.folder / release_folder.CARD).read_text(encoding="utf-8", errors="replace")
-    if written != card.render(subject.release.manifest):
+    if subject.release.card != subject.release.rendered_card:
         message = (
             f"{release_folder.CARD} is not the card that this archzoo makes of the manifest: it was edited, or made"
         )

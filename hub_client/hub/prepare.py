@@ -65,7 +65,6 @@ class Prepared:
     version: str
     message: str
     follows: str | None
-    document: str = release_folder.MANIFEST
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from hub_client.manifest import _json
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
 from hub_client.release.changes import Change, changes
+from hub_client.release.folder import MANIFEST
 from hub_client.release.ref import Ref
 from hub_client.release.store import Store
 
@@ -49,15 +50,15 @@ class Preview:
 
 def preview(prepared: Prepared, store: Store, repo: str) -> Preview:
     """Return what releasing a prepared folder would change in a repository."""
-    after = (prepared.folder / prepared.document).read_bytes()
+    after = (prepared.folder / MANIFEST).read_bytes()
     parent = store.resolve(repo, prepared.follows) if prepared.follows else None
-    before = store.read(parent, prepared.document) if parent else b"{}"
+    before = store.read(parent, MANIFEST) if parent else b"{}"
     return Preview(
         repo,
         prepared.version,
         store.address,
         parent,
-        tuple(_files(prepared.folder, before, after, document=prepared.document)),
+        tuple(_files(prepared.folder, before, after)),
         tuple(change.shown() for change in changes(_parsed(before), _parsed(after))),
     )
 
@@ -67,10 +68,10 @@ def _parsed(document: bytes) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "files"}  # which are listed apart
 
 
-def _files(folder: Path, before: bytes, after: bytes, *, document: str) -> Iterator[FileChange]:
+def _files(folder: Path, before: bytes, after: bytes) -> Iterator[FileChange]:
     old = {file.name: file for file in release_files.files_of(before, source="the release before")}
     new = {file.name: file for file in release_files.files_of(after, source=str(folder))}
-    yield FileChange(document, "changed" if old else "new", len(after))
+    yield FileChange(MANIFEST, "changed" if old else "new", len(after))
     for name, file in sorted(new.items()):
         same = name in old and old[name].sha256 == file.sha256
         yield FileChange(name, "same" if same else "changed" if name in old else "new", file.size)
