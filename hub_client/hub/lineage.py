@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from hub_client import errors
 from hub_client.manifest.reading import read_manifest
@@ -47,7 +48,12 @@ class Step:
 class Origins:
     """The stores in which parents are looked for, in this order; they are opened when the first parent is."""
 
-    stores: Callable[[], Sequence[Store]]
+    opened: Callable[[], Sequence[Store]]
+
+    @cached_property
+    def stores(self) -> Sequence[Store]:
+        """The stores."""
+        return self.opened()
 
     def find(self, parent: Parent) -> Found:
         """Return the release that is a parent, whatever version or commit it has where it is found.
@@ -57,8 +63,7 @@ class Origins:
         NotFound
             If none of the stores has it.
         """
-        stores = self.stores()
-        for store in stores:
+        for store in self.stores:
             for repo in _candidates(store.repos(), parent.name):
                 with suppress(errors.NotFound):
                     ref = store.resolve(repo, f"sha256:{parent.digest}")
@@ -66,7 +71,7 @@ class Origins:
         version = f"@{parent.version}" if parent.version else ""
         raise errors.NotFound(
             f"the parent {parent.name}{version} (sha256:{parent.digest[:12]}) is in none of the hubs "
-            f"{errors.names(store.address for store in stores)}. Push it to one of them, or choose the hub that "
+            f"{errors.names(store.address for store in self.stores)}. Push it to one of them, or choose the hub that "
             "has it with hub=.",
             name=parent.name,
         )
@@ -110,6 +115,6 @@ def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
 
 def _message(found: Found, origins: Origins) -> str:
     """Return the message of the push that released it; nothing for a folder that a user named by its path."""
-    store = next((store for store in origins.stores() if store is found.source), None)
+    store = next((store for store in origins.stores if store is found.source), None)
     entries = store.history(found.ref.repo) if store else []
     return next((entry.message for entry in entries if entry.commit == found.ref.commit), "")
