@@ -84,7 +84,13 @@ def walks() -> dict[str, Walk]:
 
         def mapped() -> Any:
             return hub_client.map_query(
-                query, reference, conditions={"batch": "batch"}, plan=plan, progress=False, accelerator="cpu"
+                query,
+                reference,
+                conditions={"batch": "batch"},
+                plan=plan,
+                min_coverage=0.3,
+                accelerator="cpu",
+                progress=False,
             )
 
         model = mapped().model

@@ -19,7 +19,7 @@ from hub_client.checks.diff import diff
 from hub_client.checks.validate import validate
 from hub_client.data.examples import bundled_query
 from hub_client.hub import delta
-from hub_client.hub.claims import standing
+from hub_client.hub.claims import check_claims
 from hub_client.hub.client import Hub
 from hub_client.models.surgery import surgery
 
@@ -64,7 +64,7 @@ def times(hub: Hub, name: str) -> tuple[float, float, float]:
         folder = hub.download(name, Path(temporary) / "release")
         model = hub.pull(name)
         works: tuple[Callable[[], object], ...] = (
-            lambda: standing(folder),
+            lambda: check_claims(folder),
             lambda: diff(model, model),
             lambda: validate(folder),
         )

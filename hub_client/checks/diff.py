@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +17,17 @@ from hub_client.manifest.v1 import Manifest
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 from hub_client.release import versioning
+from hub_client.release.changes import Change, Names, changes
 from hub_client.release.folder import Release
 
-NOT_FIELDS = (
-    *("combinations", "conditions", "covariates", "delta", "files", "genes.panel", "labels", "metrics", "proteins"),
-    *("signature", "tensors", "terms", "test_vectors.tensors", "training.datasets", "training.losses"),
-    *("training.seconds",),
-)
-"""What is told otherwise, or says nothing of the model."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """An ordered list of names that changed: which came, which went, and whether the others stand in another order."""
-
-    what: str
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    reordered: bool
-
-
-@dataclass(frozen=True)
-class Value:
-    """A field or a metric with another value; None where it is absent."""
-
-    what: str
-    before: Any
-    after: Any
+NOT_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("combinations", "conditions", "covariates", "delta", "files", "labels", "metrics"), True),
+    **dict.fromkeys(("proteins", "signature", "tensors", "terms"), True),
+    "genes": {"panel"},
+    "test_vectors": {"tensors"},
+    "training": {"datasets", "losses", "seconds"},
+}
+"""What is compared otherwise, or states nothing of the model."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +37,7 @@ class Drift:
     Attributes
     ----------
     cells
-        How many were compared; 0 where they cannot be, and ``reason`` says why.
+        How many were compared; 0 where they cannot be, and ``reason`` states why.
     largest, mean
         Euclidean distance (latent units).
     spread
@@ -86,8 +70,8 @@ class Diff:
     """
 
     names: tuple[Names, ...]
-    values: tuple[Value, ...]
-    metrics: tuple[Value, ...]
+    values: tuple[Change, ...]
+    metrics: tuple[Change, ...]
     drift: Drift
     needed: str
     reason: str
@@ -108,9 +92,9 @@ def diff(before: Model, after: Model) -> Diff:
     old, new = before.manifest, after.manifest
     needed, reason = versioning.needed(_release(before), _release(after))
     return Diff(
-        names=tuple(_names(_lists(old), _lists(new))),
-        values=tuple(_values(_fields(old), _fields(new))),
-        metrics=tuple(_values(_metrics(old), _metrics(new))),
+        names=tuple(change.names() for change in changes(_lists(old), _lists(new))),
+        values=tuple(changes(_fields(old), _fields(new))),
+        metrics=tuple(changes(_metrics(old), _metrics(new))),
         drift=drift(before, after),
         needed=needed,
         reason=reason,
@@ -151,53 +135,24 @@ def _moved(cells: Cells, old: Manifest, new: Manifest) -> Cells:
     return replace(cells, x=csr_matrix(values))
 
 
-def _lists(manifest: Manifest) -> dict[str, Sequence[str]]:
+def _lists(manifest: Manifest) -> dict[str, list[str]]:
     """Return every ordered list of names, by what it lists."""
-    found: dict[str, Sequence[str]] = {"genes": manifest.genes.names}
-    found |= {f"condition {c.key}": c.categories for c in manifest.conditions}
-    found |= {f"covariate {c.key}": c.categories for c in manifest.covariates.categorical}
-    found |= {"continuous covariates": manifest.covariates.continuous}
-    found |= {"combinations": [" + ".join(c.values) for c in manifest.combinations]}
-    found |= {f"labels {level.key}": level.categories for level in manifest.labels}
-    found |= {"gene programs": [term.name for term in manifest.terms if term.active]}
-    found |= {"proteins": manifest.proteins.panel if manifest.proteins else ()}
-    return found | {"data sets": [data.name for data in manifest.training.datasets]}
-
-
-def _names(old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> Iterable[Names]:
-    for what in dict.fromkeys([*old, *new]):
-        before, after = old.get(what, ()), new.get(what, ())
-        kept = set(before) & set(after)
-        changed = Names(
-            what,
-            added=tuple(name for name in after if name not in kept),
-            removed=tuple(name for name in before if name not in kept),
-            reordered=[name for name in before if name in kept] != [name for name in after if name in kept],
-        )
-        if changed.added or changed.removed or changed.reordered:
-            yield changed
+    lists: dict[str, Sequence[str]] = {"genes": manifest.genes.names}
+    lists |= {f"condition {c.key}": c.categories for c in manifest.conditions}
+    lists |= {f"covariate {c.key}": c.categories for c in manifest.covariates.categorical}
+    lists |= {"continuous covariates": manifest.covariates.continuous}
+    lists |= {"combinations": [" + ".join(c.values) for c in manifest.combinations]}
+    lists |= {f"labels {level.key}": level.categories for level in manifest.labels}
+    lists |= {"gene programs": [term.name for term in manifest.terms if term.active]}
+    lists |= {"proteins": manifest.proteins.panel if manifest.proteins else ()}
+    lists |= {"data sets": [data.name for data in manifest.training.datasets]}
+    return {what: list(names) for what, names in lists.items()}
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:
-    """Return every other field by its dotted place."""
-    return dict(_flat(manifest.model_dump(mode="json"), ""))
-
-
-def _flat(value: Any, place: str) -> Iterable[tuple[str, Any]]:
-    if place in NOT_FIELDS:
-        return
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{place}.{key}" if place else key)
-    elif value not in ("", [], None):
-        yield place, value
+    """Return every other field."""
+    return manifest.model_dump(mode="json", exclude=NOT_FIELDS)
 
 
 def _metrics(manifest: Manifest) -> dict[str, float]:
     return {f"{metric.name} on {metric.dataset}, {metric.split}": metric.value for metric in manifest.metrics}
-
-
-def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[Value]:
-    for what in dict.fromkeys([*old, *new]):
-        if old.get(what) != new.get(what):
-            yield Value(what, old.get(what), new.get(what))

@@ -15,8 +15,8 @@ from hub_client.manifest.publishing import publishing_problems
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import FileSpec
 from hub_client.models.model import Model
-from hub_client.release import card, privacy, signing
 from hub_client.release import folder as release_folder
+from hub_client.release import privacy, signing
 from hub_client.release.store import Store
 
 Severity = Literal["error", "warning", "info"]
@@ -27,7 +27,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 class Finding:
     """One thing that was found: the check that found it, how bad it is, and a sentence.
 
-    ``error``: the release is not what it says, or gives away what it must not; push refuses it. ``warning``: it could
+    ``error``: the release is not what it states, or gives away what it must not; push refuses it. ``warning``: it could
     not be published as it is. ``info``: good to know.
     """
 
@@ -107,27 +107,40 @@ def validate(
         If there is no manifest in the folder, or it cannot be read.
     """
     try:
-        subject = Subject(release_folder.read(folder), stores, trust, name)
+        release = release_folder.read(folder)
     except errors.IntegrityError as error:
         return Validation((), (Finding("files", "error", str(error)),))
-    checks = {name: check for name, check in _CHECKS.items() if load or name != "network" or _vectors(subject)}
-    found = {name: list(check.run(subject)) for name, check in checks.items()}
+    return check(release, stores=stores, trust=trust, name=name, load=load)
+
+
+def check(
+    release: release_folder.Release,
+    *,
+    stores: Sequence[Store] = (),
+    trust: Path | None = None,
+    name: str = "",
+    load: bool = True,
+) -> Validation:
+    """Return what is wrong with a release that was read; parameters as :func:`validate`."""
+    subject = Subject(release, stores, trust, name)
+    checks = {name: row for name, row in _CHECKS.items() if load or name != "network" or _vectors(subject)}
+    found = {name: list(row.run(subject)) for name, row in checks.items()}
     passed = ["files and manifest agree", *(checks[name].passed for name, findings in found.items() if not findings)]
     findings = [finding for findings in found.values() for finding in findings]
     return Validation(tuple(passed), tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity))))
 
 
 def refuse(found: Validation, *, what: str) -> None:
-    """Raise an error that says why a release is not fit for others, if anything that was found is one.
+    """Raise an error that states why a release is not fit for others, if anything that was found is one.
 
     Raises
     ------
     InvalidInput
         If it gives away what it must not.
     IntegrityError
-        If it is not what it says it is.
+        If it is not what it states.
     """
-    bad = [finding for finding in found.of("error") if finding.check != "files"]  # which are told by who reads them
+    bad = found.of("error")
     if not bad:
         return
     message = "\n  ".join([f"{what} is not released:", *(f"{finding.check}: {finding.message}" for finding in bad)])
@@ -156,8 +169,7 @@ def _fields(subject: Subject) -> Iterator[Finding]:
 
 
 def _card(subject: Subject) -> Iterator[Finding]:
-    written = (subject.release.folder / release_folder.CARD).read_text(encoding="utf-8", errors="replace")
-    if written != card.render(subject.release.manifest):
+    if subject.release.card != subject.release.rendered_card:
         message = (
             f"{release_folder.CARD} is not the card that this archzoo makes of the manifest: it was edited, or made"
         )
@@ -171,7 +183,7 @@ def _privacy(subject: Subject) -> Iterator[Finding]:
 def _network(subject: Subject) -> Iterator[Finding]:
     """Labels, vocabulary and tensors agree if the network that the manifest describes takes them."""
     try:
-        model = Model.load(subject.release.folder)
+        model = Model.of(subject.release)
     except (errors.IntegrityError, errors.Unsupported) as error:
         yield Finding("network", "error", str(error))
         return

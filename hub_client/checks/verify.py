@@ -24,7 +24,7 @@ MATRICES = {"counts": "genes", "latent": "latent", "continuous": "continuous", "
 
 
 def with_test_vectors(model: Model, cells: Cells, *, count: int = 8, seed: int = 0) -> Model:
-    """Return the model with test vectors: simulated cells, and what it says of them.
+    """Return the model with test vectors: simulated cells, and what it computes for them.
 
     No cell of the data is published: counts are Poisson draws around the mean profile of all cells of a label, under
     the conditions of one of them. The labels of the finest level take turns.

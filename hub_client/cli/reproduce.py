@@ -71,10 +71,10 @@ def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: opt
     archzoo verify my-lab/kidney@sha256:8c41d0e2b7aa
     ```
     """
-    from hub_client.hub.claims import standing
+    from hub_client.hub.claims import check_claims
     from hub_client.hub.client import Hub
 
-    claims = standing(model, hub=Hub(hub))
+    claims = check_claims(model, hub=Hub(hub))
     if as_json:
         screen.say_json([asdict(claim) for claim in claims])
     else:

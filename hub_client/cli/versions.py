@@ -12,8 +12,9 @@ from hub_client.cli import options, screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
-    from hub_client.checks.diff import Diff, Drift, Names, Value
+    from hub_client.checks.diff import Diff, Drift
     from hub_client.hub.lineage import Step
+    from hub_client.release.changes import Change, Names
 
 SHOWN = 8
 Other = Annotated[str, typer.Argument(help="What to compare it with.", show_default=False)]
@@ -60,8 +61,8 @@ def yank(
 def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
     """Compare two releases.
 
-    Tells which genes, conditions, labels, settings and metrics differ, how far the same test cells lie apart in the two
-    latents, and which part of the version such a change has to raise.
+    Reports which genes, conditions, labels, settings and metrics differ, how far the same test cells lie apart in the
+    two latents, and which part of the version such a change has to raise.
 
     For example:
 
@@ -86,16 +87,16 @@ def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, 
 
 
 def _lines(found: Diff) -> dict[str, str]:
-    lines = {names.what: _names(names) for names in found.names}
-    lines |= {value.what: _value(value) for value in found.values}
-    lines |= {_metric(metric.what, found): _value(metric) for metric in found.metrics}
+    lines = {names.field: _names(names) for names in found.names}
+    lines |= {value.field: _value(value) for value in found.values}
+    lines |= {_metric(metric.field, found): _value(metric) for metric in found.metrics}
     return lines | {"latent": _drift(found.drift), "version needed": f"{found.needed}: {found.reason}"}
 
 
 def _metric(metric: str, found: Diff) -> str:
     """Return a metric's name without data set and split, where no other has the same."""
     name = metric.partition(" on ")[0]
-    return name if [other.what.partition(" on ")[0] for other in found.metrics].count(name) == 1 else metric
+    return name if [other.field.partition(" on ")[0] for other in found.metrics].count(name) == 1 else metric
 
 
 def _names(found: Names) -> str:
@@ -104,7 +105,7 @@ def _names(found: Names) -> str:
     return "; ".join([*parts, *(["in another order"] if found.reordered else [])])
 
 
-def _value(found: Value) -> str:
+def _value(found: Change) -> str:
     return f"{_short(found.before)} → {_short(found.after)}"
 
 

@@ -1,10 +1,10 @@
-"""standing(): which of *valid, loads, runs, reproduces* hold of a release on this machine."""
+"""check_claims(): which of *valid, loads, runs, reproduces* hold of a release on this machine."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,15 +37,7 @@ class Claim:
     seconds: float = 0.0
 
 
-@dataclass
-class _Work:
-    hub: Hub
-    name: str | Path
-    folder: Path
-    model: Model = field(init=False)
-
-
-def standing(name: str | Path, *, hub: Hub | None = None) -> tuple[Claim, ...]:
+def check_claims(name: str | Path, *, hub: Hub | None = None) -> tuple[Claim, ...]:
     """Return which claims about a release hold, each after the one before it.
 
     ``valid``: every file is the one that the manifest names, and the manifest the one that the digest names.
@@ -61,41 +53,29 @@ def standing(name: str | Path, *, hub: Hub | None = None) -> tuple[Claim, ...]:
     place.resolve(name)
     claims: list[Claim] = []
     with TemporaryDirectory(prefix="archzoo-") as temporary:
-        work = _Work(place, name, Path(temporary) / "release")
-        for claim, (check, message) in _CLAIMS.items():
+        folder, models = Path(temporary) / "release", list[Model]()
+        checks: dict[str, tuple[Callable[[], object], str]] = {
+            "valid": (lambda: place.download(name, folder), "every file is the one that the manifest names"),
+            "loads": (lambda: models.append(Model.load(folder)), "the network takes the weights"),
+            "runs": (
+                lambda: predict(models[0], simulated_cells(models[0]), device="cpu"),
+                "it embeds and labels the test cells",
+            ),
+            "reproduces": (
+                lambda: verify(models[0]),
+                "latents and labels of the test cells are those its maker got",
+            ),
+        }
+        for claim, (check, message) in checks.items():
             failed = any(not one.holds for one in claims)
-            claims.append(Claim(claim, None, "not tried") if failed else _tried(claim, check, message, work=work))
+            claims.append(Claim(claim, None, "not tried") if failed else _tried(claim, check, message))
     return tuple(claims)
 
 
-def _tried(name: str, check: Callable[[_Work], None], message: str, *, work: _Work) -> Claim:
+def _tried(name: str, check: Callable[[], object], message: str) -> Claim:
     start = time.perf_counter()
     try:
-        check(work)
+        check()
     except errors.HubClientError as error:
         return Claim(name, False, str(error), time.perf_counter() - start)
     return Claim(name, True, message, time.perf_counter() - start)
-
-
-def _valid(work: _Work) -> None:
-    work.hub.download(work.name, work.folder)
-
-
-def _loads(work: _Work) -> None:
-    work.model = Model.load(work.folder)
-
-
-def _runs(work: _Work) -> None:
-    predict(work.model, simulated_cells(work.model), device="cpu")
-
-
-def _reproduces(work: _Work) -> None:
-    verify(work.model)
-
-
-_CLAIMS: dict[str, tuple[Callable[[_Work], None], str]] = {
-    "valid": (_valid, "every file is the one that the manifest names"),
-    "loads": (_loads, "the network takes the weights"),
-    "runs": (_runs, "it embeds and labels the test cells"),
-    "reproduces": (_reproduces, "latents and labels of the test cells are those its maker got"),
-}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 from hub_client import errors
 from hub_client.files import folders
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Entry, Kind, Source, Store
-from hub_client.store import addresses, catalogue
+from hub_client.release.store import DOCUMENT, Entry, Source, Store, writable
+from hub_client.store import addresses
 from hub_client.store.addresses import Address, default_folder
 from hub_client.store.catalogue import Catalogue, Found
-from hub_client.store.network.remote import Proposal, RemoteStore
+from hub_client.store.network.remote import Proposal, WritableRemoteStore
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,12 +30,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "Hub", "default_folder", "download", "pull", "pull_dataset", "push", "push_dataset", "resolve"]
 
-_Shown = TypeVar("_Shown", Listing, DatasetListing)
-_Named = TypeVar("_Named", bound=Address)
-Asked = dict[str, Any]
-"""What a push asks for: fields of :class:`hub_client.hub.prepare.Draft`."""
 _log = logging.getLogger(__name__)
-_DATASETS = "datasets/"
+
+
+class Asked(TypedDict, total=False):
+    """What a push may be asked for, beside the model and where it goes; :func:`push` has what each means."""
+
+    version: str | None
+    message: str | None
+    parent: str | None
+    delta: bool
+    signer: Signer | None
+
+
+class Described(TypedDict):
+    """What a data set is described by; :func:`push_dataset` has what each means."""
+
+    version: str
+    license: str
+    source: str
+    title: NotRequired[str]
+    doi: NotRequired[str | None]
 
 
 class Hub:
@@ -68,8 +82,8 @@ class Hub:
     """
 
     def __init__(self, address: Address | None = None, *, token: str | None = None) -> None:
-        self._models, self._target = _places(address, "models", token=token)
-        self._datasets, self._dataset_target = _places(address, "datasets", token=token)
+        self._models = Catalogue.of(address, kind="models", token=token)
+        self._datasets = Catalogue.of(address, kind="datasets", token=token)
 
     def __repr__(self) -> str:
         return f"Hub({' + '.join(store.address for store in self._models.stores)})"
@@ -83,64 +97,42 @@ class Hub:
 
     def resolve(self, name: Address) -> Ref:
         """Return the pinned release a name means; see :func:`resolve`."""
-        return _find(self._models, name).ref
+        return self._models.find(name).ref
 
     def pull(self, name: Address) -> Model:
         """Return the model a name means; see :func:`pull`."""
         from hub_client.models.model import Model
 
-        found = _told(_find(self._models, name))
+        found = _warned(self._models.find(name))
         with self._whole(found).opened(found.ref) as folder:
             model = Model.load(folder, ref=found.ref)
-        _check_digest(model.manifest, found.ref)
+        found.ref.check(model.manifest.digest, file=DOCUMENT["models"])
         return model
 
     def manifest(self, name: Address) -> Manifest:
         """Return the manifest a name means, without the weights."""
-        return _manifest(_find(self._models, name))
+        return _manifest(self._models.find(name))
 
     def download(self, name: Address, into: Address) -> Path:
         """Write the release a name means into a new folder; see :func:`download`."""
         from hub_client.release import folder as release_folder
 
-        found, folder = _told(_find(self._models, name)), _vacant(Path(into))
-        _manifest(found)  # what is wrong with it is told under the name that was asked for
+        found, folder = _warned(self._models.find(name)), _vacant(Path(into))
+        _manifest(found)  # what is wrong with it is reported under the name that was asked for
         with folders.staged(folder) as stage:
             self._whole(found).fetch(found.ref, stage)
-            _check_digest(release_folder.verify(stage), found.ref)
+            found.ref.check(release_folder.verify(stage).digest, file=DOCUMENT["models"])
         return folder
 
-    def push(
-        self,
-        model: Model | Address,
-        name: str,
-        *,
-        version: str | None = None,
-        message: str | None = None,
-        parent: str | None = None,
-        private: bool | None = None,
-        delta: bool = False,
-        signer: Signer | None = None,
-    ) -> Ref:
+    def push(self, model: Model | Address, name: str, *, private: bool | None = None, **asked: Unpack[Asked]) -> Ref:
         """Release a model; see :func:`push`."""
-        store, repo = self._push_to(name, "models")
-        asked: Asked = {"version": version, "message": message, "parent": parent, "delta": delta, "signer": signer}
-        with self._prepared(model, store, repo, asked=asked) as ready:
+        store, repo = self._models.target(name)
+        with self._prepared(model, store, repo, asked) as ready:
             if private is not None:
                 _remote(store, "private repositories").create(repo, private=private)
             return store.commit(repo, ready.folder, message=ready.message, parent=ready.follows)
 
-    def propose(
-        self,
-        model: Model | Address,
-        name: str,
-        *,
-        version: str | None = None,
-        message: str | None = None,
-        parent: str | None = None,
-        delta: bool = False,
-        signer: Signer | None = None,
-    ) -> Proposal:
+    def propose(self, model: Model | Address, name: str, **asked: Unpack[Asked]) -> Proposal:
         """Open a pull request with what :meth:`push` would release, and return it; its commit can be pulled.
 
         Raises
@@ -152,27 +144,18 @@ class Hub:
         TransportError, InvalidInput, ManifestError, IntegrityError
             As :func:`push`.
         """
-        store, repo = self._push_to(name, "models")
+        store, repo = self._models.target(name)
         remote = _remote(store, "pull requests")
-        asked: Asked = {"version": version, "message": message, "parent": parent, "delta": delta, "signer": signer}
-        with self._prepared(model, store, repo, asked=asked) as ready:
+        with self._prepared(model, remote, repo, asked) as ready:
             return remote.propose(repo, ready.folder, message=ready.message, parent=ready.follows)
 
-    def preview(
-        self,
-        model: Model | Address,
-        name: str,
-        *,
-        version: str | None = None,
-        parent: str | None = None,
-        delta: bool = False,
-    ) -> Preview:
+    def preview(self, model: Model | Address, name: str, **asked: Unpack[Asked]) -> Preview:
         """Return which files and which fields of the manifest :meth:`push` would change; errors as there."""
-        from hub_client.hub import preview as push_preview
+        from hub_client.hub.preview import preview
 
-        store, repo = self._push_to(name, "models")
-        with self._prepared(model, store, repo, asked={"version": version, "parent": parent, "delta": delta}) as ready:
-            return push_preview.preview(ready, store, repo)
+        store, repo = self._models.target(name)
+        with self._prepared(model, store, repo, asked) as ready:
+            return preview(ready, store, repo)
 
     def bundle(self, name: Address, into: Address) -> Path:
         """Write the release a name means as one file, to carry to a machine without a network, and return its path.
@@ -188,7 +171,7 @@ class Hub:
         """
         from hub_client.store.network import bundles
 
-        found = _find(self._models, name)
+        found = self._models.find(name)
         manifest = _manifest(found)
         if manifest.delta and manifest.lineage and (parent := manifest.lineage.parent):
             _log.warning(
@@ -203,13 +186,13 @@ class Hub:
 
     def search(self, query: str = "", *, kind: str | None = None, all_versions: bool = False) -> list[Listing]:
         """Return what the hub holds; see :func:`search`."""
-        found = _shown(self._models, listing, all_versions=all_versions)
+        found = self._models.listings(listing, all_versions=all_versions)
         return [one for one in found if one.matches(query) and kind in (None, one.architecture)]
 
     def history(self, name: str) -> list[Entry]:
         """Return every commit of a model's repository, the newest first."""
-        place, name = _placed(self._models, name)
-        return place.history(name)
+        store, repo, _ = self._models.store_of(name)
+        return store.history(repo)
 
     def yank(self, name: str, *, reason: str) -> Ref:
         """Yank a released version: the name alone no longer means it.
@@ -232,13 +215,12 @@ class Hub:
         TransportError
             If the hub cannot be written.
         """
-        place, name = _placed(self._models, name)
-        store, repo, version = place.store_of(name)
+        store, repo, version = self._models.store_of(name)
         if version is None:
             raise errors.InvalidInput(
                 f"{name!r} names no version; one version is yanked at a time, as in {repo}@1.0.0.", facts={"name": name}
             )
-        return store.yank(repo, version, reason=reason)
+        return writable(store, repo).yank(repo, version, reason=reason)
 
     def lineage(self, name: Address) -> list[Step]:
         """Return a release, its parent, and so on to the root, in whichever hub each of them is.
@@ -247,7 +229,7 @@ class Hub:
         """
         from hub_client.hub import lineage
 
-        return list(lineage.walk(_find(self._models, name), self._origins()))
+        return list(lineage.walk(self._models.find(name), self._origins()))
 
     def _whole(self, found: Found) -> Source:
         """Return where to get the whole of a release, also where its hub keeps only what it adds to its parent."""
@@ -255,24 +237,23 @@ class Hub:
 
         return Whole(found.source, self._origins())
 
-    @contextmanager
-    def _prepared(self, model: Model | Address, store: Store, repo: str, *, asked: Asked) -> Iterator[Prepared]:
-        """Give a release that only has to be committed, in a folder that is gone afterwards."""
-        from hub_client.hub import prepare
+    def _prepared(
+        self, model: Model | Address, store: Store, repo: str, asked: Asked
+    ) -> AbstractContextManager[Prepared]:
+        from hub_client.hub.prepare import Draft, prepared
 
-        with TemporaryDirectory(prefix="archzoo-") as scratch:
-            folder, pulled = _as_folder(model, Path(scratch) / "draft")
-            _check_fit(folder, store, repo)
-            draft = prepare.Draft(folder, pulled=pulled, **asked)
-            yield prepare.prepare(draft, store, repo, scratch=Path(scratch), origins=self._origins())
+        return prepared(Draft(model, **asked), store, repo, origins=self._origins())
 
     def _origins(self) -> Origins:
         from hub_client.hub.lineage import Origins
 
-        stores: dict[str, Store] = {}
-        for store in (*self._models.stores, *addresses.places(None, kind="models").stores):
-            stores.setdefault(store.address, store)
-        return Origins(tuple(stores.values()))
+        def stores() -> list[Store]:
+            by_address: dict[str, Store] = {}
+            for store in (*self._models.stores, *addresses.places(None, kind="models").stores):
+                by_address.setdefault(store.address, store)
+            return list(by_address.values())
+
+        return Origins(stores)
 
     # Data sets
 
@@ -281,12 +262,12 @@ class Hub:
         from hub_client.data.fingerprint import fingerprint
         from hub_client.release import dataset
 
-        found = _find(self._datasets, name)
+        found = self._datasets.find(name)
         with found.source.opened(found.ref) as folder:
             record, adata = dataset.read(folder, digest=found.ref.digest)
         if (actual := fingerprint(adata)) != record.fingerprint:
             raise errors.IntegrityError(
-                f"the genes and counts of {found.ref} have fingerprint {actual}, but its record says "
+                f"the genes and counts of {found.ref} have fingerprint {actual}, but its record states "
                 f"{record.fingerprint}. Ask whoever released it for an intact one.",
                 file=dataset.DATA,
                 expected=record.fingerprint,
@@ -299,51 +280,30 @@ class Hub:
         adata: AnnData,
         name: str,
         *,
-        version: str,
-        license: str,
-        source: str,
-        title: str = "",
-        doi: str | None = None,
         message: str | None = None,
         parent: str | None = None,
         private: bool | None = None,
+        **described: Unpack[Described],
     ) -> Ref:
         """Release a data set; see :func:`push_dataset`."""
         from hub_client.data.fingerprint import fingerprint
         from hub_client.hub import prepare
         from hub_client.release import dataset
 
-        store, repo = self._push_to(name, "datasets")
+        store, repo = self._datasets.target(name)
         follows = prepare.parent(store, repo, named=parent)
-        record = dataset.describe(
-            name=repo.split("/")[-1],
-            version=version,
-            title=title,
-            license=license,
-            source=source,
-            doi=doi,
-            cells=adata.n_obs,
-            genes=adata.n_vars,
-            fingerprint=fingerprint(adata),
-        )
+        found = {"cells": adata.n_obs, "genes": adata.n_vars, "fingerprint": fingerprint(adata)}
+        record = dataset.describe(name=repo.split("/")[-1], **described, **found)
         with TemporaryDirectory(prefix="archzoo-") as scratch:
             folder = dataset.write(Path(scratch) / "release", adata, record)
             if private is not None:
                 _remote(store, "private repositories").create(repo, private=private)
-            return store.commit(repo, folder, message=message or f"Release {version}", parent=follows)
+            return store.commit(repo, folder, message=message or f"Release {record.version}", parent=follows)
 
     def search_datasets(self, query: str = "") -> list[DatasetListing]:
         """Return the newest version of every data set with all words of the query in its name, title or source."""
-        found = _shown(self._datasets, dataset_listing, all_versions=False)
+        found = self._datasets.listings(dataset_listing)
         return [one for one in found if one.matches(query)]
-
-    def _push_to(self, name: str, kind: Kind) -> tuple[Store, str]:
-        """Return the store a push goes to and the repository there; a name that begins with ``hf://`` says both."""
-        place = {"models": self._models, "datasets": self._datasets}[kind]
-        if isinstance(name, str) and name.startswith(addresses.PUBLIC):
-            return addresses.public(kind), catalogue.repository(_on_public(name, kind), pattern=catalogue.NETWORK_NAME)
-        store = {"models": self._target, "datasets": self._dataset_target}[kind]
-        return store, catalogue.repository(name, pattern=place.pattern)
 
 
 def pull(name: Address, *, hub: Hub | Address | None = None) -> Model:
@@ -433,8 +393,8 @@ def push(
     --------
     >>> hub_client.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
     """
-    settings: dict[str, Any] = {"version": version, "message": message, "parent": parent, "private": private}
-    return _hub(hub).push(model, name, **settings, delta=delta, signer=signer)
+    asked = Asked(version=version, message=message, parent=parent, delta=delta, signer=signer)
+    return _hub(hub).push(model, name, private=private, **asked)
 
 
 def search(
@@ -542,142 +502,38 @@ def push_dataset(
     InvalidInput
         If ``adata`` holds something that cannot be stored as plain arrays.
     """
-    return _hub(hub).push_dataset(
-        adata,
-        name,
-        version=version,
-        license=license,
-        source=source,
-        title=title,
-        doi=doi,
-        message=message,
-        parent=parent,
-        private=private,
-    )
+    described = Described(version=version, license=license, source=source, title=title, doi=doi)
+    return _hub(hub).push_dataset(adata, name, message=message, parent=parent, private=private, **described)
 
 
 def _hub(hub: Hub | Address | None) -> Hub:
     return hub if isinstance(hub, Hub) else Hub(hub)
 
 
-def _places(address: Address | None, kind: Kind, *, token: str | None) -> tuple[Catalogue, Store]:
-    """Return where names are looked for, and the store that is pushed to."""
-    places = addresses.places(address, kind=kind, token=token)
-    remote = any(isinstance(store, RemoteStore) for store in places.stores)
-    pattern = catalogue.NETWORK_NAME if remote else catalogue.NAME
-    return Catalogue(places.stores, kind=kind, ordered=places.ordered, pattern=pattern), places.target
-
-
-def _find(place: Catalogue, name: Address) -> Found:
-    place, name = _placed(place, name)
-    return place.find(name)
-
-
-def _placed(place: Catalogue, name: _Named) -> tuple[Catalogue, _Named | str]:
-    """Return where a name is looked for, and the name there: ``hf://owner/name`` is on the public hub."""
-    if not isinstance(name, str) or not name.startswith(addresses.PUBLIC):
-        return place, name
-    public = Catalogue([addresses.public(place.kind)], kind=place.kind, pattern=catalogue.NETWORK_NAME)
-    return public, _on_public(name, place.kind)
-
-
-def _on_public(name: str, kind: Kind) -> str:
-    """Return a name of the public hub without its beginning; InvalidInput if it is a name of the other kind."""
-    rest = name.removeprefix(addresses.PUBLIC)
-    is_dataset = rest.startswith(_DATASETS)
-    if is_dataset != (kind == "datasets"):
-        verb, other = ("pull", "pull_dataset") if kind == "models" else ("pull_dataset", "pull")
-        raise errors.InvalidInput(
-            f"{name!r} names a {'data set' if is_dataset else 'model'}: use {other} instead of {verb}. On the "
-            "public hub models are hf://owner/name and data sets hf://datasets/owner/name.",
-            facts={"name": name},
-        )
-    return rest.removeprefix(_DATASETS)
-
-
-def _remote(store: Store, what: str) -> RemoteStore:
-    if isinstance(store, RemoteStore):
+def _remote(store: Store, what: str) -> WritableRemoteStore:
+    if isinstance(store, WritableRemoteStore):
         return store
     raise errors.Unsupported(
-        f"{store.address} is a folder and has no {what}: its permissions say who may read and write it. Push to a "
+        f"{store.address} is a folder and has no {what}: its permissions state who may read and write it. Push to a "
         "hub on the network, with hub=.",
         kind="folder hub",
         verb=what,
     )
 
 
-def _shown(place: Catalogue, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool) -> list[_Shown]:
-    """Return what each release says about itself; a release or a hub that cannot be read is left out with a warning."""
-    found: list[_Shown] = []
-    for store in place.stores:
-        try:
-            repos = store.repos()
-        except errors.TransportError as error:
-            if len(place.stores) == 1:
-                raise
-            _log.warning("the hub %s is left out: %s", store.address, error)
-            continue
-        for repo in repos:
-            found += _shown_of(store, repo, show, all_versions=all_versions)
-    return found
-
-
-def _check_fit(folder: Path, store: Store, repo: str) -> None:
-    """Refuse to release what gives away donors, or does not compute what it states: :mod:`hub_client.checks.validate`.
-
-    Other names for the same weights are looked for in hubs that are folders, where reading all manifests is quick.
-    """
-    from hub_client.checks import validate
-
-    stores = [] if isinstance(store, RemoteStore) else [store]
-    found = validate.validate(folder, stores=stores, name=repo, load=False)
-    validate.refuse(found, what=repo)
-    for finding in found.findings:
-        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
-            _log.warning("%s: %s", repo, finding.message)
-
-
-def _told(found: Found) -> Found:
-    """Return what was found once it is told that it was yanked, if it was."""
+def _warned(found: Found) -> Found:
+    """Return what was found, after a warning if it was yanked."""
     if found.yanked:
         _log.warning("%s was yanked: %s", found.ref, found.yanked)
     return found
-
-
-def _shown_of(store: Store, repo: str, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool) -> list[_Shown]:
-    try:
-        refs = store.releases(repo) if all_versions else [store.resolve(repo)]
-        return [show(ref, store.read(ref, DOCUMENT[store.kind])) for ref in refs]
-    except (errors.IntegrityError, errors.ManifestError) as error:
-        _log.warning("%s in %s is left out: %s", repo, store.address, error)
-    except errors.NotFound:
-        _log.info("%s in %s holds no release", repo, store.address)
-    return []
 
 
 def _manifest(found: Found) -> Manifest:
     from hub_client.manifest.reading import read_manifest
 
     manifest = read_manifest(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
-    _check_digest(manifest, found.ref)
+    found.ref.check(manifest.digest, file=DOCUMENT["models"])
     return manifest
-
-
-def _as_folder(model: Model | Address, folder: Path) -> tuple[Path, str | None]:
-    """Return a release folder of the model, and the commit it was pulled or grown from."""
-    if isinstance(model, str | Path):
-        return Path(model).expanduser(), None
-    return model.save(folder), model.ref.commit if model.ref else None
-
-
-def _check_digest(manifest: Manifest, ref: Ref) -> None:
-    if manifest.digest != ref.digest:
-        raise errors.IntegrityError(
-            f"the manifest has sha256 {manifest.digest}, but {ref} was asked for. Pull it again.",
-            file=DOCUMENT["models"],
-            expected=ref.digest,
-            actual=manifest.digest,
-        )
 
 
 def _vacant(folder: Path) -> Path:

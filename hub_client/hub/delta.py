@@ -132,7 +132,7 @@ def compose(stored: Path, parent: Path, folder: Path) -> Path:
     Raises
     ------
     IntegrityError
-        If the parent is not the one the manifest names, or the result is not what the manifest says.
+        If the parent is not the one the manifest names, or the result is not what the manifest states.
     """
     manifest = _manifest(stored)
     before = release_folder.read(parent, load_tensors=False).manifest
@@ -176,7 +176,7 @@ def stored_form(folder: Path, parent: Path, into: Path) -> Path:
 
 
 def _declared(new: Manifest, old: Manifest, content: bytes) -> Manifest:
-    """Return the manifest that says how the release is kept; the same one if it says so already."""
+    """Return the manifest that states how the release is kept; the same one if it does already."""
     known = {file.path: file for file in old.files}
     inherited = tuple(f.path for f in new.files if f.path != release_folder.WEIGHTS and known.get(f.path) == f)
     delta = Delta(size=len(content), sha256=hashlib.sha256(content).hexdigest(), inherited=inherited)
@@ -282,7 +282,7 @@ def _manifest(folder: Path) -> Manifest:
 
 def _delta(manifest: Manifest) -> Delta:
     if manifest.delta is None:
-        raise _bad("lies in a release whose manifest does not speak of it")
+        raise _bad("lies in a release whose manifest does not name it")
     return manifest.delta
 
 

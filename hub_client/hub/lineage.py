@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from hub_client import errors
 from hub_client.manifest.reading import read_manifest
@@ -28,7 +29,7 @@ class Step:
     hub
         Where it was found; None where no hub at hand has it, and the walk ends.
     message
-        What was said when it was pushed.
+        The message of the push that released it.
     yanked
         Why it was yanked, if it was.
     """
@@ -45,9 +46,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Origins:
-    """The stores in which parents are looked for, in this order."""
+    """The stores in which parents are looked for, in this order; they are opened when the first parent is."""
 
-    stores: Sequence[Store]
+    opened: Callable[[], Sequence[Store]]
+
+    @cached_property
+    def stores(self) -> Sequence[Store]:
+        """The stores."""
+        return self.opened()
 
     def find(self, parent: Parent) -> Found:
         """Return the release that is a parent, whatever version or commit it has where it is found.
@@ -108,7 +114,7 @@ def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
 
 
 def _message(found: Found, origins: Origins) -> str:
-    """Return what was said when a release was pushed; nothing for a folder that a user named by its path."""
+    """Return the message of the push that released it; nothing for a folder that a user named by its path."""
     store = next((store for store in origins.stores if store is found.source), None)
     entries = store.history(found.ref.repo) if store else []
     return next((entry.message for entry in entries if entry.commit == found.ref.commit), "")

@@ -49,7 +49,7 @@ class LockedModel(Frozen):
 
 
 class Lock(Frozen):
-    """The file's content; where a hub is does not belong to it, so that it says nothing about anybody's machine."""
+    """The file's content; where a hub is does not belong to it and would give away somebody's machine."""
 
     format: Literal[1] = 1
     models: tuple[LockedModel, ...]

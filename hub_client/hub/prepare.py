@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hub_client import errors
+from hub_client.checks import validate
 from hub_client.files import atomic
 from hub_client.hub import delta
 from hub_client.hub.lineage import Origins
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Manifest
+from hub_client.models.model import Model
 from hub_client.release import folder as release_folder
 from hub_client.release import signing, versioning
+from hub_client.release.folder import Release
 from hub_client.release.ref import Ref
 from hub_client.release.store import SEMVER, Source, Store, semver
+from hub_client.store.network.remote import RemoteStore
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,27 +34,24 @@ class Draft:
 
     Attributes
     ----------
-    folder
-        A release folder.
+    model
+        A model, or a release folder.
     version
         The version to release as; None is the manifest's own.
     message
-        One line for the history; None says which version it is.
+        One line for the history; None states the version.
     parent
         The revision it follows, where the user names one.
-    pulled
-        The commit its model was pulled or grown from, in whichever hub.
     delta
         Whether the hub shall keep only what it adds to its parent.
     signer
         Who signs its manifest, if anybody does.
     """
 
-    folder: Path
+    model: Model | str | Path
     version: str | None = None
     message: str | None = None
     parent: str | None = None
-    pulled: str | None = None
     delta: bool = False
     signer: signing.Signer | None = None
 
@@ -58,11 +64,13 @@ class Prepared:
     version: str
     message: str
     follows: str | None
-    document: str = release_folder.MANIFEST
 
 
-def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Origins) -> Prepared:
-    """Check a draft, and give it the repository's name and its version.
+@contextmanager
+def prepared(draft: Draft, store: Store, repo: str, *, origins: Origins) -> Iterator[Prepared]:
+    """Check a draft, and give the release that only has to be committed, in a folder that is gone afterwards.
+
+    Other names for the same weights are looked for in hubs that are folders, where reading all manifests is quick.
 
     Parameters
     ----------
@@ -70,8 +78,6 @@ def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Or
         What shall be released.
     store, repo
         Where to.
-    scratch
-        A folder for temporary files.
     origins
         Where parents of deltas are looked for.
 
@@ -80,40 +86,68 @@ def prepare(draft: Draft, store: Store, repo: str, *, scratch: Path, origins: Or
     TransportError, InvalidInput, ManifestError, IntegrityError
         As :func:`hub_client.push`.
     """
-    content = release_folder.read(draft.folder)
-    follows = parent(store, repo, named=draft.parent, made_from=(draft.pulled, _origin(content.manifest)))
+    with TemporaryDirectory(prefix="archzoo-") as scratch:
+        folder, pulled = _as_folder(draft.model, Path(scratch) / "draft")
+        release = release_folder.read(folder)
+        stores = [] if isinstance(store, RemoteStore) else [store]
+        _refuse_unfit(validate.check(release, stores=stores, name=repo, load=False), repo)
+        follows = parent(store, repo, named=draft.parent, made_from=(pulled, _origin(release.manifest)))
+        yield _next(draft, release, store, repo, follows=follows, scratch=Path(scratch), origins=origins)
+
+
+def _as_folder(model: Model | str | Path, folder: Path) -> tuple[Path, str | None]:
+    """Return a release folder of the model, and the commit it was pulled or grown from."""
+    if isinstance(model, str | Path):
+        return Path(model).expanduser(), None
+    return model.save(folder), model.ref.commit if model.ref else None
+
+
+def _refuse_unfit(found: validate.Validation, repo: str) -> None:
+    """Refuse to release what gives away donors, or does not compute what it states."""
+    validate.refuse(found, what=repo)
+    for finding in found.findings:
+        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
+            _log.warning("%s: %s", repo, finding.message)
+
+
+def _next(
+    draft: Draft, content: Release, store: Store, repo: str, *, follows: str | None, scratch: Path, origins: Origins
+) -> Prepared:
+    """Return a release under the repository's name and its own version, once its version rises as it has to."""
     taken = {str(ref.version): ref for ref in store.releases(repo)} if store.holds(repo) else {}
-    created = _created(store, taken.get(_version(draft, content.manifest)))
-    manifest = _named(draft, content.manifest, repo, created=created)
-    folder = _written(content, manifest, scratch / "release")
-    kept = _kept(draft, folder, origins, scratch=scratch)
-    again = taken.get(manifest.version)
+    version = _version(draft, content.manifest)
+    created = _created(store, taken.get(version))
+    named = content.manifest.renamed(name=repo.split("/")[-1], version=version, created=created)
+    release = _written(content, named, scratch / "release")
+    kept = _kept(draft, release, origins, scratch=scratch)
+    again = taken.get(version)
     if again and follows == parent(store, repo):
         _check_same(kept, again, highest=max(taken, key=semver))
-    _check_bump(delta.Whole(store, origins), folder, manifest.version, taken)
-    return Prepared(kept, manifest.version, draft.message or f"Release {manifest.version}", follows)
+    _check_bump(delta.Whole(store, origins), release, taken)
+    return Prepared(kept, version, draft.message or f"Release {version}", follows)
 
 
-def _kept(draft: Draft, folder: Path, origins: Origins, *, scratch: Path) -> Path:
+def _kept(draft: Draft, release: Release, origins: Origins, *, scratch: Path) -> Path:
     """Return the folder that the hub keeps: the release as it is, or what it adds to its parent; signed if asked for.
 
     A delta that is pushed on to another hub stays one, so that its digest is the same there.
     """
-    manifest = read_manifest((folder / release_folder.MANIFEST).read_bytes(), source=str(folder))
-    if draft.delta or manifest.delta:
-        found = origins.find(delta.parent_of(manifest))
+    folder = release.folder
+    if draft.delta or release.manifest.delta:
+        found = origins.find(delta.parent_of(release.manifest))
         with delta.Whole(found.source, origins).opened(found.ref) as before:
             folder = delta.stored_form(folder, before, scratch / "delta")
     return signing.signed_copy(folder, draft.signer, scratch / "signed") if draft.signer else folder
 
 
-def _check_bump(store: Source, folder: Path, version: str, taken: dict[str, Ref]) -> None:
+def _check_bump(store: Source, release: Release, taken: dict[str, Ref]) -> None:
     """Refuse a version that promises more than the weights keep, seen from the version before it."""
+    version = release.manifest.version
     before = max((other for other in taken if semver(other) < semver(version)), key=semver, default=None)
     if before is None or version in taken:
         return
     with store.opened(taken[before]) as previous:
-        versioning.check(release_folder.read(previous), release_folder.read(folder), taken=taken)
+        versioning.check(release_folder.read(previous), release, taken=taken)
 
 
 def parent(store: Store, repo: str, *, named: str | None = None, made_from: Iterable[str | None] = ()) -> str | None:
@@ -150,10 +184,6 @@ def _version(draft: Draft, manifest: Manifest) -> str:
     return version
 
 
-def _named(draft: Draft, manifest: Manifest, repo: str, *, created: datetime) -> Manifest:
-    return manifest.renamed(name=repo.split("/")[-1], version=_version(draft, manifest), created=created)
-
-
 def _created(store: Store, again: Ref | None) -> datetime:
     """Return the date of the release that has this version already, or now: pushing it again changes nothing."""
     if again is None:
@@ -162,13 +192,14 @@ def _created(store: Store, again: Ref | None) -> datetime:
     return earlier.created or datetime.now(UTC).replace(microsecond=0)
 
 
-def _written(content: release_folder.Release, manifest: Manifest, folder: Path) -> Path:
-    """Return a folder with this manifest: the one that was read if nothing changed, so that not a byte does."""
+def _written(content: Release, manifest: Manifest, folder: Path) -> Release:
+    """Return the release with this manifest: the one that was read if nothing changed, so that not a byte does."""
     if manifest is content.manifest:
-        return content.folder
-    reference = content.folder / release_folder.REFERENCE
-    extra = {release_folder.REFERENCE: reference} if reference.exists() else {}
-    return release_folder.write(folder, manifest, content.tensors, extra=extra)
+        return content
+    extra = {} if content.atlas is None else {release_folder.REFERENCE: bytes(content.atlas)}
+    release_folder.write(folder, manifest, content.tensors, extra=extra)
+    document = (folder / release_folder.MANIFEST).read_bytes()
+    return replace(content, manifest=read_manifest(document, source=str(folder)), folder=folder)
 
 
 def _check_same(folder: Path, again: Ref, *, highest: str) -> None:

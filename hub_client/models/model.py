@@ -77,7 +77,11 @@ class Model:
         IntegrityError
             If a file is not the one the manifest names, or the tensors are not those of such a network.
         """
-        release = release_folder.read(Path(folder))
+        return cls.of(release_folder.read(Path(folder)), ref=ref)
+
+    @classmethod
+    def of(cls, release: release_folder.Release, *, ref: Ref | None = None) -> Model:
+        """Return the model of a release that was read; IntegrityError if the tensors are not those of its network."""
         model = cls.build(release.manifest)
         _check_tensors(model, release.tensors)
         model.network.load(release.tensors)

@@ -1,7 +1,7 @@
 """The reference atlas of a release: where the reference's cells lie in the latent, and what they are.
 
 ``reference.zarr.zip`` is an AnnData in zarr format 3 with latent, labels and conditions: no counts, no barcodes, no
-donors, and the cells in an order that says nothing. The arrays are not compressed, only the zip around them is: so
+donors, and the cells in a random order. The arrays are not compressed, only the zip around them is: so
 nothing of it unpacks to more than its listing announces. Nothing in it can run code.
 """
 

@@ -47,7 +47,7 @@ def cff(manifest: Manifest, ref: Ref) -> str:
 
 
 def _release_fields(manifest: Manifest, ref: Ref) -> dict[str, str]:
-    fields = {
+    return {
         "title": f"{{{_plain(manifest.title or manifest.name)}}}",
         "author": " and ".join(_author(author) for author in manifest.authors),
         "year": f"{manifest.created:%Y}" if manifest.created else "",
@@ -56,22 +56,21 @@ def _release_fields(manifest: Manifest, ref: Ref) -> dict[str, str]:
         "howpublished": _plain(f"archzoo release {ref.repo}@{ref.version or ref.commit}"),
         "note": f"sha256:{ref.digest}",
     }
-    return {name: value for name, value in fields.items() if value}
 
 
 def _data_fields(data: DatasetRecord) -> dict[str, str]:
-    fields = {
+    return {
         "title": f"{{{_plain(data.name)}}}",
         "doi": data.doi or "",
         "howpublished": _plain(data.source or ""),
         "note": f"{data.cells} cells, fingerprint sha256:{data.fingerprint}",
     }
-    return {name: value for name, value in fields.items() if value}
 
 
 def _entry(key: str, fields: dict[str, str]) -> str:
-    width = max(map(len, fields))
-    lines = (f"  {name:<{width}} = {{{value}}}," for name, value in fields.items())
+    filled = {name: value for name, value in fields.items() if value}
+    width = max(map(len, filled))
+    lines = (f"  {name:<{width}} = {{{value}}}," for name, value in filled.items())
     return "\n".join([f"@misc{{{key},", *lines, "}"])
 
 

@@ -10,7 +10,8 @@ import io
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,14 +44,29 @@ class Release:
         Tensor name to tensor, on the CPU; empty when they were not asked for.
     folder
         Where it lies.
-    atlas
-        The content of ``reference.zarr.zip``, if it has one.
+    contents
+        File name to its bytes, as they were hashed; empty when the tensors were not asked for.
     """
 
     manifest: Manifest
     tensors: dict[str, Tensor]
     folder: Path
-    atlas: bytearray | None = None
+    contents: Mapping[str, bytearray] = field(default_factory=dict)
+
+    @property
+    def atlas(self) -> bytearray | None:
+        """The content of ``reference.zarr.zip``, if it has one."""
+        return self.contents.get(REFERENCE)
+
+    @cached_property
+    def card(self) -> str:
+        """The card as it was read."""
+        return self.contents[CARD].decode("utf-8", errors="replace")
+
+    @cached_property
+    def rendered_card(self) -> str:
+        """The card that this archzoo makes of the manifest."""
+        return card.render(self.manifest)
 
 
 def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
@@ -70,25 +86,26 @@ def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
     ManifestError
         If the manifest cannot be read.
     IntegrityError
-        If a file is missing, uninvited, a link, or not what the manifest says.
+        If a file is missing, uninvited, a link, or not what the manifest states.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
     _check_listing(folder, manifest)
     tensors: dict[str, Tensor] = {}
-    atlas = None
+    contents: dict[str, bytearray] = {}
     for file in manifest.files:
         content = _checked(folder, file)
         if file.path == WEIGHTS and load_tensors:
             tensors = safetensors.load(content, manifest)
         else:
             _CHECKS[file.path](content, manifest)
-        atlas = content if file.path == REFERENCE else atlas
-    return Release(manifest, tensors, folder, atlas)
+        if load_tensors:
+            contents[file.path] = content
+    return Release(manifest, tensors, folder, contents)
 
 
 def verify(folder: str | Path) -> Manifest:
-    """Return the manifest of a release folder once all of its files are what the manifest says.
+    """Return the manifest of a release folder once all of its files are what the manifest states.
 
     Checked are: no file missing, uninvited or a link; size and sha256 of each; names, dtypes and shapes of the weights;
     that the reference holds plain arrays and no counts.

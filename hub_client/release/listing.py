@@ -125,7 +125,7 @@ class _Listed(BaseModel):
 
 
 def listing(ref: Ref, document: bytes) -> Listing:
-    """Return what a manifest says about itself.
+    """Return what a manifest states about itself.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def listing(ref: Ref, document: bytes) -> Listing:
 
 
 def dataset_listing(ref: Ref, document: bytes) -> DatasetListing:
-    """Return what a data set's record says about itself; ManifestError if it is none."""
+    """Return what a data set's record states about itself; ManifestError if it is none."""
     found = _parsed(_ListedDataset, ref, document)
     return DatasetListing(
         name=ref.repo, version=ref.version, digest=ref.digest, commit=ref.commit, hub=ref.hub, **found.model_dump()

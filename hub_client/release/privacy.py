@@ -20,7 +20,7 @@ import numpy as np
 
 from hub_client.files import safetensors
 from hub_client.manifest.v1 import Manifest
-from hub_client.release import atlas_file, card
+from hub_client.release import atlas_file
 from hub_client.release import folder as release_folder
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ class Leak:
 def leaks(release: release_folder.Release) -> Iterator[Leak]:
     """Return what should not be in a release, file by file."""
     yield from _in_manifest(release.manifest)
-    yield from _in_card(
-        (release.folder / release_folder.CARD).read_text(encoding="utf-8", errors="replace"), release.manifest
-    )
-    yield from _in_weights((release.folder / release_folder.WEIGHTS).read_bytes(), release.manifest)
+    yield from _in_card(release.card, known=release.rendered_card)
+    yield from _in_weights(release.contents[release_folder.WEIGHTS], release.manifest)
     if release.atlas is not None:
         yield from _in_atlas(release.atlas, release.manifest)
 
@@ -120,15 +118,15 @@ def _donor_rows(value: Any, place: str) -> Iterator[str]:
             yield from _donor_rows(inner, f"{place}[{index}]")
 
 
-def _in_card(text: str, manifest: Manifest) -> Iterator[Leak]:
+def _in_card(text: str, *, known: str) -> Iterator[Leak]:
     """Look at the lines that are not from the manifest, which is looked at itself."""
-    known = set(card.render(manifest).splitlines())
+    rendered = set(known.splitlines())
     for number, line in enumerate(text.splitlines(), start=1):
-        if line not in known:
+        if line not in rendered:
             yield from (Leak(release_folder.CARD, f"line {number}", what) for what in found_in(line))
 
 
-def _in_weights(content: bytes, manifest: Manifest) -> Iterator[Leak]:
+def _in_weights(content: bytearray, manifest: Manifest) -> Iterator[Leak]:
     entries = safetensors.check(content, manifest)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     for place, text in _texts(header, ""):
@@ -142,7 +140,7 @@ _NUMBERS = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "u1", 
 _PRINTABLE = (9, 126)
 
 
-def _spelled(content: bytes, dtype: str) -> Iterator[str]:
+def _spelled(content: bytearray, dtype: str) -> Iterator[str]:
     """Return the text whose letters' codes are the values of a tensor, if they can be such codes."""
     values = np.frombuffer(content, dtype=_NUMBERS[dtype])
     if not 0 < values.size <= _MOST_CODES:

@@ -1,7 +1,7 @@
 """Signed manifests: ed25519 over the canonical JSON of everything but the signature, and a file of trusted publishers.
 
 A manifest names the sha256 of every file of its release, so a signature of the manifest is one of the whole release.
-What a publisher's key is, is not found out here: the trust file says it, and whoever writes that file has to know.
+What a publisher's key is, is not found out here: the trust file states it, and whoever writes that file has to know.
 """
 
 from __future__ import annotations

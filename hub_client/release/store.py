@@ -13,14 +13,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from hub_client import errors
+from hub_client.manifest.v1 import Commit
 from hub_client.release.ref import Ref
 
-Kind = Literal["models", "datasets"]
+RepoType = Literal["models", "datasets"]
 
-DOCUMENT: Mapping[Kind, str] = {"models": "manifest.json", "datasets": "dataset.json"}
+DOCUMENT: Mapping[RepoType, str] = {"models": "manifest.json", "datasets": "dataset.json"}
 """The file whose sha256 is the release digest."""
 
 SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
@@ -29,6 +30,15 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _DIGEST = "sha256:"
 _SHORTEST_COMMIT = 7
 _SHORTEST_DIGEST = 12
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A commit as a hub lists it: 40 hex digits, its message, when it was made, UTC."""
+
+    commit: Commit
+    message: str = ""
+    date: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Entry:
     digest
         sha256 of the release's manifest, 64 hex digits; empty for a commit that holds no release.
     message
-        What its author said about it.
+        What its author wrote about it.
     date
         When it was made, UTC; None where the store does not know.
     """
@@ -79,9 +89,9 @@ class Source(Protocol):
 
 
 class Store(Source, Protocol):
-    """A place that holds repositories of one kind; ``address`` says where, ``kind`` says of what."""
+    """A place that holds repositories of one kind; ``address`` is where, ``kind`` which."""
 
-    kind: Kind
+    kind: RepoType
     address: str
 
     def repos(self) -> list[str]:
@@ -113,6 +123,19 @@ class Store(Source, Protocol):
         """
         ...
 
+    def history(self, repo: str) -> list[Entry]:
+        """Return every commit, the newest first."""
+        ...
+
+    def yanked(self, repo: str) -> Mapping[str, str]:
+        """Return the versions that were yanked, and why."""
+        ...
+
+
+@runtime_checkable
+class WritableStore(Store, Protocol):
+    """A place that also takes releases."""
+
     def commit(self, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
         """Store a release folder as the next commit of a repository.
 
@@ -134,14 +157,6 @@ class Store(Source, Protocol):
         """
         ...
 
-    def history(self, repo: str) -> list[Entry]:
-        """Return every commit, the newest first."""
-        ...
-
-    def yanked(self, repo: str) -> Mapping[str, str]:
-        """Return the versions that were yanked, and why."""
-        ...
-
     def yank(self, repo: str, version: str, *, reason: str) -> Ref:
         """Yank a version, or give another reason for it, and return its release.
 
@@ -155,6 +170,22 @@ class Store(Source, Protocol):
             If the store cannot be written.
         """
         ...
+
+
+def writable(store: Store, repo: str) -> WritableStore:
+    """Return a place that takes releases.
+
+    Raises
+    ------
+    TransportError
+        If it is read-only: the bundled zoo, a static hub, what came as bundles.
+    """
+    if isinstance(store, WritableStore):
+        return store
+    raise errors.TransportError(
+        f"{repo!r} cannot be changed in {store.address}, which is read-only. Push to a hub of your own with hub=, as "
+        f"my-lab/{repo.split('/')[-1]}; a static hub is written from another one by archzoo export-static."
+    )
 
 
 def stated_version(document: bytes) -> str | None:

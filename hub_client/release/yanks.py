@@ -40,7 +40,7 @@ class Yanked(Frozen):
 
 
 def read(data: bytes, *, source: str) -> tuple[Yank, ...]:
-    """Return what a ``yanked.json`` says.
+    """Return what a ``yanked.json`` lists.
 
     Raises
     ------
@@ -63,6 +63,11 @@ def dump(yanks: Iterable[Yank]) -> bytes:
     return (Yanked(yanked=tuple(yanks)).model_dump_json(indent=1) + "\n").encode()
 
 
+def without(yanks: Iterable[Yank], version: str) -> list[Yank]:
+    """Return the yanks of all other versions."""
+    return [yank for yank in yanks if yank.version != version]
+
+
 def reasons(yanks: Iterable[Yank]) -> dict[str, str]:
     """Return version to reason."""
     return {yank.version: yank.reason for yank in yanks}
@@ -70,11 +75,11 @@ def reasons(yanks: Iterable[Yank]) -> dict[str, str]:
 
 def checked_reason(reason: str) -> str:
     """Return a reason in one line; InvalidInput if it is empty or too long."""
-    said = " ".join(reason.split())
-    if 0 < len(said) <= LONGEST_REASON:
-        return said
+    line = " ".join(reason.split())
+    if 0 < len(line) <= LONGEST_REASON:
+        return line
     raise errors.InvalidInput(
-        f"a release is yanked for a reason of 1 to {LONGEST_REASON} letters, and {len(said)} were given. Say what is "
+        f"a release is yanked for a reason of 1 to {LONGEST_REASON} letters, and {len(line)} were given. Write what is "
         "wrong with it and what to use instead.",
         facts={"reason": reason},
     )

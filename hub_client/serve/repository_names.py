@@ -7,10 +7,10 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hub_client.release.store import Kind
+from hub_client.release.store import RepoType
 from hub_client.serve.refusals import Refused
 
-TYPES: dict[str | None, Kind] = {None: "models", "model": "models", "dataset": "datasets"}
+TYPES: dict[str | None, RepoType] = {None: "models", "model": "models", "dataset": "datasets"}
 """What the client calls a kind of repository, and what it is called in paths."""
 RESERVED = frozenset(
     {"api", "datasets", "models", "spaces", "kernels", "buckets", "static", "login", "logout", "lfs", "settings"}
@@ -27,7 +27,7 @@ _LONGEST_PATH = 1024
 class Place:
     """Where a repository is: its kind, its owner and its name."""
 
-    kind: Kind
+    kind: RepoType
     owner: str
     name: str
 
@@ -50,7 +50,7 @@ def is_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text)) and not text.lower().endswith((".git", ".lock"))
 
 
-def new_place(kind: Kind, owner: str, name: str) -> Place:
+def new_place(kind: RepoType, owner: str, name: str) -> Place:
     """Return the place of a repository to be; Refused if nobody may call one so."""
     if owner.lower() in RESERVED or not is_name(owner) or not is_name(name):
         raise Refused(

@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from hub_client.files import atomic, locks
-from hub_client.release.store import Kind
+from hub_client.release.store import RepoType
 from hub_client.serve import commit_tree, server_files
 from hub_client.serve.refusals import Exists, Refused
 from hub_client.serve.repository_names import Place, is_name
@@ -64,7 +64,7 @@ class Repositories:
         """Return the folder of a repository, there or not."""
         return self.root / place.kind / place.owner / f"{place.name}.git"
 
-    def all(self, kind: Kind) -> list[Place]:
+    def all(self, kind: RepoType) -> list[Place]:
         """Return every repository of a kind, sorted by name."""
         paths = (self.root / kind).glob("*/*.git")
         return sorted(place for path in paths if (place := _place(kind, path)) and (path / "HEAD").is_file())
@@ -182,7 +182,7 @@ class Repositories:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _place(kind: Kind, path: Path) -> Place | None:
+def _place(kind: RepoType, path: Path) -> Place | None:
     owner, name = path.parent.name, path.name.removesuffix(".git")
     return Place(kind, owner, name) if is_name(owner) and is_name(name) else None
 

@@ -1,4 +1,4 @@
-"""Addresses to stores: which kind of hub an address means, with which token, and where is looked if none is given.
+"""Turn a hub's address into a store, with the token that belongs to it.
 
 ============================  ===========================================================================
 ``/data/our-hub``             a folder hub
@@ -19,13 +19,13 @@ from pathlib import Path
 import platformdirs
 
 from hub_client import errors
-from hub_client.release.store import Kind, Store
+from hub_client.release.store import RepoType, Store
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.folder.bundled import ADDRESS, BundledStore
 from hub_client.store.folder.folder_store import FolderStore
-from hub_client.store.network import bundles as bundle_files
-from hub_client.store.network.remote import RemoteStore, Wire
+from hub_client.store.network.bundles import BundlesWire
+from hub_client.store.network.remote import RemoteStore, WritableRemoteStore
 
 PUBLIC = "hf://"
 """The address of the public hub, and the beginning of names on it."""
@@ -51,7 +51,7 @@ def default_folder() -> Path:
     return platformdirs.user_data_path("archzoo") / "hub"
 
 
-def places(address: Address | None, *, kind: Kind, token: str | None = None) -> Places:
+def places(address: Address | None, *, kind: RepoType, token: str | None = None) -> Places:
     """Return where to look for releases of one kind.
 
     Parameters
@@ -83,23 +83,23 @@ def places(address: Address | None, *, kind: Kind, token: str | None = None) -> 
     return Places((BundledStore(kind=kind), *stores.values(), *bundles), target, ordered or bool(bundles))
 
 
-def store_at(address: Address, *, kind: Kind, token: str | None = None) -> Store:
+def store_at(address: Address, *, kind: RepoType, token: str | None = None) -> Store:
     """Return the store at an address; errors as :func:`places`."""
     scheme, separator, _ = str(address).partition("://")
     if separator:
-        return RemoteStore(_wire(str(address), scheme, kind=kind, token=token), kind=kind, cache=Cache.default())
+        return _remote(str(address), scheme, kind=kind, token=token)
     if token is not None:
         raise errors.InvalidInput(
-            f"{address} is a hub in a folder and takes no token; its permissions say who may read."
+            f"{address} is a hub in a folder and takes no token; its permissions state who may read."
         )
     if address == ADDRESS:
         return BundledStore(kind=kind)
     return FolderStore(Path(address).expanduser().absolute(), kind=kind)
 
 
-def public(kind: Kind) -> RemoteStore:
+def public(kind: RepoType) -> Store:
     """Return the public hub."""
-    return RemoteStore(_wire(PUBLIC, "hf", kind=kind, token=None), kind=kind, cache=Cache.default())
+    return store_at(PUBLIC, kind=kind)
 
 
 def _hubs() -> tuple[list[str], bool]:
@@ -111,32 +111,33 @@ def _hubs() -> tuple[list[str], bool]:
     return [named if named and "://" in named else str(default_folder().absolute())], False
 
 
-def _bundles(kind: Kind) -> tuple[Store, ...]:
+def _bundles(kind: RepoType) -> tuple[Store, ...]:
     """Return the hub of what came as bundles, if any did."""
     cache = Cache.default()
-    store = RemoteStore(bundle_files.BundlesWire(kind=kind, cache=cache), kind=kind, cache=cache)
+    store = RemoteStore(BundlesWire(kind=kind, cache=cache), kind=kind, cache=cache)
     return (store,) if store.repos() else ()
 
 
-def _wire(address: str, scheme: str, *, kind: Kind, token: str | None) -> Wire:
-    if scheme not in _WIRES:
+def _remote(address: str, scheme: str, *, kind: RepoType, token: str | None) -> Store:
+    if scheme not in _HUBS:
         raise errors.Unsupported(
             f"{address!r}: this version of archzoo does not reach {scheme}:// hubs. It reaches folders, https:// (hubs "
             "that speak as the Hugging Face hub does), hf:// (the public one) and static+https:// (exported ones).",
             kind=f"{scheme} hub",
             verb="connect",
         )
-    return _WIRES[scheme](address, kind, token)
+    return _HUBS[scheme](address, kind, token)
 
 
-def _huggingface(address: str, kind: Kind, token: str | None) -> Wire:
+def _huggingface(address: str, kind: RepoType, token: str | None) -> Store:
     from hub_client.store.network import huggingface
 
-    found = _own_token(address) or huggingface.public_token(address.rstrip("/"))
-    return huggingface.HuggingFaceWire(address, kind=kind, token=found if token is None else token)
+    own = _own_token(address) or huggingface.public_token(address.rstrip("/"))
+    wire = huggingface.HuggingFaceWire(address, kind=kind, token=own if token is None else token)
+    return WritableRemoteStore(wire, kind=kind, cache=Cache.default())
 
 
-def _public(address: str, kind: Kind, token: str | None) -> Wire:
+def _public(address: str, kind: RepoType, token: str | None) -> Store:
     from hub_client.store.network import huggingface
 
     if address != PUBLIC:
@@ -147,13 +148,14 @@ def _public(address: str, kind: Kind, token: str | None) -> Wire:
     return _huggingface(huggingface.public_address(), kind, token)
 
 
-def _static(address: str, kind: Kind, token: str | None) -> Wire:
+def _static(address: str, kind: RepoType, token: str | None) -> Store:
     from hub_client.store.network.static import StaticWire
 
-    return StaticWire(address, kind=kind, token=_own_token(address) if token is None else token)
+    wire = StaticWire(address, kind=kind, token=_own_token(address) if token is None else token)
+    return RemoteStore(wire, kind=kind, cache=Cache.default())
 
 
-_WIRES: Mapping[str, Callable[[str, Kind, str | None], Wire]] = {
+_HUBS: Mapping[str, Callable[[str, RepoType, str | None], Store]] = {
     "hf": _public,
     "http": _huggingface,
     "https": _huggingface,

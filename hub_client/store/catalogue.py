@@ -19,19 +19,23 @@ that has a full name is meant.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import Self, TypeVar
 
 from hub_client import errors
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Entry, Kind, Source, Store
-from hub_client.store import settings
+from hub_client.release.store import DOCUMENT, RepoType, Source, Store, WritableStore, writable
+from hub_client.store import addresses, settings
+from hub_client.store.addresses import PUBLIC, Address
 from hub_client.store.folder.plain import PlainFolder
 from hub_client.store.network.bundles import SUFFIX, BundleFile
+from hub_client.store.network.remote import RemoteStore
 
 _SLUG = r"[a-z0-9]+(?:[-_.][a-z0-9]+)*"
 NAME = re.compile(rf"(?:{_SLUG}/)?{_SLUG}")
@@ -40,6 +44,9 @@ NETWORK_NAME = re.compile(r"[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*/[A-Za-z0-9]+(?:[
 """Names on the public hub, which also have capital letters."""
 _REVISION = re.compile(r"sha256:[0-9a-f]{12,64}|[A-Za-z0-9]+(?:[-_./]?[A-Za-z0-9]+)*")
 _LONGEST = 96
+_DATASETS = "datasets/"
+_Shown = TypeVar("_Shown")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,17 +143,34 @@ class Catalogue:
         Whether the user put them in this order: then the first that has a full name is meant, and not all are asked.
     pattern
         What names have to look like.
+    target
+        The store that is pushed to; None is the first.
     """
 
     def __init__(
-        self, stores: Sequence[Store], *, kind: Kind, ordered: bool = False, pattern: re.Pattern[str] = NAME
+        self,
+        stores: Sequence[Store],
+        *,
+        kind: RepoType,
+        ordered: bool = False,
+        pattern: re.Pattern[str] = NAME,
+        target: Store | None = None,
     ) -> None:
         self.stores = tuple(stores)
-        self.kind: Kind = kind
+        self.kind: RepoType = kind
         self.pattern = pattern
         self._ordered = ordered
+        self._target = target or self.stores[0]
 
-    def find(self, name: str | Path) -> Found:
+    @classmethod
+    def of(cls, address: Address | None, *, kind: RepoType, token: str | None = None) -> Self:
+        """Return the catalogue of a hub, or of all hubs of the user; errors as :func:`.addresses.places`."""
+        places = addresses.places(address, kind=kind, token=token)
+        remote = any(isinstance(store, RemoteStore) for store in places.stores)
+        pattern = NETWORK_NAME if remote else NAME
+        return cls(places.stores, kind=kind, ordered=places.ordered, pattern=pattern, target=places.target)
+
+    def find(self, name: Address) -> Found:
         """Return the release a name or a path means.
 
         Raises
@@ -163,6 +187,8 @@ class Catalogue:
             )
         if isinstance(name, Path) or _looks_like_path(name):
             return self._at(Path(name).expanduser())
+        if name.startswith(PUBLIC):
+            return self._public().find(_on_public(name, self.kind))
         wanted = parse(name, pattern=self.pattern)
         places = self._places(wanted.repo)
         if not places and wanted.revision is None and (Path(name) / DOCUMENT[self.kind]).is_file():
@@ -176,14 +202,43 @@ class Catalogue:
 
     def store_of(self, name: str) -> tuple[Store, str, str | None]:
         """Return the store of the repository a name means, its full name and the revision; errors as :meth:`find`."""
+        if name.startswith(PUBLIC):
+            return self._public().store_of(_on_public(name, self.kind))
         wanted = parse(name, pattern=self.pattern)
         return *self._one(wanted, self._places(wanted.repo)), wanted.revision
 
-    def history(self, name: str) -> list[Entry]:
-        """Return every commit of the repository a name means, the newest first; errors as :meth:`find`."""
-        wanted = parse(name, pattern=self.pattern)
-        store, repo = self._one(wanted, self._places(wanted.repo))
-        return store.history(repo)
+    def target(self, name: str) -> tuple[WritableStore, str]:
+        """Return the store a push goes to and the repository there; a name that begins with ``hf://`` gives both.
+
+        Raises
+        ------
+        InvalidInput
+            If the name is not ``owner/name``.
+        TransportError
+            If the store is read-only.
+        """
+        if isinstance(name, str) and name.startswith(PUBLIC):
+            return self._public().target(_on_public(name, self.kind))
+        repo = repository(name, pattern=self.pattern)
+        return writable(self._target, repo), repo
+
+    def listings(self, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool = False) -> list[_Shown]:
+        """Return what every release states of itself; one that cannot be read, or a hub, is left out with a warning."""
+        listed: list[_Shown] = []
+        for store in self.stores:
+            try:
+                repos = store.repos()
+            except errors.TransportError as error:
+                if len(self.stores) == 1:
+                    raise
+                _log.warning("the hub %s is left out: %s", store.address, error)
+                continue
+            for repo in repos:
+                listed += _listed(store, repo, show, all_versions=all_versions)
+        return listed
+
+    def _public(self) -> Catalogue:
+        return Catalogue([addresses.public(self.kind)], kind=self.kind, pattern=NETWORK_NAME)
 
     def _at(self, path: Path) -> Found:
         if path.suffix == SUFFIX and not path.is_dir():
@@ -243,6 +298,31 @@ class Catalogue:
 
 
 _NOUN = {"models": "model", "datasets": "data set"}
+
+
+def _on_public(name: str, kind: RepoType) -> str:
+    """Return a name of the public hub without its beginning; InvalidInput if it is a name of the other kind."""
+    rest = name.removeprefix(PUBLIC)
+    is_dataset = rest.startswith(_DATASETS)
+    if is_dataset != (kind == "datasets"):
+        verb, other = ("pull", "pull_dataset") if kind == "models" else ("pull_dataset", "pull")
+        raise errors.InvalidInput(
+            f"{name!r} names a {'data set' if is_dataset else 'model'}: use {other} instead of {verb}. On the "
+            "public hub models are hf://owner/name and data sets hf://datasets/owner/name.",
+            facts={"name": name},
+        )
+    return rest.removeprefix(_DATASETS)
+
+
+def _listed(store: Store, repo: str, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool) -> list[_Shown]:
+    try:
+        refs = store.releases(repo) if all_versions else [store.resolve(repo)]
+        return [show(ref, store.read(ref, DOCUMENT[store.kind])) for ref in refs]
+    except (errors.IntegrityError, errors.ManifestError) as error:
+        _log.warning("%s in %s is left out: %s", repo, store.address, error)
+    except errors.NotFound:
+        _log.info("%s in %s holds no release", repo, store.address)
+    return []
 
 
 def _looks_like_path(name: str) -> bool:

@@ -85,7 +85,7 @@ def config_path() -> Path:
 
 
 def config() -> Config:
-    """Return what the config file says; nothing where there is none.
+    """Return what the config file sets; nothing where there is none.
 
     Raises
     ------

@@ -37,11 +37,11 @@ def test_a_release_is_itself(reference: Model) -> None:
 @pytest.mark.slow
 def test_surgery_adds_conditions_and_moves_no_cell(reference: Model) -> None:
     found = diff(reference, mapped(reference))
-    assert [(names.what, names.added, names.removed) for names in found.names] == [("condition batch", QUERY, ())]
+    assert [(names.field, names.added, names.removed) for names in found.names] == [("condition batch", QUERY, ())]
     assert found.drift.largest == 0.0
     assert found.drift.spread > 0
     assert found.needed == "minor"
-    assert {value.what: (value.before, value.after) for value in found.values}["version"] == ("1.0.0", "1.1.0")
+    assert {value.field: (value.before, value.after) for value in found.values}["version"] == ("1.0.0", "1.1.0")
 
 
 def test_other_weights_are_told_by_how_far_cells_moved(reference: Model) -> None:

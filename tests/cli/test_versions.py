@@ -31,7 +31,7 @@ def test_diff_tells_what_changed(run: Run, pushed: dict[str, Any], folder: Path)
     other.manifest = other.manifest.changed(title="Another")
     other.save(folder.parent / "other", overwrite=True)
     told = run("diff", NAME, folder.parent / "other", "--json").json
-    assert {"what": "title", "before": None, "after": "Another"} in told["values"]
+    assert {"field": "title", "before": None, "after": "Another"} in told["values"]
     assert told["needed"] == "patch"
 
 

@@ -1,4 +1,4 @@
-"""standing(): the four claims, and the first that does not hold."""
+"""check_claims(): the four claims, and the first that does not hold."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import pytest
 
 from hub_client import errors
 from hub_client.checks.verify import with_test_vectors
-from hub_client.hub.claims import standing
+from hub_client.hub.claims import check_claims
 from tests.contract.examples import trained
 from tests.releases import release
 from tests.simulated import cells_for
 
 
 def held(folder: Path) -> dict[str, bool | None]:
-    return {claim.name: claim.holds for claim in standing(folder)}
+    return {claim.name: claim.holds for claim in check_claims(folder)}
 
 
 def test_all_hold_of_a_sound_release(tmp_path: Path) -> None:
     model = with_test_vectors(trained("scpoli"), cells_for(trained("scpoli").manifest))
-    claims = standing(model.save(tmp_path / "sound"))
+    claims = check_claims(model.save(tmp_path / "sound"))
     assert [claim.name for claim in claims] == ["valid", "loads", "runs", "reproduces"]
     assert all(claim.holds and claim.seconds > 0 for claim in claims)
     model.extras["test_vectors.latent"].add_(1)
-    claims = standing(model.save(tmp_path / "other"))
+    claims = check_claims(model.save(tmp_path / "other"))
     assert [claim.holds for claim in claims] == [True, True, True, False]
     assert "latent differs" in claims[-1].message
 
@@ -39,4 +39,4 @@ def test_what_follows_a_broken_claim_is_not_tried(tmp_path: Path) -> None:
 
 def test_nothing_has_no_standing(tmp_path: Path) -> None:
     with pytest.raises(errors.NotFound):
-        standing(tmp_path)
+        check_claims(tmp_path)

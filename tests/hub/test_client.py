@@ -260,7 +260,7 @@ def test_a_model_from_elsewhere_follows_the_head(hub: Hub, tmp_path: Path) -> No
 
 
 def test_a_parent_of_a_new_repository_is_refused(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(errors.TransportError, match="no commits yet"):
+    with pytest.raises(errors.TransportError, match="no releases yet"):
         hub.push(release(tmp_path / "release"), REPO, parent="0" * 40)
 
 

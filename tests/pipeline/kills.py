@@ -26,7 +26,7 @@ from hub_client.release.ref import Ref
 from hub_client.store.cache import prune
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.network.huggingface import HuggingFaceWire
-from hub_client.store.network.remote import RemoteStore
+from hub_client.store.network.remote import WritableRemoteStore
 from tests import served
 from tests.releases import wide
 
@@ -98,9 +98,9 @@ class Arena:
     server: served.Server
     token: str
 
-    def store(self, cache: str) -> RemoteStore:
+    def store(self, cache: str) -> WritableRemoteStore:
         wire = HuggingFaceWire(self.server.url, kind="models", token=self.token)
-        return RemoteStore(wire, kind="models", cache=Cache(self.place / cache))
+        return WritableRemoteStore(wire, kind="models", cache=Cache(self.place / cache))
 
     def push(self, folder: Path, parent: str | None, cache: str) -> Callable[[], str]:
         return lambda: self.store(cache).commit(REPO, folder, message="by a writer", parent=parent).commit

@@ -17,7 +17,7 @@ from hub_client.models.surgery import surgery
 from hub_client.release import folder as release_folder
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.network.huggingface import HuggingFaceWire
-from hub_client.store.network.remote import RemoteStore
+from hub_client.store.network.remote import WritableRemoteStore
 from tests import served, simulated
 from tests.contract.examples import trained
 from tests.releases import contents, release, wide
@@ -106,7 +106,7 @@ def test_of_racing_first_pushes_exactly_one_wins(server: served.Server, owner: s
 
     def push(number: int) -> None:
         wire = HuggingFaceWire(server.url, kind="models", token=token)
-        store = RemoteStore(wire, kind="models", cache=Cache(tmp_path / f"cache-{number}"))
+        store = WritableRemoteStore(wire, kind="models", cache=Cache(tmp_path / f"cache-{number}"))
         folder = release(tmp_path / f"racer-{number}", seed=number)
         start.wait()
         try:
@@ -128,7 +128,7 @@ def test_the_server_sends_the_rest_of_a_file(
     server: served.Server, owner: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wire = HuggingFaceWire(server.url, kind="models", token=server.token("writer", "write", owner))
-    writer, reader = (RemoteStore(wire, kind="models", cache=Cache(tmp_path / name)) for name in ("one", "two"))
+    writer, reader = (WritableRemoteStore(wire, kind="models", cache=Cache(tmp_path / name)) for name in ("one", "two"))
     folder = wide(tmp_path / "wide", units=50_000)
     ref = writer.commit(f"{owner}/wide", folder, message="", parent=None)
     weights = (folder / "model.safetensors").read_bytes()

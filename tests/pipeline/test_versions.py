@@ -17,7 +17,7 @@ import pytest
 import hub_client
 from hub_client import errors
 from hub_client.checks.verify import with_test_vectors
-from hub_client.hub.claims import standing
+from hub_client.hub.claims import check_claims
 from hub_client.hub.client import Hub
 from hub_client.hub.lock import lock, locked
 from hub_client.manifest import Plan
@@ -82,7 +82,7 @@ def test_the_story(
     offline = Hub()
     name = locked(REPO, pinned, offline)
     assert offline.pull(name).manifest.digest == hub.resolve(REPO).digest
-    assert [claim.holds for claim in standing(name, hub=offline)] == [True] * 4
+    assert [claim.holds for claim in check_claims(name, hub=offline)] == [True] * 4
     receipt = read_receipt(mapping.receipt.to_bytes(), source="receipt.json")
     again = replay(receipt, query, hub=offline, progress=False)
     assert again.same

@@ -18,6 +18,7 @@ import hub_client
 from hub_client import errors
 from hub_client.data.fingerprint import fingerprint
 from hub_client.data.open_query import read_cells
+from hub_client.files import atomic
 from hub_client.hub.client import Hub
 from hub_client.release import dataset
 from hub_client.store.folder.folder_store import FolderStore
@@ -249,7 +250,7 @@ def forged(hub: Hub, adata: anndata.AnnData, tmp_path: Path, members: dict[str, 
         for name, content in members.items():
             archive.writestr(name, content)
     data = contents(folder)[dataset.DATA]
-    described = {"path": dataset.DATA, "size": len(data), "sha256": dataset.durable.sha256(folder / dataset.DATA)}
+    described = {"path": dataset.DATA, "size": len(data), "sha256": atomic.sha256(folder / dataset.DATA)}
     record = json.loads((folder / dataset.RECORD).read_text()) | {"files": [described], "name": "cells"} | change
     (folder / dataset.RECORD).write_text(json.dumps(record))
     return folder

@@ -113,7 +113,8 @@ def test_reading_without_tensors_still_checks_them(folder: Path) -> None:
 
 def test_verify_loads_no_torch(folder: Path) -> None:
     code = (
-        "import sys; from hub_client.store import bundle; bundle.verify(sys.argv[1]); assert 'torch' not in sys.modules"
+        "import sys; from hub_client.release.folder import verify; verify(sys.argv[1]);"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=ROOT)
 
@@ -626,7 +627,7 @@ def test_a_read_only_folder_is_a_transport_error(tmp_path: Path) -> None:
 WRITE = """
 import resource, signal, sys
 from hub_client import errors
-from hub_client.store import bundle
+from hub_client.release import folder as release_folder
 from tests import examples
 
 manifest = examples.manifest()
@@ -634,7 +635,7 @@ tensors = examples.tensors()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 try:
-    bundle.write(sys.argv[1], manifest, tensors, overwrite=True)
+    release_folder.write(sys.argv[1], manifest, tensors, overwrite=True)
 except errors.TransportError as error:
     print(error)
 """
@@ -676,7 +677,7 @@ def test_a_full_disk_leaves_the_old_release_and_no_debris(small_disk: Path) -> N
 KILL = """
 import itertools, os, signal, sys, time
 from pathlib import Path
-from hub_client.store import bundle
+from hub_client.release import folder as release_folder
 from tests import examples
 
 folder = Path(sys.argv[1])
@@ -687,13 +688,13 @@ for milliseconds in range(0, 75, 3):
     child = os.fork()
     if not child:
         for tensors in itertools.cycle(choices):
-            bundle.write(folder, manifest, tensors, overwrite=True)
+            release_folder.write(folder, manifest, tensors, overwrite=True)
             os.write(write, b"x")
     os.read(written, 1)
     time.sleep(milliseconds / 1000)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    print(bundle.read(folder).manifest.digest)
+    print(release_folder.read(folder).manifest.digest)
 """
 
 

@@ -10,6 +10,7 @@ import pytest
 from hub_client import errors
 from hub_client.hub.client import Hub
 from hub_client.release import yanks
+from hub_client.release.store import writable
 from hub_client.store.folder.bundled import BundledStore
 from tests.releases import contents, release
 
@@ -110,7 +111,7 @@ def test_the_bundled_zoo_yanks_by_a_file_beside_the_versions(tmp_path: Path) -> 
     assert store.resolve("tiny-scpoli").version == "1.0.0"
     assert store.resolve("tiny-scpoli", "1.0.1") == ref
     with pytest.raises(errors.TransportError, match="read-only"):
-        store.yank("tiny-scpoli", "1.0.0", reason=REASON)
+        writable(store, "tiny-scpoli")
     shutil.rmtree(tmp_path / "tiny-scpoli" / "1.0.0")
     with pytest.raises(errors.NotFound, match="every version"):
         store.resolve("tiny-scpoli")

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from hub_client.hub.client import Hub
-from hub_client.serve.pages import compare, html
+from hub_client.serve.pages import html
 from hub_client.serve.tokens import Tokens
 from tests import releases
 from tests.served import CLIENTS_OWN, Server, add, server
@@ -210,17 +210,6 @@ def test_every_page_forbids_scripts_and_is_not_kept(stocked: Server) -> None:
         assert "script-src" not in policy
         assert answer.headers["cache-control"] == "private, no-cache"
         assert answer.headers["content-type"].startswith("text/html")
-
-
-def test_fields_are_compared_by_name() -> None:
-    old = b'{"files": [{"file": "x", "size": 1}, {"file": "y", "size": 2}], "tags": ["p", "q"], "gone": {"k": null}}'
-    new = b'{"files": [{"file": "y", "size": 3}, {"file": "z", "size": 4}], "tags": ["q", "r"]}'
-    found = {change.field: (change.old, change.new) for change in compare.changes(old, new)}
-    assert found == {
-        "files[x].file": ("x", None), "files[x].size": ("1", None), "files[y].size": ("2", "3"),
-        "files[z].file": (None, "z"), "files[z].size": (None, "4"),
-        "tags[p]": ("p", None), "tags[r]": (None, "r"), "gone.k": ("null", None),
-    }  # fmt: skip
 
 
 def test_cards_are_rendered_without_their_metadata() -> None:

@@ -142,4 +142,5 @@ def test_a_path_without_a_release_is_said_to_be_none(both: Catalogue, tmp_path: 
 
 
 def test_history_is_found_by_name(both: Catalogue) -> None:
-    assert [entry.version for entry in both.history("lupus")] == ["1.1.0", "1.0.0"]
+    store, repo, _ = both.store_of("lupus")
+    assert [entry.version for entry in store.history(repo)] == ["1.1.0", "1.0.0"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from hub_client.release.store import Kind
+from hub_client.release.store import RepoType
 from hub_client.serve import front_matter, json_views, repository_names
 from hub_client.serve.refusals import Refused, no_repository
 from hub_client.serve.repository_names import Place
@@ -51,7 +51,7 @@ def list_repositories(call: Call) -> Response:
     return page(call, [_listed(call, place, record) for place, record in visible(call, kind)], size=size)
 
 
-def visible(call: Call, kind: Kind) -> list[tuple[Place, Record]]:
+def visible(call: Call, kind: RepoType) -> list[tuple[Place, Record]]:
     """Return the repositories of a kind that the token may see and the query asks for."""
     found = []
     for place in call.hub.repositories.all(kind):
@@ -76,7 +76,7 @@ def _listed(call: Call, place: Place, record: Record) -> dict[str, Any]:
         return json_views.repository(call.hub, place, record, commit=repository.head())
 
 
-def _kind(word: str) -> Kind:
+def _kind(word: str) -> RepoType:
     return "models" if word == "models" else "datasets"
 
 

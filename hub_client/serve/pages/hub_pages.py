@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlencode
 from starlette.responses import RedirectResponse, Response
 
 from hub_client.release.listing import DatasetListing, Listing
-from hub_client.release.store import Kind
+from hub_client.release.store import RepoType
 from hub_client.serve import json_views, sessions
 from hub_client.serve.api import repositories
 from hub_client.serve.pages import html, tagged_releases
@@ -66,7 +66,7 @@ def datasets(call: Call) -> Response:
     return _list(call, "datasets", home="/datasets")
 
 
-def _list(call: Call, kind: Kind, *, home: str) -> Response:
+def _list(call: Call, kind: RepoType, *, home: str) -> Response:
     query, start = call.query.get("q", "")[:200], number(call.query, "start", default=0, most=10**9)
     everything = replace(call, query={})
     found = [

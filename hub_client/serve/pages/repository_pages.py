@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from starlette.responses import RedirectResponse, Response
 
+from hub_client.release.changes import Change, changes
 from hub_client.release.store import DOCUMENT
 from hub_client.serve import commit_tree, discussion_files, merging, revisions
 from hub_client.serve.api import discussions as discussion_routes
-from hub_client.serve.pages import compare, html, tagged_releases
+from hub_client.serve.pages import html, tagged_releases
 from hub_client.serve.refusals import no_revision
 from hub_client.serve.request import Call
 from hub_client.serve.revisions import MAIN, PULLS
@@ -97,12 +99,12 @@ def _ends(call: Call, names: list[str]) -> tuple[str, str]:
     return call.query.get("from") or names[min(1, len(names) - 1)], call.query.get("to") or names[0]
 
 
-def _compared(documents: list[bytes | None], name: str) -> tuple[list[compare.Change], str | None]:
+def _compared(documents: list[bytes | None], name: str) -> tuple[list[Change], str | None]:
     old, new = documents
     if old is None or new is None:
         return [], f"There is no {name} in one of them."
     try:
-        return compare.changes(old, new), None
+        return [change.shown() for change in changes(json.loads(old), json.loads(new))], None
     except (ValueError, RecursionError):
         return [], f"The {name} of one of them is not JSON."
 

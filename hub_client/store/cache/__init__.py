@@ -1,1 +1,1 @@
-"""What was downloaded, and what hubs said."""
+"""What was downloaded, and what hubs stated."""

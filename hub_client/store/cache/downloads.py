@@ -4,7 +4,7 @@
 
     <root>/blobs/<aa>/<sha256>                   a file; never changed, only removed
     <root>/blobs/<aa>/<sha256>.part              as much of it as has come
-    <root>/hubs/<hub>/<kind>/<owner>/<name>.json what a hub said of a repository; see facts.py
+    <root>/hubs/<hub>/<kind>/<owner>/<name>.json what a hub stated of a repository; see repositories.py
     <root>/opened/<random>/                      releases that are being read
     <root>/staged/                               small files that are being written
     <root>/locks/                                held by the one who downloads
@@ -42,7 +42,7 @@ PATIENCE = 24 * 3600.0
 Source = Callable[[int], AbstractContextManager[Stream]]
 """Gives a file from a byte on."""
 Report = Callable[[int], object]
-"""Is told how many bytes of a file have come."""
+"""Gets how many bytes of a file have come."""
 
 
 @dataclass(frozen=True)

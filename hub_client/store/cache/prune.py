@@ -13,10 +13,10 @@ from hub_client.files import atomic, locks
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
 from hub_client.release.files import Wanted
-from hub_client.release.store import DOCUMENT, SEMVER, Kind
+from hub_client.release.store import DOCUMENT, SEMVER, RepoType
 from hub_client.store.cache import repositories
 from hub_client.store.cache.downloads import SHA256, Cache
-from hub_client.store.cache.repositories import Facts
+from hub_client.store.cache.repositories import RepositoryRecord
 
 DAY = 24 * 3600.0
 YOUNG = 3600.0
@@ -42,7 +42,7 @@ class Kept:
     """
 
     hub: str
-    kind: Kind
+    kind: RepoType
     repo: str
     version: str | None
     commit: str
@@ -87,7 +87,7 @@ def prune(cache: Cache, *, unused_for: float | None = None, dry_run: bool = Fals
     unused_for
         Also releases that were not read for so many seconds; None keeps them all.
     dry_run
-        Only say what would be removed.
+        Only report what would be removed.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def prune(cache: Cache, *, unused_for: float | None = None, dry_run: bool = Fals
     return found
 
 
-def _kept(cache: Cache, known: Facts) -> Iterator[Kept]:
+def _kept(cache: Cache, known: RepositoryRecord) -> Iterator[Kept]:
     tagged = {commit: tag for tag, commit in known.tags.items() if SEMVER.fullmatch(tag)}
     for commit, digest in known.digests.items():
         document = cache.read(digest, limit=MAX_BYTES)
@@ -119,7 +119,7 @@ def _kept(cache: Cache, known: Facts) -> Iterator[Kept]:
         )
 
 
-def _files(document: bytes, known: Facts) -> tuple[Wanted, ...]:
+def _files(document: bytes, known: RepositoryRecord) -> tuple[Wanted, ...]:
     """Return a release's files; none of one that cannot be read, such as of a format to come."""
     try:
         return release_files.files_of(document, source=known.repo)

@@ -1,7 +1,7 @@
-"""What hubs on the network said of their repositories, kept so that releases are found again without them.
+"""What hubs on the network stated of their repositories, kept so that releases are found again without them.
 
 One JSON file for each repository of each hub. Branches and tags are as they were last seen; which document a commit
-holds never changes, and a hub that says otherwise is not believed.
+holds never changes, and a hub that states otherwise is not believed.
 """
 
 from __future__ import annotations
@@ -12,37 +12,25 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hub_client import errors
 from hub_client.files import atomic, locks
-from hub_client.release.store import Kind
+from hub_client.manifest.v1 import Commit, Sha256
+from hub_client.release.store import Logged, RepoType
 from hub_client.store.cache.downloads import Cache
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _LARGEST = 64 << 20
 _PATIENCE = 60.0
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Logged(BaseModel):
-    """A commit as a hub lists it: 40 hex digits, what was said, when, UTC."""
-
-    model_config = ConfigDict(frozen=True)
-
-    commit: Commit
-    message: str = ""
-    date: datetime | None = None
-
-
-class Facts(BaseModel):
+class RepositoryRecord(BaseModel):
     """What is known of a repository.
 
     Attributes
@@ -63,7 +51,7 @@ class Facts(BaseModel):
 
     format: Literal[1] = 1
     hub: str
-    kind: Kind
+    kind: RepoType
     repo: str
     branches: Mapping[str, Commit] = {}
     tags: Mapping[str, Commit] = {}
@@ -74,30 +62,30 @@ class Facts(BaseModel):
 
 
 @dataclass(frozen=True)
-class Notebook:
-    """The facts about one hub's repositories of one kind, in a cache."""
+class RepositoryCache:
+    """The records of one hub's repositories of one kind, in a cache."""
 
     cache: Cache
     hub: str
-    kind: Kind
+    kind: RepoType
     place: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", f"{_slug(self.hub)}/{self.kind}")
 
-    def known(self, repo: str) -> Facts | None:
+    def known(self, repo: str) -> RepositoryRecord | None:
         """Return what is known of a repository; what the shared cache knows and ours does not is added."""
-        found = [facts for root in self.cache.roots if (facts := read(self._path(root, repo)))]
-        ours = next((facts for facts in found if facts.hub == self.hub and facts.repo == repo), None)
-        digests = {commit: digest for facts in reversed(found) for commit, digest in facts.digests.items()}
+        found = [record for root in self.cache.roots if (record := read(self._path(root, repo)))]
+        ours = next((record for record in found if record.hub == self.hub and record.repo == repo), None)
+        digests = {commit: digest for record in reversed(found) for commit, digest in record.digests.items()}
         return ours.model_copy(update={"digests": digests}) if ours else None
 
     def repos(self) -> list[str]:
         """Return the repositories of which anything is known, sorted."""
         paths = (path for root in self.cache.roots for path in (root / "hubs" / self.place).glob("*/*.json"))
-        return sorted({facts.repo for path in paths if (facts := read(path)) and facts.hub == self.hub})
+        return sorted({record.repo for path in paths if (record := read(path)) and record.hub == self.hub})
 
-    def note(self, repo: str, **seen: object) -> Facts:
+    def note(self, repo: str, **seen: object) -> RepositoryRecord:
         """Add what was seen of a repository, and return all that is known now.
 
         Parameters
@@ -105,7 +93,7 @@ class Notebook:
         repo
             Its full name.
         seen
-            Fields of :class:`Facts` that replace the former ones; ``digests`` are added to them.
+            Fields of :class:`RepositoryRecord` that replace the former ones; ``digests`` are added to them.
 
         Raises
         ------
@@ -117,9 +105,9 @@ class Notebook:
         path = self._path(self.cache.root, repo)
         place = f"the cache {self.cache.root}"
         with atomic.writing(place, otherwise="name another folder in ARCHZOO_CACHE"), _alone(path):
-            before = self.known(repo) or Facts(hub=self.hub, kind=self.kind, repo=repo)
+            before = self.known(repo) or RepositoryRecord(hub=self.hub, kind=self.kind, repo=repo)
             added = seen.pop("digests", {})
-            after = Facts.model_validate(before.model_dump() | seen | {"digests": _joined(before, added)})
+            after = RepositoryRecord.model_validate(before.model_dump() | seen | {"digests": _joined(before, added)})
             if after != before:
                 _write(self.cache, path, after)
         return after
@@ -128,29 +116,29 @@ class Notebook:
         return root / "hubs" / self.place / f"{repo}.json"
 
 
-def every(root: Path) -> Iterator[tuple[Path, Facts]]:
-    """Return all that a cache folder knows, with the file that says so."""
+def every(root: Path) -> Iterator[tuple[Path, RepositoryRecord]]:
+    """Return all that a cache folder knows, with the file that states it."""
     for path in sorted((root / "hubs").glob("*/*/*/*.json")):
-        if facts := read(path):
-            yield path, facts
+        if record := read(path):
+            yield path, record
 
 
-def read(path: Path) -> Facts | None:
-    """Return the facts in a file; None where there is none, or it is damaged: then it is found out again."""
+def read(path: Path) -> RepositoryRecord | None:
+    """Return the record in a file; None where there is none, or it is damaged: then it is found out again."""
     with suppress(OSError, ValidationError), path.open("rb") as file:
-        return Facts.model_validate_json(file.read(_LARGEST))
+        return RepositoryRecord.model_validate_json(file.read(_LARGEST))
     return None
 
 
 def forget(cache: Cache, path: Path, commits: Collection[str]) -> None:
-    """Drop what is known of some commits from the file in a cache that says so."""
+    """Drop what is known of some commits from the file in a cache that states it."""
     with _alone(path):
         if known := read(path):
             kept = {commit: digest for commit, digest in known.digests.items() if commit not in commits}
             _write(cache, path, known.model_copy(update={"digests": kept}))
 
 
-def _joined(before: Facts, added: object) -> dict[str, str]:
+def _joined(before: RepositoryRecord, added: object) -> dict[str, str]:
     digests = dict(before.digests)
     for commit, digest in dict(added).items():  # type: ignore[call-overload]
         if digests.setdefault(commit, digest) != digest:
@@ -165,8 +153,8 @@ def _joined(before: Facts, added: object) -> dict[str, str]:
     return digests
 
 
-def _write(cache: Cache, path: Path, facts: Facts) -> None:
-    cache.publish(facts.model_dump_json(indent=1).encode(), path)
+def _write(cache: Cache, path: Path, record: RepositoryRecord) -> None:
+    cache.publish(record.model_dump_json(indent=1).encode(), path)
 
 
 def _alone(path: Path) -> AbstractContextManager[None]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from hub_client import _resources, errors
 from hub_client.release import yanks
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Kind, choose, semver
+from hub_client.release.repository import Repository
+from hub_client.release.store import DOCUMENT, SEMVER, Entry, Logged, RepoType, semver
 from hub_client.store.folder import plain
 
 ADDRESS = "bundled"
@@ -22,8 +23,8 @@ ADDRESS = "bundled"
 class BundledStore:
     """A :class:`~hub_client.release.store.Store` over plain release folders."""
 
-    def __init__(self, root: Path | None = None, *, kind: Kind = "models") -> None:
-        self.kind: Kind = kind
+    def __init__(self, root: Path | None = None, *, kind: RepoType = "models") -> None:
+        self.kind: RepoType = kind
         self.address = ADDRESS
         self._root = root or _resources.released()
 
@@ -37,25 +38,11 @@ class BundledStore:
 
     def releases(self, repo: str) -> list[Ref]:
         """Return every bundled version, the newest last."""
-        folders = sorted(self._folders(repo), key=lambda folder: semver(folder.name))
-        if not folders:
-            raise errors.NotFound(f"no model {repo!r} comes with archzoo.", name=repo, suggestions=self.repos())
-        return [plain.plain_ref(folder, repo=repo, hub=ADDRESS, kind=self.kind) for folder in folders]
+        return self._repository(repo).releases()
 
     def resolve(self, repo: str, revision: str | None = None) -> Ref:
         """Return the release a revision names, or the newest; NotFound if there is none, or several."""
-        refs = {ref.commit: ref for ref in self.releases(repo)}
-        versions = {str(ref.version): ref.commit for ref in refs.values()}
-        return refs[
-            choose(
-                repo,
-                revision,
-                versions=versions,
-                names={},
-                history=lambda: self.history(repo),
-                yanked=self.yanked(repo),
-            )
-        ]
+        return self._repository(repo).resolve(revision)
 
     def read(self, ref: Ref, path: str) -> bytes:
         """Return one file of a release."""
@@ -70,25 +57,32 @@ class BundledStore:
         """Give the folder itself."""
         yield self._folder(ref)
 
-    def commit(self, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
-        """Refuse: the bundled zoo changes only with the package."""
-        raise errors.TransportError(
-            f"{repo!r} cannot be pushed to the bundled zoo, which is read-only. Push to a folder hub as owner/name, "
-            f"for example my-lab/{repo.split('/')[-1]}."
-        )
-
     def history(self, repo: str) -> list[Entry]:
         """Return every bundled version, the newest first."""
-        return [Entry(ref.commit, ref.version, ref.digest, "", None) for ref in reversed(self.releases(repo))]
+        return self._repository(repo).history()
 
     def yanked(self, repo: str) -> Mapping[str, str]:
         """Return the versions that were yanked, and why."""
         path = self._root / repo / yanks.FILE
         return yanks.reasons(yanks.read(path.read_bytes(), source=repo)) if path.is_file() else {}
 
-    def yank(self, repo: str, version: str, *, reason: str) -> Ref:
-        """Refuse: the bundled zoo changes only with the package."""
-        raise errors.TransportError(f"{repo}@{version} is in the bundled zoo, which is read-only: it cannot be yanked.")
+    def _repository(self, repo: str) -> Repository:
+        refs = [plain.plain_ref(folder, repo=repo, hub=ADDRESS, kind=self.kind) for folder in self._folders(repo)]
+        if not refs:
+            raise errors.NotFound(f"no model {repo!r} comes with archzoo.", name=repo, suggestions=self.repos())
+        newest_first = sorted(refs, key=lambda ref: semver(str(ref.version)), reverse=True)
+        digests = {ref.commit: ref.digest for ref in refs}
+        return Repository(
+            repo,
+            ADDRESS,
+            self.kind,
+            branches={},
+            tags={str(ref.version): ref.commit for ref in refs},
+            document=lambda commit: None,
+            digest=digests.get,
+            line=lambda tip: [Logged(ref.commit) for ref in newest_first],
+            yanked=lambda: self.yanked(repo),
+        )
 
     def _folders(self, name: str) -> list[Path]:
         documents = self._root.glob(f"{name}/*/{DOCUMENT[self.kind]}")

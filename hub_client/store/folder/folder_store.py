@@ -9,7 +9,7 @@ Its branches are ``main`` and, once a release was yanked, ``yanked`` (see :mod:`
 
 A push writes, each on the disk before the next begins: large files, git objects, the branch, the version's tag. Moving
 the branch is the one step that releases: until then nobody sees anything of the push, from then on everybody sees all
-of it. A tag only repeats what the head's document says; where a push died between branch and tag, readers take the
+of it. A tag only repeats what the head's document states; where a push died between branch and tag, readers take the
 head's version from its document, and the next push writes the tag first.
 """
 
@@ -19,25 +19,25 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hub_client import errors
 from hub_client.files import atomic, locks
-from hub_client.release import yanks as yank_list
+from hub_client.release import yanks
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Kind, choose, semver, stated_version
+from hub_client.release.repository import Repository, version_and_digest
+from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
 from hub_client.store.folder import git
 
 _REPO = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*/[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 
 
 class FolderStore:
-    """A :class:`~hub_client.release.store.Store` in a folder that may not exist yet."""
+    """A :class:`~hub_client.release.store.WritableStore` in a folder that may not exist yet."""
 
-    def __init__(self, root: Path, *, kind: Kind, timeout: float = 120.0) -> None:
-        self.kind: Kind = kind
+    def __init__(self, root: Path, *, kind: RepoType, timeout: float = 120.0) -> None:
+        self.kind: RepoType = kind
         self.address = str(root)
         self._root = root / kind
         self._timeout = timeout
@@ -50,27 +50,17 @@ class FolderStore:
 
     def holds(self, repo: str) -> bool:
         """Return whether there is a repository of this name with a release."""
-        return repo in self.repos()
+        return bool(_REPO.fullmatch(repo)) and self._path(repo).is_dir() and self._begun(self._path(repo))
 
     def releases(self, repo: str) -> list[Ref]:
         """Return every released version, the newest last."""
         with self._repository(repo) as repository:
-            versions = self._versions(repository)
-            return [self._ref(repository, repo, versions[v], v) for v in sorted(versions, key=semver)]
+            return self._shown(repository, repo).releases()
 
     def resolve(self, repo: str, revision: str | None = None) -> Ref:
         """Return the release a revision names, or the newest; NotFound if there is none, or several."""
         with self._repository(repo) as repository:
-            versions = self._versions(repository)
-            commit = choose(
-                repo,
-                revision,
-                versions=versions,
-                names=_names(repository),
-                history=lambda: self._entries(repository, versions),
-                yanked=yank_list.reasons(self._yanks(repository)) if revision is None else None,
-            )
-            return self._ref(repository, repo, commit, _version_of(commit, versions))
+            return self._shown(repository, repo).resolve(revision)
 
     def read(self, ref: Ref, path: str) -> bytes:
         """Return one small file of a release, checked."""
@@ -82,7 +72,7 @@ class FolderStore:
         folder.mkdir(parents=True, exist_ok=True)
         with self._repository(ref.repo) as repository:
             repository.checkout(ref.commit, folder)
-        _check_digest(folder / DOCUMENT[self.kind], ref)
+        ref.check(atomic.sha256(folder / DOCUMENT[self.kind]), file=DOCUMENT[self.kind])
         return folder
 
     @contextmanager
@@ -94,8 +84,12 @@ class FolderStore:
     def history(self, repo: str) -> list[Entry]:
         """Return every commit, the newest first."""
         with self._repository(repo) as repository:
-            versions = self._versions(repository)
-            return [self._entry(repository, node, versions) for node in repository.line(repository.head())]
+            return self._shown(repository, repo).history()
+
+    def yanked(self, repo: str) -> Mapping[str, str]:
+        """Return the versions that were yanked, and why."""
+        with self._repository(repo) as repository:
+            return self._shown(repository, repo).yanked()
 
     def commit(self, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
         """Store a release folder as the next commit of a repository; see the protocol and this module's head."""
@@ -114,94 +108,46 @@ class FolderStore:
             with git.opened(path) as repository:
                 return self._commit(repository, repo, folder, message=message, parent=parent)
 
-    def yanked(self, repo: str) -> Mapping[str, str]:
-        """Return the versions that were yanked, and why."""
-        with self._repository(repo) as repository:
-            return yank_list.reasons(self._yanks(repository))
+    def _commit(self, repository: git.Repository, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
+        version, digest = version_and_digest(folder, self.kind)
+        shown = self._shown(repository, repo)
+        for untagged, commit in shown.untagged().items():
+            repository.tag(untagged, commit)
+        if again := shown.same(version, digest):
+            repository.store(folder)
+            return again
+        head = shown.head_for(version, parent)
+        commit = repository.add(folder, message=message, parent=head)
+        while not repository.advance(head, commit):
+            self._shown(repository, repo).checked_head(parent)
+        with suppress(OSError):  # it is released by now; the next push writes the tag
+            repository.tag(version, commit)
+        return Ref(repo, commit, version, digest, self.address)
 
     def yank(self, repo: str, version: str, *, reason: str) -> Ref:
         """Yank a version, or give another reason for it, and return its release; see the protocol."""
-        reason = yank_list.checked_reason(reason)
+        reason = yanks.checked_reason(reason)
         with (
             atomic.writing(f"the hub {self.address}", otherwise="ask whoever owns it"),
             self._repository(repo) as repository,
             locks.writer(self._path(repo).with_suffix(".lock"), timeout=self._timeout),
         ):
-            ref = self._ref(repository, repo, self._released(repository, repo, version), version)
-            new = yank_list.Yank(version=version, digest=ref.digest, reason=reason, date=datetime.now(UTC))
-            kept = [yank for yank in self._yanks(repository) if yank.version != version]
-            self._write_yanks(repository, [*kept, new], message=f"Yank {version}: {reason}")
+            ref, yank = self._shown(repository, repo).yank(version, reason=reason)
+            content = yanks.dump([*yanks.without(self._yanks(repository), version), yank])
+            self._write_yanks(repository, content, message=f"Yank {version}: {reason}")
         return ref
 
-    def _released(self, repository: git.Repository, repo: str, version: str) -> str:
-        """Return the commit of a version; NotFound if it is not released."""
-        versions = self._versions(repository)
-        return choose(repo, version, versions=versions, names={}, history=tuple)
+    def _yanks(self, repository: git.Repository) -> tuple[yanks.Yank, ...]:
+        commit = repository.branches().get(yanks.BRANCH)
+        return yanks.read(repository.read(commit, yanks.FILE), source=self.address) if commit else ()
 
-    def _yanks(self, repository: git.Repository) -> tuple[yank_list.Yank, ...]:
-        commit = repository.branches().get(yank_list.BRANCH)
-        return yank_list.read(repository.read(commit, yank_list.FILE), source=self.address) if commit else ()
-
-    def _write_yanks(self, repository: git.Repository, yanks: list[yank_list.Yank], *, message: str) -> None:
-        before = repository.branches().get(yank_list.BRANCH)
+    def _write_yanks(self, repository: git.Repository, content: bytes, *, message: str) -> None:
+        before = repository.branches().get(yanks.BRANCH)
         with TemporaryDirectory(prefix="archzoo-") as folder:
-            (Path(folder) / yank_list.FILE).write_bytes(yank_list.dump(yanks))
+            (Path(folder) / yanks.FILE).write_bytes(content)
             commit = repository.add(Path(folder), message=message, parent=before)
-        if not repository.move(f"refs/heads/{yank_list.BRANCH}", before, commit):
-            raise errors.TransportError(f"the branch {yank_list.BRANCH} of {self.address} has moved on: try again.")
-
-    def _commit(self, repository: git.Repository, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
-        data = (folder / DOCUMENT[self.kind]).read_bytes()
-        version, digest = stated_version(data), hashlib.sha256(data).hexdigest()
-        if version is None:
-            raise errors.ManifestError(f"{folder / DOCUMENT[self.kind]} states no semantic version such as 1.0.0.")
-        self._finish_last_push(repository)
-        taken = self._taken(repository, repo, version)
-        if taken and taken.digest == digest:
-            repository.store(folder)
-            return taken
-        parent = self._followed(repository, parent)
-        self._check_parent(repository, repo, parent)
-        if taken:
-            raise errors.TransportError(
-                f"{taken} is released already and a released version never changes. Push under another version.",
-                ref=taken,
-            )
-        commit = repository.add(folder, message=message, parent=parent)
-        while not repository.advance(parent, commit):
-            self._check_parent(repository, repo, parent)
-        with suppress(OSError):  # it is released by now; the next push writes the tag
-            repository.tag(version, commit)
-        return Ref(repo, commit, version, digest, self.address)
-
-    def _followed(self, repository: git.Repository, parent: str | None) -> str | None:
-        """Return the commit a push follows: a first release follows what a served hub begins a repository with."""
-        head = repository.head()
-        first = head is not None and not self._is_release(repository, head) and not self._versions(repository)
-        return head if first and parent is None else parent
-
-    def _finish_last_push(self, repository: git.Repository) -> None:
-        for version, commit in self._versions(repository).items():
-            if version not in repository.tags():
-                repository.tag(version, commit)
-
-    def _taken(self, repository: git.Repository, repo: str, version: str) -> Ref | None:
-        commit = self._versions(repository).get(version)
-        return self._ref(repository, repo, commit, version) if commit else None
-
-    def _check_parent(self, repository: git.Repository, repo: str, parent: str | None) -> None:
-        head = repository.head()
-        if head == parent:
-            return
-        if head is None:
-            raise errors.TransportError(f"{repo} has no commits yet in the hub {self.address}: push without parent=.")
-        version = _version_of(head, self._versions(repository))
-        ref = Ref(repo, head, version, self._entry(repository, next(repository.line(head)), {}).digest, self.address)
-        raise errors.TransportError(
-            f"{repo} has moved on: its head is {ref}, and this push follows {(parent or 'nothing')[:12]}. Pull again "
-            f"and redo your change on it; or, if it may follow that one as it is, push with parent={head[:12]!r}.",
-            ref=ref,
-        )
+        if not repository.move(f"refs/heads/{yanks.BRANCH}", before, commit):
+            raise errors.TransportError(f"the branch {yanks.BRANCH} of {self.address} has moved on: try again.")
 
     def _path(self, repo: str) -> Path:
         return self._root / f"{repo}.git"
@@ -215,66 +161,30 @@ class FolderStore:
             yield repository
 
     def _begun(self, path: Path) -> bool:
-        """Return whether a repository has a release; one that is damaged had, and whoever reads it is told."""
+        """Return whether a repository has a release; a damaged one counts, and whoever reads it gets the error."""
         try:
             with git.opened(path) as repository:
-                head = repository.head()
-                return head is not None and (self._is_release(repository, head) or bool(self._versions(repository)))
+                return repository.head() is not None and self._shown(repository, path.stem).released
         except errors.IntegrityError:
             return True
 
-    def _document(self, repository: git.Repository, commit: str) -> bytes:
-        return repository.read(commit, DOCUMENT[self.kind])
+    def _shown(self, repository: git.Repository, repo: str) -> Repository:
+        def document(commit: str) -> bytes | None:
+            name = DOCUMENT[self.kind]  # a served hub has commits without one, such as the one it begins with
+            return repository.read(commit, name) if name in repository.names(commit) else None
 
-    def _versions(self, repository: git.Repository) -> dict[str, str]:
-        """Return version to commit: the tags, and the head's own where a push died before tagging it."""
-        versions = {name: commit for name, commit in repository.tags().items() if SEMVER.fullmatch(name)}
-        head = repository.head()
-        if head is None or head in versions.values() or not self._is_release(repository, head):
-            return versions
-        stated = stated_version(self._document(repository, head))
-        return ({stated: head} if stated else {}) | versions
+        def digest(commit: str) -> str | None:
+            content = document(commit)
+            return None if content is None else hashlib.sha256(content).hexdigest()
 
-    def _is_release(self, repository: git.Repository, commit: str) -> bool:
-        """Return whether a commit holds a release; a served hub has others too, such as the one it begins with."""
-        return DOCUMENT[self.kind] in repository.names(commit)
-
-    def _ref(self, repository: git.Repository, repo: str, commit: str, version: str | None) -> Ref:
-        if not self._is_release(repository, commit):
-            raise errors.NotFound(
-                f"{repo} has no {DOCUMENT[self.kind]} at {commit[:12]}: no release was pushed there yet.", name=repo
-            )
-        digest = hashlib.sha256(self._document(repository, commit)).hexdigest()
-        return Ref(repo, commit, version, digest, self.address)
-
-    def _entry(self, repository: git.Repository, node: git.Node, versions: dict[str, str]) -> Entry:
-        released = self._is_release(repository, node.id)
-        digest = hashlib.sha256(self._document(repository, node.id)).hexdigest() if released else ""
-        return Entry(node.id, _version_of(node.id, versions), digest, node.message, node.date)
-
-    def _entries(self, repository: git.Repository, versions: dict[str, str]) -> list[Entry]:
-        """Return the commits of every branch and tag, each once."""
-        tips = _names(repository).values()
-        nodes = {node.id: node for tip in tips for node in repository.line(tip)}
-        return [self._entry(repository, node, versions) for node in nodes.values()]
-
-
-def _names(repository: git.Repository) -> dict[str, str]:
-    """Return branches and tags that hold releases, and their commits."""
-    branches = {name: commit for name, commit in repository.branches().items() if name != yank_list.BRANCH}
-    return branches | repository.tags()
-
-
-def _version_of(commit: str, versions: dict[str, str]) -> str | None:
-    return next((version for version, tagged in versions.items() if tagged == commit), None)
-
-
-def _check_digest(path: Path, ref: Ref) -> None:
-    actual = atomic.sha256(path)
-    if actual != ref.digest:
-        raise errors.IntegrityError(
-            f"{path.name} has sha256 {actual}, but {ref} was asked for. Pull from another hub.",
-            file=path.name,
-            expected=ref.digest,
-            actual=actual,
+        return Repository(
+            repo,
+            self.address,
+            self.kind,
+            branches={name: commit for name, commit in repository.branches().items() if name != yanks.BRANCH},
+            tags=repository.tags(),
+            document=document,
+            digest=digest,
+            line=lambda tip: (Logged(node.id, node.message, node.date) for node in repository.line(tip)),
+            yanked=lambda: yanks.reasons(self._yanks(repository)),
         )

@@ -41,7 +41,7 @@ _LOCK_AGE = 1.0  # seconds; git holds a ref's lock for far less
 
 @dataclass(frozen=True)
 class Node:
-    """One commit: its id and its parent's, 40 hex digits; what was said about it and by whom; when it was made, UTC."""
+    """One commit: its id and its parent's, 40 hex digits; its message and author; when it was made, UTC."""
 
     id: str
     parent: str | None
@@ -179,7 +179,7 @@ class Repository:
         except (ChecksumMismatch, FileFormatException, zlib.error, ValueError) as error:
             raise _broken(sha.decode(), f"is damaged ({error})", advice=advice) from error
         if not isinstance(found, kind) or kind.from_string(found.as_raw_string()).id != sha:
-            raise _broken(sha.decode(), "has other bytes than its name says", advice=advice)
+            raise _broken(sha.decode(), "has other bytes than its name states", advice=advice)
         return found
 
     # Writing; the caller holds the repository's lock

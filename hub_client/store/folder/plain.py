@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hub_client import errors
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Kind, stated_version
+from hub_client.release.store import DOCUMENT, RepoType, stated_version
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PlainFolder:
     """One release folder that a user names by its path."""
 
     path: Path
-    kind: Kind
+    kind: RepoType
 
     def ref(self) -> Ref:
         """Return what the folder holds; NotFound if that is no release."""
@@ -49,7 +49,7 @@ class PlainFolder:
         yield self.path
 
 
-def plain_ref(folder: Path, *, kind: Kind, repo: str, hub: str) -> Ref:
+def plain_ref(folder: Path, *, kind: RepoType, repo: str, hub: str) -> Ref:
     """Return a ref to a release folder that nobody committed."""
     document = (folder / DOCUMENT[kind]).read_bytes()
     digest = hashlib.sha256(document).hexdigest()

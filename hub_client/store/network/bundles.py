@@ -29,14 +29,14 @@ from hub_client import errors
 from hub_client.files import folders
 from hub_client.manifest import _json
 from hub_client.manifest.reading import MAX_BYTES
+from hub_client.manifest.v1 import Commit, Sha256
 from hub_client.release import files as release_files
-from hub_client.release import yanks
 from hub_client.release.files import Wanted
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Kind, Source, stated_version
+from hub_client.release.store import DOCUMENT, Logged, RepoType, Source, stated_version
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.cache.repositories import Commit, Logged, Notebook, Sha256
-from hub_client.store.network.remote import NAME, Change, Heads, Published
+from hub_client.store.cache.repositories import RepositoryCache
+from hub_client.store.network.remote import NAME, Heads
 from hub_client.store.network.stream import Stream
 
 SUFFIX = ".tar"
@@ -53,7 +53,7 @@ class Record(BaseModel):
     """Which release a bundle holds."""
 
     format: Literal[1] = 1
-    kind: Kind
+    kind: RepoType
     repo: Annotated[str, Field(max_length=200)]
     commit: Commit
     version: str | None = None
@@ -70,7 +70,7 @@ class Member:
     size: int
 
 
-def write(source: Source, ref: Ref, target: Path, *, kind: Kind) -> Path:
+def write(source: Source, ref: Ref, target: Path, *, kind: RepoType) -> Path:
     """Write a release as a bundle, which appears whole or not at all, and return its path.
 
     Raises
@@ -120,10 +120,10 @@ class BundleFile:
     """One bundle that a user names by its path; a :class:`~hub_client.release.store.Source`."""
 
     path: Path
-    kind: Kind
+    kind: RepoType
 
     def ref(self) -> Ref:
-        """Return which release it holds, as its document says; the commit is what the bundle says.
+        """Return which release it holds, as its document states; the commit is what the bundle states.
 
         Raises
         ------
@@ -184,12 +184,12 @@ class BundleFile:
             for wanted in self._wanted(file, members):
                 cache.fill(wanted, lambda start, member=members[wanted.name]: _streamed(file, member, start))  # type: ignore[misc]
             cache.put(self._document(file, members))
-        notes = Notebook(cache, ADDRESS, self.kind)
-        before = notes.known(repo)
+        known = RepositoryCache(cache, ADDRESS, self.kind)
+        before = known.known(repo)
         named = {ref.version: ref.commit} if ref.version else {f"bundle-{ref.commit[:12]}": ref.commit}
         tags = (dict(before.tags) if before else {}) | named
         log = (Logged(commit=ref.commit), *(one for one in (before.log if before else ()) if one.commit != ref.commit))
-        notes.note(repo, tags=tags, log=log, digests={ref.commit: ref.digest})
+        known.note(repo, tags=tags, log=log, digests={ref.commit: ref.digest})
         return Ref(repo, ref.commit, ref.version, ref.digest, ADDRESS)
 
     @contextmanager
@@ -267,22 +267,22 @@ class BundlesWire:
 
     address = ADDRESS
 
-    def __init__(self, *, kind: Kind, cache: Cache) -> None:
-        self._notes = Notebook(cache, ADDRESS, kind)
+    def __init__(self, *, kind: RepoType, cache: Cache) -> None:
+        self._known = RepositoryCache(cache, ADDRESS, kind)
 
     def repos(self) -> list[str]:
         """Return the repositories of which a bundle came."""
-        return self._notes.repos()
+        return self._known.repos()
 
     def heads(self, repo: str) -> Heads | None:
         """Return the versions that came."""
-        facts = self._notes.known(repo)
-        return Heads(facts.branches, facts.tags, {}, {}) if facts else None
+        record = self._known.known(repo)
+        return Heads(record.branches, record.tags, {}, {}) if record else None
 
     def log(self, repo: str) -> list[Logged]:
         """Return the commits that came, the last first."""
-        facts = self._notes.known(repo)
-        return list(facts.log) if facts else []
+        record = self._known.known(repo)
+        return list(record.log) if record else []
 
     def document(self, repo: str, commit: str) -> bytes | None:
         """Return None: what is not in the cache has not come."""
@@ -294,25 +294,6 @@ class BundlesWire:
             f"{file.name} of {repo}, commit {commit[:12]}, came as a bundle and is no longer whole in the cache. Pull "
             "the bundle again: archzoo pull file.tar."
         )
-
-    def create(self, repo: str, *, private: bool | None) -> None:
-        """Refuse."""
-        raise self._read_only(repo)
-
-    def publish(self, repo: str, change: Change) -> Published:
-        """Refuse."""
-        raise self._read_only(repo)
-
-    def tag(self, repo: str, version: str, commit: str) -> None:
-        """Refuse."""
-        raise self._read_only(repo)
-
-    def yank(self, repo: str, yank: yanks.Yank) -> None:
-        """Refuse."""
-        raise self._read_only(repo)
-
-    def _read_only(self, repo: str) -> errors.TransportError:
-        return errors.TransportError(f"{repo!r} cannot be pushed to the bundles in the cache. Push to a hub with hub=.")
 
 
 def _pieces(file: BinaryIO, member: Member, start: int = 0) -> Iterator[bytes]:

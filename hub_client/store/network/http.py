@@ -72,7 +72,7 @@ class Client:
 
     def __init__(self, url: str, *, token: str | None = None) -> None:
         self.url = url.rstrip("/")
-        self.origin = _origin(self.url)
+        self.origin = origin(self.url)
         self._token = _checked_token(token, self.url)
         self._sessions: dict[int, requests.Session] = {}  # by process: a fork must not share its parent's connections
 
@@ -109,7 +109,7 @@ class Client:
         seen = {path}
         while address := _next_page(answer):
             target = urljoin(self._address(path), address)
-            if _origin(target) != self.origin or target in seen or len(seen) > MOST_PAGES:
+            if origin(target) != self.origin or target in seen or len(seen) > MOST_PAGES:
                 raise self._odd(f"sends us on to {shown(target)} for the next page of {shown(path)}")
             seen.add(target)
             answer = self._attempted(partial(self._small, target, limit=limit))
@@ -182,7 +182,7 @@ class Client:
             own.clear()
             response = self._requested(address, elsewhere=True, own=own)
         if response.status_code not in (200, 206):
-            answer = f"{response.status_code} {self.said(_lower(response.headers))}".strip()
+            answer = f"{response.status_code} {self.reason(_lower(response.headers))}".strip()
             response.close()
             raise errors.TransportError(f"{shown(address)} cannot be fetched from {self.url}: it answered {answer}.")
         return response, own
@@ -198,11 +198,11 @@ class Client:
     ) -> requests.Response:
         """Send a GET and follow redirects, only where ``elsewhere`` to other origins; ``own`` gets the first headers.
 
-        What a hub says about a file is in its own first answer; where that sends us on, the next host knows nothing.
+        What a hub states about a file is in its own first answer; where that sends us on, the next host knows nothing.
         """
         for _ in range(_MOST_HOPS + 1):
             response = self._sent(address, params=params, headers=headers)
-            if _origin(address) == self.origin:
+            if origin(address) == self.origin:
                 own.update(_lower(response.headers) | own)
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or location is None:
@@ -213,10 +213,10 @@ class Client:
 
     def _target(self, address: str, location: str, *, elsewhere: bool) -> str:
         target = urljoin(address, location)
-        origin = _origin(target)
-        if origin != self.origin and not elsewhere:
+        there = origin(target)
+        if there != self.origin and not elsewhere:
             raise self._odd(f"sends us on to {shown(target)}, which is not the hub")
-        if self.origin[0] == "https" and origin[0] != "https":
+        if self.origin[0] == "https" and there[0] != "https":
             raise self._odd(f"sends us on to {shown(target)}, which is not encrypted")
         return target
 
@@ -224,7 +224,7 @@ class Client:
         self, address: str, *, params: Mapping[str, str] | None, headers: Mapping[str, str] | None
     ) -> requests.Response:
         settings.refuse_offline(self.url)
-        token = self._token if _origin(address) == self.origin else None
+        token = self._token if origin(address) == self.origin else None
         response = self._opened_session().get(
             address,
             params=params,
@@ -249,8 +249,8 @@ class Client:
 
     # Errors
 
-    def said(self, headers: Mapping[str, str]) -> str:
-        """Return what the hub says about a refusal: printable, short, and never the token."""
+    def reason(self, headers: Mapping[str, str]) -> str:
+        """Return what the hub gives as its reason for a refusal: printable, short, and never the token."""
         text = shown(headers.get("x-error-message", ""))
         return text.replace(self._token, "***") if self._token else text
 
@@ -296,10 +296,6 @@ _REASONS: dict[type[Exception], str] = {
 
 def origin(url: str) -> tuple[str, str, int]:
     """Return scheme, host and port of an address; InvalidInput if it is no http or https address."""
-    return _origin(url)
-
-
-def _origin(url: str) -> tuple[str, str, int]:
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -314,7 +310,7 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _checked_token(token: str | None, url: str) -> str | None:
-    scheme, host, _ = _origin(url)
+    scheme, host, _ = origin(url)
     if token is not None and not (token.isascii() and token.isprintable() and token and " " not in token):
         raise errors.InvalidInput(f"the token for {url} is empty, or holds blanks or other signs that no token has.")
     if token is not None and scheme == "http" and not _loopback(host):
@@ -380,8 +376,8 @@ def _begins_at(response: requests.Response, *, start: int, size: int, name: str)
     begin = 0
     if response.status_code == 206:
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        said = tuple(map(int, found.groups())) if found else None
-        if said != (start, size - 1, size):
+        sent = tuple(map(int, found.groups())) if found else None
+        if sent != (start, size - 1, size):
             raise _other_size(name, f"bytes {start}-{size - 1}/{size}", response.headers.get("Content-Range"))
         begin = start
     length = response.headers.get("Content-Length")

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, and every hub that speaks as it does.
+"""The Hugging Face hub, and every hub with the same interface.
 
 What is read goes over :mod:`hub_client.store.network.http`, which bounds it; ``huggingface_hub`` makes repositories,
 commits and tags, because uploads take more than a request. The library gets no token for a hub that is not the public
@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -24,12 +25,12 @@ from pydantic import BaseModel, Field, ValidationError
 from hub_client import errors
 from hub_client.files import markdown
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.release import card, dataset
-from hub_client.release import yanks as yank_list
+from hub_client.manifest.v1 import Commit
+from hub_client.release import card, dataset, yanks
 from hub_client.release.files import Wanted
-from hub_client.release.store import DOCUMENT, Kind
+from hub_client.release.store import DOCUMENT, Logged, RepoType
 from hub_client.store import settings
-from hub_client.store.cache.repositories import COMMIT, Commit, Logged
+from hub_client.store.cache.repositories import COMMIT
 from hub_client.store.network import http, progress
 from hub_client.store.network.http import Answer, Client
 from hub_client.store.network.remote import Change, Heads, MovedOn, Published
@@ -45,8 +46,8 @@ TAG = "archzoo"
 _PAGE = 16 << 20
 _ETAG = re.compile(r'(?:W/)?"?([0-9a-f]{40}|[0-9a-f]{64})"?')
 _QUERY = re.compile(r"(?<=\S)\?[^\s'\"]+")
-_TYPES: Mapping[Kind, str] = {"models": "model", "datasets": "dataset"}
-_FILES: Mapping[Kind, str] = {"models": "", "datasets": "datasets/"}
+_TYPES: Mapping[RepoType, str] = {"models": "model", "datasets": "dataset"}
+_FILES: Mapping[RepoType, str] = {"models": "", "datasets": "datasets/"}
 _STALE = 412
 _BARS = "HF_HUB_DISABLE_PROGRESS_BARS"
 _WAIT = 300.0
@@ -75,8 +76,8 @@ class _Repo(BaseModel):
 
 class _Log(BaseModel):
     commit: Annotated[Commit, Field(alias="id")]
-    title: str = ""
-    date: Any = None
+    message: Annotated[str, Field(alias="title")] = ""
+    date: datetime | None = None
 
 
 def public_address() -> str:
@@ -94,12 +95,12 @@ def public_token(address: str) -> str | None:
 
 
 class HuggingFaceWire:
-    """A :class:`~hub_client.store.network.remote.Wire` to one hub."""
+    """A :class:`~hub_client.store.network.remote.WritableWire` to one hub."""
 
-    def __init__(self, address: str, *, kind: Kind, token: str | None) -> None:
+    def __init__(self, address: str, *, kind: RepoType, token: str | None) -> None:
         self._client = Client(address, token=token)
         self.address = self._client.url
-        self._kind: Kind = kind
+        self._kind: RepoType = kind
         self._token = token
 
     # Reading
@@ -117,12 +118,12 @@ class HuggingFaceWire:
             return None
         found = self._validated(_Heads, self._json(answer))
         branches = {one.name: one.commit for one in found.branches}
-        yanks = branches.pop(yank_list.BRANCH, None)
+        yanked = branches.pop(yanks.BRANCH, None)
         return Heads(
             branches,
             {one.name: one.commit for one in found.tags},
             {one.ref: one.commit for one in found.proposals},
-            yank_list.reasons(self._yanked(repo, yanks)) if yanks else {},
+            yanks.reasons(self._yanked(repo, yanked)) if yanked else {},
         )
 
     def log(self, repo: str) -> list[Logged]:
@@ -131,17 +132,16 @@ class HuggingFaceWire:
         for page in self._client.pages(f"api/{self._kind}/{repo}/commits/main", limit=_PAGE):
             if self._hidden(page):
                 return []
-            for one in self._each(_Log, page):
-                logged.append(self._validated(Logged, one.model_dump() | {"message": one.title}))
+            logged += [Logged(one.commit, one.message, one.date) for one in self._each(_Log, page)]
         return logged
 
     def document(self, repo: str, commit: str) -> bytes | None:
-        """Return a commit's document, if the hub says that it is this commit's."""
+        """Return a commit's document, if the hub states that it is this commit's."""
         return self._file(repo, commit, DOCUMENT[self._kind], limit=MAX_BYTES)
 
-    def _yanked(self, repo: str, commit: str) -> tuple[yank_list.Yank, ...]:
-        content = self._file(repo, commit, yank_list.FILE, limit=yank_list.MAX_BYTES)
-        return yank_list.read(content, source=repo) if content is not None else ()
+    def _yanked(self, repo: str, commit: str) -> tuple[yanks.Yank, ...]:
+        content = self._file(repo, commit, yanks.FILE, limit=yanks.MAX_BYTES)
+        return yanks.read(content, source=repo) if content is not None else ()
 
     def _file(self, repo: str, commit: str, name: str, *, limit: int) -> bytes | None:
         answer = self._client.get(self._place(repo, commit, name), limit=limit, elsewhere=True)
@@ -156,7 +156,7 @@ class HuggingFaceWire:
 
     @contextmanager
     def stream(self, repo: str, commit: str, file: Wanted, start: int) -> Iterator[Stream]:
-        """Give a file, after checking what the hub says of it."""
+        """Give a file, after checking what the hub states of it."""
         with self._client.stream(self._place(repo, commit, file.name), start=start, size=file.size) as stream:
             self._check_commit(stream.headers, commit, file.name)
             self._check_etag(stream.headers, {64: file.sha256}, file.name)
@@ -165,7 +165,7 @@ class HuggingFaceWire:
     # Writing
 
     def create(self, repo: str, *, private: bool | None) -> None:
-        """Make a repository where there is none; its visibility is the hub's default unless ``private`` says."""
+        """Make a repository where there is none; its visibility is the hub's default unless ``private`` is given."""
         answer = self._client.get(f"api/{self._kind}/{repo}", limit=_PAGE)
         if self._hidden(answer):
             with self._library() as api:
@@ -201,24 +201,24 @@ class HuggingFaceWire:
         with self._library() as api:
             api.create_tag(repo, tag=version, revision=commit, repo_type=_TYPES[self._kind])
 
-    def yank(self, repo: str, yank: yank_list.Yank) -> None:
+    def yank(self, repo: str, yank: yanks.Yank) -> None:
         """Commit the longer list to its branch, which is made at the first time; MovedOn if it is not the one seen."""
         from huggingface_hub import CommitOperationAdd
 
         answer = self._client.get(f"api/{self._kind}/{repo}/refs", limit=_PAGE)
         found = self._validated(_Heads, self._json(answer))
-        before = {one.name: one.commit for one in found.branches}.get(yank_list.BRANCH)
-        said = self._yanked(repo, before) if before else ()
-        content = yank_list.dump([*(one for one in said if one.version != yank.version), yank])
+        before = {one.name: one.commit for one in found.branches}.get(yanks.BRANCH)
+        listed = self._yanked(repo, before) if before else ()
+        content = yanks.dump([*yanks.without(listed, yank.version), yank])
         with self._library() as api:
             if before is None:
-                api.create_branch(repo, branch=yank_list.BRANCH, repo_type=_TYPES[self._kind])
+                api.create_branch(repo, branch=yanks.BRANCH, repo_type=_TYPES[self._kind])
             api.create_commit(
                 repo,
-                [CommitOperationAdd(path_in_repo=yank_list.FILE, path_or_fileobj=content)],
+                [CommitOperationAdd(path_in_repo=yanks.FILE, path_or_fileobj=content)],
                 commit_message=f"Yank {yank.version}: {yank.reason}",
                 repo_type=_TYPES[self._kind],
-                revision=yank_list.BRANCH,
+                revision=yanks.BRANCH,
                 parent_commit=before,
             )
 
@@ -260,8 +260,8 @@ class HuggingFaceWire:
                 raise
             cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
             raise errors.TransportError(
-                f"the push to {self.address} failed: {self._said(cause)}. Nothing was released; push again, and if it "
-                "stays so, ask who runs the hub."
+                f"the push to {self.address} failed: {self._reason(cause)}. Nothing was released; push again, "
+                "and if it stays so, ask who runs the hub."
             ) from error
 
     @contextmanager
@@ -315,14 +315,14 @@ class HuggingFaceWire:
             507: "The hub or your quota is full: ask who runs it",
         }
         return errors.TransportError(
-            f"{self.address} refused the push ({self._said(error)}). Nothing was released. "
+            f"{self.address} refused the push ({self._reason(error)}). Nothing was released. "
             f"{advice.get(status or 0, 'Try again, and if it stays so, ask who runs the hub')}."
         )
 
-    def _said(self, error: BaseException) -> str:
+    def _reason(self, error: BaseException) -> str:
         response = getattr(error, "response", None)
-        said = None if response is None else response.headers.get("X-Error-Message")
-        text = http.shown(" ".join((said or str(error)).split())).rstrip(". ")
+        reason = None if response is None else response.headers.get("X-Error-Message")
+        text = http.shown(" ".join((reason or str(error)).split())).rstrip(". ")
         return text.replace(self._token, "***") if self._token else text
 
     # Answers
@@ -344,8 +344,8 @@ class HuggingFaceWire:
             return
         gated = answer.headers.get("x-error-code") == "GatedRepo"
         what = "Accept its terms on its page there, and give a token." if gated else "Ask who runs the hub."
-        said = self._client.said(answer.headers)
-        raise errors.TransportError(f"the hub {self.address} refuses ({answer.status} {said}). {what}")
+        reason = self._client.reason(answer.headers)
+        raise errors.TransportError(f"the hub {self.address} refuses ({answer.status} {reason}). {what}")
 
     def _json(self, answer: Answer) -> Any:
         self._check_status(answer)
@@ -371,13 +371,13 @@ class HuggingFaceWire:
         raise self._lying(what, expected=commit, actual=http.shown(found or "none"))
 
     def _check_etag(self, headers: Mapping[str, str], hashes: Mapping[int, str], name: str) -> None:
-        """Refuse a file of which the hub itself says that it is another; ``hashes`` are the right ones, by length."""
+        """Refuse a file of which the hub itself states that it is another; ``hashes`` are the right ones, by length."""
         etag = headers.get("x-linked-etag", headers.get("etag"))
         if etag is None:
             return
         found = _ETAG.fullmatch(etag)
         if found is None or hashes.get(len(found[1]), found[1]) != found[1]:
-            what = f"says that {name} is another file than its release names"
+            what = f"states that {name} is another file than its release names"
             raise self._lying(what, expected=hashes, actual=http.shown(etag))
 
     def _lying(self, what: str, *, expected: object, actual: object) -> errors.IntegrityError:
@@ -390,14 +390,14 @@ class HuggingFaceWire:
 
 
 class _Watched(io.BufferedReader):
-    """An open file that tells how far it was read: once by the library for its hash, once for the upload."""
+    """An open file that reports how far it was read: once by the library for its hash, once for the upload."""
 
     def __init__(self, path: Path, report: Callable[[int], object]) -> None:
         super().__init__(io.FileIO(path))
         self._report = report
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes, and tell."""
+        """Return the next bytes, and report."""
         found = super().read(size)
         self._report(self.tell())
         return found
@@ -413,7 +413,7 @@ def _hashes(content: bytes) -> dict[int, str]:
 def _discreet_library() -> Iterator[None]:
     """Keep the library from logging upload links, whose query is a capability, from advice on Xet, and from its bars.
 
-    We show a bar of our own, where there is a terminal; what the environment says of the library's
+    We show a bar of our own, where there is a terminal; what the environment sets for the library's
     bars holds.
     """
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars

@@ -9,12 +9,12 @@ LONG = 4 << 20
 """Bytes from which a transfer is long."""
 
 Advance = Callable[[str], Callable[[int], object]]
-"""Gives, for a file's name, the function to tell how many of its bytes have come."""
+"""Gives, for a file's name, the function that reports how many of its bytes have come."""
 
 
 @contextmanager
 def shown(total: int, *, what: str) -> Iterator[Advance]:
-    """Give a function that, for a file's name, gives the one to tell how many of its bytes have come.
+    """Give a function that, for a file's name, gives the one that reports how many of its bytes have come.
 
     Parameters
     ----------

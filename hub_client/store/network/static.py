@@ -3,7 +3,7 @@
 ::
 
     archzoo.json                        the repositories there are
-    <models|datasets>/<owner>/<name>.json  a repository's versions and history; see facts.py
+    <models|datasets>/<owner>/<name>.json  a repository's versions and history; see cache/repositories.py
     blobs/<aa>/<sha256>                 every file of every release, once
 
 Nobody pushes to it: :func:`export` writes it from other hubs, again whenever they have changed. A file of it is never
@@ -24,13 +24,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hub_client import errors
 from hub_client.files import atomic
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.release import yanks
 from hub_client.release.files import Wanted, files_of
-from hub_client.release.store import DOCUMENT, Kind, Store
-from hub_client.store.cache.repositories import Facts, Logged, read
+from hub_client.release.store import DOCUMENT, Logged, RepoType, Store
+from hub_client.store.cache.repositories import RepositoryRecord, read
 from hub_client.store.network import http
 from hub_client.store.network.http import Answer, Client
-from hub_client.store.network.remote import Change, Heads, Published
+from hub_client.store.network.remote import Heads
 from hub_client.store.network.stream import Stream
 
 SCHEME = "static+"
@@ -49,18 +48,18 @@ class Index(BaseModel):
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
 
-    def of(self, kind: Kind) -> tuple[str, ...]:
+    def of(self, kind: RepoType) -> tuple[str, ...]:
         """Return the repositories of one kind."""
         return {"models": self.models, "datasets": self.datasets}[kind]
 
 
 class StaticWire:
-    """A :class:`~hub_client.store.network.remote.Wire` to a static hub; it takes no pushes."""
+    """A :class:`~hub_client.store.network.remote.Wire` to a static hub."""
 
-    def __init__(self, address: str, *, kind: Kind, token: str | None) -> None:
+    def __init__(self, address: str, *, kind: RepoType, token: str | None) -> None:
         self._client = Client(address.removeprefix(SCHEME), token=token)
         self.address = SCHEME + self._client.url
-        self._kind: Kind = kind
+        self._kind: RepoType = kind
 
     def repos(self) -> list[str]:
         """Return the repositories that the index names."""
@@ -74,18 +73,18 @@ class StaticWire:
 
     def heads(self, repo: str) -> Heads | None:
         """Return where the repository's names point."""
-        facts = self._facts(repo)
-        return Heads(facts.branches, facts.tags, {}, facts.yanked) if facts else None
+        record = self._record(repo)
+        return Heads(record.branches, record.tags, {}, record.yanked) if record else None
 
     def log(self, repo: str) -> list[Logged]:
         """Return the commits of the main branch."""
-        facts = self._facts(repo)
-        return list(facts.log) if facts else []
+        record = self._record(repo)
+        return list(record.log) if record else []
 
     def document(self, repo: str, commit: str) -> bytes | None:
-        """Return a commit's document, if it has the digest that the repository's list says."""
-        facts = self._facts(repo)
-        digest = facts.digests.get(commit) if facts else None
+        """Return a commit's document, if it has the digest that the repository's list states."""
+        record = self._record(repo)
+        digest = record.digests.get(commit) if record else None
         if digest is None:
             return None
         answer = self._client.get(_blob(digest), limit=MAX_BYTES, elsewhere=True)
@@ -105,33 +104,11 @@ class StaticWire:
         """Give a file."""
         return self._client.stream(_blob(file.sha256), start=start, size=file.size)
 
-    def create(self, repo: str, *, private: bool | None) -> None:
-        """Refuse."""
-        raise self._read_only(repo)
-
-    def publish(self, repo: str, change: Change) -> Published:
-        """Refuse."""
-        raise self._read_only(repo)
-
-    def tag(self, repo: str, version: str, commit: str) -> None:
-        """Refuse."""
-        raise self._read_only(repo)
-
-    def yank(self, repo: str, yank: yanks.Yank) -> None:
-        """Refuse."""
-        raise self._read_only(repo)
-
-    def _facts(self, repo: str) -> Facts | None:
+    def _record(self, repo: str) -> RepositoryRecord | None:
         answer = self._client.get(f"{self._kind}/{repo}.json", limit=_LARGEST)
         if answer.status in (403, 404):  # a bucket that may not be listed answers 403 for what is not there
             return None
-        return _validated(Facts, answer, source=f"{self.address}/{self._kind}/{repo}.json")
-
-    def _read_only(self, repo: str) -> errors.TransportError:
-        return errors.TransportError(
-            f"{repo!r} cannot be pushed to {self.address}, which is static. Push to the hub it is exported from, then "
-            "run archzoo export-static again."
-        )
+        return _validated(RepositoryRecord, answer, source=f"{self.address}/{self._kind}/{repo}.json")
 
 
 @dataclass(frozen=True)
@@ -163,16 +140,16 @@ def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -
         If the folder cannot be written.
     """
     wanted, releases, written = set(only), 0, 0
-    found: dict[Kind, list[str]] = {"models": [], "datasets": []}
+    found: dict[RepoType, list[str]] = {"models": [], "datasets": []}
     with atomic.writing(f"the folder {folder}", otherwise="choose another one"):
         for store in stores:
             for repo in store.repos():
                 if not wanted or repo in wanted:
-                    facts = _described(store, repo)
-                    written += sum(_export_release(store, facts, commit, folder) for commit in facts.digests)
-                    _replace(folder / store.kind / f"{repo}.json", facts.model_dump_json(indent=1).encode())
+                    record = _record(store, repo)
+                    written += sum(_export_release(store, record, commit, folder) for commit in record.digests)
+                    _replace(folder / store.kind / f"{repo}.json", record.model_dump_json(indent=1).encode())
                     found[store.kind].append(repo)
-                    releases += len(facts.digests)
+                    releases += len(record.digests)
         if missing := wanted.difference(*found.values()):
             name = sorted(missing)[0]
             raise errors.NotFound(f"no hub that is exported has {errors.names(sorted(missing))}.", name=name)
@@ -181,11 +158,11 @@ def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -
     return Exported(sum(map(len, kept.values())), releases, written)
 
 
-def _described(store: Store, repo: str) -> Facts:
-    """Return what a store knows of a repository, as a static hub tells it."""
+def _record(store: Store, repo: str) -> RepositoryRecord:
+    """Return what a store knows of a repository, as a static hub states it."""
     entries, releases = store.history(repo), store.releases(repo)
     digests = {entry.commit: entry.digest for entry in entries} | {ref.commit: ref.digest for ref in releases}
-    return Facts(
+    return RepositoryRecord(
         hub="",
         kind=store.kind,
         repo=repo,
@@ -197,12 +174,12 @@ def _described(store: Store, repo: str) -> Facts:
     )
 
 
-def _export_release(store: Store, facts: Facts, commit: str, folder: Path) -> int:
+def _export_release(store: Store, record: RepositoryRecord, commit: str, folder: Path) -> int:
     """Write the files of a release that are not there yet, and return their bytes."""
-    digest = facts.digests[commit]
+    digest = record.digests[commit]
     if (folder / _blob(digest)).exists():  # the document comes last
         return 0
-    ref = store.resolve(facts.repo, commit)
+    ref = store.resolve(record.repo, commit)
     with store.opened(ref) as release:
         document = (release / DOCUMENT[store.kind]).read_bytes()
         wanted = files_of(document, source=str(ref))
@@ -240,9 +217,9 @@ def _replace(path: Path, content: bytes) -> None:
         atomic.publish(atomic.stage([content], staging=path.parent), path)
 
 
-def _before(folder: Path, kind: Kind) -> Iterator[str]:
+def _before(folder: Path, kind: RepoType) -> Iterator[str]:
     """Return the repositories that earlier exports wrote."""
-    return (facts.repo for path in (folder / kind).glob("*/*.json") if (facts := read(path)))
+    return (record.repo for path in (folder / kind).glob("*/*.json") if (record := read(path)))
 
 
 def _blob(sha256: str) -> str:

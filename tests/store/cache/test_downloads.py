@@ -20,7 +20,7 @@ from hub_client.release import folder as release_folder
 from hub_client.release.files import Wanted
 from hub_client.store.cache import prune
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.cache.repositories import Notebook
+from hub_client.store.cache.repositories import RepositoryCache
 from hub_client.store.network.stream import Stream
 from tests.hubs import FolderServer, HubServer, served
 from tests.releases import contents, release
@@ -214,7 +214,7 @@ def test_facts_that_are_damaged_are_found_out_again(server: HubServer, tmp_path:
 def test_notes_of_many_at_once_are_all_kept(tmp_path: Path) -> None:
     from threading import Thread
 
-    notes = Notebook(Cache(tmp_path), "https://hub.lab.example", "models")
+    notes = RepositoryCache(Cache(tmp_path), "https://hub.lab.example", "models")
 
     def note(number: int) -> None:
         notes.note(REPO, digests={f"{number:040x}": f"{number:064x}"})

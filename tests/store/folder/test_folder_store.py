@@ -17,6 +17,7 @@ import pytest
 from hub_client import errors
 from hub_client.release import folder as release_folder
 from hub_client.release.ref import Ref
+from hub_client.release.store import writable
 from hub_client.store.folder import lfs
 from hub_client.store.folder.bundled import BundledStore
 from hub_client.store.folder.folder_store import FolderStore
@@ -100,7 +101,7 @@ def test_a_stale_parent_is_refused_and_the_head_named(hub: FolderStore, two: tup
 
 
 def test_a_new_repository_has_no_parent(hub: FolderStore, tmp_path: Path) -> None:
-    with pytest.raises(errors.TransportError, match="no commits yet"):
+    with pytest.raises(errors.TransportError, match="no releases yet"):
         hub.commit(REPO, release(tmp_path / "first"), message="", parent="0" * 40)
     assert hub.repos() == []
 
@@ -273,7 +274,7 @@ def test_the_bundled_zoo_is_read_only_and_pins_by_digest(tmp_path: Path) -> None
         assert release_folder.verify(folder).version == "1.0.0"
     assert [entry.version for entry in zoo.history("tiny-scpoli")] == ["1.0.1", "1.0.0"]
     with pytest.raises(errors.TransportError, match="read-only"):
-        zoo.commit("lab/tiny-scpoli", tmp_path / "out", message="", parent=None)
+        writable(zoo, "lab/tiny-scpoli")
     with pytest.raises(errors.NotFound):
         zoo.resolve("tiny")
 

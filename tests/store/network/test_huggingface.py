@@ -17,7 +17,7 @@ from hub_client.hub.client import Hub
 from hub_client.release import folder as release_folder
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.network.huggingface import HuggingFaceWire
-from hub_client.store.network.remote import RemoteStore
+from hub_client.store.network.remote import WritableRemoteStore
 from tests.hubs import HubServer, served
 from tests.releases import contents, release
 
@@ -127,7 +127,7 @@ def test_of_racing_writers_exactly_one_wins(server: HubServer, tmp_path: Path) -
     outcomes: list[object] = []
 
     def push(number: int) -> None:
-        store = RemoteStore(
+        store = WritableRemoteStore(
             HuggingFaceWire(server.url, kind="models", token=TOKEN), kind="models", cache=Cache(tmp_path / str(number))
         )
         folder = release(tmp_path / f"racer-{number}", version="2.0.0", seed=number + 1)
