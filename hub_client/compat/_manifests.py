@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hub_client import errors
-from hub_client.interop.vaes import key_of
+from hub_client.interop.scarches_vaes import key_of
 from hub_client.manifest.v1 import Combination, Condition, Embedding, Gene, Genes, LabelLevel, OneHot
 
 _ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}$")

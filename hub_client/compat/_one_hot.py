@@ -19,7 +19,7 @@ from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved
-from hub_client.interop.vaes import key_of
+from hub_client.interop.scarches_vaes import key_of
 from hub_client.manifest.configs import ExpiMap, TrVAE
 from hub_client.models.architectures._vae import OneHotVae
 from hub_client.models.model import Model

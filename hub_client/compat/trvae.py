@@ -20,7 +20,7 @@ from hub_client import errors
 from hub_client.compat import _manifests, _plans
 from hub_client.compat._base import normalization
 from hub_client.compat._one_hot import Expression, OneHotModel, overrides
-from hub_client.interop.vaes import described
+from hub_client.interop.scarches_vaes import described
 from hub_client.manifest.configs import TrVAE as Config
 from hub_client.models.architectures.trvae import TrVae
 from hub_client.models.embed import embed

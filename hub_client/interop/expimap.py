@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hub_client.interop.vaes import (
+from hub_client.interop.scarches_vaes import (
     CONDITION_WEIGHTS,
     QUERY,
     Attributes,

@@ -16,7 +16,7 @@ from hub_client.data.genes import plain
 from hub_client.interop import expimap, scarches_files, scpoli, scvi_files, scvi_hub, scvi_models, trvae
 from hub_client.interop import term_names as names_of_terms
 from hub_client.interop.scarches_files import Saved
-from hub_client.interop.vaes import key_of
+from hub_client.interop.scarches_vaes import key_of
 from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
 from hub_client.models.architectures import architecture
 from hub_client.models.architectures.scvi.network import KINDS as SCVI_KINDS

@@ -3,7 +3,7 @@
 A pickle is a program for a stack machine. It can name any function of any module and call it, which is why unpickling a
 stranger's file runs a stranger's code. Here the program runs on a machine that has no functions: it builds lists,
 dictionaries and numbers, and where it names something it leaves a :class:`Named`, where it calls something a
-:class:`Call`. :mod:`hub_client.interop.values` makes values of the few calls that it knows.
+:class:`Call`. :mod:`hub_client.interop.pickled_values` makes values of the few calls that it knows.
 """
 
 from __future__ import annotations

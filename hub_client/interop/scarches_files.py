@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop import pickles, values, weights
+from hub_client.interop import pickled_values, pickles, torch_files
 from hub_client.manifest.v1 import OriginalFile
 
 ATTRIBUTES, WEIGHTS, GENES, CELLS = "attr.pkl", "model_params.pt", "var_names.csv", "adata.h5ad"
@@ -98,9 +98,11 @@ def read(folder: Path) -> Saved:
         nothing is loaded.
     """
     contents, cells = _contents(folder), _cells(folder)
-    attributes = named_attributes(values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES))
+    attributes = named_attributes(
+        pickled_values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES)
+    )
     _check_ranges(attributes)
-    state = weights.state(contents[WEIGHTS], file=WEIGHTS)
+    state = torch_files.state(contents[WEIGHTS], file=WEIGHTS)
     _check_sizes(attributes, state)
     return Saved(
         folder,
@@ -123,8 +125,8 @@ def look(folder: Path) -> Contents:
     contents = _contents(folder)
     pickled, content = pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), contents[WEIGHTS]
     attributes = named_attributes(pickled.value)
-    named = _asked(ATTRIBUTES, pickled.names, allowed=values.READERS)
-    wanted = _asked(WEIGHTS, weights.names(content, file=WEIGHTS), allowed=weights.ALLOWED)
+    named = _asked(ATTRIBUTES, pickled.names, allowed=pickled_values.READERS)
+    wanted = _asked(WEIGHTS, torch_files.names(content, file=WEIGHTS), allowed=torch_files.ALLOWED)
     shapes = _shapes(content) if all(one.allowed for one in wanted) else None
     return Contents(attributes, (*named, *wanted), shapes, _genes(contents[GENES], attributes), _cells(folder))
 
@@ -134,7 +136,7 @@ def _asked(file: str, names: Iterable[str], *, allowed: Container[str]) -> list[
 
 
 def _shapes(content: bytes) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in weights.state(content, file=WEIGHTS).items()}
+    return {name: tuple(tensor.shape) for name, tensor in torch_files.state(content, file=WEIGHTS).items()}
 
 
 def check(folder: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop.vaes import (
+from hub_client.interop.scarches_vaes import (
     QUERY,
     Attributes,
     State,

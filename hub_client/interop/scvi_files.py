@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop import frames, pickles, scarches_files, values, weights
+from hub_client.interop import pickled_frames, pickled_values, pickles, scarches_files, torch_files
 from hub_client.interop.pickles import Pickled
 from hub_client.interop.scarches_files import Asked
 from hub_client.manifest.v1 import OriginalFile
@@ -162,14 +162,14 @@ def asked(folder: Path, *, prefix: str = "") -> tuple[Asked, ...]:
     file = f"{prefix}{MODEL}"
     if (folder / file).is_file():
         said, beside = pickled(_content(folder, file, most=scarches_files.MAX_BYTES[scarches_files.WEIGHTS]), file=file)
-        return tuple(Asked(file, name, name in values.READERS or name in beside) for name in said.names)
+        return tuple(Asked(file, name, name in pickled_values.READERS or name in beside) for name in said.names)
     contents = _triple(folder, prefix)
     file, tensors = f"{prefix}{scarches_files.ATTRIBUTES}", f"{prefix}{scarches_files.WEIGHTS}"
     named = pickles.read(contents[scarches_files.ATTRIBUTES], file=file).names
-    wanted = weights.names(contents[scarches_files.WEIGHTS], file=tensors)
+    wanted = torch_files.names(contents[scarches_files.WEIGHTS], file=tensors)
     return (
-        *(Asked(file, name, name in values.READERS) for name in named),
-        *(Asked(tensors, name, name in weights.ALLOWED) for name in wanted),
+        *(Asked(file, name, name in pickled_values.READERS) for name in named),
+        *(Asked(tensors, name, name in torch_files.ALLOWED) for name in wanted),
     )
 
 
@@ -276,10 +276,10 @@ def _class_of(saved: Saved) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def pickled(content: bytes, *, file: str) -> tuple[Pickled, Mapping[str, values.Reader]]:
+def pickled(content: bytes, *, file: str) -> tuple[Pickled, Mapping[str, pickled_values.Reader]]:
     """Return what the pickle in ``model.pt`` says, and what it may ask for besides: storages in the same file."""
-    archive = weights.archive(content, file=file)
-    beside = dict.fromkeys(weights.DTYPES, frames.unread) | {pickles.PERSISTENT: archive.storage}
+    archive = torch_files.archive(content, file=file)
+    beside = dict.fromkeys(torch_files.DTYPES, pickled_frames.unread) | {pickles.PERSISTENT: archive.storage}
     return archive.pickled, beside
 
 
@@ -287,7 +287,7 @@ def _read_model(folder: Path, prefix: str) -> Saved:
     file = f"{prefix}{MODEL}"
     content = _content(folder, file, most=scarches_files.MAX_BYTES[scarches_files.WEIGHTS])
     said, beside = pickled(content, file=file)
-    found = values.rebuilt(said, file=file, beside=beside)
+    found = pickled_values.rebuilt(said, file=file, beside=beside)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in (STATE, ATTRIBUTES)):
         raise errors.IntegrityError(
             f"{file} does not hold what scvi-tools saves: {errors.names([STATE, GENES, ATTRIBUTES])}. Give a folder "
@@ -301,7 +301,7 @@ def _read_model(folder: Path, prefix: str) -> Saved:
         folder,
         prefix,
         scarches_files.named_attributes(plain(found[ATTRIBUTES]), file=file),
-        state=weights.named(state, file=file, size=len(content)),
+        state=torch_files.named(state, file=file, size=len(content)),
         genes=_genes(plain(found.get(GENES)), file=file),
         cells=cells,
         files=(scarches_files.original(file, hashlib.sha256(content)), *scarches_files.saved_cells(cells)),
@@ -311,13 +311,13 @@ def _read_model(folder: Path, prefix: str) -> Saved:
 def _read_triple(folder: Path, prefix: str) -> Saved:
     contents = _triple(folder, prefix)
     file = f"{prefix}{scarches_files.ATTRIBUTES}"
-    attributes = values.rebuilt(pickles.read(contents[scarches_files.ATTRIBUTES], file=file), file=file)
+    attributes = pickled_values.rebuilt(pickles.read(contents[scarches_files.ATTRIBUTES], file=file), file=file)
     cells = _cells(folder, prefix)
     return Saved(
         folder,
         prefix,
         scarches_files.named_attributes(plain(attributes), file=file),
-        state=weights.state(contents[scarches_files.WEIGHTS], file=f"{prefix}{scarches_files.WEIGHTS}"),
+        state=torch_files.state(contents[scarches_files.WEIGHTS], file=f"{prefix}{scarches_files.WEIGHTS}"),
         genes=np.array(scarches_files.lines(contents[scarches_files.GENES]), dtype=object),
         cells=cells,
         files=(

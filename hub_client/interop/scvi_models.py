@@ -19,9 +19,9 @@ from torch import Tensor
 from hub_client import errors
 from hub_client.data.open_query import read_cells
 from hub_client.interop import scvi_files
+from hub_client.interop.scarches_vaes import key_of
 from hub_client.interop.scvi_files import REGISTRY, Saved
 from hub_client.interop.scvi_registry import flattened, manifest_of
-from hub_client.interop.vaes import key_of
 from hub_client.manifest.v1 import Embedding, Manifest, Training
 from hub_client.models.architectures.scvi.network import KINDS, KNOWN, ScviTools, plain_module
 from hub_client.release import atlas_file

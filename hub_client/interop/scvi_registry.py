@@ -13,7 +13,7 @@ import numpy as np
 
 from hub_client import errors
 from hub_client.data.proteins import lacking
-from hub_client.interop.vaes import described, genes_of, key_of
+from hub_client.interop.scarches_vaes import described, genes_of, key_of
 from hub_client.manifest.v1 import Embedding, Manifest
 from hub_client.models.architectures.scvi.network import KINDS
 

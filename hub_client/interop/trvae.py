@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hub_client.interop.vaes import (
+from hub_client.interop.scarches_vaes import (
     CONDITION_WEIGHTS,
     Attributes,
     State,

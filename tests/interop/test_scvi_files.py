@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop import scvi_files, values
+from hub_client.interop import pickled_values, scvi_files
 from hub_client.models.architectures.scvi.network import scvi_tools
 from tests import scvi_folders
 from tests.hostile import PICKLES, Calls, python, shell
@@ -313,7 +313,7 @@ def test_nothing_is_executed(name: str, tmp_path: Path) -> None:
     for attempt in (scvi_files.read, lambda folder: scvi_files.washed(folder).__enter__()):
         with pytest.raises(errors.IntegrityError, match="asks for") as refused:
             attempt(ours)
-        assert refused.value.file in ("model.pt", values.TENSOR)
+        assert refused.value.file in ("model.pt", pickled_values.TENSOR)
     assert not (ours / "marker").exists()
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop import frames, pickles, weights
+from hub_client.interop import pickled_frames, pickles, torch_files
 from hub_client.interop.pickles import Call, Named, Pickled
 
 MAX_DEPTH = 60
@@ -51,7 +51,7 @@ def rebuilt(pickled: Pickled, *, file: str, beside: Mapping[str, Reader] | None 
         return _Builder(UNFOLDED * (pickled.end + 100), readers).value(pickled.value)
     except errors.IntegrityError:
         raise
-    except weights.UNREADABLE as error:
+    except torch_files.UNREADABLE as error:
         raise errors.IntegrityError(
             f"{file} holds an object that cannot be read ({error}). Copy the folder again from where it was saved.",
             file=file,
@@ -242,7 +242,7 @@ def _scalar(call: Call) -> Any:
 def _storage(call: Call) -> Tensor:
     """Return the numbers a tensor is a view of, ``(numbers,)``: a file of PyTorch's within the pickle."""
     (content,) = call.arguments
-    storage = weights.load(bytes(_checked(content, bytes)), file=TENSOR)
+    storage = torch_files.load(bytes(_checked(content, bytes)), file=TENSOR)
     if not isinstance(storage, torch.storage.TypedStorage):
         raise ValueError("a tensor without numbers")
     with warnings.catch_warnings(action="ignore"):  # that typed storages will go, as those of old files never can
@@ -255,7 +255,7 @@ def _tensor(call: Call) -> Tensor:
     if min([_whole(offset), *sizes, *steps]) < 0:
         raise ValueError("a tensor of negative size")
     tensor = torch.as_strided(numbers, sizes, steps, offset)
-    if not weights.stored(tensor):
+    if not torch_files.stored(tensor):
         raise ValueError("a tensor that claims more numbers than it has")
     return tensor
 
@@ -290,7 +290,7 @@ _PYTHON: dict[str, Reader] = {
 }
 _NUMPY: dict[str, Reader] = {
     "numpy:dtype": _dtype,
-    "numpy:ndarray": frames.unread,
+    "numpy:ndarray": pickled_frames.unread,
     **{
         f"numpy.{core}.{name}": reader
         for core in ("core", "_core")
@@ -312,7 +312,7 @@ READERS: Mapping[str, Reader] = {
     **_PYTHON,
     **_NUMPY,
     **_TORCH,
-    **frames.READERS,
-    **dict.fromkeys(frames.UNREAD, frames.unread),
+    **pickled_frames.READERS,
+    **dict.fromkeys(pickled_frames.UNREAD, pickled_frames.unread),
 }
 """All that a pickle may ask for, and what is done instead of it."""
