@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,7 +13,6 @@ from hub_client.cli import failures, options, screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
-    from hub_client.hub.claims import Claim
     from hub_client.mapping.replay import Replay
 
 Names = Annotated[list[str], typer.Argument(help="Releases, as in `kidney` or `my-lab/kidney@1.2.0`.")]
@@ -24,9 +23,8 @@ Query = Annotated[str, typer.Option(metavar="FILE", help="The cells that were ma
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The reference, where it is in no hub.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Another seed, to see what it changes.", min=0)]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="Another number of threads.", min=1)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 CLAIMS = (Column("claim"), Column("holds"), Column("seconds", "right", rank=1), Column("because"))
-_SAID = {True: "yes", False: "no", None: "not tried"}
+_HOLDS = {True: "yes", False: "no", None: "not tried"}
 
 
 def lock(
@@ -60,9 +58,9 @@ def lock(
 def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
     """Check whether a release works here as it did for its maker.
 
-    Says which of four claims hold: *valid* (every file is the one that the manifest names), *loads* (the network takes
-    the weights), *runs* (it embeds and labels simulated cells) and *reproduces* (latents and labels are those that its
-    maker got). Ends with 5 if one does not hold.
+    Reports which of four claims hold: *valid* (every file is the one that the manifest names), *loads* (the network
+    takes the weights), *runs* (it embeds and labels simulated cells) and *reproduces* (latents and labels are those
+    that its maker got). Ends with 5 if one does not hold.
 
     For example:
 
@@ -78,13 +76,10 @@ def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: opt
     if as_json:
         screen.say_json([asdict(claim) for claim in claims])
     else:
-        screen.say_table(CLAIMS, [_row(claim) for claim in claims])
+        rows = [[claim.name, _HOLDS[claim.holds], f"{claim.seconds:.2f}", claim.message] for claim in claims]
+        screen.say_table(CLAIMS, rows)
     if not all(claim.holds for claim in claims):
         raise typer.Exit(failures.EXIT_CODES[errors.IntegrityError][0])
-
-
-def _row(claim: Claim) -> list[str]:
-    return [claim.name, _SAID[claim.holds], f"{claim.seconds:.2f}", claim.message]
 
 
 def cite(model: options.ModelName, format: Format = "bibtex", hub: options.HubFolder = None) -> None:
@@ -114,13 +109,13 @@ def replay(
     seed: Seed = None,
     threads: Threads = None,
     hub: options.HubFolder = None,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Make a mapping again from its receipt.
 
-    Pulls the reference by the receipt's digest, maps the same cells in the same way, and says what is the same and what
-    is not: the cells, the seed, versions, threads, latents, labels. Ends with 1 if a label differs.
+    Pulls the reference by the receipt's digest, maps the same cells in the same way, and reports what is the same and
+    what is not: the cells, the seed, versions, threads, latents, labels. Ends with 1 if a label differs.
 
     For example:
 
@@ -142,7 +137,9 @@ def replay(
     cells = bundled_query(query) if query in QUERIES else query
     found = repeat(given, cells, model=reference, seed=seed, threads=threads, progress=not quiet)
     if as_json:
-        screen.say_json(_record(found))
+        fields = ("same", "same_labels", "largest")
+        differences = [asdict(difference) for difference in found.differences]
+        screen.say_json({name: getattr(found, name) for name in fields} | {"differences": differences})
     else:
         screen.say("\n  ".join([_verdict(found), *map(str, found.differences)]))
     if not found.same_labels:
@@ -154,15 +151,6 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise errors.NotFound(f"there is no receipt {path}.", name=str(path)) from None
-
-
-def _record(found: Replay) -> dict[str, Any]:
-    return {
-        "same": found.same,
-        "same_labels": found.same_labels,
-        "largest": found.largest,
-        "differences": [asdict(difference) for difference in found.differences],
-    }
 
 
 def _verdict(found: Replay) -> str:

@@ -27,7 +27,7 @@ STEPS = (
     Column("created", rank=2),
     Column("digest"),
     Column("hub", rank=3),
-    Column("said", rank=1),
+    Column("message", rank=1),
 )
 
 
@@ -52,7 +52,7 @@ def yank(
 
     ref = Hub(hub).yank(model, reason=reason)
     if as_json:
-        screen.say_json({**options.told(ref), "yanked": reason})
+        screen.say_json({**options.record(ref), "yanked": reason})
     else:
         screen.say(f"{ref} is yanked: {reason}")
 
@@ -60,8 +60,8 @@ def yank(
 def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
     """Compare two releases.
 
-    Tells which genes, conditions, labels, settings and metrics differ, how far the same test cells lie apart in the two
-    latents, and which part of the version such a change has to raise.
+    Reports which genes, conditions, labels, settings and metrics differ, how far the same test cells lie apart in the
+    two latents, and which part of the version such a change has to raise.
 
     For example:
 
@@ -119,7 +119,7 @@ def _drift(found: Drift) -> str:
     if not found.cells:
         return f"not compared: {found.reason}"
     if not found.largest:
-        return f"the {found.cells} test cells lie exactly where they lay"
+        return f"the {found.cells} test cells did not move"
     return (
         f"the {found.cells} test cells moved by {found.mean:.3g} on average and at most {found.largest:.3g}; they lie "
         f"{found.spread:.3g} from their centre"

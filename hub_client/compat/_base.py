@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from hub_client.compat._saving import read_beside, write_beside
 from hub_client.data.cells import Cells
-from hub_client.interop import import_legacy
-from hub_client.interop.scarches_files import Saved, is_saved
+from hub_client.interop import scarches_files
 from hub_client.manifest.configs import Normalization
 from hub_client.models.architectures._vae import ConditionalVae, Config
 from hub_client.models.model import Model
@@ -79,8 +78,8 @@ class ScArchesModel(ABC):
         ``map_location`` is accepted for scArches' sake: weights are read to the CPU, and training chooses the device.
         Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
         """
-        if is_saved(Path(dir_path)):
-            saved = import_legacy.read(dir_path)
+        if scarches_files.is_saved(Path(dir_path)):
+            saved = scarches_files.read(dir_path)
             cells = read_h5ad(saved.cells) if adata is None and saved.cells is not None else adata
             made = cls._from_scarches(saved, cells)
             made.is_trained_ = bool(saved.attributes.get("is_trained_", True))
@@ -96,7 +95,7 @@ class ScArchesModel(ABC):
 
     @classmethod
     @abstractmethod
-    def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
+    def _from_scarches(cls, saved: scarches_files.Saved, adata: AnnData | None) -> Self:
         """Return the class around a model that scArches saved, with what scArches keeps beside it."""
 
     def save(

@@ -69,7 +69,9 @@ class OneHotModel(ScArchesModel):
 
     @classmethod
     def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
-        return cls._around(import_legacy.imported(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_"))
+        return cls._around(
+            import_legacy.from_scarches(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_")
+        )
 
     # --- what the documented methods do ------------------------------------------------------------------------------
 

@@ -472,7 +472,7 @@ class scPoli(ScArchesModel):
     def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
         kept = saved.attributes
         return cls._around(
-            import_legacy.imported(saved, kind="scpoli"),
+            import_legacy.from_scarches(saved, kind="scpoli"),
             adata,
             labeled=kept.get("labeled_indices_"),
             unknown=kept.get("unknown_ct_names_"),

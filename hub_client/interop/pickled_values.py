@@ -1,4 +1,4 @@
-"""The values scArches saved, made from the calls its pickles say: numbers, texts, arrays, tensors and frames.
+"""Rebuild the values of a pickle that was read as data: numbers, texts, arrays, tensors and frames.
 
 Every call that is known has a function of ours here. Nothing is looked up by a name that a file gives.
 """
@@ -33,7 +33,7 @@ def rebuilt(pickled: Pickled, *, file: str, beside: Mapping[str, Reader] | None 
     Parameters
     ----------
     pickled
-        What it says.
+        The pickle, as data.
     file
         Its name, for messages.
     beside
@@ -59,7 +59,7 @@ def rebuilt(pickled: Pickled, *, file: str, beside: Mapping[str, Reader] | None 
 
 
 class _Builder:
-    """Walks what a pickle says and calls our functions."""
+    """Walks through a pickle's data and calls our functions."""
 
     def __init__(self, budget: int, readers: Mapping[str, Reader]) -> None:
         self.budget = budget

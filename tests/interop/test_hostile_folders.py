@@ -84,7 +84,7 @@ def test_none_runs_when_it_is_looked_at(name: str, marker: Path, tmp_path: Path)
     names = pickles.read(content, file="attr.pkl").names
     if content.startswith(b"\x80\x04\x95"):  # a dictionary of attributes, made by pickle
         found = inspect(with_attributes(tmp_path / "model", content))
-        assert tuple(asked.name for asked in found.contents.asked if asked.file == "attr.pkl") == names
+        assert tuple(one.name for one in found.contents.requests if one.file == "attr.pkl") == names
     assert not marker.exists()
 
 
