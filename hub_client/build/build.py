@@ -1,4 +1,4 @@
-"""build(): a recipe and its data to a release, trained, judged and written."""
+"""build(): train, judge and write a release from a recipe and its data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
 
 from hub_client import _resources, errors
 from hub_client.build import datasets
@@ -60,7 +59,7 @@ METRICS = {
     "calibration_error": "expected calibration error of the uncertainty over ten bins; each half is judged "
     "by the calibration fitted on the other",
 }
-"""The metrics of a release, and what each says."""
+"""The metrics of a release, and the definition of each."""
 
 
 def build(
@@ -190,7 +189,7 @@ def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
     if recipe.programs is None:
         return ()
     path = data / recipe.programs.file
-    found = read(path)
+    programs = read(path)
     if (actual := hashlib.sha256(path.read_bytes()).hexdigest()) != recipe.programs.sha256:
         raise errors.IntegrityError(
             f"{path} is not the file of gene programs that the recipe means: its sha256 is {actual}, expected is "
@@ -200,7 +199,7 @@ def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
             expected=recipe.programs.sha256,
             actual=actual,
         )
-    return found
+    return programs
 
 
 def _panel(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Genes:
@@ -242,8 +241,8 @@ def _chosen(recipe: Recipe, panel: Genes, programs: Sequence[Program]) -> Chosen
     rule = recipe.programs
     if rule is None:
         return None
-    said = rule.model_dump(include={"min_genes", "max_genes", "max_overlap", "source", "release", "license"})
-    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **said)
+    settings = rule.model_dump(include={"min_genes", "max_genes", "max_overlap", "source", "release", "license"})
+    return as_terms(programs, genes.Panel.over(panel, human=_human(recipe)), **settings)
 
 
 def _human(recipe: Recipe) -> bool:
@@ -269,7 +268,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         ),
         combinations=_combinations(recipe, obs),
         labels=tuple(_level(recipe, rule) for rule in recipe.labels),
-        prototypes=_PROTOTYPES.get(recipe.architecture.kind, _no_prototypes)(recipe),
+        prototypes=_prototypes(recipe),
         training=Training(datasets=source.records),
     )
 
@@ -299,7 +298,7 @@ _COPIED = (
     "intended_use",
     "limitations",
 )
-"""What a manifest says in the recipe's words."""
+"""Fields that a manifest takes over from the recipe."""
 
 
 def _genes(recipe: Recipe, names: tuple[str, ...]) -> Genes:
@@ -334,24 +333,16 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
     )
 
 
-def _no_prototypes(recipe: Recipe) -> Prototypes:
-    return Prototypes()
+def _prototypes(recipe: Recipe) -> Prototypes:
+    rules = recipe.labels if recipe.architecture.kind in WITH_PROTOTYPES else ()
+    return Prototypes(levels=tuple(PrototypeLevel.of(position, rule.key) for position, rule in enumerate(rules)))
 
 
-def _scpoli_prototypes(recipe: Recipe) -> Prototypes:
-    names = {rule.key: f"prototypes.{index}" for index, rule in enumerate(recipe.labels)}
-    return Prototypes(
-        levels=tuple(
-            PrototypeLevel(level=key, means=f"{name}.means", covariances=f"{name}.covariances")
-            for key, name in names.items()
-        )
-    )
+WITH_PROTOTYPES = {"scpoli"}
+"""Kinds of architectures that have prototypes."""
 
 
-_PROTOTYPES = {"scpoli": _scpoli_prototypes}
-
-
-# --- what the held-out cells say ----------------------------------------------------------------------------------
+# --- judged by the held-out cells --------------------------------------------------------------------------------
 
 
 def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
@@ -360,9 +351,9 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
         return
     model.manifest = model.manifest.changed(trust=_unfitted(model, recipe))
     report = evaluate(_cross_fitted(model, held_out, recipe), _by_name(held_out))
-    said = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
+    validated_on = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
     model.manifest = model.manifest.changed(
-        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=said),
+        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=validated_on),
         metrics=_metrics(report, held_out, model.manifest, recipe),
     )
     _check_gates(recipe, report)
@@ -394,15 +385,11 @@ def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibrati
 def _cross_fitted(model: Model, cells: Cells, recipe: Recipe) -> Predictions:
     """Return predictions in which each half of the cells is calibrated on the other half."""
     parts = []
-    for fitted, judged in _halves(model, cells, recipe.seed):
+    one, other = (rows.numpy() for rows in split(cells, model.vocabulary, fraction=0.5, seed=recipe.seed))
+    for fitted, judged in ((one, other), (other, one)):
         trust = _trust(model, _calibrations(model, cells.rows(fitted), recipe))
         parts.append(predict(replace(model, manifest=model.manifest.changed(trust=trust)), cells.rows(judged)))
     return joined(parts)
-
-
-def _halves(model: Model, cells: Cells, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    one, other = (rows.numpy() for rows in split(cells, model.vocabulary, fraction=0.5, seed=seed))
-    return [(one, other), (other, one)]
 
 
 def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -> tuple[Metric, ...]:
@@ -413,9 +400,9 @@ def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -
         "seed": recipe.seed,
     }
     return tuple(
-        Metric(name=f"{level.level}.{name}", definition=says, value=getattr(level, name), n=level.cells, **same)
+        Metric(name=f"{level.level}.{name}", definition=definition, value=getattr(level, name), n=level.cells, **same)
         for level in report.levels
-        for name, says in METRICS.items()
+        for name, definition in METRICS.items()
     )
 
 
@@ -431,7 +418,7 @@ def _check_gates(recipe: Recipe, report: Report) -> None:
 
 
 def _fault(gate: Gate, value: float) -> str | None:
-    """Return what a gate says against a value, if anything."""
+    """Return how a value misses a gate; None if it passes."""
     what = f"{gate.level}.{gate.metric} is {value:.4f}, wanted"
     if gate.at_least is not None and value < gate.at_least:
         return f"{what} at least {gate.at_least:g}"

@@ -1,4 +1,4 @@
-"""The data sets of a recipe, read, checked against their fingerprints and joined on the genes they share."""
+"""Read a recipe's data sets, check them against their fingerprints and join them on the genes they share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Reference:
         Cells are numbered: no barcode gets past this point. ``obsm["proteins"]`` holds counts of every protein that a
         data set measured, if any, under the name that the first of these spells it by; 0 where it was not measured.
     records
-        What the release says of each data set.
+        What the release records of each data set.
     """
 
     counts: AnnData
@@ -97,29 +97,29 @@ def _file(dataset: Dataset, folder: Path) -> Path:
     return path
 
 
-def _check_fingerprint(dataset: Dataset, found: str, *, expected: str, what: str) -> None:
-    if found != expected:
+def _check_fingerprint(dataset: Dataset, actual: str, *, expected: str, what: str) -> None:
+    if actual != expected:
         raise errors.IntegrityError(
             f"{dataset.file} is not the data set {dataset.name!r} of the recipe: its {what} and counts have the "
-            f"fingerprint {found}, the recipe's have {expected}. Fetch the file again, or change the recipe if other "
+            f"fingerprint {actual}, the recipe's have {expected}. Fetch the file again, or change the recipe if other "
             "data are meant.",
             file=dataset.file,
             expected=expected,
-            actual=found,
+            actual=actual,
         )
 
 
-def _counted(dataset: Dataset, adata: AnnData, said: ProteinCounts) -> pd.DataFrame:
+def _counted(dataset: Dataset, adata: AnnData, rule: ProteinCounts) -> pd.DataFrame:
     """Return the counts of a data set's proteins, ``(cells, proteins)``, checked against their fingerprint."""
-    found = named(adata, said.key)
+    found = named(adata, rule.key)
     names = list(map(str, found.columns))
     if len(set(map(spelling, names))) < len(names):
         raise errors.AlignmentError(
-            f"data set {dataset.name!r} names proteins in obsm[{said.key!r}] that are spelt alike: "
+            f"data set {dataset.name!r} names proteins in obsm[{rule.key!r}] that are spelt alike: "
             f"{errors.names(names)}. Give each protein one column."
         )
     counted = found.to_numpy(dtype=np.float32)
-    _check_fingerprint(dataset, fingerprint(counted, names), expected=said.fingerprint, what="proteins")
+    _check_fingerprint(dataset, fingerprint(counted, names), expected=rule.fingerprint, what="proteins")
     return pd.DataFrame(counted, index=found.index, columns=names)
 
 

@@ -141,7 +141,7 @@ def push(
 def _signer(key: Path | None, publisher: str | None) -> Signer | None:
     if (key is None) != (publisher is None):
         raise errors.InvalidInput(
-            "--sign and --publisher belong together: a key, and the name of whoever signs with it.",
+            "--sign and --publisher belong together: a key, and the name of the publisher.",
             facts={"sign": key, "publisher": publisher},
         )
     if key is None or publisher is None:

@@ -85,7 +85,7 @@ def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: opt
 def cite(model: options.ModelName, format: Format = "bibtex", hub: options.HubFolder = None) -> None:
     """Print how to cite a model and its data.
 
-    The digest is in it: whoever reads the paper can pull the very same release by it.
+    It contains the digest, by which readers of the paper can pull the very same release.
 
     For example:
 

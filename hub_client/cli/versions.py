@@ -121,7 +121,7 @@ def _drift(found: Drift) -> str:
     if not found.largest:
         return f"the {found.cells} test cells did not move"
     return (
-        f"the {found.cells} test cells moved by {found.mean:.3g} on average and at most {found.largest:.3g}; they lie "
+        f"the {found.cells} test cells moved by {found.mean:.3g} on average and at most {found.largest:.3g}; they are "
         f"{found.spread:.3g} from their centre"
     )
 

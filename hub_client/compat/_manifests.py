@@ -1,4 +1,4 @@
-"""What scArches' constructor arguments say, as a manifest."""
+"""Turn scArches' constructor arguments into parts of a manifest."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Where the numbers differ on purpose from scArches 0.6.1: genes of an AnnData are matched by name; categories are sorted
 instead of in order of appearance; the training split is seeded and stratified; surgery trains the rows of new
 conditions and new terms, and leaves the reference's terms bit-identical; ``new_n_ext`` and ``new_n_ext_m`` are how many
-terms are added, as its documentation says, and not how many there are then; ``alpha_l1`` can be annealed; the best
+terms are added, as it documents, and not how many there are then; ``alpha_l1`` can be annealed; the best
 epoch's weights are restored; what is drawn is seeded; names of terms are saved with the model.
 
 The caller's AnnData is never written to, but for ``uns`` of those methods that are there to fill it:
@@ -259,7 +259,7 @@ class EXPIMAP(OneHotModel):
             ``weight_decay``, ``batch_size``, ``train_frac``, ``use_early_stopping``, ``early_stopping_kwargs``,
             ``reload_best``, ``alpha_iter_anneal``, ``clip_value``, ``seed``, ``use_stratified_sampling``, ``monitor``;
             ``monitor_only_val``, ``print_stats`` and ``n_workers`` (have no use here: the bar shows training's terms,
-            :meth:`nonzero_terms` and :meth:`term_genes` tell what is left, and minibatches are gathered in the
+            :meth:`nonzero_terms` and :meth:`term_genes` return what is left, and minibatches are gathered in the
             process).
 
         Raises
@@ -375,7 +375,7 @@ class EXPIMAP(OneHotModel):
             ``(cells, genes)`` in the order of the model's genes, or an AnnData, whose genes are matched by name; None:
             the model's own cells.
         c
-            The condition of each cell, by name; None: what the AnnData says.
+            The condition of each cell, by name; None takes those of the AnnData.
         only_active
             Return the columns of :meth:`nonzero_terms` only.
         mean
@@ -408,7 +408,7 @@ class EXPIMAP(OneHotModel):
     def nonzero_terms(self) -> NDArray[np.bool_]:
         """Return which terms are active, ``(terms,)``: those the group lasso left weights, and all extensions.
 
-        :func:`hub_client.programs.terms.active_terms` tells of extensions whether any weight is left, too.
+        :func:`hub_client.programs.terms.active_terms` checks extensions for remaining weights, too.
         """
         extension = np.array([term.kind != "annotated" for term in self.model.manifest.terms])
         active: NDArray[np.bool_] = active_terms(self.model) | extension

@@ -52,7 +52,8 @@ class scPoli(ScArchesModel):
     adata
         Cells to train on, ``(cells, genes)``: counts for nb, zinb and poisson, log1p values for mse.
     share_metadata
-        Whether :meth:`get_conditional_embeddings` adds what ``obs`` says of each condition. Kept in memory only.
+        Whether :meth:`get_conditional_embeddings` adds the ``obs`` columns that are constant in each condition. Kept in
+        memory only.
     obs_metadata
         That table, if it should not be read from ``adata.obs``: one row per condition.
     condition_keys
@@ -383,7 +384,7 @@ class scPoli(ScArchesModel):
         return AnnData(rows.cpu().numpy(), obs=obs if metadata is None else metadata.reindex(names))
 
     def _metadata(self, key: str) -> pd.DataFrame | None:
-        """Return what obs says of each condition: the columns with one value per condition."""
+        """Return the obs columns that have one value per condition."""
         if self.obs_metadata_ is not None:
             return self.obs_metadata_
         if self.adata is None or key not in self.adata.obs:
@@ -391,7 +392,7 @@ class scPoli(ScArchesModel):
         return constant_columns(self.adata.obs, key)
 
     def get_prototypes_info(self, prototype_set: Literal["labeled", "unlabeled"] = "labeled") -> AnnData:
-        """Return prototypes as AnnData, ``(prototypes, latent)``, with names and what :meth:`classify` says of them."""
+        """Return prototypes as AnnData, ``(prototypes, latent)``, with names and labels by :meth:`classify`."""
         sets = {"labeled": self._labelled_points, "unlabeled": self._unlabelled_points}
         if prototype_set not in sets:
             raise errors.InvalidInput(

@@ -65,7 +65,7 @@ class _ScviToolsModel:
         adata
             Cells set up as the model's were; None: those saved with it; False: none.
         accelerator, device
-            Where the model shall be.
+            The device to put the model on.
         backup_url
             Refused: pull or download a model first.
         **kwargs
@@ -78,8 +78,8 @@ class _ScviToolsModel:
         """
         if backup_url is not None:
             raise errors.Unsupported(
-                f"backup_url={backup_url!r} is not fetched: what is loaded shall be what you looked at. Download it to "
-                "a folder, and load that.",
+                f"backup_url={backup_url!r} is not fetched: so that what is loaded is what you looked at. Download "
+                "it to a folder, and load that.",
                 kind=cls.__name__,
                 verb="load",
             )
@@ -108,7 +108,7 @@ class _ScviToolsModel:
         inplace_subset_query_vars
             Bring the query's genes into the reference's order, in place.
         accelerator, device
-            Where the model shall be.
+            The device to put the model on.
         unfrozen
             Let everything train; the reference moves then.
         **kwargs
@@ -374,7 +374,7 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
         continuous_covariate_keys: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Tell totalVI where an AnnData has counts, proteins and batches; as scvi-tools' own."""
+        """Register where an AnnData has counts, proteins and batches; as scvi-tools' own."""
         super().setup_anndata(
             adata,
             protein_expression_obsm_key,
@@ -400,7 +400,7 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
         modalities: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Tell totalVI where a MuData has counts, proteins and batches; as scvi-tools' own."""
+        """Register where a MuData has counts, proteins and batches; as scvi-tools' own."""
         super().setup_mudata(
             mdata,
             rna_layer,

@@ -189,7 +189,7 @@ class TRVAE(OneHotModel):
             ``(cells, genes)`` in the order of the model's genes, or an AnnData, whose genes are matched by name; None:
             the model's own cells.
         c
-            The condition of each cell, by name; None: what the AnnData says.
+            The condition of each cell, by name; None takes those of the AnnData.
         mean
             Return the mean.
         mean_var
