@@ -374,11 +374,12 @@ def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: s
 
 
 def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
-    found = evidence(model, embed(model, cells), cells=cells)
+    evidences = evidence(model, embed(model, cells), cells=cells)
     quantile = recipe.trust.distance_quantile
-    rules = [rule for rule in model.manifest.trust.calibrations if rule.level in found]
+    rules = [rule for rule in model.manifest.trust.calibrations if rule.level in evidences]
     return tuple(
-        calibrate(found[rule.level], cells.labels[rule.level], rule=rule, distance_quantile=quantile) for rule in rules
+        calibrate(evidences[rule.level], cells.labels[rule.level], rule=rule, distance_quantile=quantile)
+        for rule in rules
     )
 
 

@@ -111,16 +111,16 @@ def _check_fingerprint(dataset: Dataset, actual: str, *, expected: str, what: st
 
 def _counted(dataset: Dataset, adata: AnnData, rule: ProteinCounts) -> pd.DataFrame:
     """Return the counts of a data set's proteins, ``(cells, proteins)``, checked against their fingerprint."""
-    found = named(adata, rule.key)
-    names = list(map(str, found.columns))
+    frame = named(adata, rule.key)
+    names = list(map(str, frame.columns))
     if len(set(map(spelling, names))) < len(names):
         raise errors.AlignmentError(
             f"data set {dataset.name!r} names proteins in obsm[{rule.key!r}] that are spelt alike: "
             f"{errors.names(names)}. Give each protein one column."
         )
-    counted = found.to_numpy(dtype=np.float32)
+    counted = frame.to_numpy(dtype=np.float32)
     _check_fingerprint(dataset, fingerprint(counted, names), expected=rule.fingerprint, what="proteins")
-    return pd.DataFrame(counted, index=found.index, columns=names)
+    return pd.DataFrame(counted, index=frame.index, columns=names)
 
 
 def _proteins(parts: Sequence[AnnData]) -> pd.DataFrame:
@@ -128,8 +128,8 @@ def _proteins(parts: Sequence[AnnData]) -> pd.DataFrame:
     spellings: dict[str, str] = {}
     frames = []
     for part in parts:
-        found = part.obsm[PROTEINS] if PROTEINS in part.obsm else pd.DataFrame(index=part.obs_names)
-        frames.append(found.rename(columns={name: spellings.setdefault(spelling(name), name) for name in found}))
+        frame = part.obsm[PROTEINS] if PROTEINS in part.obsm else pd.DataFrame(index=part.obs_names)
+        frames.append(frame.rename(columns={name: spellings.setdefault(spelling(name), name) for name in frame}))
     return pd.concat(frames, ignore_index=True).fillna(0).astype(np.float32)
 
 
@@ -144,13 +144,13 @@ def _kept(dataset: Dataset, obs: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _gene_names(dataset: Dataset, var: pd.DataFrame) -> list[str]:
     names = var.index if dataset.genes is None else _column(dataset, var, dataset.genes, table="var")
-    found = [str(name) for name in names]
-    if len(set(found)) < len(found):
-        repeated = pd.Index(found)[pd.Index(found).duplicated()].unique()
+    genes = [str(name) for name in names]
+    if len(set(genes)) < len(genes):
+        repeated = pd.Index(genes)[pd.Index(genes).duplicated()].unique()
         raise errors.AlignmentError(
             f"data set {dataset.name!r} names genes more than once: {errors.names(repeated)}. Make the names unique."
         )
-    return found
+    return genes
 
 
 def _obs(dataset: Dataset, recipe: Recipe, obs: pd.DataFrame) -> pd.DataFrame:
@@ -180,9 +180,9 @@ def _labels(dataset: Dataset, obs: pd.DataFrame, rule: LabelRule) -> Names:
     """Return each cell's label under the release's name; cells without one hold ``""``."""
     if rule.key not in dataset.labels:
         return np.full(len(obs), "")
-    found, codes = np.unique(texts(_column(dataset, obs, dataset.labels[rule.key])), return_inverse=True)
+    distinct, codes = np.unique(texts(_column(dataset, obs, dataset.labels[rule.key])), return_inverse=True)
     names = dataset.rename.get(rule.key, {}) | ({rule.unlabelled: ""} if rule.unlabelled else {})
-    return np.array([names.get(name, name) for name in found.tolist()], dtype=str)[codes]
+    return np.array([names.get(name, name) for name in distinct.tolist()], dtype=str)[codes]
 
 
 def _column(dataset: Dataset, frame: pd.DataFrame, name: str, *, table: str = "obs") -> pd.Series:

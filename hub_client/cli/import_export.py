@@ -133,57 +133,57 @@ def export_model(
 def _inspect(folder: Path, *, prefix: str, as_json: bool) -> None:
     from hub_client.interop.inspection import inspect
 
-    found = inspect(folder, prefix=prefix)
+    inspection = inspect(folder, prefix=prefix)
     if as_json:
-        screen.say_json(_record(folder, found))
+        screen.say_json(_record(folder, inspection))
         return
-    screen.say_facts({name: value for name, value in _facts(folder, found).items() if value})
+    screen.say_facts({name: value for name, value in _facts(folder, inspection).items() if value})
     screen.say()
-    requests = sorted(found.contents.requests, key=lambda request: request.allowed)
+    requests = sorted(inspection.contents.requests, key=lambda request: request.allowed)
     screen.say_table(REQUESTS, [["allowed" if one.allowed else "refused", one.name, one.file] for one in requests])
-    if found.contents.shapes is not None:
+    if inspection.contents.shapes is not None:
         screen.say()
-        shapes = {name: " x ".join(map(str, shape)) or "1 number" for name, shape in found.contents.shapes.items()}
+        shapes = {name: " x ".join(map(str, shape)) or "1 number" for name, shape in inspection.contents.shapes.items()}
         screen.say_table(TENSORS, [[name, shape] for name, shape in shapes.items()])
 
 
-def _record(folder: Path, found: Inspection) -> dict[str, Any]:
-    contents = found.contents
+def _record(folder: Path, inspection: Inspection) -> dict[str, Any]:
+    contents = inspection.contents
     return {
         "folder": str(folder),
-        "kind": found.kind,
+        "kind": inspection.kind,
         "genes": list(contents.genes),
-        "conditions": found.conditions,
-        "labels": found.labels,
-        "programs": found.programs,
-        "settings": found.settings,
+        "conditions": inspection.conditions,
+        "labels": inspection.labels,
+        "programs": inspection.programs,
+        "settings": inspection.settings,
         "cells": contents.cells.name if contents.cells else None,
         "asks_for": [asdict(request) for request in contents.requests],
-        "refused": list(found.refused),
+        "refused": list(inspection.refused),
         "tensors": None if contents.shapes is None else {name: list(shape) for name, shape in contents.shapes.items()},
     }
 
 
-def _facts(folder: Path, found: Inspection) -> dict[str, str]:
-    contents = found.contents
+def _facts(folder: Path, inspection: Inspection) -> dict[str, str]:
+    contents = inspection.contents
     return {
         "folder": str(folder),
-        "kind": found.kind or "none that archzoo imports",
+        "kind": inspection.kind or "none that archzoo imports",
         "genes": browse.counted(contents.genes),
-        **{f"condition {key}": browse.counted(names) for key, names in found.conditions.items()},
-        **{f"labels {key}": browse.counted(names) for key, names in found.labels.items()},
-        "gene programs": ", ".join(f"{count:,} {kind}" for kind, count in found.programs.items()),
-        "settings": ", ".join(f"{name} {browse.short(value)}" for name, value in found.settings.items()),
+        **{f"condition {key}": browse.counted(names) for key, names in inspection.conditions.items()},
+        **{f"labels {key}": browse.counted(names) for key, names in inspection.labels.items()},
+        "gene programs": ", ".join(f"{count:,} {kind}" for kind, count in inspection.programs.items()),
+        "settings": ", ".join(f"{name} {browse.short(value)}" for name, value in inspection.settings.items()),
         "cells": f"in {contents.cells.name}" if contents.cells else "",
-        "import": _outlook(found),
+        "import": _outlook(inspection),
     }
 
 
-def _outlook(found: Inspection) -> str:
-    refused = len(found.refused)
+def _outlook(inspection: Inspection) -> str:
+    refused = len(inspection.refused)
     if refused:
         return f"refused: it asks for {refused} {'thing' if refused == 1 else 'things'} that no saved model needs"
-    return "can be imported" if found.kind else "refused: it is none of the kinds that archzoo imports"
+    return "can be imported" if inspection.kind else "refused: it is none of the kinds that archzoo imports"
 
 
 # --- importing -------------------------------------------------------------------------------------------------------

@@ -200,16 +200,16 @@ def validate(
     place = Hub(hub)
     ref = place.resolve(model)
     place.manifest(model)  # one that cannot be read raises its own error
-    found = _validation(place, model, ref, trust)
+    validation = _validation(place, model, ref, trust)
     if html:
         from hub_client.checks.validate import as_html
 
-        html.write_text(as_html(str(ref), found), encoding="utf-8")
+        html.write_text(as_html(str(ref), validation), encoding="utf-8")
     if as_json:
-        screen.say_json({**options.record(ref), **asdict(found), "publishable": found.publishable})
+        screen.say_json({**options.record(ref), **asdict(validation), "publishable": validation.publishable})
     else:
-        screen.say("\n  ".join([f"{ref}: {'; '.join(found.passed)}", *map(_line, found.findings)]))
-    if not found.publishable:
+        screen.say("\n  ".join([f"{ref}: {'; '.join(validation.passed)}", *map(_line, validation.findings)]))
+    if not validation.publishable:
         raise typer.Exit(1)
 
 
@@ -280,14 +280,14 @@ def _kept(model: str) -> Ref:
     return file.keep(Cache.default())
 
 
-def _preview(found: Preview, *, as_json: bool) -> None:
+def _preview(preview: Preview, *, as_json: bool) -> None:
     if as_json:
-        screen.say_json(asdict(found))
+        screen.say_json(asdict(preview))
         return
-    follows = f", after {found.parent}" if found.parent else ", the first release there"
-    screen.say(f"{found.repo}@{found.version} in {found.hub}{follows}. Nothing was pushed.\n")
-    files = [[file.name, file.what, cache.readable(file.size)] for file in found.files]
+    follows = f", after {preview.parent}" if preview.parent else ", the first release there"
+    screen.say(f"{preview.repo}@{preview.version} in {preview.hub}{follows}. Nothing was pushed.\n")
+    files = [[file.name, file.what, cache.readable(file.size)] for file in preview.files]
     screen.say_table([Column("file"), Column("what"), Column("size", "right")], files)
     screen.say()
-    fields = [[change.field, change.before or "", change.after or ""] for change in found.fields]
+    fields = [[change.field, change.before or "", change.after or ""] for change in preview.fields]
     screen.say_table([Column("field"), Column("before"), Column("after")], fields)

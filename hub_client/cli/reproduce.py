@@ -46,12 +46,12 @@ def lock(
     from hub_client.hub.lock import lock as pin
     from hub_client.hub.lock import write_lock
 
-    found = pin(models, Hub(hub))
-    write_lock(out, found)
+    pinned = pin(models, Hub(hub))
+    write_lock(out, pinned)
     if as_json:
-        screen.say_json(found.model_dump(mode="json"))
+        screen.say_json(pinned.model_dump(mode="json"))
         return
-    for model in found.models:
+    for model in pinned.models:
         screen.say(f"{model.name}@{model.version or model.commit} sha256:{model.digest}")
 
 
@@ -135,14 +135,14 @@ def replay(
     from hub_client.mapping.replay import replay as repeat  # after the names were found: this loads torch
 
     cells = bundled_query(query) if query in QUERIES else query
-    found = repeat(given, cells, model=reference, seed=seed, threads=threads, progress=not quiet)
+    repeated = repeat(given, cells, model=reference, seed=seed, threads=threads, progress=not quiet)
     if as_json:
         fields = ("same", "same_labels", "largest")
-        differences = [asdict(difference) for difference in found.differences]
-        screen.say_json({name: getattr(found, name) for name in fields} | {"differences": differences})
+        differences = [asdict(difference) for difference in repeated.differences]
+        screen.say_json({name: getattr(repeated, name) for name in fields} | {"differences": differences})
     else:
-        screen.say("\n  ".join([_verdict(found), *map(str, found.differences)]))
-    if not found.same_labels:
+        screen.say("\n  ".join([_verdict(repeated), *map(str, repeated.differences)]))
+    if not repeated.same_labels:
         raise typer.Exit(1)
 
 
@@ -153,11 +153,11 @@ def _content(path: Path) -> bytes:
         raise errors.NotFound(f"there is no receipt {path}.", name=str(path)) from None
 
 
-def _verdict(found: Replay) -> str:
-    if found.receipt is None:
+def _verdict(repeated: Replay) -> str:
+    if repeated.receipt is None:
         return "these are not the cells that were mapped:"
-    if found.same:
+    if repeated.same:
         same = "latents and labels are the same, bit for bit"
-        return f"{same}; what else differs:" if found.differences else same
-    labels = "all labels are the same" if found.same_labels else "labels differ"
-    return f"{labels}; latents differ by up to {found.largest:.3g}:"
+        return f"{same}; what else differs:" if repeated.differences else same
+    labels = "all labels are the same" if repeated.same_labels else "labels differ"
+    return f"{labels}; latents differ by up to {repeated.largest:.3g}:"

@@ -10,7 +10,6 @@ import numpy as np
 from anndata import AnnData, read_h5ad
 from numpy.typing import NDArray
 
-from hub_client.compat._saving import read_beside, write_beside
 from hub_client.data.cells import Cells
 from hub_client.interop import scarches_files
 from hub_client.manifest.configs import Normalization
@@ -84,7 +83,9 @@ class ScArchesModel(ABC):
             made = cls._from_scarches(saved, cells)
             made.is_trained_ = bool(saved.attributes.get("is_trained_", True))
         else:
-            made = cls._around(Model.load(dir_path), read_beside(dir_path) if adata is None else adata)
+            beside = _beside(dir_path)
+            cells = read_h5ad(beside) if adata is None and beside.exists() else adata
+            made = cls._around(Model.load(dir_path), cells)
             made.is_trained_ = made.model.manifest.training.plan is not None
         return made
 
@@ -103,18 +104,32 @@ class ScArchesModel(ABC):
     ) -> None:
         """Write the model to ``dir_path`` as a release folder (no pickle), and its AnnData beside it if asked to.
 
-        The AnnData goes to ``<dir_path>.h5ad``: nothing but a model belongs in a release.
+        The AnnData goes to ``<dir_path>.h5ad``: nothing but a model belongs in a release. Text columns are written as
+        text unless ``anndata_write_kwargs`` ask otherwise: anndata would turn them into categories in the caller's
+        AnnData too.
         """
         self.model.save(dir_path, overwrite=overwrite)
         if save_anndata and self.adata is not None:
-            write_beside(dir_path, self.adata, **anndata_write_kwargs)
+            options = {"convert_strings_to_categoricals": False} | anndata_write_kwargs
+            self.adata.write_h5ad(_beside(dir_path), **options)
+
+    @classmethod
+    def _reference(cls, given: str | Path | Self | Model) -> Self:
+        """Return the model that surgery starts from: itself, around a model of ours, or loaded from a folder."""
+        if isinstance(given, cls):
+            return given
+        return cls._around(given, None) if isinstance(given, Model) else cls.load(str(given))
 
     def _sampled(self, cells: Cells) -> NDArray[np.float32]:
         """Return a seeded sample of each cell's posterior, ``(cells, latent)``."""
         mean, variance = self._network.posterior(cells)
         noise = np.random.default_rng(SAMPLE_SEED).standard_normal(mean.shape, dtype=np.float32)
-        found: NDArray[np.float32] = (mean + np.sqrt(variance) * noise).astype(np.float32)
-        return found
+        sample: NDArray[np.float32] = (mean + np.sqrt(variance) * noise).astype(np.float32)
+        return sample
+
+
+def _beside(dir_path: str) -> Path:
+    return Path(f"{Path(dir_path)}.h5ad")
 
 
 def normalization(use_bn: bool, use_ln: bool) -> Normalization:

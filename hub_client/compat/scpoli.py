@@ -2,7 +2,7 @@
 
 Where the numbers differ on purpose from scArches 0.6.1: genes are matched by name; categories are sorted instead of in
 order of appearance; surgery trains the rows of new conditions and leaves the reference bit-identical; prototypes and
-``classify`` use the posterior mean; unlabelled prototypes are made when they are asked for; saved models hold no rows
+``classify`` use the posterior mean; unlabelled prototypes are made on first use; saved models hold no rows
 of ``obs``; the caller's AnnData is never written to.
 """
 
@@ -35,8 +35,9 @@ from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved
+from hub_client.interop.scarches_vaes import genes_of
 from hub_client.manifest.configs import ScPoli as Config
-from hub_client.manifest.v1 import Embedding, InputSpec, Manifest, PrototypeLevel, Prototypes
+from hub_client.manifest.v1 import Embedding, Genes, InputSpec, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
@@ -141,7 +142,7 @@ class scPoli(ScArchesModel):
         manifest = Manifest(
             name="scpoli",
             architecture=config,
-            genes=_manifests.genes(adata.var_names),
+            genes=Genes.model_validate(genes_of(adata.var_names)),
             input=InputSpec(kind="log1p" if recon_loss == "mse" else "counts"),
             conditions=described,
             combinations=_manifests.combinations(adata.obs, [c.key for c in described], conditions_combined),
@@ -217,11 +218,11 @@ class scPoli(ScArchesModel):
     @property
     def cell_types_(self) -> dict[str, list[str]]:
         """Label to the levels it occurs in."""
-        found: dict[str, list[str]] = {}
+        levels: dict[str, list[str]] = {}
         for level in self.model.manifest.labels:
             for name in level.categories:
-                found.setdefault(name, []).append(level.key)
-        return found
+                levels.setdefault(name, []).append(level.key)
+        return levels
 
     @property
     def latent_dim_(self) -> int:
@@ -374,8 +375,8 @@ class scPoli(ScArchesModel):
     def get_conditional_embeddings(self) -> AnnData | dict[str, AnnData]:
         """Return condition embeddings, ``(conditions, embedding)`` AnnData; a dict by key for several keys."""
         tables = self._network.embedding_rows()
-        found = {key: self._embeddings(key, rows) for key, rows in tables.items()}
-        return next(iter(found.values())) if len(found) == 1 else found
+        embeddings = {key: self._embeddings(key, rows) for key, rows in tables.items()}
+        return next(iter(embeddings.values())) if len(embeddings) == 1 else embeddings
 
     def _embeddings(self, key: str, rows: torch.Tensor) -> AnnData:
         names = self.conditions_[key]
@@ -517,7 +518,7 @@ class scPoli(ScArchesModel):
         map_location
             Accepted for scArches' sake.
         """
-        reference = _reference(reference_model)
+        reference = cls._reference(reference_model).model
         made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
         cells = made._training_cells()
         grown = surgery(reference, cells, start="random")
@@ -559,7 +560,7 @@ class scPoli(ScArchesModel):
         **kwargs
             As for :meth:`train`.
         """
-        reference = _reference(reference_model)
+        reference = cls._reference(reference_model).model
         made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
         cells = made._training_cells()
         tried = cells.rows(subsample_groups(cells, subsample)) if subsample < 1 else cells
@@ -592,9 +593,3 @@ def _refuse(*, use_mmd: bool, recon_loss: str) -> None:
 
 def _tensor(values: Any) -> torch.Tensor:
     return torch.as_tensor(np.asarray(values), dtype=torch.float32)
-
-
-def _reference(given: str | Path | scPoli | Model) -> Model:
-    if isinstance(given, scPoli):
-        return given.model
-    return given if isinstance(given, Model) else scPoli.load(str(given)).model

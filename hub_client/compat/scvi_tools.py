@@ -78,7 +78,7 @@ class _ScviToolsModel:
         """
         if backup_url is not None:
             raise errors.Unsupported(
-                f"backup_url={backup_url!r} is not fetched: so that what is loaded is what you looked at. Download "
+                f"backup_url={backup_url!r} is not fetched, so that what is loaded is what you looked at. Download "
                 "it to a folder, and load that.",
                 kind=cls.__name__,
                 verb="load",
@@ -157,8 +157,8 @@ class _ScviToolsModel:
     def load_registry(dir_path: str, prefix: str | None = None) -> dict[str, Any]:
         """Return the registry of a saved model: what scvi-tools read of its AnnData."""
         with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
-            found: dict[str, Any] = _models.base.BaseModelClass.load_registry(str(folder), prefix)
-        return found
+            registry: dict[str, Any] = _models.base.BaseModelClass.load_registry(str(folder), prefix)
+        return registry
 
     @staticmethod
     def view_setup_args(dir_path: str, prefix: str | None = None) -> None:
@@ -489,15 +489,15 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
             _likelihood(self.module, tensors, draws=draws)
             for tensors in self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
         ]
-        found = {name: np.concatenate([part[name] for part in parts], axis=-2) for name in parts[0]}
-        return {name: values.mean(axis=0) if give_mean and draws > 1 else values for name, values in found.items()}
+        joined = {name: np.concatenate([part[name] for part in parts], axis=-2) for name in parts[0]}
+        return {name: values.mean(axis=0) if give_mean and draws > 1 else values for name, values in joined.items()}
 
 
 def _likelihood(module: Any, tensors: Any, *, draws: int) -> dict[str, NDArray[np.float32]]:
     """Return the parameters for a minibatch, ``([draws,] cells, genes or proteins)``."""
     _, decoded = module.forward(tensors, inference_kwargs={"n_samples": draws}, compute_loss=False)
     genes, proteins = decoded["px_"], decoded["py_"]
-    found = {
+    parameters = {
         "mean": genes["rate"],
         "dispersions": genes["r"].expand_as(genes["rate"]),
         "protein_background": proteins["rate_back"],
@@ -506,5 +506,5 @@ def _likelihood(module: Any, tensors: Any, *, draws: int) -> dict[str, NDArray[n
         "protein_dispersions": proteins["r"].expand_as(proteins["rate_fore"]),
     }
     if module.gene_likelihood == "zinb":
-        found["dropout"] = torch.sigmoid(genes["dropout"])
-    return {name: values.cpu().numpy() for name, values in found.items()}
+        parameters["dropout"] = torch.sigmoid(genes["dropout"])
+    return {name: values.cpu().numpy() for name, values in parameters.items()}

@@ -134,10 +134,10 @@ def _default_dict(call: Call) -> dict[Any, Any]:
 
 
 def _range(call: Call) -> range:
-    found = range(*map(_whole, call.arguments))
-    if found and max(abs(found[0]), abs(found[-1])) >= 1 << 63:
+    numbers = range(*map(_whole, call.arguments))
+    if numbers and max(abs(numbers[0]), abs(numbers[-1])) >= 1 << 63:
         raise ValueError("a range of numbers that are no positions")
-    return found
+    return numbers
 
 
 def _slice(call: Call) -> slice:
@@ -192,8 +192,8 @@ def _dtype(call: Call) -> np.dtype[Any]:
         raise ValueError(f"dtype {code!r:.40}")
     state: tuple[Any, ...] = call.state or (3, "|")
     unit = _unit(state[8]) if len(state) > 8 and state[8] else ""
-    found: np.dtype[Any] = np.dtype(_byte_order(state[1]) + code + unit)
-    return found
+    dtype: np.dtype[Any] = np.dtype(_byte_order(state[1]) + code + unit)
+    return dtype
 
 
 def _byte_order(order: Any) -> str:

@@ -6,7 +6,7 @@ Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi 10.10
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,12 @@ def shared_fields(
     }
 
 
-def genes_of(genes: Sequence[str]) -> dict[str, Any]:
+def genes_of(genes: Iterable[str]) -> dict[str, Any]:
     """Return the panel of genes, in their order."""
-    id_type = "ensembl" if all(ENSEMBL.fullmatch(gene) for gene in genes) else "symbol"
+    names = list(map(str, genes))
+    id_type = "ensembl" if all(map(ENSEMBL.fullmatch, names)) else "symbol"
     field = "id" if id_type == "ensembl" else "symbol"
-    return {"id_type": id_type, "panel": [{field: str(gene)} for gene in genes]}
+    return {"id_type": id_type, "panel": [{field: name} for name in names]}
 
 
 def layers_of(attributes: Attributes) -> dict[str, Any]:

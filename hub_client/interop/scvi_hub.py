@@ -92,8 +92,8 @@ def _lost(contents: Mapping[str, bytes], licence: str) -> Iterator[str]:
 def _tags(card: Mapping[str, Any]) -> dict[str, list[str]]:
     tags = card.get("tags")
     pairs = [tag.partition(":") for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
-    found = {name: [value for key, _, value in pairs if key == name and _is_filled(value)] for name in TAGS}
-    return {name: values for name, values in found.items() if values}
+    kept = {name: [value for key, _, value in pairs if key == name and _is_filled(value)] for name in TAGS}
+    return {name: values for name, values in kept.items() if values}
 
 
 def _is_filled(value: object) -> bool:
