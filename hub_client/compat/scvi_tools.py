@@ -4,7 +4,7 @@ Lopez 2018, doi 10.1038/s41592-018-0229-2; Xu 2021, doi 10.15252/msb.20209620; G
 10.1038/s41592-020-01050-x. Training, inference and all statistics are scvi-tools'. What differs on purpose:
 
 - Folders are read as data: what scvi-tools unpickles is a copy that holds plain values only
-  (:func:`hub_client.interop.scvi_files.washed`), so that a stranger's model runs no code.
+  (:func:`hub_client.interop.scvi_files.safe_copy`), so that a stranger's model runs no code.
 - ``load_query_data`` leaves the reference's cells where they are, to the bit: the weights of each key stay together and
   have products of their own (:mod:`hub_client.compat._split`), and training moves those of new categories only
   (:mod:`hub_client.compat._surgery`). Weight decay, which would move frozen weights, is off in such models unless it is
@@ -83,7 +83,7 @@ class _ScviToolsModel:
                 kind=cls.__name__,
                 verb="load",
             )
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder:
             return super().load(str(folder), adata, accelerator, device, prefix, **kwargs)  # type: ignore[misc]
 
     @classmethod
@@ -150,20 +150,20 @@ class _ScviToolsModel:
                 facts={"output_dir_path": output_dir_path},
             )
         name = f"{prefix or ''}{scvi_files.MODEL}"
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder, folders.staged_file(target / name) as part:
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder, folders.staged_file(target / name) as part:
             shutil.copyfile(folder / name, part)
 
     @staticmethod
     def load_registry(dir_path: str, prefix: str | None = None) -> dict[str, Any]:
         """Return the registry of a saved model: what scvi-tools read of its AnnData."""
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder:
             registry: dict[str, Any] = _models.base.BaseModelClass.load_registry(str(folder), prefix)
         return registry
 
     @staticmethod
     def view_setup_args(dir_path: str, prefix: str | None = None) -> None:
         """Print how a saved model's AnnData was set up."""
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder:
             _models.base.BaseModelClass.view_setup_args(str(folder), prefix)
 
     @staticmethod
@@ -187,16 +187,16 @@ class _ScviToolsModel:
 
 @contextmanager
 def _readable(reference: Any) -> Iterator[Any]:
-    """Give a reference that scvi-tools can read safely: a model as it is, a folder as a washed copy of it."""
+    """Yield a reference that scvi-tools can read safely: a model as it is, a folder as a safe copy of it."""
     if isinstance(reference, str | Path):
-        with scvi_files.washed(reference) as folder:
+        with scvi_files.safe_copy(reference) as folder:
             yield str(folder)
     else:
         yield reference
 
 
 def _surgery_data(reference: Any) -> Any:
-    """Return attributes, genes and weights of a model or a washed folder, as scvi-tools' own surgery reads them."""
+    """Return attributes, genes and weights of a model or a safe copy, as scvi-tools' own surgery reads them."""
     from scvi.model.base._archesmixin import _get_loaded_data
 
     return _get_loaded_data(reference, device="cpu")

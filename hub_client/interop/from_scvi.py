@@ -58,7 +58,12 @@ def from_scvi(model: Any, *, name: str) -> Model:
     module = model.module
     embedding = _embedding(module)
     manifest = manifest_of(
-        model.registry_, model.init_params_, kind=kind, name=name, embedding=embedding, aged=AGED[kind](module)
+        model.registry_,
+        model.init_params_,
+        kind=kind,
+        name=name,
+        embedding=embedding,
+        old_defaults=READ_FROM_MODULE[kind](module),
     )
     manifest = manifest.changed(training=_training(model))
     network = ScviTools.build(manifest)
@@ -74,7 +79,7 @@ def _background(module: Any) -> dict[str, Any]:
     return {"background_activation": "softplus" if softplus else "exp"}
 
 
-AGED: dict[str, Callable[[Any], dict[str, Any]]] = {
+READ_FROM_MODULE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "scvi": lambda module: {},
     "scanvi": lambda module: {"classifier_logits": module.classifier.logits},
     "totalvi": _background,

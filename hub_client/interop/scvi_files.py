@@ -2,7 +2,7 @@
 
 scvi-tools keeps a model in one file, ``model.pt``: a zip archive of PyTorch with a pickle of tensors, arrays, frames
 and its registry. Before 0.15 there were three: ``model_params.pt``, ``attr.pkl`` and ``var_names.csv``. Its own
-functions unpickle them, which runs what a stranger put there; with :func:`washed` they get a copy that holds plain
+functions unpickle them, which runs what a stranger put there; with :func:`safe_copy` they get a copy that holds plain
 values alone.
 """
 
@@ -166,7 +166,7 @@ def requests(folder: Path, *, prefix: str = "") -> tuple[Request, ...]:
 
 
 @contextmanager
-def washed(folder: str | Path, *, prefix: str = "") -> Iterator[Path]:
+def safe_copy(folder: str | Path, *, prefix: str = "") -> Iterator[Path]:
     """Make a copy of a folder that scvi-tools' own functions can read: nothing of a stranger's pickle is in it.
 
     Its files are written from what :func:`read` made of the folder's: dictionaries, lists, texts, numbers, arrays,
@@ -194,7 +194,7 @@ def washed(folder: str | Path, *, prefix: str = "") -> Iterator[Path]:
 
     Examples
     --------
-    >>> with washed("lung_atlas") as copy:  # doctest: +SKIP
+    >>> with safe_copy("lung_atlas") as copy:  # doctest: +SKIP
     ...     model = scvi.model.SCANVI.load(copy, adata)
     """
     saved = read(folder, prefix=prefix)

@@ -189,7 +189,7 @@ def _manifest(saved: Saved, kind: str, name: str) -> Manifest:
         kind=kind,
         name=name,
         embedding=_embedding(saved.state, given),
-        aged=AGED[kind](given, _minor(version)),
+        old_defaults=OLD_DEFAULTS[kind](given, _minor(version)),
     )
     history = saved.attributes.get("history_") or {}
     epochs = max((len(column) for column in history.values()), default=0)
@@ -232,7 +232,7 @@ def _background(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
     return {} if chosen or version >= (1, 2) else {"background_activation": "exp"}
 
 
-AGED: Mapping[str, Callable[[Mapping[str, Any], Version], dict[str, Any]]] = {
+OLD_DEFAULTS: Mapping[str, Callable[[Mapping[str, Any], Version], dict[str, Any]]] = {
     "scvi": lambda given, version: {},
     "scanvi": _classifier,
     "totalvi": _background,

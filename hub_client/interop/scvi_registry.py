@@ -48,7 +48,7 @@ def manifest_of(
     kind: str,
     name: str,
     embedding: Embedding | None = None,
-    aged: Mapping[str, Any] | None = None,
+    old_defaults: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Return the manifest of one of scvi-tools' models.
 
@@ -66,7 +66,7 @@ def manifest_of(
         The manifest's name.
     embedding
         How batches are embedded; None where they are one-hot.
-    aged
+    old_defaults
         Fields of the architecture that an older model's parameters lack.
 
     Raises
@@ -80,7 +80,7 @@ def manifest_of(
     fields = {
         "name": name,
         "lineage": {"relation": "import"},
-        "architecture": {"kind": kind, **config_of(given, kind=kind), **(aged or {})},
+        "architecture": {"kind": kind, **config_of(given, kind=kind), **(old_defaults or {})},
         "genes": genes_of([str(gene) for gene in _state(registry, "X")["column_names"]]),
         "proteins": _proteins(registry, given),
         "input": {"layer": setup.get("layer", setup.get("rna_layer")), "size_factor": setup.get("size_factor_key")},
