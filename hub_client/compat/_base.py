@@ -1,4 +1,4 @@
-"""What all of scArches' classes have in common: a model with its training cells, and what is kept of its layers."""
+"""What scArches' classes share: a model with its training cells, and the settings of its layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scPoli reads of cells by scArches' arguments: labels, conditions and what obs has on them, and its labels."""
+"""Read labels and conditions of cells by scPoli's arguments in scArches, and answer its ``classify``."""
 
 from __future__ import annotations
 

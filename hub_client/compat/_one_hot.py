@@ -1,4 +1,4 @@
-"""What scArches' classes with one one-hot condition have in common: TRVAE and EXPIMAP."""
+"""What scArches' classes with one one-hot condition share: TRVAE and EXPIMAP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scArches' expiMap to ours: its attributes to a manifest, its state to our tensors. Pure functions, no files.
+"""Turn scArches' expiMap into ours: attributes into a manifest, state into tensors. Pure functions, no files.
 
 Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2023, doi 10.1038/s41556-022-01072-x). Attributes are
 those it saves, with their trailing underscore; models older than an attribute have what scArches gives them then.

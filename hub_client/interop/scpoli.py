@@ -1,4 +1,4 @@
-"""scArches' scPoli to ours: its attributes to a manifest, its state to our tensors. Pure functions, no files.
+"""Turn scArches' scPoli into ours: attributes into a manifest, state into tensors. Pure functions, no files.
 
 Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi 10.1038/s41587-021-01001-7). Attributes are
 those it saves, with their trailing underscore. Its versions 0.5.6 to 0.5.8 had one condition key, under other names.

@@ -1,4 +1,4 @@
-"""scArches' trVAE to ours: its attributes to a manifest, its state to our tensors. Pure functions, no files.
+"""Turn scArches' trVAE into ours: attributes into a manifest, state into tensors. Pure functions, no files.
 
 Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi 10.1038/s41587-021-01001-7). Attributes are
 those it saves, with their trailing underscore.
