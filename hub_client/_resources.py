@@ -1,4 +1,4 @@
-"""Where the bundled zoo and its cards are: in a wheel, an editable install and a plain checkout."""
+"""Find the bundled zoo and its cards: in a wheel, an editable install and a plain checkout."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every error archzoo raises on purpose: one tree, each also a builtin, with the facts on attributes.
 
-Each message says what was given, what was expected and what to do.
+Each message names what was given, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TransportError(HubClientError, ConnectionError):
 
 
 class ManifestError(HubClientError, ValueError):
-    """A manifest, recipe or plan does not say what its format asks; ``problems`` has one line each."""
+    """A manifest, recipe or plan does not fit its format; ``problems`` has one line each."""
 
     def __init__(self, message: str, *, path: str | None = None, problems: Sequence[str] = ()) -> None:
         super().__init__("\n  ".join([message, *problems]))

@@ -1,4 +1,4 @@
-"""A recipe and its data to a release."""
+"""Train, judge and write a release from a recipe and its data."""
 
 from hub_client.build.build import build, choose_programs, prepare
 

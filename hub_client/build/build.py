@@ -1,4 +1,4 @@
-"""build(): a recipe and its data to a release, trained, judged and written."""
+"""build(): train, judge and write a release from a recipe and its data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
 
 from hub_client import _resources, errors
 from hub_client.build import datasets
@@ -219,7 +218,7 @@ def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
     if recipe.programs is None:
         return ()
     path = data / recipe.programs.file
-    found = read(path)
+    programs = read(path)
     if (actual := hashlib.sha256(path.read_bytes()).hexdigest()) != recipe.programs.sha256:
         raise errors.IntegrityError(
             f"{path} is not the file of gene programs that the recipe means: its sha256 is {actual}, expected is "
@@ -229,7 +228,7 @@ def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
             expected=recipe.programs.sha256,
             actual=actual,
         )
-    return found
+    return programs
 
 
 def _panel(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Genes:
@@ -328,7 +327,7 @@ _COPIED = (
     "intended_use",
     "limitations",
 )
-"""What a manifest states in the recipe's words."""
+"""Fields that a manifest takes over from the recipe."""
 
 
 def _genes(recipe: Recipe, names: tuple[str, ...]) -> Genes:
@@ -363,16 +362,16 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
     )
 
 
-WITH_PROTOTYPES = ("scpoli",)
-"""Architectures that have a prototype of each label."""
-
-
 def _prototypes(recipe: Recipe) -> Prototypes:
-    levels = recipe.labels if recipe.architecture.kind in WITH_PROTOTYPES else ()
-    return Prototypes(levels=tuple(PrototypeLevel.of(index, rule.key) for index, rule in enumerate(levels)))
+    rules = recipe.labels if recipe.architecture.kind in WITH_PROTOTYPES else ()
+    return Prototypes(levels=tuple(PrototypeLevel.of(position, rule.key) for position, rule in enumerate(rules)))
 
 
-# --- what the held-out cells show --------------------------------------------------------------------------------
+WITH_PROTOTYPES = {"scpoli"}
+"""Kinds of architectures that have prototypes."""
+
+
+# --- judged by the held-out cells --------------------------------------------------------------------------------
 
 
 def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
@@ -404,27 +403,22 @@ def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: s
 
 
 def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
-    found = evidence(model, embed(model, cells), cells=cells)
+    evidences = evidence(model, embed(model, cells), cells=cells)
     quantile = recipe.trust.distance_quantile
+    chosen = [c for c in model.manifest.trust.calibrations if c.level in evidences]
     return tuple(
-        calibrate(found[c.level], cells.labels[c.level], calibration=c, distance_quantile=quantile)
-        for c in model.manifest.trust.calibrations
-        if c.level in found
+        calibrate(evidences[c.level], cells.labels[c.level], calibration=c, distance_quantile=quantile) for c in chosen
     )
 
 
 def _cross_fitted(model: Model, cells: Cells, recipe: Recipe) -> Predictions:
     """Return predictions in which each half of the cells is calibrated on the other half."""
     parts = []
-    for fitted, judged in _halves(model, cells, recipe.seed):
+    one, other = (rows.numpy() for rows in split(cells, model.vocabulary, fraction=0.5, seed=recipe.seed))
+    for fitted, judged in ((one, other), (other, one)):
         trust = _trust(model, _calibrations(model, cells.rows(fitted), recipe))
         parts.append(predict(replace(model, manifest=model.manifest.changed(trust=trust)), cells.rows(judged)))
     return joined(parts)
-
-
-def _halves(model: Model, cells: Cells, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    one, other = (rows.numpy() for rows in split(cells, model.vocabulary, fraction=0.5, seed=seed))
-    return [(one, other), (other, one)]
 
 
 def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -> tuple[Metric, ...]:
@@ -453,7 +447,7 @@ def _check_gates(recipe: Recipe, report: Report) -> None:
 
 
 def _fault(gate: Gate, value: float) -> str | None:
-    """Return what a gate has against a value, if anything."""
+    """Return how a value misses a gate; None if it passes."""
     what = f"{gate.level}.{gate.metric} is {value:.4f}, wanted"
     if gate.at_least is not None and value < gate.at_least:
         return f"{what} at least {gate.at_least:g}"

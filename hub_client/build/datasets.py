@@ -1,4 +1,4 @@
-"""The data sets of a recipe, read, checked against their fingerprints and joined on the genes they share."""
+"""Read a recipe's data sets, check them against their fingerprints and join them on the genes they share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Reference:
         Cells are numbered: no barcode gets past this point. ``obsm["proteins"]`` holds counts of every protein that a
         data set measured, if any, under the name that the first of these spells it by; 0 where it was not measured.
     records
-        What the release states of each data set.
+        What the release records of each data set.
     """
 
     counts: AnnData
@@ -97,30 +97,30 @@ def _file(dataset: Dataset, folder: Path) -> Path:
     return path
 
 
-def _check_fingerprint(dataset: Dataset, found: str, *, expected: str, what: str) -> None:
-    if found != expected:
+def _check_fingerprint(dataset: Dataset, actual: str, *, expected: str, what: str) -> None:
+    if actual != expected:
         raise errors.IntegrityError(
             f"{dataset.file} is not the data set {dataset.name!r} of the recipe: its {what} and counts have the "
-            f"fingerprint {found}, the recipe's have {expected}. Fetch the file again, or change the recipe if other "
+            f"fingerprint {actual}, the recipe's have {expected}. Fetch the file again, or change the recipe if other "
             "data are meant.",
             file=dataset.file,
             expected=expected,
-            actual=found,
+            actual=actual,
         )
 
 
-def _counted(dataset: Dataset, adata: AnnData, where: ProteinCounts) -> pd.DataFrame:
+def _counted(dataset: Dataset, adata: AnnData, rule: ProteinCounts) -> pd.DataFrame:
     """Return the counts of a data set's proteins, ``(cells, proteins)``, checked against their fingerprint."""
-    found = named(adata, where.key)
-    names = list(map(str, found.columns))
+    frame = named(adata, rule.key)
+    names = list(map(str, frame.columns))
     if len(set(map(spelling, names))) < len(names):
         raise errors.AlignmentError(
-            f"data set {dataset.name!r} names proteins in obsm[{where.key!r}] that are spelt alike: "
+            f"data set {dataset.name!r} names proteins in obsm[{rule.key!r}] that are spelt alike: "
             f"{errors.names(names)}. Give each protein one column."
         )
-    counted = found.to_numpy(dtype=np.float32)
-    _check_fingerprint(dataset, fingerprint(counted, names), expected=where.fingerprint, what="proteins")
-    return pd.DataFrame(counted, index=found.index, columns=names)
+    counted = frame.to_numpy(dtype=np.float32)
+    _check_fingerprint(dataset, fingerprint(counted, names), expected=rule.fingerprint, what="proteins")
+    return pd.DataFrame(counted, index=frame.index, columns=names)
 
 
 def _proteins(parts: Sequence[AnnData]) -> pd.DataFrame:
@@ -128,8 +128,8 @@ def _proteins(parts: Sequence[AnnData]) -> pd.DataFrame:
     spellings: dict[str, str] = {}
     frames = []
     for part in parts:
-        found = part.obsm[PROTEINS] if PROTEINS in part.obsm else pd.DataFrame(index=part.obs_names)
-        frames.append(found.rename(columns={name: spellings.setdefault(spelling(name), name) for name in found}))
+        frame = part.obsm[PROTEINS] if PROTEINS in part.obsm else pd.DataFrame(index=part.obs_names)
+        frames.append(frame.rename(columns={name: spellings.setdefault(spelling(name), name) for name in frame}))
     return pd.concat(frames, ignore_index=True).fillna(0).astype(np.float32)
 
 
@@ -144,13 +144,13 @@ def _kept(dataset: Dataset, obs: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _gene_names(dataset: Dataset, var: pd.DataFrame) -> list[str]:
     names = var.index if dataset.genes is None else _column(dataset, var, dataset.genes, table="var")
-    found = [str(name) for name in names]
-    if len(set(found)) < len(found):
-        repeated = pd.Index(found)[pd.Index(found).duplicated()].unique()
+    genes = [str(name) for name in names]
+    if len(set(genes)) < len(genes):
+        repeated = pd.Index(genes)[pd.Index(genes).duplicated()].unique()
         raise errors.AlignmentError(
             f"data set {dataset.name!r} names genes more than once: {errors.names(repeated)}. Make the names unique."
         )
-    return found
+    return genes
 
 
 def _obs(dataset: Dataset, recipe: Recipe, obs: pd.DataFrame) -> pd.DataFrame:
@@ -180,9 +180,9 @@ def _labels(dataset: Dataset, obs: pd.DataFrame, rule: LabelRule) -> Names:
     """Return each cell's label under the release's name; cells without one hold ``""``."""
     if rule.key not in dataset.labels:
         return np.full(len(obs), "")
-    found, codes = np.unique(texts(_column(dataset, obs, dataset.labels[rule.key])), return_inverse=True)
+    distinct, codes = np.unique(texts(_column(dataset, obs, dataset.labels[rule.key])), return_inverse=True)
     names = dataset.rename.get(rule.key, {}) | ({rule.unlabelled: ""} if rule.unlabelled else {})
-    return np.array([names.get(name, name) for name in found.tolist()], dtype=str)[codes]
+    return np.array([names.get(name, name) for name in distinct.tolist()], dtype=str)[codes]
 
 
 def _column(dataset: Dataset, frame: pd.DataFrame, name: str, *, table: str = "obs") -> pd.Series:

@@ -88,8 +88,8 @@ def _pearson_residuals(counts: AnnData) -> Scores:
     """Return the variance of each gene's analytic Pearson residuals (Lause 2021, doi 10.1186/s13059-021-02451-7)."""
     import scanpy as sc
 
-    found = sc.experimental.pp.highly_variable_genes(counts, n_top_genes=counts.n_vars, inplace=False)
-    return _finite(found["residual_variances"])
+    scores = sc.experimental.pp.highly_variable_genes(counts, n_top_genes=counts.n_vars, inplace=False)
+    return _finite(scores["residual_variances"])
 
 
 def _dispersions(counts: AnnData, flavor: str) -> Scores:

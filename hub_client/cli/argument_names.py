@@ -1,4 +1,4 @@
-"""What messages say about Python's arguments, said about the command's options."""
+"""Rewrite messages about Python's arguments for the command's options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``archzoo list`` and ``archzoo info``: what there is, and what a model says about itself."""
+"""``archzoo list`` and ``archzoo info``: which models there are, and what is known of one."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def info(model: options.ModelName, hub: options.HubFolder = None, as_json: optio
     place = Hub(hub)
     ref, manifest = place.resolve(model), place.manifest(model)
     if as_json:
-        screen.say_json({"ref": options.told(ref), "manifest": manifest.model_dump(mode="json")})
+        screen.say_json({"ref": options.record(ref), "manifest": manifest.model_dump(mode="json")})
         return
     screen.say_paragraph(manifest.title or manifest.name)
     if manifest.summary:
@@ -111,17 +111,21 @@ def _row(listing: Listing) -> list[str]:
 
 
 def facts(manifest: Manifest) -> dict[str, str]:
-    """Return what a manifest says, for people; what it does not say is empty."""
+    """Return what a manifest holds, for people; fields without a value are empty."""
+    organism = () if manifest.organism is None else (manifest.organism,)
+    origin = {"organism": organism, "tissue": manifest.tissue, "assay": manifest.assay, "disease": manifest.disease}
+    config = manifest.architecture
+    settings = ", ".join(f"{name} {short(value)}" for name, value in config.model_dump(exclude={"kind"}).items())
     return {
-        "architecture": _architecture(manifest),
-        **_origin(manifest),
+        "architecture": f"{config.kind} ({settings})",
+        **{name: ", ".join(term.label for term in terms) for name, terms in origin.items()},
         "genes": f"{len(manifest.genes.panel):,}, by {manifest.genes.id_type}; refuses a query with less than "
         f"{manifest.genes.coverage_refuse:.0%}",
-        **{f"condition {condition.key}": _counted(condition.categories) for condition in manifest.conditions},
-        **{f"labels {level.key}": _counted(level.categories) for level in manifest.labels},
-        "proteins": _counted(manifest.proteins.panel) if manifest.proteins else "",
+        **{f"condition {condition.key}": counted(condition.categories) for condition in manifest.conditions},
+        **{f"labels {level.key}": counted(level.categories) for level in manifest.labels},
+        "proteins": counted(manifest.proteins.panel) if manifest.proteins else "",
         "gene programs": _programs(manifest),
-        "trained on": _datasets(manifest),
+        "trained on": "; ".join(f"{one.name} ({one.cells:,} cells)" for one in manifest.training.datasets),
         "training": _training(manifest),
         "lineage": _lineage(manifest),
         "intended use": manifest.intended_use,
@@ -133,38 +137,21 @@ def facts(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _architecture(manifest: Manifest) -> str:
-    config = manifest.architecture
-    settings = ", ".join(f"{name} {_short(value)}" for name, value in config.model_dump(exclude={"kind"}).items())
-    return f"{config.kind} ({settings})"
+def short(value: object) -> str:
+    """Return a setting in one word: the items of a list joined by dashes."""
+    return "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def _short(value: object) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _origin(manifest: Manifest) -> dict[str, str]:
-    return {
-        "organism": manifest.organism.label if manifest.organism else "",
-        "tissue": ", ".join(term.label for term in manifest.tissue),
-        "assay": ", ".join(term.label for term in manifest.assay),
-        "disease": ", ".join(term.label for term in manifest.disease),
-    }
-
-
-def _counted(names: Sequence[str]) -> str:
-    return f"{len(names)}: {errors.names(names, shown=SHOWN)}"
+def counted(names: Sequence[str]) -> str:
+    """Return how many names there are, and the first of them."""
+    return f"{len(names):,}: {errors.names(names, shown=SHOWN)}"
 
 
 def _programs(manifest: Manifest) -> str:
     active = [term.name for term in manifest.terms if term.active]
     sources = dict.fromkeys(f"{term.source} ({term.license})" for term in manifest.terms if term.source)
-    said = f"{len(active):,} of {len(manifest.terms):,} active" + (f", {errors.names(sources)}" if sources else "")
-    return f"{said}: {errors.names(active, shown=SHOWN)}" if manifest.terms else ""
-
-
-def _datasets(manifest: Manifest) -> str:
-    return "; ".join(f"{dataset.name} ({dataset.cells:,} cells)" for dataset in manifest.training.datasets)
+    count = f"{len(active):,} of {len(manifest.terms):,} active" + (f", {errors.names(sources)}" if sources else "")
+    return f"{count}: {errors.names(active, shown=SHOWN)}" if manifest.terms else ""
 
 
 def _training(manifest: Manifest) -> str:

@@ -63,19 +63,20 @@ def show(hub: Folder = None, as_json: options.Json = False) -> None:
     archzoo cache ls
     ```
     """
+    from hub_client.store.cache import prune as pruning
+
     records = [_record(store, repo) for store in _stores(hub) for repo in store.repos()]
-    downloads = _downloads() if hub is None else []
+    downloads = pruning.kept(_cache()) if hub is None else []
     if as_json:
-        told = [{**asdict(one), "files": [asdict(file) for file in one.files]} for one in downloads]
-        cache = str(_cache().root)
-        screen.say_json({"folder": str(_folder(hub)), "repositories": records, "cache": cache, "downloads": told})
+        folders = {"folder": str(_folder(hub)), "cache": str(_cache().root)}
+        screen.say_json({**folders, "repositories": records, "downloads": [asdict(one) for one in downloads]})
         return
     screen.say(str(_folder(hub)))
     if records:
         screen.say_table(
             COLUMNS,
             [
-                [r["kind"], r["name"], _number(r["releases"]), _number(r["commits"]), readable(r["bytes"])]
+                [r["kind"], r["name"], _count(r["releases"]), _count(r["commits"]), readable(r["bytes"])]
                 for r in records
             ],
         )
@@ -100,9 +101,12 @@ def verify(hub: Folder = None, as_json: options.Json = False) -> None:
     archzoo cache verify
     ```
     """
+    from hub_client.store.cache import prune as pruning
+
     checked = [record for store in _stores(hub) for repo in store.repos() for record in _verified(store, repo)]
     broken = [record for record in checked if record["problem"]]
-    files = _files() if hub is None else []
+    downloads = pruning.damaged(_cache()) if hub is None else ()
+    files = [{"path": str(path), "problem": problem} for path, problem in downloads]
     damaged = [record for record in files if record["problem"]]
     if as_json:
         screen.say_json([*checked, *files])
@@ -151,18 +155,6 @@ def _cache() -> Cache:
     return Cache.default()
 
 
-def _downloads() -> list[Kept]:
-    from hub_client.store.cache import prune as pruning
-
-    return pruning.kept(_cache())
-
-
-def _files() -> list[dict[str, Any]]:
-    from hub_client.store.cache import prune as pruning
-
-    return [{"path": str(path), "problem": problem} for path, problem in pruning.damaged(_cache())]
-
-
 def _row(one: Kept) -> list[str]:
     here = readable(one.size) if one.complete else f"{readable(one.size)}, partly here"
     read = datetime.fromtimestamp(one.used, tz=UTC).date().isoformat()
@@ -197,21 +189,21 @@ def _record(store: FolderStore, repo: str) -> dict[str, Any]:
     return {
         "kind": store.kind,
         "name": repo,
-        "releases": _counted(store.releases, repo),
-        "commits": _counted(store.history, repo),
+        "releases": _number(store.releases, repo),
+        "commits": _number(store.history, repo),
         "bytes": sum(path.stat().st_size for path in files if path.is_file()),
     }
 
 
-def _counted(found: Callable[[str], Sequence[object]], repo: str) -> int | None:
-    """Return how many there are; None in a repository that is damaged: ``verify`` says how."""
+def _number(read: Callable[[str], Sequence[object]], repo: str) -> int | None:
+    """Return how many there are; None in a repository that is damaged, of which ``verify`` gives the fault."""
     try:
-        return len(found(repo))
+        return len(read(repo))
     except errors.IntegrityError:
         return None
 
 
-def _number(count: int | None) -> str:
+def _count(count: int | None) -> str:
     return "damaged" if count is None else str(count)
 
 

@@ -1,4 +1,4 @@
-"""``archzoo bundle`` and ``export-static``: releases for machines without a hub to ask."""
+"""``archzoo bundle`` and ``export-static``: releases for machines that reach no hub."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ def bundle(model: options.ModelName, out: Out, hub: options.HubFolder = None, as
 
     place = Hub(hub)
     ref, path = place.resolve(model), place.bundle(model, out)
-    if as_json:
-        screen.say_json({**options.told(ref), "file": str(path), "bytes": path.stat().st_size})
-    else:
-        screen.say_facts(options.identity(ref) | {"file": f"{path} ({cache.readable(path.stat().st_size)})"})
+    size = path.stat().st_size
+    more = {"file": str(path), "bytes": size} if as_json else {"file": f"{path} ({cache.readable(size)})"}
+    options.show_release(ref, as_json=as_json, **more)
 
 
 def export_static(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,6 @@ from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
     from hub_client.interop.inspection import Inspection
-    from hub_client.manifest.v1 import Manifest
 
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="What scArches or scvi-tools saved.", show_default=False)
@@ -33,7 +31,7 @@ Terms = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="What an expiMap's gene programs are called: one name a line, in their order; or a GMT file.",
+        help="Names of an expiMap's gene programs: one a line, in their order; or a GMT file.",
     ),
 ]
 Reference = Annotated[
@@ -44,9 +42,8 @@ Scvi = Annotated[
     Path, typer.Option("--scvi", metavar="FOLDER", help="A new folder for scvi-tools.", show_default=False)
 ]
 Replace = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a release that is there already.")]
 TENSORS = (Column("tensor"), Column("shape", "right"))
-ASKED = (Column("is"), Column("asked for"), Column("by", rank=1))
+REQUESTS = (Column("is"), Column("asked for"), Column("by", rank=1))
 
 
 def import_model(
@@ -60,7 +57,7 @@ def import_model(
     terms: Terms = None,
     reference: Reference = None,
     prefix: Prefix = "",
-    force: Force = False,
+    force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Make a release of a model that scArches or scvi-tools saved.
@@ -84,7 +81,7 @@ def import_model(
         _inspect(folder, prefix=prefix, as_json=as_json)
         return
     if out is None:
-        raise errors.InvalidInput("say where to write the release with --out, or look at the folder with --inspect.")
+        raise errors.InvalidInput("give a new folder for the release with --out, or look at the folder with --inspect.")
     from hub_client.interop.import_legacy import import_legacy
     from hub_client.interop.term_names import read as read_names
 
@@ -99,7 +96,7 @@ def import_model(
         prefix=prefix,
     )
     model.save(out, overwrite=force)
-    _tell(out, as_json=as_json)
+    _show_import(out, as_json=as_json)
 
 
 def export_model(
@@ -135,72 +132,58 @@ def export_model(
 
 def _inspect(folder: Path, *, prefix: str, as_json: bool) -> None:
     from hub_client.interop.inspection import inspect
-    from hub_client.interop.pickles import printable
 
-    found = inspect(folder, prefix=prefix)
+    inspection = inspect(folder, prefix=prefix)
     if as_json:
-        screen.say_json(_record(folder, found))
+        screen.say_json(_record(folder, inspection))
         return
-    screen.say_facts({name: value for name, value in _facts(folder, found).items() if value})
+    screen.say_facts({name: value for name, value in _facts(folder, inspection).items() if value})
     screen.say()
-    asked = sorted(found.contents.asked, key=lambda asked: asked.allowed)
-    screen.say_table(ASKED, [["allowed" if one.allowed else "refused", one.name, one.file] for one in asked])
-    if found.contents.shapes is not None:
+    requests = sorted(inspection.contents.requests, key=lambda request: request.allowed)
+    screen.say_table(REQUESTS, [["allowed" if one.allowed else "refused", one.name, one.file] for one in requests])
+    if inspection.contents.shapes is not None:
         screen.say()
-        screen.say_table(TENSORS, [[printable(name), _shape(shape)] for name, shape in found.contents.shapes.items()])
+        shapes = {name: " x ".join(map(str, shape)) or "1 number" for name, shape in inspection.contents.shapes.items()}
+        screen.say_table(TENSORS, [[name, shape] for name, shape in shapes.items()])
 
 
-def _record(folder: Path, found: Inspection) -> dict[str, Any]:
-    contents = found.contents
+def _record(folder: Path, inspection: Inspection) -> dict[str, Any]:
+    contents = inspection.contents
     return {
         "folder": str(folder),
-        "kind": found.kind,
+        "kind": inspection.kind,
         "genes": list(contents.genes),
-        "conditions": found.conditions,
-        "labels": found.labels,
-        "programs": found.programs,
-        "settings": found.settings,
+        "conditions": inspection.conditions,
+        "labels": inspection.labels,
+        "programs": inspection.programs,
+        "settings": inspection.settings,
         "cells": contents.cells.name if contents.cells else None,
-        "asks_for": [asdict(asked) for asked in contents.asked],
-        "refused": list(found.refused),
+        "asks_for": [asdict(request) for request in contents.requests],
+        "refused": list(inspection.refused),
         "tensors": None if contents.shapes is None else {name: list(shape) for name, shape in contents.shapes.items()},
     }
 
 
-def _facts(folder: Path, found: Inspection) -> dict[str, str]:
-    contents = found.contents
+def _facts(folder: Path, inspection: Inspection) -> dict[str, str]:
+    contents = inspection.contents
     return {
         "folder": str(folder),
-        "kind": found.kind or "none that archzoo imports",
-        "genes": _counted(contents.genes),
-        **{f"condition {key}": _counted(names) for key, names in found.conditions.items()},
-        **{f"labels {key}": _counted(names) for key, names in found.labels.items()},
-        "gene programs": ", ".join(f"{count:,} {kind}" for kind, count in found.programs.items()),
-        "settings": ", ".join(f"{name} {_short(value)}" for name, value in found.settings.items()),
+        "kind": inspection.kind or "none that archzoo imports",
+        "genes": browse.counted(contents.genes),
+        **{f"condition {key}": browse.counted(names) for key, names in inspection.conditions.items()},
+        **{f"labels {key}": browse.counted(names) for key, names in inspection.labels.items()},
+        "gene programs": ", ".join(f"{count:,} {kind}" for kind, count in inspection.programs.items()),
+        "settings": ", ".join(f"{name} {browse.short(value)}" for name, value in inspection.settings.items()),
         "cells": f"in {contents.cells.name}" if contents.cells else "",
-        "import": _outlook(found),
+        "import": _outlook(inspection),
     }
 
 
-def _outlook(found: Inspection) -> str:
-    refused = len(found.refused)
+def _outlook(inspection: Inspection) -> str:
+    refused = len(inspection.refused)
     if refused:
         return f"refused: it asks for {refused} {'thing' if refused == 1 else 'things'} that no saved model needs"
-    return "can be imported" if found.kind else "refused: it is none of the kinds that archzoo imports"
-
-
-def _counted(names: Sequence[str]) -> str:
-    from hub_client.interop.pickles import printable
-
-    return f"{len(names):,}: {errors.names(map(printable, names), shown=browse.SHOWN)}"
-
-
-def _short(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "1 number"
+    return "can be imported" if inspection.kind else "refused: it is none of the kinds that archzoo imports"
 
 
 # --- importing -------------------------------------------------------------------------------------------------------
@@ -222,25 +205,20 @@ def _gene_ids(file: Path) -> list[str] | dict[str, str]:
     return {row[0].strip(): row[1].strip() for row in rows}
 
 
-def _tell(folder: Path, *, as_json: bool) -> None:
+def _show_import(folder: Path, *, as_json: bool) -> None:
     from hub_client.hub.client import Hub
 
     place = Hub()
     ref, manifest = place.resolve(folder), place.manifest(folder)
+    origin = manifest.imported_from
+    lost = list(origin.lost) if origin else []
     if as_json:
-        screen.say_json({**options.told(ref), "folder": str(folder), **_imported(manifest)})
+        files = {file.path: file.sha256 for file in origin.files} if origin else {}
+        more = {"kind": manifest.architecture.kind, "imported_from": files, "not_kept": lost}
+        options.show_release(ref, as_json=True, folder=str(folder), **more)
         return
-    screen.say_facts(options.identity(ref) | {"folder": str(folder)})
+    options.show_release(ref, as_json=False, folder=str(folder))
     screen.say()
     screen.say_facts({name: value for name, value in browse.facts(manifest).items() if value})
     screen.say()
-    screen.say_facts({"not kept": "; ".join(_imported(manifest)["not_kept"])})
-
-
-def _imported(manifest: Manifest) -> dict[str, Any]:
-    origin = manifest.imported_from
-    return {
-        "kind": manifest.architecture.kind,
-        "imported_from": {file.path: file.sha256 for file in origin.files} if origin else {},
-        "not_kept": list(origin.lost) if origin else [],
-    }
+    screen.say_facts({"not kept": "; ".join(lost)})

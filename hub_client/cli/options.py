@@ -1,4 +1,4 @@
-"""Options that several commands share, how their values are read, and how a pinned release is told."""
+"""Options that several commands share, how their values are read, and how a pinned release is shown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hub_client import errors
+from hub_client.cli import screen
 from hub_client.release.ref import Ref
 
 
@@ -43,10 +44,10 @@ def pairs(values: Sequence[str] | None, *, option: str) -> dict[str, str] | None
     return {key: column for key, _, column in split} or None
 
 
-def told(ref: Ref) -> dict[str, Any]:
+def record(ref: Ref) -> dict[str, Any]:
     """Return a pinned release for JSON; its repository is called ``name``, as everywhere in the output."""
-    record = asdict(ref)
-    return {"name": record.pop("repo"), **record}
+    fields = asdict(ref)
+    return {"name": fields.pop("repo"), **fields}
 
 
 def identity(ref: Ref) -> dict[str, str]:
@@ -60,7 +61,17 @@ def identity(ref: Ref) -> dict[str, str]:
     }
 
 
+def show_release(ref: Ref, *, as_json: bool, **more: Any) -> None:
+    """Print a pinned release and what else there is to know of it."""
+    if as_json:
+        screen.say_json({**record(ref), **more})
+    else:
+        screen.say_facts(identity(ref) | more)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a release that is there already.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 HubFolder = Annotated[
     str | None,
     typer.Option(

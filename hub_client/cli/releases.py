@@ -39,8 +39,6 @@ Message = Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT", 
 Recipe = Annotated[Path, typer.Argument(help="A recipe, in TOML.", show_default=False)]
 Data = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the recipe's data sets lie.", show_default=False)]
 Zoo = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Gets NAME/VERSION/.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Replace a release that is there already.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write what was found as a page.")]
 Trust = Annotated[
     Path | None,
@@ -80,7 +78,7 @@ def pull(
     from hub_client.hub.client import Hub
 
     if out is None:
-        _tell(_kept(model), as_json=as_json)
+        options.show_release(_kept(model), as_json=as_json)
         return
     place = Hub(hub)
     if locked:
@@ -90,7 +88,7 @@ def pull(
         model = pinned(model, read_lock(locked), place)
     ref = place.resolve(model)
     place.download(model, out)
-    _tell(ref, folder=str(out), as_json=as_json)
+    options.show_release(ref, folder=str(out), as_json=as_json)
 
 
 def push(
@@ -135,15 +133,15 @@ def push(
     settings |= {"message": message, "signer": _signer(sign, publisher)}
     if pr:
         proposal = place.propose(folder, to, **settings)
-        _tell(proposal.ref, **{"pull request": proposal.url}, as_json=as_json)
+        options.show_release(proposal.ref, **{"pull request": proposal.url}, as_json=as_json)
     else:
-        _tell(place.push(folder, to, **settings, private=private), as_json=as_json)
+        options.show_release(place.push(folder, to, **settings, private=private), as_json=as_json)
 
 
 def _signer(key: Path | None, publisher: str | None) -> Signer | None:
     if (key is None) != (publisher is None):
         raise errors.InvalidInput(
-            "--sign and --publisher belong together: a key, and the name of whoever signs with it.",
+            "--sign and --publisher belong together: a key, and the name of the publisher.",
             facts={"sign": key, "publisher": publisher},
         )
     if key is None or publisher is None:
@@ -201,17 +199,17 @@ def validate(
 
     place = Hub(hub)
     ref = place.resolve(model)
-    place.manifest(model)  # one that cannot be read is told by its own error
-    found = _validation(place, model, ref, trust)
+    place.manifest(model)  # one that cannot be read raises its own error
+    validation = _validation(place, model, ref, trust)
     if html:
         from hub_client.checks.validate import as_html
 
-        html.write_text(as_html(str(ref), found), encoding="utf-8")
+        html.write_text(as_html(str(ref), validation), encoding="utf-8")
     if as_json:
-        screen.say_json({**options.told(ref), **asdict(found), "publishable": found.publishable})
+        screen.say_json({**options.record(ref), **asdict(validation), "publishable": validation.publishable})
     else:
-        screen.say("\n  ".join([f"{ref}: {'; '.join(found.passed)}", *map(_line, found.findings)]))
-    if not found.publishable:
+        screen.say("\n  ".join([f"{ref}: {'; '.join(validation.passed)}", *map(_line, validation.findings)]))
+    if not validation.publishable:
         raise typer.Exit(1)
 
 
@@ -231,7 +229,12 @@ def _line(finding: Finding) -> str:
 
 
 def build(
-    recipe: Recipe, data: Data, out: Zoo, force: Force = False, quiet: Quiet = False, as_json: options.Json = False
+    recipe: Recipe,
+    data: Data,
+    out: Zoo,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train and release a model from its recipe.
 
@@ -249,12 +252,12 @@ def build(
 
     chosen = choose_programs(recipe, data=data)
     folder = build_release(recipe, data=data, out=out, overwrite=force, progress=not quiet)
-    built = Hub()
+    place = Hub()
     programs = {} if chosen is None else {"gene programs": str(chosen)}
-    _tell(built.resolve(folder), folder=str(folder), as_json=as_json, **programs)
+    options.show_release(place.resolve(folder), as_json=as_json, folder=str(folder), **programs)
     if not as_json:
         screen.say()
-        browse.show_metrics(built.manifest(folder))
+        browse.show_metrics(place.manifest(folder))
 
 
 def _kept(model: str) -> Ref:
@@ -277,21 +280,14 @@ def _kept(model: str) -> Ref:
     return file.keep(Cache.default())
 
 
-def _preview(found: Preview, *, as_json: bool) -> None:
+def _preview(preview: Preview, *, as_json: bool) -> None:
     if as_json:
-        screen.say_json(asdict(found))
+        screen.say_json(asdict(preview))
         return
-    follows = f", after {found.parent}" if found.parent else ", the first release there"
-    screen.say(f"{found.repo}@{found.version} in {found.hub}{follows}. Nothing was pushed.\n")
-    files = [[file.name, file.what, cache.readable(file.size)] for file in found.files]
+    follows = f", after {preview.parent}" if preview.parent else ", the first release there"
+    screen.say(f"{preview.repo}@{preview.version} in {preview.hub}{follows}. Nothing was pushed.\n")
+    files = [[file.name, file.what, cache.readable(file.size)] for file in preview.files]
     screen.say_table([Column("file"), Column("what"), Column("size", "right")], files)
     screen.say()
-    fields = [[change.field, change.before or "", change.after or ""] for change in found.fields]
+    fields = [[change.field, change.before or "", change.after or ""] for change in preview.fields]
     screen.say_table([Column("field"), Column("before"), Column("after")], fields)
-
-
-def _tell(ref: Ref, *, as_json: bool, **more: Any) -> None:
-    if as_json:
-        screen.say_json({**options.told(ref), **more})
-        return
-    screen.say_facts(options.identity(ref) | more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,7 +13,6 @@ from hub_client.cli import failures, options, screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
-    from hub_client.hub.claims import Claim
     from hub_client.mapping.replay import Replay
 
 Names = Annotated[list[str], typer.Argument(help="Releases, as in `kidney` or `my-lab/kidney@1.2.0`.")]
@@ -24,9 +23,8 @@ Query = Annotated[str, typer.Option(metavar="FILE", help="The cells that were ma
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The reference, where it is in no hub.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Another seed, to see what it changes.", min=0)]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="Another number of threads.", min=1)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 CLAIMS = (Column("claim"), Column("holds"), Column("seconds", "right", rank=1), Column("because"))
-_SAID = {True: "yes", False: "no", None: "not tried"}
+_HOLDS = {True: "yes", False: "no", None: "not tried"}
 
 
 def lock(
@@ -48,21 +46,21 @@ def lock(
     from hub_client.hub.lock import lock as pin
     from hub_client.hub.lock import write_lock
 
-    found = pin(models, Hub(hub))
-    write_lock(out, found)
+    pinned = pin(models, Hub(hub))
+    write_lock(out, pinned)
     if as_json:
-        screen.say_json(found.model_dump(mode="json"))
+        screen.say_json(pinned.model_dump(mode="json"))
         return
-    for model in found.models:
+    for model in pinned.models:
         screen.say(f"{model.name}@{model.version or model.commit} sha256:{model.digest}")
 
 
 def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
     """Check whether a release works here as it did for its maker.
 
-    Says which of four claims hold: *valid* (every file is the one that the manifest names), *loads* (the network takes
-    the weights), *runs* (it embeds and labels simulated cells) and *reproduces* (latents and labels are those that its
-    maker got). Ends with 5 if one does not hold.
+    Reports which of four claims hold: *valid* (every file is the one that the manifest names), *loads* (the network
+    takes the weights), *runs* (it embeds and labels simulated cells) and *reproduces* (latents and labels are those
+    that its maker got). Ends with 5 if one does not hold.
 
     For example:
 
@@ -78,19 +76,16 @@ def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: opt
     if as_json:
         screen.say_json([asdict(claim) for claim in claims])
     else:
-        screen.say_table(CLAIMS, [_row(claim) for claim in claims])
+        rows = [[claim.name, _HOLDS[claim.holds], f"{claim.seconds:.2f}", claim.message] for claim in claims]
+        screen.say_table(CLAIMS, rows)
     if not all(claim.holds for claim in claims):
         raise typer.Exit(failures.EXIT_CODES[errors.IntegrityError][0])
-
-
-def _row(claim: Claim) -> list[str]:
-    return [claim.name, _SAID[claim.holds], f"{claim.seconds:.2f}", claim.message]
 
 
 def cite(model: options.ModelName, format: Format = "bibtex", hub: options.HubFolder = None) -> None:
     """Print how to cite a model and its data.
 
-    The digest is in it: whoever reads the paper can pull the very same release by it.
+    It contains the digest, by which readers of the paper can pull the very same release.
 
     For example:
 
@@ -114,13 +109,13 @@ def replay(
     seed: Seed = None,
     threads: Threads = None,
     hub: options.HubFolder = None,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Make a mapping again from its receipt.
 
-    Pulls the reference by the receipt's digest, maps the same cells in the same way, and says what is the same and what
-    is not: the cells, the seed, versions, threads, latents, labels. Ends with 1 if a label differs.
+    Pulls the reference by the receipt's digest, maps the same cells in the same way, and reports what is the same and
+    what is not: the cells, the seed, versions, threads, latents, labels. Ends with 1 if a label differs.
 
     For example:
 
@@ -140,12 +135,14 @@ def replay(
     from hub_client.mapping.replay import replay as repeat  # after the names were found: this loads torch
 
     cells = bundled_query(query) if query in QUERIES else query
-    found = repeat(given, cells, model=reference, seed=seed, threads=threads, progress=not quiet)
+    repeated = repeat(given, cells, model=reference, seed=seed, threads=threads, progress=not quiet)
     if as_json:
-        screen.say_json(_record(found))
+        fields = ("same", "same_labels", "largest")
+        differences = [asdict(difference) for difference in repeated.differences]
+        screen.say_json({name: getattr(repeated, name) for name in fields} | {"differences": differences})
     else:
-        screen.say("\n  ".join([_verdict(found), *map(str, found.differences)]))
-    if not found.same_labels:
+        screen.say("\n  ".join([_verdict(repeated), *map(str, repeated.differences)]))
+    if not repeated.same_labels:
         raise typer.Exit(1)
 
 
@@ -156,20 +153,11 @@ def _content(path: Path) -> bytes:
         raise errors.NotFound(f"there is no receipt {path}.", name=str(path)) from None
 
 
-def _record(found: Replay) -> dict[str, Any]:
-    return {
-        "same": found.same,
-        "same_labels": found.same_labels,
-        "largest": found.largest,
-        "differences": [asdict(difference) for difference in found.differences],
-    }
-
-
-def _verdict(found: Replay) -> str:
-    if found.receipt is None:
+def _verdict(repeated: Replay) -> str:
+    if repeated.receipt is None:
         return "these are not the cells that were mapped:"
-    if found.same:
+    if repeated.same:
         same = "latents and labels are the same, bit for bit"
-        return f"{same}; what else differs:" if found.differences else same
-    labels = "all labels are the same" if found.same_labels else "labels differ"
-    return f"{labels}; latents differ by up to {found.largest:.3g}:"
+        return f"{same}; what else differs:" if repeated.differences else same
+    labels = "all labels are the same" if repeated.same_labels else "labels differ"
+    return f"{labels}; latents differ by up to {repeated.largest:.3g}:"

@@ -28,7 +28,7 @@ STEPS = (
     Column("created", rank=2),
     Column("digest"),
     Column("hub", rank=3),
-    Column("said", rank=1),
+    Column("message", rank=1),
 )
 
 
@@ -53,7 +53,7 @@ def yank(
 
     ref = Hub(hub).yank(model, reason=reason)
     if as_json:
-        screen.say_json({**options.told(ref), "yanked": reason})
+        screen.say_json({**options.record(ref), "yanked": reason})
     else:
         screen.say(f"{ref} is yanked: {reason}")
 
@@ -78,35 +78,35 @@ def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, 
 
     from hub_client.checks.diff import diff as compare  # after the names were found: this loads torch
 
-    found = compare(before, after)
+    comparison = compare(before, after)
     if as_json:
-        screen.say_json(asdict(found))
+        screen.say_json(asdict(comparison))
         return
     screen.say(f"{before.ref or model}\n{after.ref or other}\n")
-    screen.say_facts(_lines(found))
+    screen.say_facts(_lines(comparison))
 
 
-def _lines(found: Diff) -> dict[str, str]:
-    lines = {names.field: _names(names) for names in found.names}
-    lines |= {value.field: _value(value) for value in found.values}
-    lines |= {_metric(metric.field, found): _value(metric) for metric in found.metrics}
-    return lines | {"latent": _drift(found.drift), "version needed": f"{found.needed}: {found.reason}"}
+def _lines(comparison: Diff) -> dict[str, str]:
+    lines = {names.field: _names(names) for names in comparison.names}
+    lines |= {value.field: _value(value) for value in comparison.values}
+    lines |= {_metric(metric.field, comparison): _value(metric) for metric in comparison.metrics}
+    return lines | {"latent": _drift(comparison.drift), "version needed": f"{comparison.needed}: {comparison.reason}"}
 
 
-def _metric(metric: str, found: Diff) -> str:
+def _metric(metric: str, comparison: Diff) -> str:
     """Return a metric's name without data set and split, where no other has the same."""
     name = metric.partition(" on ")[0]
-    return name if [other.field.partition(" on ")[0] for other in found.metrics].count(name) == 1 else metric
+    return name if [other.field.partition(" on ")[0] for other in comparison.metrics].count(name) == 1 else metric
 
 
-def _names(found: Names) -> str:
-    counted = {"added": found.added, "removed": found.removed}
-    parts = [f"{len(names)} {what}: {errors.names(names, shown=SHOWN)}" for what, names in counted.items() if names]
-    return "; ".join([*parts, *(["in another order"] if found.reordered else [])])
+def _names(names: Names) -> str:
+    counted = {"added": names.added, "removed": names.removed}
+    parts = [f"{len(each)} {what}: {errors.names(each, shown=SHOWN)}" for what, each in counted.items() if each]
+    return "; ".join([*parts, *(["in another order"] if names.reordered else [])])
 
 
-def _value(found: Change) -> str:
-    return f"{_short(found.before)} → {_short(found.after)}"
+def _value(value: Change) -> str:
+    return f"{_short(value.before)} → {_short(value.after)}"
 
 
 def _short(value: Any) -> str:
@@ -116,14 +116,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _drift(found: Drift) -> str:
-    if not found.cells:
-        return f"not compared: {found.reason}"
-    if not found.largest:
-        return f"the {found.cells} test cells lie exactly where they lay"
+def _drift(drift: Drift) -> str:
+    if not drift.cells:
+        return f"not compared: {drift.reason}"
+    if not drift.largest:
+        return f"the {drift.cells} test cells did not move"
     return (
-        f"the {found.cells} test cells moved by {found.mean:.3g} on average and at most {found.largest:.3g}; they lie "
-        f"{found.spread:.3g} from their centre"
+        f"the {drift.cells} test cells moved by {drift.mean:.3g} on average and at most {drift.largest:.3g}; they are "
+        f"{drift.spread:.3g} from their centre"
     )
 
 

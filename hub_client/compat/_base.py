@@ -1,4 +1,4 @@
-"""What all of scArches' classes have in common: a model with its training cells, and what is kept of its layers."""
+"""What scArches' classes share: a model with its training cells, and the settings of its layers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import numpy as np
 from anndata import AnnData, read_h5ad
 from numpy.typing import NDArray
 
-from hub_client.compat._saving import read_beside, write_beside
 from hub_client.data.cells import Cells
-from hub_client.interop import import_legacy
-from hub_client.interop.scarches_files import Saved, is_saved
+from hub_client.interop import scarches_files
 from hub_client.manifest.configs import Normalization
 from hub_client.models.architectures._vae import ConditionalVae, Config
 from hub_client.models.model import Model
@@ -79,13 +77,15 @@ class ScArchesModel(ABC):
         ``map_location`` is accepted for scArches' sake: weights are read to the CPU, and training chooses the device.
         Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
         """
-        if is_saved(Path(dir_path)):
-            saved = import_legacy.read(dir_path)
+        if scarches_files.is_saved(Path(dir_path)):
+            saved = scarches_files.read(dir_path)
             cells = read_h5ad(saved.cells) if adata is None and saved.cells is not None else adata
             made = cls._from_scarches(saved, cells)
             made.is_trained_ = bool(saved.attributes.get("is_trained_", True))
         else:
-            made = cls._around(Model.load(dir_path), read_beside(dir_path) if adata is None else adata)
+            beside = _beside(dir_path)
+            cells = read_h5ad(beside) if adata is None and beside.exists() else adata
+            made = cls._around(Model.load(dir_path), cells)
             made.is_trained_ = made.model.manifest.training.plan is not None
         return made
 
@@ -96,7 +96,7 @@ class ScArchesModel(ABC):
 
     @classmethod
     @abstractmethod
-    def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
+    def _from_scarches(cls, saved: scarches_files.Saved, adata: AnnData | None) -> Self:
         """Return the class around a model that scArches saved, with what scArches keeps beside it."""
 
     def save(
@@ -104,18 +104,32 @@ class ScArchesModel(ABC):
     ) -> None:
         """Write the model to ``dir_path`` as a release folder (no pickle), and its AnnData beside it if asked to.
 
-        The AnnData goes to ``<dir_path>.h5ad``: nothing but a model belongs in a release.
+        The AnnData goes to ``<dir_path>.h5ad``: nothing but a model belongs in a release. Text columns are written as
+        text unless ``anndata_write_kwargs`` ask otherwise: anndata would turn them into categories in the caller's
+        AnnData too.
         """
         self.model.save(dir_path, overwrite=overwrite)
         if save_anndata and self.adata is not None:
-            write_beside(dir_path, self.adata, **anndata_write_kwargs)
+            options = {"convert_strings_to_categoricals": False} | anndata_write_kwargs
+            self.adata.write_h5ad(_beside(dir_path), **options)
+
+    @classmethod
+    def _reference(cls, given: str | Path | Self | Model) -> Self:
+        """Return the model that surgery starts from: itself, around a model of ours, or loaded from a folder."""
+        if isinstance(given, cls):
+            return given
+        return cls._around(given, None) if isinstance(given, Model) else cls.load(str(given))
 
     def _sampled(self, cells: Cells) -> NDArray[np.float32]:
         """Return a seeded sample of each cell's posterior, ``(cells, latent)``."""
         mean, variance = self._network.posterior(cells)
         noise = np.random.default_rng(SAMPLE_SEED).standard_normal(mean.shape, dtype=np.float32)
-        found: NDArray[np.float32] = (mean + np.sqrt(variance) * noise).astype(np.float32)
-        return found
+        sample: NDArray[np.float32] = (mean + np.sqrt(variance) * noise).astype(np.float32)
+        return sample
+
+
+def _beside(dir_path: str) -> Path:
+    return Path(f"{Path(dir_path)}.h5ad")
 
 
 def normalization(use_bn: bool, use_ln: bool) -> Normalization:

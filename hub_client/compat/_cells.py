@@ -1,4 +1,4 @@
-"""What scPoli reads of cells by scArches' arguments: labels, conditions and what obs has on them, and its labels."""
+"""Read labels and conditions of cells by scPoli's arguments in scArches, and answer its ``classify``."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def cell_labels(
     if labelled is not None:
         chosen[:] = False
         chosen[_positions(labelled, adata.n_obs)] = True
-    found = {}
+    labels = {}
     for key in keys:
         _manifests.categories(adata.obs, key)
         names = adata.obs[key].astype(str).to_numpy(dtype=str)
-        found[key] = np.where(chosen & ~np.isin(names, unknown or []), names, "")
-    return found
+        labels[key] = np.where(chosen & ~np.isin(names, unknown or []), names, "")
+    return labels
 
 
 def _positions(labelled: Sequence[int], cells: int) -> NDArray[np.int64]:

@@ -34,8 +34,8 @@ class Posterior:
 
     def _drawn(self, rows: Rows, draw: np.random.Generator) -> Values:
         noise = draw.standard_normal((len(rows), len(self.signs)), dtype=np.float32)
-        found: Values = (self.mean[rows] + np.sqrt(self.variance[rows]) * noise) * self.signs
-        return found
+        sample: Values = (self.mean[rows] + np.sqrt(self.variance[rows]) * noise) * self.signs
+        return sample
 
 
 def grouped(adata: AnnData, groups: str | Mapping[str, Sequence[str]]) -> dict[Any, Rows]:

@@ -1,19 +1,16 @@
-"""What scArches' constructor arguments say, as a manifest."""
+"""Turn scArches' constructor arguments into parts of a manifest."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from hub_client import errors
-from hub_client.interop.vaes import key_of
-from hub_client.manifest.v1 import Combination, Condition, Embedding, Gene, Genes, LabelLevel, OneHot
-
-_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}$")
+from hub_client.interop.scarches_vaes import key_of
+from hub_client.manifest.v1 import Combination, Condition, Embedding, LabelLevel, OneHot
 
 
 def as_list(keys: str | Sequence[str] | None) -> list[str]:
@@ -21,14 +18,6 @@ def as_list(keys: str | Sequence[str] | None) -> list[str]:
     if keys is None:
         return []
     return [keys] if isinstance(keys, str) else list(keys)
-
-
-def genes(names: Iterable[str]) -> Genes:
-    """Return a gene panel of ``names``, in their order."""
-    panel = [str(name) for name in names]
-    if all(_ENSEMBL.match(name) for name in panel):
-        return Genes(id_type="ensembl", panel=tuple(Gene(id=name) for name in panel))
-    return Genes(id_type="symbol", panel=tuple(Gene(symbol=name) for name in panel))
 
 
 def check_column(obs: pd.DataFrame, key: str) -> None:

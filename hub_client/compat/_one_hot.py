@@ -1,4 +1,4 @@
-"""What scArches' classes with one one-hot condition have in common: TRVAE and EXPIMAP."""
+"""What scArches' classes with one one-hot condition share: TRVAE and EXPIMAP."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import spmatrix
 
 from hub_client import errors
-from hub_client.compat import _plans
+from hub_client.compat import _manifests, _plans
 from hub_client.compat._base import ScArchesModel
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved
-from hub_client.interop.vaes import key_of
+from hub_client.interop.scarches_vaes import described, genes_of, key_of
 from hub_client.manifest.configs import ExpiMap, TrVAE
 from hub_client.models.architectures._vae import OneHotVae
 from hub_client.models.model import Model
@@ -33,10 +33,30 @@ class OneHotModel(ScArchesModel):
     """A model with its training cells, by scArches' names. What a subclass adds is what it documents beyond this."""
 
     kind: ClassVar[str]
+    likelihoods: ClassVar[tuple[str, ...]]
 
     def _hold(self, model: Model, adata: AnnData | None, column: str | None) -> None:
         self.model, self.adata, self.condition_key_ = model, adata, column
         self.history, self.is_trained_ = None, False
+
+    def _begin(
+        self, adata: AnnData, condition_key: str | None, conditions: list[str] | None, *, what: str, **fields: Any
+    ) -> None:
+        """Build a model for an AnnData; ``fields`` are those of the manifest that are the kind's own."""
+        likelihood = fields["architecture"]["likelihood"]
+        if likelihood not in self.likelihoods:
+            raise errors.Unsupported(
+                f"recon_loss is {likelihood!r}; {what} trains with {errors.names(self.likelihoods)}.",
+                kind=self.kind,
+                verb="recon_loss",
+            )
+        shared = {
+            "name": self.kind,
+            "genes": genes_of(adata.var_names),
+            "input": {"kind": "log1p" if likelihood == "mse" else "counts"},
+            "conditions": _manifests.one_hot(adata.obs, condition_key, conditions),
+        }
+        self._hold(Model.build(described(shared | fields, what=what)), adata, condition_key)
 
     @classmethod
     def _around(cls, model: Model, adata: AnnData | None, column: str | None = None) -> Self:
@@ -69,7 +89,9 @@ class OneHotModel(ScArchesModel):
 
     @classmethod
     def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
-        return cls._around(import_legacy.imported(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_"))
+        return cls._around(
+            import_legacy.from_scarches(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_")
+        )
 
     # --- what the documented methods do ------------------------------------------------------------------------------
 
@@ -105,12 +127,6 @@ class OneHotModel(ScArchesModel):
             made.model = retraining(grown, parts="all" if not freeze else "expression")
         made._network.keep_dropout = not remove_dropout or "dropout" in changes
         return made
-
-    @classmethod
-    def _reference(cls, given: str | Path | Self | Model) -> Self:
-        if isinstance(given, cls):
-            return given
-        return cls._around(given, None) if isinstance(given, Model) else cls.load(str(given))
 
     # --- cells -------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""scArches' training arguments as a Plan."""
+"""Turn scArches' training arguments into a Plan."""
 
 from __future__ import annotations
 

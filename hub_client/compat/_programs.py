@@ -1,4 +1,4 @@
-"""The masks and names of expiMap's terms, as scArches' arguments and AnnData say them."""
+"""Read the masks and names of expiMap's terms from scArches' arguments and AnnData."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def extension_mask(mask: ArrayLike | None, rows: int, *, genes: int) -> list[lis
 
 
 def names_of(adata: AnnData, number: int) -> list[str]:
-    """Return the names in ``uns`` if there is one for each term, told apart by numbers; else numbers."""
+    """Return the names in ``uns`` if there is one for each term, made unique by numbers; else numbers."""
     stored = adata.uns.get(TERMS)
     given = [] if stored is None else [str(name) for name in stored]
     return _unique(given) if len(given) == number else numbered("term", number)
@@ -64,11 +64,11 @@ def names_of(adata: AnnData, number: int) -> list[str]:
 def _unique(names: list[str]) -> list[str]:
     """Return names with numbers behind those that come again."""
     seen: Counter[str] = Counter()
-    found = []
+    unique = []
     for name in names:
         seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique
 
 
 def numbered(word: str, number: int) -> list[str]:
@@ -77,7 +77,7 @@ def numbered(word: str, number: int) -> list[str]:
 
 
 def terms(names: Sequence[str], programs: Sequence[Sequence[int]], kind: str) -> Iterator[dict[str, Any]]:
-    """Yield terms of one kind as a manifest says them."""
+    """Yield terms of one kind as a manifest has them."""
     for name, genes in zip(names, programs, strict=True):
         yield {"id": name, "name": name, "genes": tuple(genes), "kind": kind}
 

@@ -3,7 +3,7 @@
 Where the numbers differ on purpose from scArches 0.6.1: genes of an AnnData are matched by name; categories are sorted
 instead of in order of appearance; the training split is seeded and stratified; surgery trains the rows of new
 conditions and new terms, and leaves the reference's terms bit-identical; ``new_n_ext`` and ``new_n_ext_m`` are how many
-terms are added, as its documentation says, and not how many there are then; ``alpha_l1`` can be annealed; the best
+terms are added, as it documents, and not how many there are then; ``alpha_l1`` can be annealed; the best
 epoch's weights are restored; what is drawn is seeded; names of terms are saved with the model.
 
 The caller's AnnData is never written to, but for ``uns`` of those methods that are there to fill it:
@@ -22,13 +22,12 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
-from hub_client.compat import _groups, _manifests, _plans, _programs
+from hub_client.compat import _groups, _plans, _programs
 from hub_client.compat._base import SAMPLE_SEED, normalization
 from hub_client.compat._groups import REST, Values
 from hub_client.compat._one_hot import Expression, OneHotModel, overrides
 from hub_client.compat._programs import TERMS
 from hub_client.data.genes import Panel
-from hub_client.interop.vaes import described
 from hub_client.manifest.configs import ExpiMap as Config
 from hub_client.manifest.v1 import Term
 from hub_client.models.architectures.expimap import ExpiMap
@@ -39,7 +38,6 @@ from hub_client.programs.terms import active_terms, term_directions, term_genes
 
 CHANGEABLE = {"dr_rate": "dropout", "use_hsic": "hsic", "hsic_one_vs_all": "hsic_one_vs_all"}
 """Constructor arguments that surgery may change, and what they are called here."""
-LIKELIHOODS = ("nb", "mse")
 
 
 class EXPIMAP(OneHotModel):
@@ -94,6 +92,7 @@ class EXPIMAP(OneHotModel):
     """
 
     kind: ClassVar[str] = "expimap"
+    likelihoods: ClassVar[tuple[str, ...]] = ("nb", "mse")
 
     def __init__(
         self,
@@ -117,44 +116,29 @@ class EXPIMAP(OneHotModel):
         ext_mask: ArrayLike | None = None,
         soft_ext_mask: bool = False,
     ) -> None:
-        if recon_loss not in LIKELIHOODS:
-            raise errors.Unsupported(
-                f"recon_loss is {recon_loss!r}; expiMap trains with {errors.names(LIKELIHOODS)}.",
-                kind=self.kind,
-                verb="recon_loss",
-            )
         programs = _programs.of_shape(_programs.mask_of(adata, mask, mask_key), genes=adata.n_vars, argument="mask")
         constrained = _programs.extension_mask(ext_mask, n_ext_m, genes=adata.n_vars)
-        manifest = described(
-            {
-                "name": self.kind,
-                "architecture": {
-                    "kind": self.kind,
-                    "hidden": tuple(hidden_layer_sizes),
-                    "dropout": dr_rate,
-                    "likelihood": recon_loss,
-                    "normalization": normalization(use_bn, use_ln),
-                    "last_layer": decoder_last_layer,
-                    "library_encoder": use_l_encoder and _is_softmax(recon_loss, decoder_last_layer),
-                    "soft_mask": soft_mask,
-                    "constrained_extensions": n_ext_m,
-                    "unconstrained_extensions": n_ext,
-                    "soft_extension_mask": soft_ext_mask,
-                    "hsic": use_hsic,
-                    "hsic_one_vs_all": hsic_one_vs_all,
-                },
-                "genes": _manifests.genes(adata.var_names),
-                "input": {"kind": "log1p" if recon_loss == "mse" else "counts"},
-                "conditions": _manifests.one_hot(adata.obs, condition_key, conditions),
-                "terms": [
-                    *_programs.terms(_programs.names_of(adata, len(programs)), programs, "annotated"),
-                    *_programs.terms(_programs.numbered("constrained", n_ext_m), constrained, "constrained"),
-                    *_programs.terms(_programs.numbered("unconstrained", n_ext), [()] * n_ext, "unconstrained"),
-                ],
-            },
-            what="expiMap",
-        )
-        self._hold(Model.build(manifest), adata, condition_key)
+        architecture = {
+            "kind": self.kind,
+            "hidden": tuple(hidden_layer_sizes),
+            "dropout": dr_rate,
+            "likelihood": recon_loss,
+            "normalization": normalization(use_bn, use_ln),
+            "last_layer": decoder_last_layer,
+            "library_encoder": use_l_encoder and _is_softmax(recon_loss, decoder_last_layer),
+            "soft_mask": soft_mask,
+            "constrained_extensions": n_ext_m,
+            "unconstrained_extensions": n_ext,
+            "soft_extension_mask": soft_ext_mask,
+            "hsic": use_hsic,
+            "hsic_one_vs_all": hsic_one_vs_all,
+        }
+        terms = [
+            *_programs.terms(_programs.names_of(adata, len(programs)), programs, "annotated"),
+            *_programs.terms(_programs.numbered("constrained", n_ext_m), constrained, "constrained"),
+            *_programs.terms(_programs.numbered("unconstrained", n_ext), [()] * n_ext, "unconstrained"),
+        ]
+        self._begin(adata, condition_key, conditions, what="expiMap", architecture=architecture, terms=terms)
 
     # --- what scArches keeps as attributes ---------------------------------------------------------------------------
 
@@ -259,7 +243,7 @@ class EXPIMAP(OneHotModel):
             ``weight_decay``, ``batch_size``, ``train_frac``, ``use_early_stopping``, ``early_stopping_kwargs``,
             ``reload_best``, ``alpha_iter_anneal``, ``clip_value``, ``seed``, ``use_stratified_sampling``, ``monitor``;
             ``monitor_only_val``, ``print_stats`` and ``n_workers`` (have no use here: the bar shows training's terms,
-            :meth:`nonzero_terms` and :meth:`term_genes` tell what is left, and minibatches are gathered in the
+            :meth:`nonzero_terms` and :meth:`term_genes` return what is left, and minibatches are gathered in the
             process).
 
         Raises
@@ -375,7 +359,7 @@ class EXPIMAP(OneHotModel):
             ``(cells, genes)`` in the order of the model's genes, or an AnnData, whose genes are matched by name; None:
             the model's own cells.
         c
-            The condition of each cell, by name; None: what the AnnData says.
+            The condition of each cell, by name; None takes those of the AnnData.
         only_active
             Return the columns of :meth:`nonzero_terms` only.
         mean
@@ -408,7 +392,7 @@ class EXPIMAP(OneHotModel):
     def nonzero_terms(self) -> NDArray[np.bool_]:
         """Return which terms are active, ``(terms,)``: those the group lasso left weights, and all extensions.
 
-        :func:`hub_client.programs.terms.active_terms` tells of extensions whether any weight is left, too.
+        :func:`hub_client.programs.terms.active_terms` checks extensions for remaining weights, too.
         """
         extension = np.array([term.kind != "annotated" for term in self.model.manifest.terms])
         active: NDArray[np.bool_] = active_terms(self.model) | extension
@@ -493,11 +477,11 @@ class EXPIMAP(OneHotModel):
         InvalidInput
             If there is no such method.
         """
-        found = term_directions(self.model, method=method)
+        directions = term_directions(self.model, method=method)
         target = self._target(adata)
-        target.uns[key_added] = found.signs
-        if get_confidence and found.confidence is not None:
-            target.uns[f"{key_added}_confindence"] = found.confidence
+        target.uns[key_added] = directions.signs
+        if get_confidence and directions.confidence is not None:
+            target.uns[f"{key_added}_confindence"] = directions.confidence
 
     def latent_enrich(
         self,
@@ -542,7 +526,7 @@ class EXPIMAP(OneHotModel):
         VocabularyError
             If there is no such column, group or cell.
         InvalidInput
-            If directions are asked for that are not there.
+            If ``use_directions`` finds none in ``uns``.
         """
         target = self._target(adata)
         rows = _groups.grouped(target, groups)
@@ -557,10 +541,10 @@ class EXPIMAP(OneHotModel):
         }
 
     def _target(self, adata: AnnData | None) -> AnnData:
-        found = self.adata if adata is None else adata
-        if found is None:
+        target = self.adata if adata is None else adata
+        if target is None:
             raise errors.InvalidInput("this model was loaded without its AnnData: pass adata.")
-        return found
+        return target
 
     def _names(self, terms: str | Sequence[str]) -> list[str]:
         """Return the name of every term: given, in ``uns``, or the model's own."""

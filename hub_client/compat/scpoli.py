@@ -2,7 +2,7 @@
 
 Where the numbers differ on purpose from scArches 0.6.1: genes are matched by name; categories are sorted instead of in
 order of appearance; surgery trains the rows of new conditions and leaves the reference bit-identical; prototypes and
-``classify`` use the posterior mean; unlabelled prototypes are made when they are asked for; saved models hold no rows
+``classify`` use the posterior mean; unlabelled prototypes are made on first use; saved models hold no rows
 of ``obs``; the caller's AnnData is never written to.
 """
 
@@ -35,8 +35,9 @@ from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved
+from hub_client.interop.scarches_vaes import genes_of
 from hub_client.manifest.configs import ScPoli as Config
-from hub_client.manifest.v1 import Embedding, InputSpec, Manifest, PrototypeLevel, Prototypes
+from hub_client.manifest.v1 import Embedding, Genes, InputSpec, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
@@ -52,7 +53,8 @@ class scPoli(ScArchesModel):
     adata
         Cells to train on, ``(cells, genes)``: counts for nb, zinb and poisson, log1p values for mse.
     share_metadata
-        Whether :meth:`get_conditional_embeddings` adds what ``obs`` says of each condition. Kept in memory only.
+        Whether :meth:`get_conditional_embeddings` adds the ``obs`` columns that are constant in each condition. Kept in
+        memory only.
     obs_metadata
         That table, if it should not be read from ``adata.obs``: one row per condition.
     condition_keys
@@ -140,7 +142,7 @@ class scPoli(ScArchesModel):
         manifest = Manifest(
             name="scpoli",
             architecture=config,
-            genes=_manifests.genes(adata.var_names),
+            genes=Genes.model_validate(genes_of(adata.var_names)),
             input=InputSpec(kind="log1p" if recon_loss == "mse" else "counts"),
             conditions=described,
             combinations=_manifests.combinations(adata.obs, [c.key for c in described], conditions_combined),
@@ -216,11 +218,11 @@ class scPoli(ScArchesModel):
     @property
     def cell_types_(self) -> dict[str, list[str]]:
         """Label to the levels it occurs in."""
-        found: dict[str, list[str]] = {}
+        levels: dict[str, list[str]] = {}
         for level in self.model.manifest.labels:
             for name in level.categories:
-                found.setdefault(name, []).append(level.key)
-        return found
+                levels.setdefault(name, []).append(level.key)
+        return levels
 
     @property
     def latent_dim_(self) -> int:
@@ -373,8 +375,8 @@ class scPoli(ScArchesModel):
     def get_conditional_embeddings(self) -> AnnData | dict[str, AnnData]:
         """Return condition embeddings, ``(conditions, embedding)`` AnnData; a dict by key for several keys."""
         tables = self._network.embedding_rows()
-        found = {key: self._embeddings(key, rows) for key, rows in tables.items()}
-        return next(iter(found.values())) if len(found) == 1 else found
+        embeddings = {key: self._embeddings(key, rows) for key, rows in tables.items()}
+        return next(iter(embeddings.values())) if len(embeddings) == 1 else embeddings
 
     def _embeddings(self, key: str, rows: torch.Tensor) -> AnnData:
         names = self.conditions_[key]
@@ -383,7 +385,7 @@ class scPoli(ScArchesModel):
         return AnnData(rows.cpu().numpy(), obs=obs if metadata is None else metadata.reindex(names))
 
     def _metadata(self, key: str) -> pd.DataFrame | None:
-        """Return what obs says of each condition: the columns with one value per condition."""
+        """Return the obs columns that have one value per condition."""
         if self.obs_metadata_ is not None:
             return self.obs_metadata_
         if self.adata is None or key not in self.adata.obs:
@@ -391,7 +393,7 @@ class scPoli(ScArchesModel):
         return constant_columns(self.adata.obs, key)
 
     def get_prototypes_info(self, prototype_set: Literal["labeled", "unlabeled"] = "labeled") -> AnnData:
-        """Return prototypes as AnnData, ``(prototypes, latent)``, with names and what :meth:`classify` says of them."""
+        """Return prototypes as AnnData, ``(prototypes, latent)``, with names and labels by :meth:`classify`."""
         sets = {"labeled": self._labelled_points, "unlabeled": self._unlabelled_points}
         if prototype_set not in sets:
             raise errors.InvalidInput(
@@ -472,7 +474,7 @@ class scPoli(ScArchesModel):
     def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
         kept = saved.attributes
         return cls._around(
-            import_legacy.imported(saved, kind="scpoli"),
+            import_legacy.from_scarches(saved, kind="scpoli"),
             adata,
             labeled=kept.get("labeled_indices_"),
             unknown=kept.get("unknown_ct_names_"),
@@ -516,7 +518,7 @@ class scPoli(ScArchesModel):
         map_location
             Accepted for scArches' sake.
         """
-        reference = _reference(reference_model)
+        reference = cls._reference(reference_model).model
         made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
         cells = made._training_cells()
         grown = surgery(reference, cells, start="random")
@@ -558,7 +560,7 @@ class scPoli(ScArchesModel):
         **kwargs
             As for :meth:`train`.
         """
-        reference = _reference(reference_model)
+        reference = cls._reference(reference_model).model
         made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
         cells = made._training_cells()
         tried = cells.rows(subsample_groups(cells, subsample)) if subsample < 1 else cells
@@ -591,9 +593,3 @@ def _refuse(*, use_mmd: bool, recon_loss: str) -> None:
 
 def _tensor(values: Any) -> torch.Tensor:
     return torch.as_tensor(np.asarray(values), dtype=torch.float32)
-
-
-def _reference(given: str | Path | scPoli | Model) -> Model:
-    if isinstance(given, scPoli):
-        return given.model
-    return given if isinstance(given, Model) else scPoli.load(str(given)).model

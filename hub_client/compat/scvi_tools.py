@@ -4,7 +4,7 @@ Lopez 2018, doi 10.1038/s41592-018-0229-2; Xu 2021, doi 10.15252/msb.20209620; G
 10.1038/s41592-020-01050-x. Training, inference and all statistics are scvi-tools'. What differs on purpose:
 
 - Folders are read as data: what scvi-tools unpickles is a copy that holds plain values only
-  (:func:`hub_client.interop.scvi_files.washed`), so that a stranger's model runs no code.
+  (:func:`hub_client.interop.scvi_files.safe_copy`), so that a stranger's model runs no code.
 - ``load_query_data`` leaves the reference's cells where they are, to the bit: the weights of each key stay together and
   have products of their own (:mod:`hub_client.compat._split`), and training moves those of new categories only
   (:mod:`hub_client.compat._surgery`). Weight decay, which would move frozen weights, is off in such models unless it is
@@ -65,7 +65,7 @@ class _ScviToolsModel:
         adata
             Cells set up as the model's were; None: those saved with it; False: none.
         accelerator, device
-            Where the model shall be.
+            The device to put the model on.
         backup_url
             Refused: pull or download a model first.
         **kwargs
@@ -78,12 +78,12 @@ class _ScviToolsModel:
         """
         if backup_url is not None:
             raise errors.Unsupported(
-                f"backup_url={backup_url!r} is not fetched: what is loaded shall be what you looked at. Download it to "
-                "a folder, and load that.",
+                f"backup_url={backup_url!r} is not fetched, so that what is loaded is what you looked at. Download "
+                "it to a folder, and load that.",
                 kind=cls.__name__,
                 verb="load",
             )
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder:
             return super().load(str(folder), adata, accelerator, device, prefix, **kwargs)  # type: ignore[misc]
 
     @classmethod
@@ -108,7 +108,7 @@ class _ScviToolsModel:
         inplace_subset_query_vars
             Bring the query's genes into the reference's order, in place.
         accelerator, device
-            Where the model shall be.
+            The device to put the model on.
         unfrozen
             Let everything train; the reference moves then.
         **kwargs
@@ -150,20 +150,20 @@ class _ScviToolsModel:
                 facts={"output_dir_path": output_dir_path},
             )
         name = f"{prefix or ''}{scvi_files.MODEL}"
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder, folders.staged_file(target / name) as part:
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder, folders.staged_file(target / name) as part:
             shutil.copyfile(folder / name, part)
 
     @staticmethod
     def load_registry(dir_path: str, prefix: str | None = None) -> dict[str, Any]:
         """Return the registry of a saved model: what scvi-tools read of its AnnData."""
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
-            found: dict[str, Any] = _models.base.BaseModelClass.load_registry(str(folder), prefix)
-        return found
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder:
+            registry: dict[str, Any] = _models.base.BaseModelClass.load_registry(str(folder), prefix)
+        return registry
 
     @staticmethod
     def view_setup_args(dir_path: str, prefix: str | None = None) -> None:
         """Print how a saved model's AnnData was set up."""
-        with scvi_files.washed(dir_path, prefix=prefix or "") as folder:
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder:
             _models.base.BaseModelClass.view_setup_args(str(folder), prefix)
 
     @staticmethod
@@ -187,16 +187,16 @@ class _ScviToolsModel:
 
 @contextmanager
 def _readable(reference: Any) -> Iterator[Any]:
-    """Give a reference that scvi-tools can read safely: a model as it is, a folder as a washed copy of it."""
+    """Yield a reference that scvi-tools can read safely: a model as it is, a folder as a safe copy of it."""
     if isinstance(reference, str | Path):
-        with scvi_files.washed(reference) as folder:
+        with scvi_files.safe_copy(reference) as folder:
             yield str(folder)
     else:
         yield reference
 
 
 def _surgery_data(reference: Any) -> Any:
-    """Return attributes, genes and weights of a model or a washed folder, as scvi-tools' own surgery reads them."""
+    """Return attributes, genes and weights of a model or a safe copy, as scvi-tools' own surgery reads them."""
     from scvi.model.base._archesmixin import _get_loaded_data
 
     return _get_loaded_data(reference, device="cpu")
@@ -374,7 +374,7 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
         continuous_covariate_keys: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Tell totalVI where an AnnData has counts, proteins and batches; as scvi-tools' own."""
+        """Register where an AnnData has counts, proteins and batches; as scvi-tools' own."""
         super().setup_anndata(
             adata,
             protein_expression_obsm_key,
@@ -400,7 +400,7 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
         modalities: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Tell totalVI where a MuData has counts, proteins and batches; as scvi-tools' own."""
+        """Register where a MuData has counts, proteins and batches; as scvi-tools' own."""
         super().setup_mudata(
             mdata,
             rna_layer,
@@ -489,15 +489,15 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
             _likelihood(self.module, tensors, draws=draws)
             for tensors in self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
         ]
-        found = {name: np.concatenate([part[name] for part in parts], axis=-2) for name in parts[0]}
-        return {name: values.mean(axis=0) if give_mean and draws > 1 else values for name, values in found.items()}
+        joined = {name: np.concatenate([part[name] for part in parts], axis=-2) for name in parts[0]}
+        return {name: values.mean(axis=0) if give_mean and draws > 1 else values for name, values in joined.items()}
 
 
 def _likelihood(module: Any, tensors: Any, *, draws: int) -> dict[str, NDArray[np.float32]]:
     """Return the parameters for a minibatch, ``([draws,] cells, genes or proteins)``."""
     _, decoded = module.forward(tensors, inference_kwargs={"n_samples": draws}, compute_loss=False)
     genes, proteins = decoded["px_"], decoded["py_"]
-    found = {
+    parameters = {
         "mean": genes["rate"],
         "dispersions": genes["r"].expand_as(genes["rate"]),
         "protein_background": proteins["rate_back"],
@@ -506,5 +506,5 @@ def _likelihood(module: Any, tensors: Any, *, draws: int) -> dict[str, NDArray[n
         "protein_dispersions": proteins["r"].expand_as(proteins["rate_fore"]),
     }
     if module.gene_likelihood == "zinb":
-        found["dropout"] = torch.sigmoid(genes["dropout"])
-    return {name: values.cpu().numpy() for name, values in found.items()}
+        parameters["dropout"] = torch.sigmoid(genes["dropout"])
+    return {name: values.cpu().numpy() for name, values in parameters.items()}

@@ -16,11 +16,9 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
-from hub_client import errors
-from hub_client.compat import _manifests, _plans
+from hub_client.compat import _plans
 from hub_client.compat._base import normalization
 from hub_client.compat._one_hot import Expression, OneHotModel, overrides
-from hub_client.interop.vaes import described
 from hub_client.manifest.configs import TrVAE as Config
 from hub_client.models.architectures.trvae import TrVae
 from hub_client.models.embed import embed
@@ -34,7 +32,6 @@ CHANGEABLE = {
     "beta": "mmd_weight",
 }
 """Constructor arguments that surgery may change, and what they are called here."""
-LIKELIHOODS = ("nb", "zinb", "mse")
 
 
 class TRVAE(OneHotModel):
@@ -76,6 +73,7 @@ class TRVAE(OneHotModel):
     """
 
     kind: ClassVar[str] = "trvae"
+    likelihoods: ClassVar[tuple[str, ...]] = ("nb", "zinb", "mse")
 
     def __init__(
         self,
@@ -93,34 +91,19 @@ class TRVAE(OneHotModel):
         use_bn: bool = False,
         use_ln: bool = True,
     ) -> None:
-        if recon_loss not in LIKELIHOODS:
-            raise errors.Unsupported(
-                f"recon_loss is {recon_loss!r}; trVAE trains with {errors.names(LIKELIHOODS)}.",
-                kind=self.kind,
-                verb="recon_loss",
-            )
-        manifest = described(
-            {
-                "name": self.kind,
-                "architecture": {
-                    "kind": self.kind,
-                    "hidden": tuple(hidden_layer_sizes),
-                    "latent": latent_dim,
-                    "dropout": dr_rate,
-                    "likelihood": recon_loss,
-                    "normalization": normalization(use_bn, use_ln),
-                    "mmd": use_mmd,
-                    "mmd_on": mmd_on,
-                    "mmd_boundary": mmd_boundary,
-                    "mmd_weight": beta,
-                },
-                "genes": _manifests.genes(adata.var_names),
-                "input": {"kind": "log1p" if recon_loss == "mse" else "counts"},
-                "conditions": _manifests.one_hot(adata.obs, condition_key, conditions),
-            },
-            what="trVAE",
-        )
-        self._hold(Model.build(manifest), adata, condition_key)
+        architecture = {
+            "kind": self.kind,
+            "hidden": tuple(hidden_layer_sizes),
+            "latent": latent_dim,
+            "dropout": dr_rate,
+            "likelihood": recon_loss,
+            "normalization": normalization(use_bn, use_ln),
+            "mmd": use_mmd,
+            "mmd_on": mmd_on,
+            "mmd_boundary": mmd_boundary,
+            "mmd_weight": beta,
+        }
+        self._begin(adata, condition_key, conditions, what="trVAE", architecture=architecture)
 
     # --- what scArches keeps as attributes ---------------------------------------------------------------------------
 
@@ -189,7 +172,7 @@ class TRVAE(OneHotModel):
             ``(cells, genes)`` in the order of the model's genes, or an AnnData, whose genes are matched by name; None:
             the model's own cells.
         c
-            The condition of each cell, by name; None: what the AnnData says.
+            The condition of each cell, by name; None takes those of the AnnData.
         mean
             Return the mean.
         mean_var

@@ -1,1 +1,1 @@
-"""Folders that scArches and scvi-tools saved, in and out; read as data and never executed."""
+"""Import and export of folders that scArches and scvi-tools save; they are read as data and never executed."""

@@ -1,4 +1,4 @@
-"""scArches' expiMap to ours: its attributes to a manifest, its state to our tensors. Pure functions, no files.
+"""Turn scArches' expiMap into ours: attributes into a manifest, state into tensors. Pure functions, no files.
 
 Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2023, doi 10.1038/s41556-022-01072-x). Attributes are
 those it saves, with their trailing underscore; models older than an attribute have what scArches gives them then.
@@ -13,20 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hub_client.interop.vaes import (
+from hub_client.interop.scarches_vaes import (
     CONDITION_WEIGHTS,
     QUERY,
     Attributes,
     State,
     described,
-    genes_of,
-    input_of,
     layer_names,
     layer_tensors,
     layers_of,
     one_hot_condition,
     one_hot_rows,
-    origin,
+    shared_fields,
     tensor,
 )
 from hub_client.manifest.v1 import Manifest
@@ -34,9 +32,11 @@ from hub_client.manifest.v1 import Manifest
 LIBRARY = "l_encoder."
 """The library-size encoder, which scArches also makes where its last layer does not read it."""
 MASK = ".mask"
-"""The end of tensors that the terms of a manifest say."""
+"""How the names of mask tensors end; a manifest has the masks in its terms."""
 KINDS = {"term": "annotated"}
-"""The kind of a term, where it is not called by it."""
+"""The kind of a term, where its name does not begin with it."""
+EXTENSIONS = ("encoder.expand_", "decoder.L0.ext_L")
+"""How the names of extension terms' tensors begin."""
 HEADS = {"expand_mean_encoder": "mean", "expand_var_encoder": "log_variance"}
 """scArches' encoder layers of all extension terms, constrained ones first, and what a block of ours has of them."""
 
@@ -46,29 +46,13 @@ def manifest_of(
 ) -> Manifest:
     """Return the manifest of a scArches expiMap, with numbers for the names of its terms, which scArches does not save.
 
-    Parameters
-    ----------
-    attributes
-        What scArches saved of the model.
-    genes
-        Its genes in order.
-    name
-        The manifest's name.
-    reference
-        The attributes of the model that surgery started from (``conditions_``, ``n_ext_`` and ``n_ext_m_`` are read):
-        conditions and extension terms that it lacks can be trained, its own are frozen. None: nothing is frozen.
-
-    Raises
-    ------
-    ManifestError
-        If the attributes contradict each other or say what format 1 cannot.
+    Parameters and errors are those of :func:`hub_client.interop.trvae.manifest_of`. Of the reference ``conditions_``,
+    ``n_ext_`` and ``n_ext_m_`` are read: conditions and extension terms that it lacks can be trained, its own are
+    frozen.
     """
     fields = {
-        "name": name,
-        **origin(reference),
+        **shared_fields(attributes, genes, name=name, reference=reference),
         "architecture": _architecture(attributes),
-        "genes": genes_of(genes),
-        "input": input_of(attributes),
         "conditions": one_hot_condition(attributes, attributes if reference is None else reference),
         "terms": _terms(attributes, reference),
     }
@@ -78,27 +62,16 @@ def manifest_of(
 def tensors_of(state: State, attributes: Attributes, *, reference: Attributes | None = None) -> dict[str, Tensor]:
     """Return our network's tensors (float32) from scArches' state, the conditions' weights as one row for each.
 
-    Parameters
-    ----------
-    state
-        Every tensor of scArches' ``state_dict``.
-    attributes
-        What scArches saved of the model.
-    reference
-        As for :func:`manifest_of`: extensions of the reference and of the query are blocks of their own.
-
-    Raises
-    ------
-    ManifestError
-        If the state holds a tensor that an expiMap with these attributes does not have.
+    As :func:`hub_client.interop.trvae.tensors_of`; extensions of the ``reference`` and of the query are blocks of their
+    own.
     """
     unread = () if _library(attributes) else (LIBRARY,)
     read = {name: tensor(values) for name, values in state.items() if not name.startswith(unread)}
     kept = {name: _masked(name, values, read) for name, values in read.items() if not name.endswith(MASK)}
-    extensions = {name for name in kept if any(_extensions(attributes)) and _is_extension(name)}
+    extensions = {name for name in kept if any(_extensions(attributes)) and name.startswith(EXTENSIONS)}
     layers = {name: values for name, values in kept.items() if name not in {*CONDITION_WEIGHTS, *extensions}}
-    found = layer_tensors(layers, _layer_names(attributes), what="expiMap") | one_hot_rows(kept)
-    return found | _extension_tensors({name: kept[name] for name in extensions}, attributes, reference)
+    tensors = layer_tensors(layers, _layer_names(attributes), what="expiMap") | one_hot_rows(kept)
+    return tensors | _extension_tensors({name: kept[name] for name in extensions}, attributes, reference)
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
@@ -109,7 +82,7 @@ def _architecture(attributes: Attributes) -> dict[str, Any]:
     return {
         "kind": "expimap",
         **layers_of(attributes),
-        "last_layer": _last_layer(attributes),
+        "last_layer": attributes.get("decoder_last_layer_"),  # models older than the choice had today's default
         "library_encoder": _library(attributes),
         "soft_mask": attributes.get("soft_mask_", False),
         "constrained_extensions": constrained,
@@ -120,13 +93,8 @@ def _architecture(attributes: Attributes) -> dict[str, Any]:
     }
 
 
-def _last_layer(attributes: Attributes) -> str | None:
-    """Return the last layer; models older than the choice had what is the default now."""
-    return attributes.get("decoder_last_layer_")
-
-
 def _library(attributes: Attributes) -> bool:
-    softmax = attributes["recon_loss_"] == "nb" and _last_layer(attributes) in (None, "softmax")
+    softmax = attributes["recon_loss_"] == "nb" and attributes.get("decoder_last_layer_") in (None, "softmax")
     return bool(attributes.get("use_l_encoder_", False) and softmax)
 
 
@@ -198,30 +166,18 @@ def _masked(name: str, values: Tensor, state: dict[str, Tensor]) -> Tensor:
     return values if mask is None else values * mask
 
 
-def _is_extension(name: str) -> bool:
-    return name.startswith(("encoder.expand_", "decoder.L0.ext_L"))
-
-
 def _extension_tensors(
     state: dict[str, Tensor], attributes: Attributes, reference: Attributes | None
 ) -> dict[str, Tensor]:
     """Return the tensors of extension terms, cut into the blocks the manifest has."""
     both, known = sum(_extensions(attributes)), _known_extensions(attributes, reference)
     ends = [end for end in dict.fromkeys((known, both)) if end]
-    blocks = list(zip([0, *ends], ends, strict=False))
-    found = {}
-    for number, (start, end) in enumerate(blocks, start=1):
+    tensors = {}
+    for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False), start=1):
         for theirs, ours in HEADS.items():
             for leaf in ("weight", "bias"):
-                found[f"encoder.heads.{number}.{ours}.{leaf}"] = state[f"encoder.{theirs}.{leaf}"][start:end].clone()
-        found[f"decoder.programs.{number}.weight"] = _columns(state)[:, start:end].contiguous()
-    return found
-
-
-def _columns(state: dict[str, Tensor]) -> Tensor:
-    """Return the weights of all extension terms, ``(genes, terms)``, in the latent's order."""
-    parts = [state[name] for name in ("decoder.L0.ext_L_m.weight", "decoder.L0.ext_L.weight") if name in state]
-    return torch.cat(parts, dim=1)
-
-
-__all__ = ["manifest_of", "tensors_of"]
+                tensors[f"encoder.heads.{number}.{ours}.{leaf}"] = state[f"encoder.{theirs}.{leaf}"][start:end].clone()
+        parts = [state[name] for name in ("decoder.L0.ext_L_m.weight", "decoder.L0.ext_L.weight") if name in state]
+        columns = torch.cat(parts, dim=1)  # (genes, terms), in the latent's order
+        tensors[f"decoder.programs.{number}.weight"] = columns[:, start:end].contiguous()
+    return tensors

@@ -1,9 +1,8 @@
-"""export_scvi(): a model of ours as a folder that scvi-tools loads."""
+"""export_scvi(): write a model as a folder that scvi-tools loads."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hub_client import errors
 from hub_client.files import folders
@@ -25,7 +24,7 @@ def export_scvi(model: Model, folder: str | Path, *, overwrite: bool = False) ->
     model
         A model of kind ``scvi``, ``scanvi`` or ``totalvi``.
     folder
-        Where to. It appears whole or not at all.
+        A new folder. It appears whole or not at all.
     overwrite
         Replace what is there.
 
@@ -46,14 +45,10 @@ def export_scvi(model: Model, folder: str | Path, *, overwrite: bool = False) ->
     if place.exists() and not overwrite:
         raise errors.InvalidInput(f"{place} exists already; pass overwrite=True to replace it.", facts={"path": place})
     theirs = model.to_scvi()
-    if model.manifest.input.layer is not None:
-        _read_from(theirs.registry_, model.manifest.input.layer)
+    if (layer := model.manifest.input.layer) is not None:  # the model's own cells have their counts in X
+        theirs.registry_["setup_args"]["layer"] = layer
+        data = theirs.registry_["field_registries"]["X"]["data_registry"]
+        data |= {"attr_name": "layers", "attr_key": layer}
     with folders.staged(place) as stage, quiet():
         theirs.save(str(stage), overwrite=True)
     return place
-
-
-def _read_from(registry: dict[str, Any], layer: str) -> None:
-    """Let a registry say that counts are in a layer, where the model's own cells have them in X."""
-    registry["setup_args"]["layer"] = layer
-    registry["field_registries"]["X"]["data_registry"] |= {"attr_name": "layers", "attr_key": layer}

@@ -1,7 +1,8 @@
-"""from_scvi(): a model of scvi-tools, trained by whatever means, as one of ours."""
+"""from_scvi(): turn a model that scvi-tools trained into one that can be released."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hub_client.release import atlas_file
 def from_scvi(model: Any, *, name: str) -> Model:
     """Return a trained model of scvi-tools as one that can be released and mapped onto.
 
-    All that scvi-tools' registry says is in the manifest: genes, batches, covariates, labels and the unlabelled value,
+    All of scvi-tools' registry is in the manifest: genes, batches, covariates, labels and the unlabelled value,
     size factor and layer. The weights are copies, and :meth:`hub_client.Model.to_scvi` gives the same model back.
 
     A model whose data were minified (scvi-tools' ``minify_adata``) keeps no counts of them. What it keeps, where its
@@ -36,7 +37,7 @@ def from_scvi(model: Any, *, name: str) -> Model:
     Returns
     -------
     Model
-        Its manifest says what can be known from scvi-tools; title, licence, organism and the like are for
+        Its manifest holds what scvi-tools records; add title, licence, organism and the like with
         ``model.manifest.changed(...)``. Keys are the names of obs columns, with ``_`` for blanks and ``. / + *``.
 
     Raises
@@ -44,8 +45,8 @@ def from_scvi(model: Any, *, name: str) -> Model:
     InvalidInput
         If this is no model of scvi-tools, or it is not trained.
     Unsupported
-        If it is of another class, was made with a parameter that format 1 cannot say, or the installed scvi-tools is
-        one this archzoo does not know.
+        If it is of another class, was made with a parameter that format 1 has no field for, or the installed
+        scvi-tools is one this archzoo does not know.
     VocabularyError
         If cells without a value (NaN) were taken for a category.
 
@@ -57,22 +58,19 @@ def from_scvi(model: Any, *, name: str) -> Model:
     module = model.module
     embedding = _embedding(module)
     manifest = manifest_of(
-        model.registry_, model.init_params_, kind=kind, name=name, embedding=embedding, aged=AGED[kind](module)
+        model.registry_,
+        model.init_params_,
+        kind=kind,
+        name=name,
+        embedding=embedding,
+        old_defaults=READ_FROM_MODULE[kind](module),
     )
     manifest = manifest.changed(training=_training(model))
     network = ScviTools.build(manifest)
     network.take(_copied(module, manifest))
-    found = Model(manifest, network, atlas=_minified(model, manifest))
-    found.describe()
-    return found
-
-
-def _current(module: Any) -> dict[str, Any]:
-    return {}
-
-
-def _classifier(module: Any) -> dict[str, Any]:
-    return {"classifier_logits": module.classifier.logits}
+    made = Model(manifest, network, atlas=_minified(model, manifest))
+    made.describe()
+    return made
 
 
 def _background(module: Any) -> dict[str, Any]:
@@ -81,35 +79,39 @@ def _background(module: Any) -> dict[str, Any]:
     return {"background_activation": "softplus" if softplus else "exp"}
 
 
-AGED = {"scvi": _current, "scanvi": _classifier, "totalvi": _background}
-"""What a module from an older scvi-tools has that its parameters do not say."""
+READ_FROM_MODULE: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "scvi": lambda module: {},
+    "scanvi": lambda module: {"classifier_logits": module.classifier.logits},
+    "totalvi": _background,
+}
+"""Fields of the config that are read from the module, as the parameters of an older scvi-tools lack them."""
 
 
 def _kind(model: object) -> str:
     """Return the kind of a trained model."""
     names = {kind.model: name for name, kind in KINDS.items()}
-    found = type(model).__name__
+    given = type(model).__name__
     if not hasattr(model, "init_params_") or not hasattr(model, "module"):
         raise errors.InvalidInput(
-            f"from_scvi takes a trained model of scvi-tools ({errors.names(names)}), not a {found}.",
-            facts={"model": found},
+            f"from_scvi takes a trained model of scvi-tools ({errors.names(names)}), not a {given}.",
+            facts={"model": given},
         )
-    if found not in names:
+    if given not in names:
         raise errors.Unsupported(
-            f"{found} is not among the models of scvi-tools that archzoo runs: {errors.names(names)}.",
-            kind=found,
+            f"{given} is not among the models of scvi-tools that archzoo runs: {errors.names(names)}.",
+            kind=given,
             verb="from_scvi",
         )
     if not getattr(model, "is_trained_", False):
-        raise errors.InvalidInput(f"the {found} is not trained; call its train() first.", facts={"trained": False})
-    return names[found]
+        raise errors.InvalidInput(f"the {given} is not trained; call its train() first.", facts={"trained": False})
+    return names[given]
 
 
 def _embedding(module: Any) -> Embedding | None:
     if getattr(module, "batch_representation", "one-hot") != "embedding":
         return None
-    found = module.get_embedding("batch")
-    return Embedding(dim=found.embedding_dim, max_norm=found.max_norm)
+    table = module.get_embedding("batch")
+    return Embedding(dim=table.embedding_dim, max_norm=table.max_norm)
 
 
 def _copied(module: Any, manifest: Manifest) -> Any:
@@ -119,7 +121,7 @@ def _copied(module: Any, manifest: Manifest) -> Any:
         plain.load_state_dict(module.state_dict())
     except RuntimeError as error:
         raise errors.ManifestError(
-            f"{manifest.name}: the weights of this {type(module).__name__} are not what its parameters say: {error}"
+            f"{manifest.name}: the weights of this {type(module).__name__} do not fit its parameters: {error}"
         ) from None
     return plain
 

@@ -1,4 +1,4 @@
-"""import_legacy(): a folder that scArches or scvi-tools saved, as a Model. Needs no trust in who saved it."""
+"""import_legacy(): make a Model of a folder that scArches or scvi-tools saved. Needs no trust in who saved it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.data.genes import plain
-from hub_client.interop import expimap, scarches_files, scpoli, scvi_files, scvi_hub, scvi_models, trvae
+from hub_client.interop import expimap, scarches_files, scpoli, scvi_files, scvi_hub, scvi_models, torch_files, trvae
 from hub_client.interop import term_names as names_of_terms
 from hub_client.interop.scarches_files import Saved
-from hub_client.interop.vaes import key_of
+from hub_client.interop.scarches_vaes import key_of
 from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
 from hub_client.models.architectures import architecture
 from hub_client.models.architectures.scvi.network import KINDS as SCVI_KINDS
@@ -57,7 +57,7 @@ def import_legacy(
     Of scArches' trVAE, expiMap and scPoli that is ``attr.pkl``, ``model_params.pt`` and ``var_names.csv``; of
     scvi-tools' SCVI, SCANVI and TOTALVI ``model.pt``, or before 0.15 the same three. Where scvi-tools saved minified
     data beside its model, they become the atlas. A repository of scvi-hub is such a folder: its licence is kept, and
-    what its tags say is in ``extensions``.
+    its tags are in ``extensions``.
 
     Nothing in the folder is executed. What could not be kept is listed in the manifest's ``imported_from``.
 
@@ -74,14 +74,14 @@ def import_legacy(
     gene_ids
         The Ensembl id of each gene: in the model's order (``""`` where there is none), or by the model's gene names.
     term_names
-        What an expiMap's gene programs are called, which scArches does not save: names in the order of the mask's rows,
-        or the programs of the GMT file that the mask was made from (:func:`hub_client.programs.read_gmt`), which
-        are told by their genes.
+        Names of an expiMap's gene programs, which scArches does not save: in the order of the mask's rows, or the
+        programs of the GMT file that the mask was made from (:func:`hub_client.programs.read_gmt`), which are
+        recognised by their genes.
     reference
         The folder of the model that scArches' surgery started from. With it, the rows of its conditions are frozen and
         those of the query's can be trained further; without it, the model is imported as one reference.
     prefix
-        What scvi-tools was told to begin its files' names with.
+        What the names of scvi-tools' files begin with: the ``prefix`` of its ``save``.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def import_legacy(
         If a file is damaged, its tensors are not those of its attributes, or it asks for anything that a saved model
         does not need: every such name is listed, and nothing is loaded.
     ManifestError
-        If the attributes say what no manifest can, or contradict each other.
+        If the attributes contradict each other or do not fit format 1.
     Unsupported
         If it is a model of another kind, or of none that archzoo imports.
     InvalidInput
@@ -103,54 +103,33 @@ def import_legacy(
     >>> hub_client.push(model, "my-lab/lung-atlas")  # doctest: +SKIP
     """
     place = Path(path).expanduser()
+    known = {"organism": _organism(organism), "gene_ids": gene_ids, "term_names": term_names}
     if scvi_files.is_saved(place, prefix=prefix):
         if reference is not None:
             raise errors.InvalidInput("reference is for scArches' models; leave it out for one of scvi-tools.")
-        saved = scvi_files.read(place, prefix=prefix)
-        facts = {"organism": _organism(organism), "gene_ids": gene_ids, "term_names": term_names}
-        return _of_scvi_tools(saved, facts, name=name, kind=kind)
-    return imported(
-        read(path),
-        name=name,
-        kind=kind,
-        organism=organism,
-        gene_ids=gene_ids,
-        term_names=term_names,
-        reference=None if reference is None else read(reference),
-    )
+        return _from_scvi_tools(scvi_files.read(place, prefix=prefix), name=name, kind=kind, known=known)
+    before = None if reference is None else scarches_files.read(reference)
+    return from_scarches(scarches_files.read(path), name=name, kind=kind, known=known, reference=before)
 
 
-def read(path: str | Path) -> Saved:
-    """Return what scArches saved in a folder.
-
-    Raises
-    ------
-    NotFound, IntegrityError
-        As :func:`import_legacy`.
-    """
-    return scarches_files.read(Path(path).expanduser())
-
-
-def imported(
+def from_scarches(
     saved: Saved,
     *,
     name: str | None = None,
     kind: str | None = None,
-    organism: str | OntologyTerm | None = None,
-    gene_ids: Sequence[str] | Mapping[str, str] | None = None,
-    term_names: names_of_terms.Names | None = None,
+    known: Mapping[str, Any] | None = None,
     reference: Saved | None = None,
 ) -> Model:
-    """Return the model that was saved; see :func:`import_legacy`."""
-    found = _kind(saved.attributes, wanted=kind)
-    row, name = KINDS[found], name or _slug(saved.folder)
-    described, tensors = _converted(row, saved, name=name)
+    """Return the model that scArches saved; see :func:`import_legacy`, of whose arguments ``known`` holds some."""
+    actual = _kind(saved.attributes, wanted=kind)
+    row, name = KINDS[actual], name or _slug(saved.folder)
+    manifest, tensors = _converted(row, saved, name=name)
     if reference:
-        _kind(reference.attributes, wanted=found)
-        _check_reference(described, _converted(row, reference, name=name)[0])
-        described, tensors = _converted(row, saved, name=name, reference=reference)
-    facts = {"organism": _organism(organism), "gene_ids": gene_ids, "term_names": term_names}
-    manifest = _completed(described, facts, origin=_origin(saved, row, named=term_names is not None))
+        _kind(reference.attributes, wanted=actual)
+        _check_reference(manifest, _converted(row, reference, name=name)[0])
+        manifest, tensors = _converted(row, saved, name=name, reference=reference)
+    known = {key: value for key, value in (known or {}).items() if value is not None}
+    manifest = _completed(manifest, known, origin=_origin(saved, row, named="term_names" in known))
     _check(tensors, manifest)
     model = Model.build(manifest)
     model.network.load(tensors)
@@ -158,13 +137,13 @@ def imported(
     return model
 
 
-def _of_scvi_tools(saved: scvi_files.Saved, facts: Mapping[str, Any], *, name: str | None, kind: str | None) -> Model:
-    found = scvi_files.kind_of(saved)
-    _check_kind(found, wanted=kind, file=saved.files[0].path)
+def _from_scvi_tools(saved: scvi_files.Saved, *, name: str | None, kind: str | None, known: Mapping[str, Any]) -> Model:
+    actual = scvi_files.kind_of(saved)
+    _check_kind(actual, wanted=kind, file=saved.files[0].path)
     made = scvi_models.converted(saved, name=name or _slug(saved.folder))
-    told = scvi_hub.told(saved.folder, model=SCVI_KINDS[found].model)
-    origin = ImportedFrom(format=SCVI_FORMAT, files=saved.files + told.files, lost=made.lost + told.lost)
-    manifest = _completed(made.manifest.changed(**told.fields), facts, origin=origin)
+    metadata = scvi_hub.metadata(saved.folder, model=SCVI_KINDS[actual].model)
+    origin = ImportedFrom(format=SCVI_FORMAT, files=saved.files + metadata.files, lost=made.lost + metadata.lost)
+    manifest = _completed(made.manifest.changed(**metadata.fields), known, origin=origin)
     model = Model(manifest, made.network, atlas=made.atlas)
     model.describe()
     return model
@@ -182,13 +161,13 @@ class Kind:
     Attributes
     ----------
     mark
-        An attribute that tells it from the kinds below it.
+        An attribute that the kinds below it do not have.
     convert
         What was saved, the name and what was saved of the reference, to a manifest and tensors.
     attributes
         All that scArches saves of such a model, by name.
     lost
-        Attribute to what it says that a release does not.
+        Attribute to what it holds that a release does not.
     """
 
     mark: str
@@ -245,7 +224,7 @@ KINDS: Mapping[str, Kind] = {
         attributes=frozenset(_ALL + _MMD + _SCPOLI),
         lost={
             "labeled_indices_": "which of the training cells were labelled",
-            "obs_metadata_": "what obs said of one cell of each condition",
+            "obs_metadata_": "the obs columns of one cell of each condition",
             "prototypes_labeled_": "how many cells are behind each prototype (scArches does not save it)",
         },
     ),
@@ -265,7 +244,7 @@ KINDS: Mapping[str, Kind] = {
 """scArches' models; the first whose mark is among the attributes is the one."""
 KEYS = ("condition_key_", "condition_keys_", "cell_type_keys_")
 """Attributes that name columns of obs."""
-NAMES = "what its gene programs are called (scArches does not save it)"
+NAMES = "the names of its gene programs (scArches does not save them)"
 TRAINING = "how it was trained (scArches does not save it)"
 UNTRAINED = "any training: the model was saved before it"
 
@@ -276,25 +255,25 @@ def kind_of(attributes: Mapping[str, Any]) -> str | None:
 
 
 def _kind(attributes: Mapping[str, Any], *, wanted: str | None) -> str:
-    found = kind_of(attributes)
-    if found is None:
+    actual = kind_of(attributes)
+    if actual is None:
         raise errors.Unsupported(
             f"{scarches_files.ATTRIBUTES} describes none of {errors.names(KINDS)}: it has "
             f"{errors.names(sorted(attributes)) or 'no attributes'}. Give the folder of another model.",
             kind=wanted or "unknown",
             verb="import",
         )
-    _check_kind(found, wanted=wanted, file=scarches_files.ATTRIBUTES)
-    return found
+    _check_kind(actual, wanted=wanted, file=scarches_files.ATTRIBUTES)
+    return actual
 
 
-def _check_kind(found: str, *, wanted: str | None, file: str) -> None:
+def _check_kind(actual: str, *, wanted: str | None, file: str) -> None:
     known = [*KINDS, *SCVI_KINDS]
     if wanted is not None and wanted not in known:
         raise errors.InvalidInput(f"kind is {wanted!r}; it is one of {errors.names(known)}.", facts={"kind": wanted})
-    if wanted not in (None, found):
+    if wanted not in (None, actual):
         raise errors.Unsupported(
-            f"{file} describes a model of {found}, not of {wanted}. Give the folder of another model.",
+            f"{file} describes a model of {actual}, not of {wanted}. Give the folder of another model.",
             kind=str(wanted),
             verb="import",
         )
@@ -314,14 +293,14 @@ def _converted(row: Kind, saved: Saved, *, name: str, reference: Saved | None = 
         raise
     except KeyError as error:
         raise errors.IntegrityError(
-            f"{scarches_files.ATTRIBUTES} and {scarches_files.WEIGHTS} say nothing of {error}, which such a model has. "
+            f"{scarches_files.ATTRIBUTES} and {scarches_files.WEIGHTS} lack {error}, which such a model has. "
             "Copy the folder again from where it was saved.",
             file=scarches_files.ATTRIBUTES,
             expected=error.args[0],
         ) from None
     except MALFORMED as error:
         raise errors.IntegrityError(
-            f"{scarches_files.ATTRIBUTES} does not say what scArches says of such a model ({error}). "
+            f"{scarches_files.ATTRIBUTES} does not hold what scArches saves of such a model ({error}). "
             "Copy the folder again from where it was saved.",
             file=scarches_files.ATTRIBUTES,
         ) from None
@@ -345,21 +324,21 @@ MALFORMED = (TypeError, ValueError, AttributeError, IndexError, OverflowError, R
 """What attributes of the wrong type or size raise."""
 
 
-def _completed(manifest: Manifest, facts: Mapping[str, Any], *, origin: ImportedFrom) -> Manifest:
+def _completed(manifest: Manifest, known: Mapping[str, Any], *, origin: ImportedFrom) -> Manifest:
     """Return the manifest with what the caller knows of the model."""
     fields: dict[str, Any] = {"imported_from": origin}
-    if facts["organism"] is not None:
-        fields["organism"] = facts["organism"]
-    if facts["gene_ids"] is not None:
-        fields["genes"] = manifest.genes.model_dump() | {"panel": _panel(manifest, facts["gene_ids"])}
-    if facts["term_names"] is not None:
-        fields["terms"] = names_of_terms.named(manifest, facts["term_names"])
+    if known.get("organism") is not None:
+        fields["organism"] = known["organism"]
+    if known.get("gene_ids") is not None:
+        fields["genes"] = manifest.genes.model_dump() | {"panel": _panel(manifest, known["gene_ids"])}
+    if known.get("term_names") is not None:
+        fields["terms"] = names_of_terms.named(manifest, known["term_names"])
     return manifest.changed(**fields)
 
 
 def _origin(saved: Saved, row: Kind, *, named: bool) -> ImportedFrom:
     attributes = saved.attributes
-    lost = [f"{what}: {sentence}" for what, sentence in row.lost.items() if _says(attributes.get(what))]
+    lost = [f"{what}: {sentence}" for what, sentence in row.lost.items() if _is_filled(attributes.get(what))]
     lost += [NAMES] if not named and "mask_" in attributes else []
     lost += [f"{what}: no attribute of scArches' models" for what in sorted(attributes.keys() - row.attributes)]
     lost += [f"the obs column {old!r}, called {new!r} here" for old, new in _renamed(attributes)]
@@ -368,7 +347,7 @@ def _origin(saved: Saved, row: Kind, *, named: bool) -> ImportedFrom:
     return ImportedFrom(format=FORMAT, files=saved.files, lost=tuple(lost))
 
 
-def _says(value: Any) -> bool:
+def _is_filled(value: Any) -> bool:
     if isinstance(value, dict):
         return any(part is not None for part in value.values())
     return value is not None and not (hasattr(value, "__len__") and len(value) == 0)
@@ -421,15 +400,11 @@ def _check(tensors: Tensors, manifest: Manifest) -> None:
     with torch.device("meta"):  # no memory is taken for sizes that the attributes may only claim
         network = architecture(manifest.architecture.kind).build(manifest)
     expected = {spec.name: manifest.shape(spec) for spec in network.specs()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = [f"{name} is {found.get(name)}, not {size}" for name, size in expected.items() if found.get(name) != size]
-    wrong += [f"{name} is no tensor of it" for name in found if name not in expected]
-    wrong += [f"{name} holds NaN or an infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if wrong:
+    if wrong := torch_files.misfits(tensors, expected):
         raise errors.IntegrityError(
             f"{scarches_files.WEIGHTS} does not hold the weights of the model that {scarches_files.ATTRIBUTES} "
             f"describes: {errors.names(wrong)}. Copy the folder again from where it was saved.",
             file=scarches_files.WEIGHTS,
             expected=expected,
-            actual=found,
+            actual={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         )

@@ -1,4 +1,4 @@
-"""What is in a folder that scArches or scvi-tools saved: nothing is executed to tell it, however hostile."""
+"""inspect(): describe a folder that scArches or scvi-tools saved; nothing in it is executed, however hostile."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hub_client import errors
 from hub_client.interop import scarches_files, scvi_files, scvi_models
 from hub_client.interop.import_legacy import kind_of
 from hub_client.interop.pickles import printable
-from hub_client.interop.scarches_files import Asked, Contents
+from hub_client.interop.scarches_files import Contents
 
 PLAIN = (str, int, float, type(None))
-UNTOLD = "?"
+UNREADABLE = "?"
 """Stands for a name that is no plain text or number."""
 LONGEST = 8
-"""Items of a list that is told as a setting."""
+"""Items of a list that is shown as a setting."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a folder says.
+    """What a folder holds.
 
     Attributes
     ----------
@@ -50,66 +50,68 @@ class Inspection:
     @property
     def refused(self) -> tuple[str, ...]:
         """What its files ask for and no saved model needs."""
-        return tuple(asked.name for asked in self.contents.asked if not asked.allowed)
+        return tuple(request.name for request in self.contents.requests if not request.allowed)
 
 
 def inspect(path: str | Path, *, prefix: str = "") -> Inspection:
-    """Return what a folder says that scArches or scvi-tools saved, without loading it.
+    """Return what a folder holds that scArches or scvi-tools saved, without loading it.
 
     Parameters
     ----------
     path
         The folder.
     prefix
-        What scvi-tools was told to begin its files' names with.
+        What the names of scvi-tools' files begin with: the ``prefix`` of its ``save``.
 
     Raises
     ------
     NotFound
         If there is no such folder, or files are missing from it.
     IntegrityError
-        If a file is damaged. One that asks for what no model needs is told of in ``refused``.
+        If a file is damaged. What a file asks for and no model needs is in ``refused``.
     """
     place = Path(path).expanduser()
     if scvi_files.is_saved(place, prefix=prefix):
         return _of_scvi_tools(place, prefix)
     contents = scarches_files.look(place)
-    said = contents.attributes
+    attributes = contents.attributes
     return Inspection(
-        kind=kind_of(said),
-        conditions=_conditions(said),
-        labels=_labels(said),
-        programs={name: count for name, count in _programs(said).items() if count},
-        settings={_text(name.rstrip("_")): value for name, value in sorted(said.items()) if _is_setting(name, value)},
+        kind=kind_of(attributes),
+        conditions=_conditions(attributes),
+        labels=_labels(attributes),
+        programs={name: count for name, count in _programs(attributes).items() if count},
+        settings={
+            _text(name.rstrip("_")): value
+            for name, value in sorted(attributes.items())
+            if name not in _SHOWN_OTHERWISE and name.endswith("_") and _is_short(value)
+        },
         contents=contents,
     )
 
 
 def _of_scvi_tools(folder: Path, prefix: str) -> Inspection:
     """Return what scvi-tools saved; where its files ask for what no model needs, that alone."""
-    asked = scvi_files.asked(folder, prefix=prefix)
-    if not all(one.allowed for one in asked):
-        return Inspection(None, {}, {}, {}, {}, Contents({}, asked, None, (), None))
+    requests = scvi_files.requests(folder, prefix=prefix)
+    if not all(request.allowed for request in requests):
+        return Inspection(None, {}, {}, {}, {}, Contents({}, requests, None, (), None))
     saved = scvi_files.read(folder, prefix=prefix)
-    kind = _known_kind(saved)
-    if kind is None and saved.is_old:
-        return Inspection(None, {}, {}, {}, {}, _contents(saved, asked))
-    said = scvi_models.outlined(saved)
-    return Inspection(
-        kind=kind,
-        conditions={_text(key): _texts(names) for key, names in said.conditions.items()},
-        labels={_text(key): _texts(names) for key, names in said.labels.items()},
-        programs={},
-        settings={"scvi-tools": _text(said.version)}
-        | {_text(name): _told(value) for name, value in sorted(said.parameters.items()) if _is_short(value)},
-        contents=_contents(saved, asked),
-    )
-
-
-def _contents(saved: scvi_files.Saved, asked: tuple[Asked, ...]) -> Contents:
     genes = np.concatenate([*saved.genes.values()]) if isinstance(saved.genes, dict) else saved.genes
     shapes = {name: tuple(tensor.shape) for name, tensor in saved.state.items()}
-    return Contents(saved.attributes, asked, shapes, tuple(map(str, genes)), saved.cells)
+    contents = Contents(saved.attributes, requests, shapes, tuple(map(str, genes)), saved.cells)
+    kind = _known_kind(saved)
+    if kind is None and saved.is_old:
+        return Inspection(None, {}, {}, {}, {}, contents)
+    outline = scvi_models.outlined(saved)
+    parameters = {_text(name): value for name, value in sorted(outline.parameters.items()) if _is_short(value)}
+    return Inspection(
+        kind=kind,
+        conditions={_text(key): _texts(names) for key, names in outline.conditions.items()},
+        labels={_text(key): _texts(names) for key, names in outline.labels.items()},
+        programs={},
+        settings={"scvi-tools": _text(outline.version)}
+        | {name: _text(value) if isinstance(value, str) else value for name, value in parameters.items()},
+        contents=contents,
+    )
 
 
 def _known_kind(saved: scvi_files.Saved) -> str | None:
@@ -119,33 +121,29 @@ def _known_kind(saved: scvi_files.Saved) -> str | None:
         return None
 
 
-def _told(value: Any) -> Any:
-    return _text(value) if isinstance(value, str) else value
-
-
-def _conditions(said: Mapping[str, Any]) -> dict[str, list[str]]:
-    known = said.get("conditions_")
+def _conditions(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
+    known = attributes.get("conditions_")
     if isinstance(known, dict):
         return {_text(key): _texts(names) for key, names in known.items()}
-    return {_text(said.get("condition_key_")): _texts(known)} if known else {}
+    return {_text(attributes.get("condition_key_")): _texts(known)} if known else {}
 
 
-def _labels(said: Mapping[str, Any]) -> dict[str, list[str]]:
+def _labels(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the labels of each level; scArches keeps the levels of each label."""
-    found: dict[str, list[str]] = {}
-    types = said.get("cell_types_")
+    labels: dict[str, list[str]] = {}
+    types = attributes.get("cell_types_")
     for name, levels in types.items() if isinstance(types, dict) else ():
         for level in _texts(levels):
-            found.setdefault(level, []).append(_text(name))
-    return found
+            labels.setdefault(level, []).append(_text(name))
+    return labels
 
 
-def _programs(said: Mapping[str, Any]) -> dict[str, int]:
-    mask = said.get("mask_")
+def _programs(attributes: Mapping[str, Any]) -> dict[str, int]:
+    mask = attributes.get("mask_")
     return {
         "annotated": len(mask) if isinstance(mask, list) else 0,
-        "constrained": _count(said.get("n_ext_m_")),
-        "unconstrained": _count(said.get("n_ext_")),
+        "constrained": _count(attributes.get("n_ext_m_")),
+        "unconstrained": _count(attributes.get("n_ext_")),
     }
 
 
@@ -153,13 +151,16 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-_TOLD = {"conditions_", "condition_key_", "condition_keys_", "conditions_combined_", "cell_types_", "cell_type_keys_"}
-_TOLD |= {"ext_mask_", "input_dim_", "labeled_indices_", "mask_", "n_ext_", "n_ext_m_"}
-"""Attributes that are told in words of ours, or are long."""
-
-
-def _is_setting(name: str, value: Any) -> bool:
-    return name not in _TOLD and name.endswith("_") and _is_short(value)
+_SHOWN_OTHERWISE = {
+    "conditions_",
+    "condition_key_",
+    "condition_keys_",
+    "conditions_combined_",
+    "cell_types_",
+    "cell_type_keys_",
+}
+_SHOWN_OTHERWISE |= {"ext_mask_", "input_dim_", "labeled_indices_", "mask_", "n_ext_", "n_ext_m_"}
+"""Attributes that are shown in words of ours, or are long."""
 
 
 def _is_short(value: Any) -> bool:
@@ -172,4 +173,4 @@ def _texts(values: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return printable(str(value)) if isinstance(value, PLAIN) else UNTOLD
+    return printable(str(value)) if isinstance(value, PLAIN) else UNREADABLE

@@ -1,9 +1,9 @@
-"""A pickle as data: what it would call is written down, and never called.
+"""Read a pickle as data: what it would call is written down, and never called.
 
 A pickle is a program for a stack machine. It can name any function of any module and call it, which is why unpickling a
 stranger's file runs a stranger's code. Here the program runs on a machine that has no functions: it builds lists,
 dictionaries and numbers, and where it names something it leaves a :class:`Named`, where it calls something a
-:class:`Call`. :mod:`hub_client.interop.values` makes values of the few calls that it knows.
+:class:`Call`. :mod:`hub_client.interop.pickled_values` rebuilds the values of the few calls that it knows.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Pickled:
-    """What a pickle says.
+    """The content of a pickle, as data.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Pickled:
     names
         All that it names, as ``module:name``, in the order of appearance.
     persistent
-        The ids of what it says lies outside of it, such as the storages of PyTorch's files.
+        The ids of what it keeps outside of itself, such as the storages of PyTorch's files.
     end
         Where it ends in the bytes.
     """
@@ -73,7 +73,7 @@ class Pickled:
 
 
 def read(content: bytes, *, file: str, start: int = 0) -> Pickled:
-    """Return what the pickle at ``start`` of ``content`` says, without executing it.
+    """Return the pickle at ``start`` of ``content`` as data, without executing it.
 
     Parameters
     ----------
@@ -109,14 +109,14 @@ def printable(text: str) -> str:
 
 def refused(strangers: Iterable[str], *, file: str, allowed: Iterable[str]) -> errors.IntegrityError:
     """Return the error that lists every name a file may not ask for."""
-    asked = list(strangers)
+    names = list(strangers)
     return errors.IntegrityError(
-        f"{file} asks for {errors.names(asked, shown=SHOWN)}: no saved model needs that, and it could run any code. "
+        f"{file} asks for {errors.names(names, shown=SHOWN)}: no saved model needs that, and it could run any code. "
         "Nothing was loaded. If you trust who saved the folder, load it with what saved it, replace what is not "
         "numbers, text, arrays or frames, and save it again.",
         file=file,
         expected=sorted(allowed),
-        actual=asked,
+        actual=names,
     )
 
 
@@ -222,10 +222,6 @@ def _put(machine: _Machine, index: int) -> None:
     machine.memo[index] = machine.top()
 
 
-def _append(machine: _Machine, _: Any) -> None:
-    _extend(machine, [machine.pop()])
-
-
 def _extend(machine: _Machine, values: list[Any]) -> None:
     target = machine.top()
     if not isinstance(target, list):
@@ -275,10 +271,6 @@ def _hashable(value: Any) -> Any:
 KEYS = (str, bytes, int, float, type(None), Named, Call)
 
 
-def _global(machine: _Machine, argument: str) -> None:
-    machine.push(_named(machine, argument))
-
-
 def _named(machine: _Machine, argument: str) -> Named:
     module, _, name = argument.partition(" ")
     return machine.name(f"{module}:{name}")
@@ -300,11 +292,6 @@ def _call_with_keywords(machine: _Machine, _: Any) -> None:
     machine.push(Call(callee, (arguments, keywords)))
 
 
-def _instance(machine: _Machine, argument: str) -> None:
-    arguments = machine.since_mark()
-    machine.push(Call(_named(machine, argument), tuple(arguments)))
-
-
 def _object(machine: _Machine, _: Any) -> None:
     callee, *arguments = machine.since_mark()
     machine.push(Call(callee, tuple(arguments)))
@@ -321,11 +308,7 @@ def _extension(machine: _Machine, code: int) -> None:
     machine.push(machine.name(f"{EXTENSION}:{code}"))
 
 
-def _persistent(machine: _Machine, _: Any) -> None:
-    _persistent_text(machine, machine.pop())
-
-
-def _persistent_text(machine: _Machine, argument: Any) -> None:
+def _persistent(machine: _Machine, argument: Any) -> None:
     machine.persistent.append(argument)
     machine.push(Call(machine.name(PERSISTENT), (argument,)))
 
@@ -336,10 +319,6 @@ def _out_of_band(machine: _Machine, _: Any) -> None:
 
 def _kind(value: Any) -> str:
     return f"an object of {type(value).__name__}"
-
-
-def _frozen_set(values: Iterable[Any]) -> frozenset[Any]:
-    return frozenset(map(_hashable, values))
 
 
 def _collected(make: Callable[[list[Any]], Any]) -> Callable[[_Machine, Any], None]:
@@ -359,7 +338,7 @@ def _pop_mark(machine: _Machine, _: Any) -> None:
 
 
 def _nothing(machine: _Machine, _: Any) -> None:
-    """Neither the protocol's number nor the length of a frame says anything about the object."""
+    """Neither the protocol's number nor the length of a frame is part of the object."""
 
 
 _NUMBERS = (*NUMBERS, "FLOAT")
@@ -369,10 +348,10 @@ CONSTANTS = frozenset(_NUMBERS + _TEXTS + _BYTES)
 """Instructions that push their argument."""
 HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "ADDITEMS": _add_items,
-    "APPEND": _append,
+    "APPEND": lambda machine, _: _extend(machine, [machine.pop()]),
     "APPENDS": lambda machine, _: _extend(machine, machine.since_mark()),
     "BINGET": lambda machine, index: machine.push(machine.memo[index]),
-    "BINPERSID": _persistent,
+    "BINPERSID": lambda machine, _: _persistent(machine, machine.pop()),
     "BINPUT": _put,
     "BUILD": _build,
     "DICT": _collected(lambda values: {_hashable(key): value for key, value in _pairs(values)}),
@@ -385,10 +364,10 @@ HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "EXT2": _extension,
     "EXT4": _extension,
     "FRAME": _nothing,
-    "FROZENSET": _collected(_frozen_set),
+    "FROZENSET": _collected(lambda values: frozenset(map(_hashable, values))),
     "GET": lambda machine, index: machine.push(machine.memo[index]),
-    "GLOBAL": _global,
-    "INST": _instance,
+    "GLOBAL": lambda machine, argument: machine.push(_named(machine, argument)),
+    "INST": lambda machine, name: machine.push(Call(_named(machine, name), tuple(machine.since_mark()))),
     "INT": _whole,
     "LIST": _collected(list),
     "LONG": _whole,
@@ -405,7 +384,7 @@ HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEXT_BUFFER": _out_of_band,
     "NONE": _new(lambda: None),
     "OBJ": _object,
-    "PERSID": _persistent_text,
+    "PERSID": _persistent,
     "POP": _pop,
     "POP_MARK": _pop_mark,
     "PROTO": _nothing,

@@ -1,9 +1,9 @@
-"""A folder that scArches saved: attributes, tensors and genes, read without running anything that is in it."""
+"""Read a folder that scArches saved, attributes, tensors and genes, without running anything that is in it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop import pickles, values, weights
+from hub_client.interop import pickled_values, pickles, torch_files
 from hub_client.manifest.v1 import OriginalFile
 
 ATTRIBUTES, WEIGHTS, GENES, CELLS = "attr.pkl", "model_params.pt", "var_names.csv", "adata.h5ad"
 NEEDED = (ATTRIBUTES, WEIGHTS, GENES)
 MAX_BYTES = {ATTRIBUTES: pickles.MAX_BYTES, WEIGHTS: 1 << 35, GENES: 1 << 26}
 """The most that is read of each file; no model's has so much."""
-SIZES = ("embedding_dim_", "embedding_dims_", "hidden_layer_sizes_", "input_dim_", "latent_dim_", "n_ext_", "n_ext_m_")
+SIZES = {"embedding_dim_", "embedding_dims_", "hidden_layer_sizes_", "input_dim_", "latent_dim_", "n_ext_", "n_ext_m_"}
 """Attributes that are sizes of tensors."""
 POSITIONS = "labeled_indices_"
 """The attribute with positions of cells."""
@@ -53,8 +53,8 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A class or function that a file asks for, as ``module:name``, and whether it gets an answer."""
+class Request:
+    """A class or function that a file asks for, as ``module:name``, and whether it is allowed."""
 
     file: str
     name: str
@@ -63,13 +63,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder says it holds, with nothing made of it.
+    """What a folder holds by its own account, with nothing loaded.
 
     Attributes
     ----------
     attributes
         The model's attributes as :mod:`hub_client.interop.pickles` reads them.
-    asked
+    requests
         All that its files ask for.
     shapes
         The sizes of each tensor; None where the file of tensors is refused.
@@ -80,13 +80,13 @@ class Contents:
     """
 
     attributes: dict[str, Any]
-    asked: tuple[Asked, ...]
+    requests: tuple[Request, ...]
     shapes: dict[str, tuple[int, ...]] | None
     genes: tuple[str, ...]
     cells: Path | None
 
 
-def read(folder: Path) -> Saved:
+def read(path: str | Path) -> Saved:
     """Return what scArches saved in a folder.
 
     Raises
@@ -97,10 +97,13 @@ def read(folder: Path) -> Saved:
         If a file is damaged, or asks for anything that a saved model does not need: every such name is listed, and
         nothing is loaded.
     """
+    folder = Path(path).expanduser()
     contents, cells = _contents(folder), _cells(folder)
-    attributes = named_attributes(values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES))
+    attributes = named_attributes(
+        pickled_values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES)
+    )
     _check_ranges(attributes)
-    state = weights.state(contents[WEIGHTS], file=WEIGHTS)
+    state = torch_files.state(contents[WEIGHTS], file=WEIGHTS)
     _check_sizes(attributes, state)
     return Saved(
         folder,
@@ -108,12 +111,12 @@ def read(folder: Path) -> Saved:
         state=state,
         genes=_genes(contents[GENES], attributes),
         cells=cells,
-        files=(*(original(name, hashlib.sha256(content)) for name, content in contents.items()), *saved_cells(cells)),
+        files=originals(contents, cells),
     )
 
 
 def look(folder: Path) -> Contents:
-    """Return what a folder says it holds, without loading it.
+    """Return what a folder holds by its own account, without loading it.
 
     Raises
     ------
@@ -123,28 +126,21 @@ def look(folder: Path) -> Contents:
     contents = _contents(folder)
     pickled, content = pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), contents[WEIGHTS]
     attributes = named_attributes(pickled.value)
-    named = _asked(ATTRIBUTES, pickled.names, allowed=values.READERS)
-    wanted = _asked(WEIGHTS, weights.names(content, file=WEIGHTS), allowed=weights.ALLOWED)
-    shapes = _shapes(content) if all(one.allowed for one in wanted) else None
+    named = requests(ATTRIBUTES, pickled.names, allowed=pickled_values.READERS)
+    wanted = requests(WEIGHTS, torch_files.names(content, file=WEIGHTS), allowed=torch_files.ALLOWED)
+    shapes = None
+    if all(request.allowed for request in wanted):
+        shapes = {name: tuple(tensor.shape) for name, tensor in torch_files.state(content, file=WEIGHTS).items()}
     return Contents(attributes, (*named, *wanted), shapes, _genes(contents[GENES], attributes), _cells(folder))
 
 
-def _asked(file: str, names: Iterable[str], *, allowed: Container[str]) -> list[Asked]:
-    return [Asked(file, name, name in allowed) for name in names]
+def requests(file: str, names: Iterable[str], *, allowed: Container[str]) -> list[Request]:
+    """Return what a file asks for, with whether it is among what is allowed."""
+    return [Request(file, name, name in allowed) for name in names]
 
 
-def _shapes(content: bytes) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in weights.state(content, file=WEIGHTS).items()}
-
-
-def check(folder: Path) -> None:
-    """Refuse a folder that scArches did not save.
-
-    Raises
-    ------
-    NotFound
-        If there is no such folder, or files are missing from it.
-    """
+def _check(folder: Path) -> None:
+    """Refuse a folder that scArches did not save."""
     if not folder.is_dir():
         raise errors.NotFound(f"{folder}: no such folder.", name=str(folder))
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
@@ -163,17 +159,29 @@ def is_saved(folder: Path) -> bool:
 
 def _contents(folder: Path) -> dict[str, bytes]:
     """Return the folder's files: each is read once, and what is hashed is what is parsed."""
-    check(folder)
-    for name, most in MAX_BYTES.items():
-        size = (folder / name).stat().st_size
-        if size > most:
-            raise errors.IntegrityError(
-                f"{name} has {size:,} bytes; no model's has more than {most:,}.", file=name, expected=most, actual=size
-            )
-    return {name: (folder / name).read_bytes() for name in NEEDED}
+    _check(folder)
+    return {name: bounded(folder / name, most=most) for name, most in MAX_BYTES.items()}
 
 
-def named_attributes(found: Any, *, file: str = ATTRIBUTES) -> dict[str, Any]:
+def bounded(path: Path, *, most: int) -> bytes:
+    """Return a file's bytes.
+
+    Raises
+    ------
+    IntegrityError
+        If it has more than ``most``.
+    """
+    if (size := path.stat().st_size) > most:
+        raise errors.IntegrityError(
+            f"{path.name} has {size:,} bytes; no model's has more than {most:,}.",
+            file=path.name,
+            expected=most,
+            actual=size,
+        )
+    return path.read_bytes()
+
+
+def named_attributes(attributes: Any, *, file: str = ATTRIBUTES) -> dict[str, Any]:
     """Return an object as a model's attributes.
 
     Raises
@@ -181,13 +189,13 @@ def named_attributes(found: Any, *, file: str = ATTRIBUTES) -> dict[str, Any]:
     IntegrityError
         If it holds none by name.
     """
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+    if not isinstance(attributes, dict) or not all(isinstance(name, str) for name in attributes):
         raise errors.IntegrityError(
             f"{file} does not hold a model's attributes by name. Give a folder that a model was saved to.",
             file=file,
-            actual=type(found).__name__,
+            actual=type(attributes).__name__,
         )
-    return found
+    return attributes
 
 
 def _check_ranges(attributes: Mapping[str, Any]) -> None:
@@ -202,9 +210,9 @@ def _check_ranges(attributes: Mapping[str, Any]) -> None:
 def _check_sizes(attributes: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Refuse sizes that the weights cannot have, before anything is made of that size."""
     numbers = sum(tensor.numel() for tensor in state.values())
-    said = {name: attributes[name] for name in SIZES if name in attributes}
-    lists = {name: value if isinstance(value, list | tuple) else [value] for name, value in said.items()}
-    for name, sizes in lists.items():
+    for name in sorted(SIZES & attributes.keys()):
+        value = attributes[name]
+        sizes = value if isinstance(value, list | tuple) else [value]
         if len(sizes) > len(state) or any(isinstance(size, int) and size > numbers for size in sizes):
             raise errors.IntegrityError(
                 f"{ATTRIBUTES} claims more than {WEIGHTS} holds: {name} is {sizes!r:.60}, and there are {numbers:,} "
@@ -255,13 +263,10 @@ def _cells(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def saved_cells(path: Path | None) -> Iterator[OriginalFile]:
-    """Return the file of cells, if there is one, with its sha256."""
-    if path:
-        with path.open("rb") as file:
-            yield original(path.name, hashlib.file_digest(file, "sha256"))
-
-
-def original(name: str, digest: hashlib._Hash) -> OriginalFile:
-    """Return a file by its name and sha256."""
-    return OriginalFile(path=name, sha256=digest.hexdigest())
+def originals(contents: Mapping[str, bytes], cells: Path | None = None) -> tuple[OriginalFile, ...]:
+    """Return the files of a folder with their sha256: those that were read, and that of cells if there is one."""
+    digests = {name: hashlib.sha256(content) for name, content in contents.items()}
+    if cells:
+        with cells.open("rb") as file:
+            digests[cells.name] = hashlib.file_digest(file, "sha256")
+    return tuple(OriginalFile(path=name, sha256=digest.hexdigest()) for name, digest in digests.items())

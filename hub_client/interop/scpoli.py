@@ -1,4 +1,4 @@
-"""scArches' scPoli to ours: its attributes to a manifest, its state to our tensors. Pure functions, no files.
+"""Turn scArches' scPoli into ours: attributes into a manifest, state into tensors. Pure functions, no files.
 
 Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi 10.1038/s41587-021-01001-7). Attributes are
 those it saves, with their trailing underscore. Its versions 0.5.6 to 0.5.8 had one condition key, under other names.
@@ -15,20 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop.vaes import (
+from hub_client.interop.scarches_vaes import (
     QUERY,
     Attributes,
     State,
     added,
     described,
-    genes_of,
-    input_of,
     key_of,
-    layer_names,
     layer_tensors,
     layers_of,
     network_names,
-    origin,
+    shared_fields,
     tensor,
     transposed,
 )
@@ -48,36 +45,22 @@ def manifest_of(
 ) -> Manifest:
     """Return the manifest of a scArches scPoli.
 
-    Parameters
-    ----------
-    attributes
-        What scArches saved of the model.
-    genes
-        Its genes in order.
-    name
-        The manifest's name.
-    unlabelled
-        How many unlabelled prototypes it has.
-    reference
-        The attributes of the model that surgery started from (``conditions_``, ``conditions_combined_`` and
-        ``cell_types_`` are read): what it lacks is the query's and can be trained, its own is frozen. None: nothing is
-        frozen.
-
-    Raises
-    ------
-    ManifestError
-        If the attributes contradict each other or say what format 1 cannot.
+    Parameters and errors are those of :func:`hub_client.interop.trvae.manifest_of`. Of the reference ``conditions_``,
+    ``conditions_combined_`` and ``cell_types_`` are read: what it lacks is the query's and can be trained, its own is
+    frozen. ``unlabelled`` counts the unlabelled prototypes.
     """
     attributes = modern(attributes)
     old = attributes if reference is None else modern(reference)
     levels = [_level(key, attributes, old) for key in attributes["cell_type_keys_"] or () if _labels(key, attributes)]
     prototypes = [PrototypeLevel.of(position, level["key"]) for position, level in enumerate(levels)]
     fields = {
-        "name": name,
-        **origin(reference),
-        "architecture": _architecture(attributes),
-        "genes": genes_of(genes),
-        "input": input_of(attributes),
+        **shared_fields(attributes, genes, name=name, reference=reference),
+        "architecture": {
+            "kind": "scpoli",
+            **layers_of(attributes),
+            "latent": attributes["latent_dim_"],
+            "inject": attributes["inject_condition_"],
+        },
         "conditions": [_condition(position, attributes, old) for position in range(len(attributes["conditions_"]))],
         "combinations": _combinations(attributes, old),
         "labels": levels,
@@ -96,7 +79,7 @@ def tensors_of(
     """Return our network's tensors (float32) from scArches' state.
 
     Theta is transposed to ``(combinations, genes)``. Embedding rows longer than ``embedding_max_norm_`` are shortened,
-    which scArches does when it looks them up. scArches does not say how many cells are behind a prototype: 1.
+    which scArches does when it looks them up. scArches does not save how many cells a prototype stands for: 1 is taken.
 
     Parameters
     ----------
@@ -115,7 +98,12 @@ def tensors_of(
         If the state holds a tensor that a scPoli with these attributes does not have.
     """
     attributes, state = modern(attributes), modern_state(state)
-    tensors = _layers(state, attributes) | _embeddings(state, attributes)
+    embeddings = [f"embeddings.{i}" for i in range(len(attributes["condition_keys_"]))]
+    tables = {"theta", *(f"{name}.weight" for name in embeddings)}
+    layers = {name: values for name, values in state.items() if name not in tables}
+    tensors = layer_tensors(layers, network_names(attributes), what="scPoli")
+    longest = attributes["embedding_max_norm_"]
+    tensors |= {f"{name}.rows": _shortened(tensor(state[f"{name}.weight"]), longest) for name in embeddings}
     if "theta" in state:
         tensors["theta.rows"] = transposed(state["theta"])
     latent = int(attributes["latent_dim_"])
@@ -149,16 +137,11 @@ def relative_uncertainty(distances: ArrayLike) -> NDArray[np.float64]:
     """
     values = np.asarray(distances, dtype=np.float64)
     span = np.ptp(values) if values.size else 0.0
-    found: NDArray[np.float64] = (values - values.min(initial=np.inf)) / (span or 1.0)
-    return found
+    scaled: NDArray[np.float64] = (values - values.min(initial=np.inf)) / (span or 1.0)
+    return scaled
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
-
-
-def _architecture(attributes: Attributes) -> dict[str, Any]:
-    own = {"latent": attributes["latent_dim_"], "inject": attributes["inject_condition_"]}
-    return {"kind": "scpoli", **layers_of(attributes), **own}
 
 
 def _condition(position: int, attributes: Attributes, old: Attributes) -> dict[str, Any]:
@@ -229,20 +212,6 @@ def _labels(column: str, attributes: Attributes) -> list[str]:
 # --- the tensors -----------------------------------------------------------------------------------------------------
 
 
-def _layers(state: State, attributes: Attributes) -> dict[str, Tensor]:
-    tables = {"theta", *(f"embeddings.{i}.weight" for i in range(len(attributes["condition_keys_"])))}
-    layers = {name: values for name, values in state.items() if name not in tables}
-    return layer_tensors(layers, network_names(attributes), what="scPoli")
-
-
-def _embeddings(state: State, attributes: Attributes) -> dict[str, Tensor]:
-    longest = attributes["embedding_max_norm_"]
-    return {
-        f"embeddings.{i}.rows": _shortened(tensor(state[f"embeddings.{i}.weight"]), longest)
-        for i in range(len(attributes["condition_keys_"]))
-    }
-
-
 def _shortened(rows: Tensor, longest: float | None) -> Tensor:
     return rows if longest is None else torch.embedding_renorm_(rows, torch.arange(len(rows)), longest, 2.0)
 
@@ -273,6 +242,3 @@ def _padded(values: Tensor, rows: list[int]) -> Tensor:
     """Return rows of a tensor, zeros for those beyond its end."""
     missing = max(rows) + 1 - len(values)
     return torch.cat([values, values.new_zeros(max(missing, 0), *values.shape[1:])])[rows]
-
-
-__all__ = ["key_of", "layer_names", "manifest_of", "relative_uncertainty", "tensors_of"]

@@ -1,15 +1,14 @@
-"""A folder that scvi-tools saved, read without running anything that is in it, and written again from what was read.
+"""Read a folder that scvi-tools saved without running anything that is in it, and write it again from what was read.
 
 scvi-tools keeps a model in one file, ``model.pt``: a zip archive of PyTorch with a pickle of tensors, arrays, frames
 and its registry. Before 0.15 there were three: ``model_params.pt``, ``attr.pkl`` and ``var_names.csv``. Its own
-functions unpickle them, which runs what a stranger put there; with :func:`washed` they get a copy that holds plain
+functions unpickle them, which runs what a stranger put there; with :func:`safe_copy` they get a copy that holds plain
 values alone.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import pickle
 import shutil
 import tempfile
@@ -27,14 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop import frames, pickles, scarches_files, values, weights
+from hub_client.interop import pickled_frames, pickled_values, pickles, scarches_files, torch_files
 from hub_client.interop.pickles import Pickled
-from hub_client.interop.scarches_files import Asked
+from hub_client.interop.scarches_files import Request, bounded, named_attributes, originals
 from hub_client.manifest.v1 import OriginalFile
 from hub_client.models.architectures.scvi.network import KINDS, scvi_tools
 
 MODEL = "model.pt"
-TRIPLE = (scarches_files.ATTRIBUTES, scarches_files.WEIGHTS, scarches_files.GENES)
+TRIPLE = scarches_files.NEEDED
+MOST = scarches_files.MAX_BYTES[scarches_files.WEIGHTS]
 CELLS = ("adata.h5ad", "mdata.h5mu")
 REGISTRY, SETUP, UNLABELLED = "registry_", "scvi_setup_dict_", "unlabeled_category_"
 """Attributes with what scvi-tools read from data: since 0.15, and before."""
@@ -90,11 +90,11 @@ def is_saved(folder: Path, *, prefix: str = "") -> bool:
     attributes = folder / f"{prefix}{scarches_files.ATTRIBUTES}"
     if not attributes.is_file():
         return False
-    content = _content(folder, attributes.name, most=pickles.MAX_BYTES)
+    content = bounded(attributes, most=pickles.MAX_BYTES)
     if not any(name.encode() in content for name in (REGISTRY, SETUP)):
         return False
-    said = pickles.read(content, file=attributes.name).value
-    return isinstance(said, dict) and not said.keys().isdisjoint({REGISTRY, SETUP})
+    value = pickles.read(content, file=attributes.name).value
+    return isinstance(value, dict) and not value.keys().isdisjoint({REGISTRY, SETUP})
 
 
 def read(folder: str | Path, *, prefix: str = "") -> Saved:
@@ -118,20 +118,12 @@ def read(folder: str | Path, *, prefix: str = "") -> Saved:
         If the prefix is none of a file's name.
     """
     place = Path(folder).expanduser()
-    check(place, prefix=prefix)
+    _check(place, prefix)
     return _read_model(place, prefix) if (place / f"{prefix}{MODEL}").is_file() else _read_triple(place, prefix)
 
 
-def check(folder: Path, *, prefix: str = "") -> None:
-    """Refuse a folder that scvi-tools did not save.
-
-    Raises
-    ------
-    NotFound
-        If there is no such folder, or files are missing from it.
-    InvalidInput
-        If the prefix is none of a file's name.
-    """
+def _check(folder: Path, prefix: str) -> None:
+    """Refuse a folder that scvi-tools did not save."""
     if prefix != Path(prefix).name:
         raise errors.InvalidInput(
             f"prefix is {prefix!r}; it is what the names of the folder's files begin with.", facts={"prefix": prefix}
@@ -148,8 +140,8 @@ def check(folder: Path, *, prefix: str = "") -> None:
         )
 
 
-def asked(folder: Path, *, prefix: str = "") -> tuple[Asked, ...]:
-    """Return all that a folder's files ask for, without making anything of it.
+def requests(folder: Path, *, prefix: str = "") -> tuple[Request, ...]:
+    """Return all that a folder's files ask for, without loading anything.
 
     Raises
     ------
@@ -158,24 +150,24 @@ def asked(folder: Path, *, prefix: str = "") -> tuple[Asked, ...]:
     IntegrityError
         If a file is damaged.
     """
-    check(folder, prefix=prefix)
+    _check(folder, prefix)
     file = f"{prefix}{MODEL}"
     if (folder / file).is_file():
-        said, beside = pickled(_content(folder, file, most=scarches_files.MAX_BYTES[scarches_files.WEIGHTS]), file=file)
-        return tuple(Asked(file, name, name in values.READERS or name in beside) for name in said.names)
+        model, beside = pickled(bounded(folder / file, most=MOST), file=file)
+        return tuple(scarches_files.requests(file, model.names, allowed={*pickled_values.READERS, *beside}))
     contents = _triple(folder, prefix)
     file, tensors = f"{prefix}{scarches_files.ATTRIBUTES}", f"{prefix}{scarches_files.WEIGHTS}"
-    named = pickles.read(contents[scarches_files.ATTRIBUTES], file=file).names
-    wanted = weights.names(contents[scarches_files.WEIGHTS], file=tensors)
+    named = pickles.read(contents[file], file=file).names
+    wanted = torch_files.names(contents[tensors], file=tensors)
     return (
-        *(Asked(file, name, name in values.READERS) for name in named),
-        *(Asked(tensors, name, name in weights.ALLOWED) for name in wanted),
+        *scarches_files.requests(file, named, allowed=pickled_values.READERS),
+        *scarches_files.requests(tensors, wanted, allowed=torch_files.ALLOWED),
     )
 
 
 @contextmanager
-def washed(folder: str | Path, *, prefix: str = "") -> Iterator[Path]:
-    """Give a copy of a folder that scvi-tools' own functions can read: nothing of a stranger's pickle is in it.
+def safe_copy(folder: str | Path, *, prefix: str = "") -> Iterator[Path]:
+    """Make a copy of a folder that scvi-tools' own functions can read: nothing of a stranger's pickle is in it.
 
     Its files are written from what :func:`read` made of the folder's: dictionaries, lists, texts, numbers, arrays,
     tensors and frames. ``model.pt`` is there for folders from before 0.15 too, besides their own three files. Saved
@@ -202,17 +194,17 @@ def washed(folder: str | Path, *, prefix: str = "") -> Iterator[Path]:
 
     Examples
     --------
-    >>> with washed("lung_atlas") as copy:  # doctest: +SKIP
+    >>> with safe_copy("lung_atlas") as copy:  # doctest: +SKIP
     ...     model = scvi.model.SCANVI.load(copy, adata)
     """
-    found = read(folder, prefix=prefix)
+    saved = read(folder, prefix=prefix)
     with tempfile.TemporaryDirectory(prefix="archzoo-") as temporary:
         place = Path(temporary)
-        if found.is_old:
-            _write_triple(found, place)
-        write_model(place / f"{prefix}{MODEL}", current(found))
-        if found.cells:
-            _reach(found.cells.resolve(), place / found.cells.name)
+        if saved.is_old:
+            _write_triple(saved, place)
+        write_model(place / f"{prefix}{MODEL}", current(saved))
+        if saved.cells:
+            _link(saved.cells.resolve(), place / saved.cells.name)
         yield place
 
 
@@ -238,7 +230,7 @@ def current(saved: Saved) -> Saved:
         registry = registry_from_setup_dict(model_class, setup, attributes.get(UNLABELLED))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise errors.IntegrityError(
-            f"{saved.prefix}{scarches_files.ATTRIBUTES} does not say what scvi-tools said of such a model before 0.15 "
+            f"{saved.prefix}{scarches_files.ATTRIBUTES} lacks what scvi-tools saved of such a model before 0.15 "
             f"({type(error).__name__}: {error}). Copy the folder again from where it was saved.",
             file=f"{saved.prefix}{scarches_files.ATTRIBUTES}",
         ) from None
@@ -255,112 +247,95 @@ def kind_of(saved: Saved) -> str:
         If archzoo does not know the kind.
     """
     names = {kind.model: name for name, kind in KINDS.items()}
-    told = _class_of(saved)
-    if told not in names:
-        raise errors.Unsupported(
-            f"{saved.files[0].path} is of a {pickles.printable(told)}; archzoo knows {errors.names(names)} of "
-            "scvi-tools. Give the folder of another model.",
-            kind=told,
-            verb="import",
-        )
-    return names[told]
-
-
-def _class_of(saved: Saved) -> str:
     registry = saved.attributes.get(REGISTRY)
     if isinstance(registry, dict) and "model_name" in registry:
-        return str(registry["model_name"])
-    return next((name for name, mark in MARKS.items() if any(key.startswith(mark) for key in saved.state)), "SCVI")
+        model = str(registry["model_name"])
+    else:
+        model = next((name for name, mark in MARKS.items() if any(key.startswith(mark) for key in saved.state)), "SCVI")
+    if model not in names:
+        raise errors.Unsupported(
+            f"{saved.files[0].path} is of a {pickles.printable(model)}; archzoo knows {errors.names(names)} of "
+            "scvi-tools. Give the folder of another model.",
+            kind=model,
+            verb="import",
+        )
+    return names[model]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def pickled(content: bytes, *, file: str) -> tuple[Pickled, Mapping[str, values.Reader]]:
-    """Return what the pickle in ``model.pt`` says, and what it may ask for besides: storages in the same file."""
-    archive = weights.archive(content, file=file)
-    beside = dict.fromkeys(weights.DTYPES, frames.unread) | {pickles.PERSISTENT: archive.storage}
+def pickled(content: bytes, *, file: str) -> tuple[Pickled, Mapping[str, pickled_values.Reader]]:
+    """Return the pickle in ``model.pt``, and what it may ask for besides: storages in the same file."""
+    archive = torch_files.archive(content, file=file)
+    beside = dict.fromkeys(torch_files.DTYPES, pickled_frames.unread) | {pickles.PERSISTENT: archive.storage}
     return archive.pickled, beside
 
 
 def _read_model(folder: Path, prefix: str) -> Saved:
     file = f"{prefix}{MODEL}"
-    content = _content(folder, file, most=scarches_files.MAX_BYTES[scarches_files.WEIGHTS])
-    said, beside = pickled(content, file=file)
-    found = values.rebuilt(said, file=file, beside=beside)
-    if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in (STATE, ATTRIBUTES)):
+    content = bounded(folder / file, most=MOST)
+    model, beside = pickled(content, file=file)
+    parts = pickled_values.rebuilt(model, file=file, beside=beside)
+    if not isinstance(parts, dict) or not all(isinstance(parts.get(name), dict) for name in (STATE, ATTRIBUTES)):
         raise errors.IntegrityError(
             f"{file} does not hold what scvi-tools saves: {errors.names([STATE, GENES, ATTRIBUTES])}. Give a folder "
             "that model.save() wrote.",
             file=file,
-            actual=type(found).__name__,
+            actual=type(parts).__name__,
         )
-    state = {name: value for name, value in found[STATE].items() if name != PYRO}
+    state = {name: value for name, value in parts[STATE].items() if name != PYRO}
     cells = _cells(folder, prefix)
     return Saved(
         folder,
         prefix,
-        scarches_files.named_attributes(plain(found[ATTRIBUTES]), file=file),
-        state=weights.named(state, file=file, size=len(content)),
-        genes=_genes(plain(found.get(GENES)), file=file),
+        named_attributes(plain(parts[ATTRIBUTES]), file=file),
+        state=torch_files.named(state, file=file, size=len(content)),
+        genes=_genes(plain(parts.get(GENES)), file=file),
         cells=cells,
-        files=(scarches_files.original(file, hashlib.sha256(content)), *scarches_files.saved_cells(cells)),
+        files=originals({file: content}, cells),
     )
 
 
 def _read_triple(folder: Path, prefix: str) -> Saved:
     contents = _triple(folder, prefix)
-    file = f"{prefix}{scarches_files.ATTRIBUTES}"
-    attributes = values.rebuilt(pickles.read(contents[scarches_files.ATTRIBUTES], file=file), file=file)
+    file, weights, genes = contents
+    attributes = pickled_values.rebuilt(pickles.read(contents[file], file=file), file=file)
     cells = _cells(folder, prefix)
     return Saved(
         folder,
         prefix,
-        scarches_files.named_attributes(plain(attributes), file=file),
-        state=weights.state(contents[scarches_files.WEIGHTS], file=f"{prefix}{scarches_files.WEIGHTS}"),
-        genes=np.array(scarches_files.lines(contents[scarches_files.GENES]), dtype=object),
+        named_attributes(plain(attributes), file=file),
+        state=torch_files.state(contents[weights], file=weights),
+        genes=np.array(scarches_files.lines(contents[genes]), dtype=object),
         cells=cells,
-        files=(
-            *(
-                scarches_files.original(f"{prefix}{name}", hashlib.sha256(content))
-                for name, content in contents.items()
-            ),
-            *scarches_files.saved_cells(cells),
-        ),
+        files=originals(contents, cells),
     )
 
 
 def _triple(folder: Path, prefix: str) -> dict[str, bytes]:
-    return {name: _content(folder, f"{prefix}{name}", most=scarches_files.MAX_BYTES[name]) for name in TRIPLE}
-
-
-def _content(folder: Path, name: str, *, most: int) -> bytes:
-    size = (folder / name).stat().st_size
-    if size > most:
-        raise errors.IntegrityError(
-            f"{name} has {size:,} bytes; no model's has more than {most:,}.", file=name, expected=most, actual=size
-        )
-    return (folder / name).read_bytes()
+    limits = {f"{prefix}{name}": scarches_files.MAX_BYTES[name] for name in TRIPLE}
+    return {name: bounded(folder / name, most=most) for name, most in limits.items()}
 
 
 def _cells(folder: Path, prefix: str) -> Path | None:
     return next((path for name in CELLS if (path := folder / f"{prefix}{name}").is_file()), None)
 
 
-def _genes(found: Any, *, file: str) -> Genes:
+def _genes(genes: Any, *, file: str) -> Genes:
     """Return genes as texts, by modality where they are."""
-    if isinstance(found, dict):
-        return {str(modality): _texts(names, file=file) for modality, names in found.items()}
-    return _texts(found, file=file)
+    if isinstance(genes, dict):
+        return {str(modality): _texts(names, file=file) for modality, names in genes.items()}
+    return _texts(genes, file=file)
 
 
-def _texts(found: Any, *, file: str) -> NDArray[Any]:
-    names = np.asarray(found, dtype=object)
+def _texts(genes: Any, *, file: str) -> NDArray[Any]:
+    names = np.asarray(genes, dtype=object)
     if names.ndim != 1 or not len(names) or not all(isinstance(name, str) for name in names):
         raise errors.IntegrityError(
             f"{file} does not name its genes. Give a folder that model.save() wrote.",
             file=file,
-            actual=type(found).__name__,
+            actual=type(genes).__name__,
         )
     return names
 
@@ -377,29 +352,25 @@ def plain(value: Any) -> Any:
     return made(value) if made else None
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
 def _plain_array(value: NDArray[Any]) -> NDArray[Any]:
     if not value.dtype.hasobject:
         return value
-    found = np.empty(value.size, dtype=object)
-    found[:] = [plain(item) for item in value.ravel()]
-    return found.reshape(value.shape)
+    items = np.empty(value.size, dtype=object)
+    items[:] = [plain(item) for item in value.ravel()]
+    return items.reshape(value.shape)
 
 
 def _plain_frame(value: pd.DataFrame) -> pd.DataFrame:
     """Return a frame whose columns of objects are plain."""
-    found = value.copy()
+    frame = value.copy()
     for position, dtype in enumerate(value.dtypes):
         if isinstance(dtype, np.dtype) and dtype.hasobject:
-            found.isetitem(position, _plain_array(value.iloc[:, position].to_numpy()))
-    return found
+            frame.isetitem(position, _plain_array(value.iloc[:, position].to_numpy()))
+    return frame
 
 
 _PLAIN: Mapping[type, Callable[[Any], Any]] = {
-    **dict.fromkeys((str, bytes, bool, int, float, complex, type(None), slice, Tensor), _same),
+    **dict.fromkeys((str, bytes, bool, int, float, complex, type(None), slice, Tensor), lambda value: value),
     dict: lambda value: {plain(key): plain(item) for key, item in value.items()},
     list: lambda value: [plain(item) for item in value],
     tuple: lambda value: tuple(plain(item) for item in value),
@@ -425,7 +396,7 @@ def _write_triple(saved: Saved, folder: Path) -> None:
     (folder / f"{saved.prefix}{scarches_files.GENES}").write_text(lines, encoding="utf-8")
 
 
-def _reach(cells: Path, place: Path) -> None:
+def _link(cells: Path, place: Path) -> None:
     """Make a file reachable under another path; where links are not allowed, by a copy."""
     try:
         place.symlink_to(cells)

@@ -1,8 +1,7 @@
-"""What a repository of scvi-hub says beside its model: a JSON file, and a card with metadata. Facts alone are kept."""
+"""Read what a repository of scvi-hub records beside its model, a JSON file and a card, for the facts in them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -21,11 +20,11 @@ LONGEST = 1 << 20
 """Bytes of either file that are read."""
 EXTENSION = "x-scvi-hub"
 """Where a manifest keeps what it has no field for."""
-TOLD = ("training_data_url", "anndata_version", "model_parent_module")
+RECORDED = ("training_data_url", "anndata_version", "model_parent_module")
 TAGS = ("modality", "tissue", "annotated")
-"""What the card's tags say, as in ``tissue:lung``: words of the uploader, no terms of an ontology."""
-UNTOLD = ("To be added...", "Not provided by uploader", "None")
-"""What scvi-tools writes where it was told nothing."""
+"""The card's tags that are kept, as in ``tissue:lung``: words of the uploader, no terms of an ontology."""
+UNFILLED = ("To be added...", "Not provided by uploader", "None")
+"""What scvi-tools writes where the uploader gave nothing."""
 LICENCES = {
     spdx.lower(): spdx
     for spdx in [
@@ -37,8 +36,8 @@ LICENCES = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a repository says.
+class HubMetadata:
+    """What a repository records of its model.
 
     Attributes
     ----------
@@ -55,8 +54,8 @@ class Told:
     files: tuple[OriginalFile, ...]
 
 
-def told(folder: Path, *, model: str) -> Told:
-    """Return what a repository of scvi-hub says of its model; nothing where it has no such files.
+def metadata(folder: Path, *, model: str) -> HubMetadata:
+    """Return what a repository of scvi-hub records of its model; nothing where it has no such files.
 
     Parameters
     ----------
@@ -68,20 +67,19 @@ def told(folder: Path, *, model: str) -> Told:
     Raises
     ------
     IntegrityError
-        If a file is damaged, or tells of another class.
+        If a file is damaged, or names another class.
     """
     contents = {name: _content(folder, name) for name in (METADATA, CARD) if (folder / name).is_file()}
     if METADATA not in contents:
-        return Told({}, (), ())
-    said = _metadata(contents[METADATA])
-    if said.get("model_cls_name") not in (None, model):
-        raise _broken(METADATA, f"tells of a {str(said['model_cls_name'])!r:.60}, and the model is a {model}")
+        return HubMetadata({}, (), ())
+    record = _record(contents[METADATA])
+    if record.get("model_cls_name") not in (None, model):
+        raise _broken(METADATA, f"names a {str(record['model_cls_name'])!r:.60}, and the model is a {model}")
     card = _card(contents.get(CARD, b""))
-    kept = {name: said[name] for name in TOLD if _says(said.get(name))} | _tags(card)
+    kept = {name: record[name] for name in RECORDED if _is_filled(record.get(name))} | _tags(card)
     licence = str(card.get("license", "")).lower()
     fields = {"extensions": {EXTENSION: kept}} | ({"license": LICENCES[licence]} if licence in LICENCES else {})
-    files = tuple(scarches_files.original(name, hashlib.sha256(content)) for name, content in contents.items())
-    return Told(fields, tuple(_lost(contents, licence)), files)
+    return HubMetadata(fields, tuple(_lost(contents, licence)), scarches_files.originals(contents))
 
 
 def _lost(contents: Mapping[str, bytes], licence: str) -> Iterator[str]:
@@ -94,12 +92,12 @@ def _lost(contents: Mapping[str, bytes], licence: str) -> Iterator[str]:
 def _tags(card: Mapping[str, Any]) -> dict[str, list[str]]:
     tags = card.get("tags")
     pairs = [tag.partition(":") for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
-    found = {name: [value for key, _, value in pairs if key == name and _says(value)] for name in TAGS}
-    return {name: values for name, values in found.items() if values}
+    kept = {name: [value for key, _, value in pairs if key == name and _is_filled(value)] for name in TAGS}
+    return {name: values for name, values in kept.items() if values}
 
 
-def _says(value: object) -> bool:
-    return isinstance(value, str) and value.strip() != "" and value not in UNTOLD
+def _is_filled(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != "" and value not in UNFILLED
 
 
 def _content(folder: Path, name: str) -> bytes:
@@ -108,24 +106,24 @@ def _content(folder: Path, name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
-def _metadata(content: bytes) -> dict[str, Any]:
+def _record(content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        record = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise _broken(METADATA, f"is no JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise _broken(METADATA, "does not hold names and values")
-    return found
+    return record
 
 
 def _card(content: bytes) -> dict[str, Any]:
     """Return a card's metadata, the YAML between its first two ``---``; nothing where they are not plain."""
     matter = re.match(rb"---\r?\n(.*?)\r?\n---", content, re.DOTALL)
     try:
-        found = yaml.safe_load(matter[1]) if matter else None
+        card = yaml.safe_load(matter[1]) if matter else None
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return card if isinstance(card, dict) else {}
 
 
 def _broken(file: str, fault: str) -> errors.IntegrityError:

@@ -1,4 +1,4 @@
-"""What scvi-tools saved, of whatever version, as a manifest, a network and an atlas.
+"""Turn what scvi-tools saved, of whatever version, into a manifest, a network and an atlas.
 
 What models of older versions lack, or had otherwise, is in tables here: parameters that are gone, what a parameter
 meant before it could be chosen, and tensors that came later.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.data.open_query import read_cells
-from hub_client.interop import scvi_files
+from hub_client.interop import scvi_files, torch_files
+from hub_client.interop.scarches_vaes import key_of
 from hub_client.interop.scvi_files import REGISTRY, Saved
 from hub_client.interop.scvi_registry import flattened, manifest_of
-from hub_client.interop.vaes import key_of
 from hub_client.manifest.v1 import Embedding, Manifest, Training
 from hub_client.models.architectures.scvi.network import KINDS, KNOWN, ScviTools, plain_module
 from hub_client.release import atlas_file
@@ -29,7 +30,7 @@ from hub_client.release import atlas_file
 OLDEST = (0, 8)
 """The first minor version whose modules compute what today's do."""
 GONE = ("pretrained_model", "unlabeled_category", "use_cuda", "use_gpu")
-"""Parameters of older versions that say nothing of a module."""
+"""Parameters of older versions that change nothing in a module."""
 LOST = {
     "history_": "the losses of each epoch",
     "labels_": "the label of each cell",
@@ -39,9 +40,9 @@ LOST = {
     "unsupervised_history_": "the losses of each epoch without labels",
     "validation_indices_": "which cells it was validated on",
 }
-"""Attributes, and what they say that a release does not."""
+"""Attributes, and what they hold that a release does not."""
 KEPT = {"init_params_", "is_trained_", REGISTRY, scvi_files.SETUP, scvi_files.UNLABELLED}
-SAYING_NOTHING = {"get_normalized_function_name_", "run_id_", "run_name_"}
+WITHOUT_CONTENT = {"get_normalized_function_name_", "run_id_", "run_name_"}
 EMBEDDING = "_embeddings_dict.batch.weight"
 EFFICIENCY = "log_per_batch_efficiency"
 """TOTALVI's tensor that came with 1.2: the logarithm of a factor, which was 1 before."""
@@ -83,19 +84,16 @@ def converted(saved: Saved, *, name: str) -> Converted:
     Raises
     ------
     Unsupported
-        If it is of a kind or version that archzoo does not know, or was made with a parameter that format 1 cannot say.
+        If it is of a kind or version that archzoo does not know, or was made with a parameter that format 1 has no
+        field for.
     IntegrityError
         If its parts contradict each other.
     ManifestError, VocabularyError
-        If its registry says what no manifest can.
+        If its registry does not fit format 1.
     """
     kind, now = scvi_files.kind_of(saved), scvi_files.current(saved)
-    try:
+    with _well_formed(now):
         manifest = _manifest(now, kind, name)
-    except errors.HubClientError:
-        raise
-    except MALFORMED as error:
-        raise _malformed(now, error) from None
     _check_claims(manifest, now)
     network = ScviTools.build(manifest)
     network.take(_module(manifest, now))
@@ -105,7 +103,7 @@ def converted(saved: Saved, *, name: str) -> Converted:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a saved model says of itself, of any kind: its version, its keys with their categories, its parameters."""
+    """A saved model of any kind, by its own account: its version, its keys with their categories, its parameters."""
 
     version: str
     conditions: dict[str, list[str]]
@@ -114,7 +112,7 @@ class Outline:
 
 
 def outlined(saved: Saved) -> Outline:
-    """Return what a saved model says of itself.
+    """Return a saved model's version, keys and parameters.
 
     Raises
     ------
@@ -124,20 +122,18 @@ def outlined(saved: Saved) -> Outline:
         If it is of a kind that archzoo does not know, from before 0.15.
     """
     now = scvi_files.current(saved)
-    try:
+    with _well_formed(now):
         return _outlined(now)
-    except MALFORMED as error:
-        raise _malformed(now, error) from None
 
 
 def _outlined(saved: Saved) -> Outline:
     registry = saved.attributes[REGISTRY]
     setup, fields = registry["setup_args"], registry["field_registries"]
     states = {name: field.get("state_registry", {}) for name, field in fields.items()}
-    told = {"batch_key": "batch", "labels_key": "labels"}
-    found = {setup[key]: states[name]["categorical_mapping"] for key, name in told.items() if setup.get(key)}
+    fields_of = {"batch_key": "batch", "labels_key": "labels"}
+    keys = {setup[key]: states[name]["categorical_mapping"] for key, name in fields_of.items() if setup.get(key)}
     covariates = states.get("extra_categorical_covs", {}).get("mappings", {})
-    columns = {str(column): [str(name) for name in names] for column, names in {**found, **covariates}.items()}
+    columns = {str(column): [str(name) for name in names] for column, names in {**keys, **covariates}.items()}
     label = str(setup.get("labels_key"))
     return Outline(
         version_of(saved),
@@ -147,12 +143,20 @@ def _outlined(saved: Saved) -> Outline:
     )
 
 
-def _malformed(saved: Saved, error: Exception) -> errors.IntegrityError:
-    return errors.IntegrityError(
-        f"{saved.files[0].path} does not say what scvi-tools says of such a model ({type(error).__name__}: {error}). "
-        "Copy the folder again from where it was saved.",
-        file=saved.files[0].path,
-    )
+@contextmanager
+def _well_formed(saved: Saved) -> Iterator[None]:
+    """Raise IntegrityError for what a registry or parameters of the wrong type raise."""
+    try:
+        yield
+    except errors.HubClientError:
+        raise
+    except MALFORMED as error:
+        file = saved.files[0].path
+        raise errors.IntegrityError(
+            f"{file} does not hold what scvi-tools saves of such a model ({type(error).__name__}: {error}). "
+            "Copy the folder again from where it was saved.",
+            file=file,
+        ) from None
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
@@ -168,7 +172,7 @@ def _minor(version: str) -> Version:
     if found is None or (minor := (int(found[1]), int(found[2]))) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise errors.Unsupported(
-            f"this model is from scvi-tools {version or '(it does not say which)'}; those from {oldest} on can be "
+            f"this model is from scvi-tools {version or '(of no named version)'}; those from {oldest} on can be "
             f"imported. Train it again with scvi-tools {KNOWN[-1]}.",
             kind=f"scvi-tools {version}",
             verb="import",
@@ -185,7 +189,7 @@ def _manifest(saved: Saved, kind: str, name: str) -> Manifest:
         kind=kind,
         name=name,
         embedding=_embedding(saved.state, given),
-        aged=AGED[kind](given, _minor(version)),
+        old_defaults=OLD_DEFAULTS[kind](given, _minor(version)),
     )
     history = saved.attributes.get("history_") or {}
     epochs = max((len(column) for column in history.values()), default=0)
@@ -214,26 +218,22 @@ def _with_genes(saved: Saved) -> dict[str, Any]:
 def _embedding(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Embedding | None:
     if EMBEDDING not in state:
         return None
-    told = given.get("batch_embedding_kwargs") or {}
-    return Embedding(dim=state[EMBEDDING].shape[1], max_norm=told.get("max_norm"))
-
-
-def _current(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
-    return {}
+    settings = given.get("batch_embedding_kwargs") or {}
+    return Embedding(dim=state[EMBEDDING].shape[1], max_norm=settings.get("max_norm"))
 
 
 def _classifier(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
-    told = "logits" in (given.get("classifier_parameters") or {})
-    return {} if told or version >= (1, 1) else {"classifier_logits": False}
+    chosen = "logits" in (given.get("classifier_parameters") or {})
+    return {} if chosen or version >= (1, 1) else {"classifier_logits": False}
 
 
 def _background(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
-    told = "activation_function_bg" in (given.get("extra_decoder_kwargs") or {})
-    return {} if told or version >= (1, 2) else {"background_activation": "exp"}
+    chosen = "activation_function_bg" in (given.get("extra_decoder_kwargs") or {})
+    return {} if chosen or version >= (1, 2) else {"background_activation": "exp"}
 
 
-AGED: Mapping[str, Callable[[Mapping[str, Any], Version], dict[str, Any]]] = {
-    "scvi": _current,
+OLD_DEFAULTS: Mapping[str, Callable[[Mapping[str, Any], Version], dict[str, Any]]] = {
+    "scvi": lambda given, version: {},
     "scanvi": _classifier,
     "totalvi": _background,
 }
@@ -264,7 +264,7 @@ def _module(manifest: Manifest, saved: Saved) -> Any:
         expected = {name: tuple(tensor.shape) for name, tensor in plain_module(manifest).state_dict().items()}
     if EFFICIENCY in expected:
         state.setdefault(EFFICIENCY, torch.zeros(expected[EFFICIENCY]))
-    if wrong := [*_misfits(state, expected)]:
+    if wrong := torch_files.misfits(state, expected):
         version, model = version_of(saved), KINDS[manifest.architecture.kind].model
         raise errors.IntegrityError(
             f"{saved.files[0].path}, from scvi-tools {version}, does not hold the weights of the {model} that it "
@@ -277,18 +277,6 @@ def _module(manifest: Manifest, saved: Saved) -> Any:
     module = plain_module(manifest)
     module.load_state_dict(state)
     return module
-
-
-def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name, size in expected.items():
-        if found.get(name) != size:
-            yield f"{name} is {found.get(name)}, not {size}"
-    for name, tensor in state.items():
-        if name not in expected:
-            yield f"{name} is no tensor of it"
-        elif not tensor.isfinite().all():
-            yield f"{name} holds NaN or an infinity"
 
 
 # --- the atlas -------------------------------------------------------------------------------------------------------
@@ -305,22 +293,22 @@ def _atlas(saved: Saved, manifest: Manifest) -> AnnData | None:
         level.key: setup["labels_key"] for level in manifest.labels
     }
     if missing := [*({key} - {*cells.obsm}), *({*columns.values()} - {*cells.obs.columns})]:
-        raise _odd(saved.cells.name, f"has no {errors.names(missing)}, which {saved.files[0].path} says it has")
+        raise _misfit(saved.cells.name, f"has no {errors.names(missing)}, which {saved.files[0].path} names")
     latent = np.asarray(cells.obsm[key])
     width = getattr(manifest.architecture, "latent", None)
     if latent.ndim != 2 or latent.shape[1] != width or not np.isfinite(latent).all():
-        raise _odd(saved.cells.name, f"holds no finite latent of {width} dimensions in obsm[{key!r}]")
+        raise _misfit(saved.cells.name, f"holds no finite latent of {width} dimensions in obsm[{key!r}]")
     obs = {name: cells.obs[column].astype(str).to_numpy(dtype=object) for name, column in columns.items()}
     conditions = {c.key: obs[c.key] for c in manifest.conditions}
     for condition in manifest.conditions:
         if unknown := {*conditions[condition.key]} - {*condition.categories}:
-            raise _odd(saved.cells.name, f"names {errors.names(sorted(unknown))}, which the model does not know")
+            raise _misfit(saved.cells.name, f"names {errors.names(sorted(unknown))}, which the model does not know")
     known = {level.key: np.isin(obs[level.key], level.categories) for level in manifest.labels}
     labels = {level.key: np.where(known[level.key], obs[level.key], "") for level in manifest.labels}
     return atlas_file.atlas(latent, conditions=conditions, labels=labels)
 
 
-def _odd(file: str, fault: str) -> errors.IntegrityError:
+def _misfit(file: str, fault: str) -> errors.IntegrityError:
     return errors.IntegrityError(
         f"{file} {fault}. Copy the folder again from where it was saved, or leave the file out.", file=file
     )
@@ -334,7 +322,7 @@ def _lost(saved: Saved, manifest: Manifest, *, atlas: AnnData | None) -> Iterato
     for name, sentence in LOST.items():
         if attributes.get(name) is not None:
             yield f"{name}: {sentence}"
-    for name in sorted(attributes.keys() - LOST.keys() - KEPT - SAYING_NOTHING):
+    for name in sorted(attributes.keys() - LOST.keys() - KEPT - WITHOUT_CONTENT):
         yield f"{name}: no attribute of scvi-tools' models"
     if isinstance(saved.genes, dict):
         yield "the names of modalities: " + ", ".join(saved.genes)

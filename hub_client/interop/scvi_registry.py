@@ -1,7 +1,7 @@
-"""scvi-tools' registry and parameters to a manifest. Pure functions: no models, no files.
+"""Turn scvi-tools' registry and parameters into a manifest. Pure functions: no models, no files.
 
-The registry says what scvi-tools read from an AnnData or MuData, and the initial parameters how a model was made; both
-are what ``scvi.model.SCVI``, ``SCANVI`` and ``TOTALVI`` (1.0 and later) keep and save.
+The registry records what scvi-tools read from an AnnData or MuData, and the initial parameters how a model was made;
+both are what ``scvi.model.SCVI``, ``SCANVI`` and ``TOTALVI`` (1.0 and later) keep and save.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from hub_client import errors
 from hub_client.data.proteins import lacking
-from hub_client.interop.vaes import described, genes_of, key_of
+from hub_client.interop.scarches_vaes import described, genes_of, key_of
 from hub_client.manifest.v1 import Embedding, Manifest
 from hub_client.models.architectures.scvi.network import KINDS
 
@@ -38,7 +38,7 @@ IN_TENSORS = (
     "batch_embedding_kwargs",
     "override_missing_proteins",
 )
-"""Those that are told by tensors, by the encoding of the batch, or by which proteins batches measured."""
+"""Those that can be read from tensors, the encoding of the batch, or which proteins batches measured."""
 
 
 def manifest_of(
@@ -48,7 +48,7 @@ def manifest_of(
     kind: str,
     name: str,
     embedding: Embedding | None = None,
-    aged: Mapping[str, Any] | None = None,
+    old_defaults: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Return the manifest of one of scvi-tools' models.
 
@@ -66,21 +66,21 @@ def manifest_of(
         The manifest's name.
     embedding
         How batches are embedded; None where they are one-hot.
-    aged
-        Fields of the architecture that the parameters of an older model do not say.
+    old_defaults
+        Fields of the architecture that an older model's parameters lack.
 
     Raises
     ------
     Unsupported
-        If a parameter has a value that a config cannot say.
+        If a parameter has a value that a config has no field for.
     ManifestError
-        If these contradict each other, or say what format 1 cannot.
+        If these contradict each other or do not fit format 1.
     """
     given, setup = flattened(parameters), registry["setup_args"]
     fields = {
         "name": name,
         "lineage": {"relation": "import"},
-        "architecture": {"kind": kind, **config_of(given, kind=kind), **(aged or {})},
+        "architecture": {"kind": kind, **config_of(given, kind=kind), **(old_defaults or {})},
         "genes": genes_of([str(gene) for gene in _state(registry, "X")["column_names"]]),
         "proteins": _proteins(registry, given),
         "input": {"layer": setup.get("layer", setup.get("rna_layer")), "size_factor": setup.get("size_factor_key")},
@@ -105,25 +105,25 @@ def config_of(given: Mapping[str, Any], *, kind: str) -> dict[str, Any]:
     Raises
     ------
     Unsupported
-        If a parameter has a value that a config cannot say.
+        If a parameter has a value that a config has no field for.
     """
     fields, nested = {**KINDS[kind].parameters, **KINDS[kind].initial}, KINDS[kind].nested
     if strangers := [
         name for name in given if name not in {**fields, **nested} and _means_something(name, given[name])
     ]:
-        raise _unsayable(strangers[0], given[strangers[0]], kind)
-    found = {field: _plain(given[parameter]) for parameter, field in fields.items() if parameter in given}
+        raise _without_field(strangers[0], given[strangers[0]], kind)
+    config = {field: _plain(given[parameter]) for parameter, field in fields.items() if parameter in given}
     for group, inner in nested.items():
-        told = given.get(group) or {}
-        if strangers := [name for name in told if name not in inner]:
-            raise _unsayable(f"{group}[{strangers[0]!r}]", told[strangers[0]], kind)
-        found |= {inner[parameter]: _plain(value) for parameter, value in told.items()}
-    return found
+        values = given.get(group) or {}
+        if strangers := [name for name in values if name not in inner]:
+            raise _without_field(f"{group}[{strangers[0]!r}]", values[strangers[0]], kind)
+        config |= {inner[parameter]: _plain(value) for parameter, value in values.items()}
+    return config
 
 
-def _unsayable(parameter: str, value: object, kind: str) -> errors.Unsupported:
+def _without_field(parameter: str, value: object, kind: str) -> errors.Unsupported:
     return errors.Unsupported(
-        f"scvi-tools' parameter {parameter}={value!r} cannot be said in a manifest of kind {kind}; a model made "
+        f"scvi-tools' parameter {parameter}={value!r} has no field in a manifest of kind {kind}; a model made "
         "without it can be released.",
         kind=kind,
         verb="from_scvi",
@@ -167,24 +167,24 @@ def _proteins(registry: Registry, given: Mapping[str, Any]) -> dict[str, Any] | 
     Raises
     ------
     Unsupported
-        If panels are told by another key than the batch.
+        If panels differ by another key than the batch.
     """
     if "proteins" not in registry["field_registries"]:
         return None
     state, setup = _state(registry, "proteins"), registry["setup_args"]
     if setup.get("panel_key") not in (None, setup.get("batch_key")):
         raise errors.Unsupported(
-            f"scvi-tools' panel_key={setup['panel_key']!r} differs from the batch key, which format 1 cannot say; "
-            "train with panels told by the batch.",
+            f"scvi-tools' panel_key={setup['panel_key']!r} differs from the batch key, which format 1 has no field "
+            "for; train with the batch as the panel key.",
             kind="totalvi",
             verb="from_scvi",
         )
     panel = [str(name) for name in state["column_names"]]
     masks = {} if given.get("override_missing_proteins") else state.get("protein_batch_mask") or {}
     batches = [str(name) for name in _state(registry, "batch")["categorical_mapping"]]
-    found = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
+    measured = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
     source = setup.get("protein_expression_obsm_key") or (setup.get("modalities") or {}).get("protein_layer")
-    return {"panel": panel, "measured": lacking(found, len(panel)), "source": source}
+    return {"panel": panel, "measured": lacking(measured, len(panel)), "source": source}
 
 
 def _continuous(registry: Registry) -> list[str]:

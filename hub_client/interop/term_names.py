@@ -1,4 +1,4 @@
-"""What expiMap's gene programs are called, which scArches does not save: given in order, or found by their genes."""
+"""Name expiMap's gene programs, whose names scArches does not save: in their order, or by their genes."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def named(manifest: Manifest, names: Names) -> tuple[Term, ...]:
         )
     annotated = [term for term in manifest.terms if term.kind == "annotated"]
     programs = [program for program in names if isinstance(program, Program)]
-    said = _by_genes(manifest, annotated, programs) if programs else [(str(name), str(name)) for name in names]
-    if len(said) not in (len(annotated), len(manifest.terms)):
+    pairs = _by_genes(manifest, annotated, programs) if programs else [(str(name), str(name)) for name in names]
+    if len(pairs) not in (len(annotated), len(manifest.terms)):
         raise errors.InvalidInput(
-            f"term_names has {len(said):,} names, the model {len(annotated):,} annotated terms of "
+            f"term_names has {len(pairs):,} names, the model {len(annotated):,} annotated terms of "
             f"{len(manifest.terms):,}. Give one for each, in the order of the mask's rows, or the gene programs.",
-            facts={"term_names": len(said), "terms": len(annotated)},
+            facts={"term_names": len(pairs), "terms": len(annotated)},
         )
-    pairs = zip(manifest.terms, said, strict=False)
-    renamed = [term.model_copy(update={"id": id, "name": name}) for term, (id, name) in pairs]
+    named = zip(manifest.terms, pairs, strict=False)
+    renamed = [term.model_copy(update={"id": id, "name": name}) for term, (id, name) in named]
     return (*renamed, *manifest.terms[len(renamed) :])
 
 

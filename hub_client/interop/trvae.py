@@ -1,4 +1,4 @@
-"""scArches' trVAE to ours: its attributes to a manifest, its state to our tensors. Pure functions, no files.
+"""Turn scArches' trVAE into ours: attributes into a manifest, state into tensors. Pure functions, no files.
 
 Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi 10.1038/s41587-021-01001-7). Attributes are
 those it saves, with their trailing underscore.
@@ -7,23 +7,20 @@ those it saves, with their trailing underscore.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
-from hub_client.interop.vaes import (
+from hub_client.interop.scarches_vaes import (
     CONDITION_WEIGHTS,
     Attributes,
     State,
     described,
-    genes_of,
-    input_of,
     layer_tensors,
     layers_of,
     network_names,
     one_hot_condition,
     one_hot_rows,
-    origin,
+    shared_fields,
 )
 from hub_client.manifest.v1 import Manifest
 
@@ -48,14 +45,20 @@ def manifest_of(
     Raises
     ------
     ManifestError
-        If the attributes contradict each other or say what format 1 cannot.
+        If the attributes contradict each other or do not fit format 1.
     """
+    architecture = {
+        "kind": "trvae",
+        **layers_of(attributes),
+        "latent": attributes["latent_dim_"],
+        "mmd": attributes["use_mmd_"],
+        "mmd_on": attributes["mmd_on_"],
+        "mmd_boundary": attributes["mmd_boundary_"],
+        "mmd_weight": attributes["beta_"],
+    }
     fields = {
-        "name": name,
-        **origin(reference),
-        "architecture": _architecture(attributes),
-        "genes": genes_of(genes),
-        "input": input_of(attributes),
+        **shared_fields(attributes, genes, name=name, reference=reference),
+        "architecture": architecture,
         "conditions": one_hot_condition(attributes, attributes if reference is None else reference),
     }
     return described(fields, what="trVAE")
@@ -78,18 +81,3 @@ def tensors_of(state: State, attributes: Attributes) -> dict[str, Tensor]:
     """
     layers = {name: values for name, values in state.items() if name not in CONDITION_WEIGHTS}
     return layer_tensors(layers, network_names(attributes), what="trVAE") | one_hot_rows(state)
-
-
-def _architecture(attributes: Attributes) -> dict[str, Any]:
-    return {
-        "kind": "trvae",
-        **layers_of(attributes),
-        "latent": attributes["latent_dim_"],
-        "mmd": attributes["use_mmd_"],
-        "mmd_on": attributes["mmd_on_"],
-        "mmd_boundary": attributes["mmd_boundary_"],
-        "mmd_weight": attributes["beta_"],
-    }
-
-
-__all__ = ["manifest_of", "tensors_of"]

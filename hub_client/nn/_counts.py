@@ -39,7 +39,7 @@ class Entries(NamedTuple):
 
 
 def entries(x: Tensor | Nonzero, *, genes: int, dtype: torch.dtype) -> Entries:
-    """Return where the counts of ``x`` are above 1e-8, found here unless ``x`` says it."""
+    """Return where the counts of ``x`` are above 1e-8, found here unless ``x`` holds it."""
     if isinstance(x, Tensor):
         positions = (x > EPSILON).reshape(-1).nonzero()[:, 0]
         return Entries(positions, _at(x, positions).to(dtype))

@@ -22,7 +22,7 @@ def clusters(
     Raises
     ------
     InvalidInput
-        If k-means is asked for without a number of clusters.
+        If k-means is chosen without a number of clusters.
     """
     return METHODS[method](latent, count, resolution, seed)
 

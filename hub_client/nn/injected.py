@@ -130,24 +130,24 @@ class InjectedLayers(nn.Module):
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors by the names scvi-tools has for them."""
-        found = {}
+        tensors = {}
         for index, (linear, norm) in enumerate(zip(self._linears(), self.norms, strict=True)):
             prefix = f"fc_layers.Layer {index}"
-            found[f"{prefix}.0.weight"] = linear.weight()
+            tensors[f"{prefix}.0.weight"] = linear.weight()
             if linear.values.bias is not None:
-                found[f"{prefix}.0.bias"] = linear.values.bias
+                tensors[f"{prefix}.0.bias"] = linear.values.bias
             if isinstance(norm, BatchNorm):
-                found |= {f"{prefix}.1.{name}": tensor for name, tensor in norm.norm.state_dict().items()}
-        return found
+                tensors |= {f"{prefix}.1.{name}": tensor for name, tensor in norm.norm.state_dict().items()}
+        return tensors
 
 
 def _norm(norm: nn.BatchNorm1d | None, axis: Axis) -> BatchNorm | NoNorm:
     """Return scvi-tools' own normalisation, under a name for its axis."""
     if norm is None:
         return NoNorm(axis)
-    found = BatchNorm(axis)
-    found.norm = norm
-    return found
+    batch_norm = BatchNorm(axis)
+    batch_norm.norm = norm
+    return batch_norm
 
 
 class _Joined(nn.Module):

@@ -177,7 +177,7 @@ class ConditionedLinear(nn.Module):
 class MaskedLinear(NamedModule):
     """A linear map from terms to genes in which a term reaches the genes of its program: scArches' MaskedLinear.
 
-    The mask is no tensor of a release: the manifest's terms say it.
+    The mask is no tensor of a release: it is made from the manifest's terms.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Losses of the native architectures: pure functions, one value per cell, in nats unless said otherwise.
+"""Losses of the native architectures: pure functions, one value per cell, in nats unless stated otherwise.
 
 The numbers are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi:10.1038/s41587-021-01001-7), with fewer rounding
-errors and less work; :mod:`hub_client.nn._counts` says how.
+errors and less work; :mod:`hub_client.nn._counts` explains how.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import torch
 
 from hub_client import errors
 from hub_client.compat import scPoli
-from hub_client.interop import pickles, scarches_files, values, weights
+from hub_client.interop import pickled_values, pickles, scarches_files, torch_files
 from hub_client.interop.import_legacy import import_legacy
 from hub_client.interop.inspection import inspect
 from tests import hostile
@@ -84,7 +84,7 @@ def test_none_runs_when_it_is_looked_at(name: str, marker: Path, tmp_path: Path)
     names = pickles.read(content, file="attr.pkl").names
     if content.startswith(b"\x80\x04\x95"):  # a dictionary of attributes, made by pickle
         found = inspect(with_attributes(tmp_path / "model", content))
-        assert tuple(asked.name for asked in found.contents.asked if asked.file == "attr.pkl") == names
+        assert tuple(one.name for one in found.contents.requests if one.file == "attr.pkl") == names
     assert not marker.exists()
 
 
@@ -118,7 +118,7 @@ NAMED = {
 def test_all_that_is_asked_for_is_listed(name: str, marker: Path) -> None:
     pickled = pickles.read(hostile.PICKLES[name](marker), file="attr.pkl")
     with pytest.raises(errors.IntegrityError, match="Nothing was loaded") as refused:
-        values.rebuilt(pickled, file="attr.pkl")
+        pickled_values.rebuilt(pickled, file="attr.pkl")
     assert refused.value.file == "attr.pkl"
     assert list(refused.value.actual) == NAMED[name]  # type: ignore[call-overload]
     assert all(asked in str(refused.value) for asked in NAMED[name])
@@ -128,7 +128,7 @@ def test_names_are_listed_at_once_and_before_anything_is_made(marker: Path) -> N
     both = [hostile.Calls(os.system, hostile.shell(marker)), hostile.Calls(eval, "1"), torch.zeros(2)]
     pickled = pickles.read(hostile.dumped(both), file="attr.pkl")
     with pytest.raises(errors.IntegrityError, match="posix:system, builtins:eval: "):
-        values.rebuilt(pickled, file="attr.pkl")
+        pickled_values.rebuilt(pickled, file="attr.pkl")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -152,13 +152,13 @@ def test_what_is_in_a_storage_is_named(name: str, marker: Path) -> None:
     pickled = pickles.read(hostile.PICKLES[name](marker), file="attr.pkl")
     assert "torch.storage:_load_from_bytes" in pickled.names
     with pytest.raises(errors.IntegrityError, match=r"a tensor's own file asks for posix:system"):
-        values.rebuilt(pickled, file="attr.pkl")
+        pickled_values.rebuilt(pickled, file="attr.pkl")
 
 
 def test_a_persistent_object_is_refused() -> None:
     pickled = pickles.read(b"\x80\x04" + hostile.text("torch.save's business") + b"Q.", file="attr.pkl")
     with pytest.raises(errors.IntegrityError, match="a persistent id"):
-        values.rebuilt(pickled, file="attr.pkl")
+        pickled_values.rebuilt(pickled, file="attr.pkl")
 
 
 def test_a_computed_name_is_refused() -> None:
@@ -166,7 +166,7 @@ def test_a_computed_name_is_refused() -> None:
     pickled = pickles.read(b"\x80\x04" + module + hostile.text("system") + b"\x93.", file="attr.pkl")
     assert pickled.names == ("builtins:str", pickles.COMPUTED)
     with pytest.raises(errors.IntegrityError, match="a computed name"):
-        values.rebuilt(pickled, file="attr.pkl")
+        pickled_values.rebuilt(pickled, file="attr.pkl")
 
 
 def test_a_name_cannot_write_to_the_terminal() -> None:
@@ -184,7 +184,7 @@ def test_repetition_is_bounded() -> None:
         content += b"(" + (b"h" + bytes([level])) * 10 + b"t\x94"
     pickled = pickles.read(content + b".", file="attr.pkl")
     with pytest.raises(errors.IntegrityError, match="repeats or nests itself"):
-        values.rebuilt(pickled, file="attr.pkl")
+        pickled_values.rebuilt(pickled, file="attr.pkl")
 
 
 def test_repetition_behind_calls_is_bounded() -> None:
@@ -194,14 +194,14 @@ def test_repetition_behind_calls_is_bounded() -> None:
         pairs = b"".join(b"K" + bytes([key]) + b"h" + bytes([level]) for key in range(10))
         content += b"h\x00)R(" + pairs + b"u\x94"
     with pytest.raises(errors.IntegrityError, match="repeats or nests itself"):
-        values.rebuilt(pickles.read(content + b".", file="attr.pkl"), file="attr.pkl")
+        pickled_values.rebuilt(pickles.read(content + b".", file="attr.pkl"), file="attr.pkl")
 
 
 @pytest.mark.parametrize("content", [b"]\x94h\x00a.", b"}\x94K\x01h\x00s.", b"(" * 1000 + b"t" * 1000 + b"."])
 def test_depth_is_bounded(content: bytes) -> None:
     pickled = pickles.read(b"\x80\x04" + content, file="attr.pkl")
     with pytest.raises(errors.IntegrityError, match="repeats or nests itself"):
-        values.rebuilt(pickled, file="attr.pkl")
+        pickled_values.rebuilt(pickled, file="attr.pkl")
 
 
 def test_a_deep_key_is_refused() -> None:
@@ -220,7 +220,7 @@ def test_a_deep_key_is_refused() -> None:
 )
 def test_a_number_is_no_size(content: bytes) -> None:
     with pytest.raises(errors.IntegrityError, match="cannot be read"):
-        values.rebuilt(pickles.read(b"\x80\x04" + content, file="attr.pkl"), file="attr.pkl")
+        pickled_values.rebuilt(pickles.read(b"\x80\x04" + content, file="attr.pkl"), file="attr.pkl")
 
 
 @pytest.mark.parametrize(
@@ -308,22 +308,22 @@ def test_a_far_memo_costs_nothing() -> None:
 
 def test_a_range_is_not_unrolled() -> None:
     content = pickle.dumps({"labeled_indices_": range(10**18)})
-    assert values.rebuilt(pickles.read(content, file="a"), file="a") == {"labeled_indices_": range(10**18)}
+    assert pickled_values.rebuilt(pickles.read(content, file="a"), file="a") == {"labeled_indices_": range(10**18)}
 
 
 def test_a_range_is_of_positions() -> None:
     content = pickle.dumps({"labeled_indices_": range(1 << 70)})
     with pytest.raises(errors.IntegrityError, match="no positions"):
-        values.rebuilt(pickles.read(content, file="a"), file="a")
+        pickled_values.rebuilt(pickles.read(content, file="a"), file="a")
 
 
 def test_a_tensor_that_claims_more_than_it_has() -> None:
     content = hostile.saved({"theta": torch.zeros(1).expand(10**6, 10**6)}, zipped=True)
     with pytest.raises(errors.IntegrityError, match="names and dense tensors"):
-        weights.state(content, file="model_params.pt")
+        torch_files.state(content, file="model_params.pt")
     pickled = pickles.read(pickle.dumps(torch.zeros(1).expand(10**6, 10**6)), file="attr.pkl")
     with pytest.raises(errors.IntegrityError, match="claims more numbers"):
-        values.rebuilt(pickled, file="attr.pkl")
+        pickled_values.rebuilt(pickled, file="attr.pkl")
 
 
 def test_a_compressed_file_of_tensors() -> None:
@@ -331,7 +331,7 @@ def test_a_compressed_file_of_tensors() -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"0" * 10**6)
     with pytest.raises(errors.IntegrityError, match="is compressed"):
-        weights.load(file.getvalue(), file="model_params.pt")
+        torch_files.load(file.getvalue(), file="model_params.pt")
 
 
 # --- archives that are not what they seem ----------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_a_storage_of_another_size_than_it_claims(kept: int) -> None:
     parts = parts_of({"theta": torch.arange(1000.0)})
     parts["archive/data/0"] = (parts["archive/data/0"] + bytes(4))[:kept]
     with pytest.raises(errors.IntegrityError, match="does not have the size it claims"):
-        weights.state(archive(parts), file="model_params.pt")
+        torch_files.state(archive(parts), file="model_params.pt")
 
 
 def test_tensors_that_share_their_numbers() -> None:
@@ -366,7 +366,7 @@ def test_tensors_that_share_their_numbers() -> None:
     shared = torch.zeros(100_000)
     content = hostile.saved({f"theta{number}": shared for number in range(100)}, zipped=True)
     with pytest.raises(errors.IntegrityError, match="share their numbers"):
-        weights.state(content, file="model_params.pt")
+        torch_files.state(content, file="model_params.pt")
 
 
 @pytest.mark.parametrize("name", ["../outside", "archive/../../outside", "/tmp/outside", "archive/data/../../outside"])
@@ -375,7 +375,7 @@ def test_nothing_of_an_archive_is_unpacked(name: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path / "a" / "b")
     content = archive({**parts_of({"theta": torch.zeros(2)}), name: b"anything"})
     with suppress(errors.IntegrityError):
-        assert weights.state(content, file="model_params.pt").keys() == {"theta"}
+        assert torch_files.state(content, file="model_params.pt").keys() == {"theta"}
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not Path("/tmp/outside").exists()
 
@@ -387,7 +387,7 @@ def test_a_second_pickle_in_an_archive(name: str, marker: Path) -> None:
     with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "a") as made:
         made.writestr(name, hostile.system(marker))
     with pytest.raises(errors.IntegrityError, match=r"too many values|same name|one folder"):
-        weights.load(file.getvalue(), file="model_params.pt")
+        torch_files.load(file.getvalue(), file="model_params.pt")
     assert not marker.exists()
 
 
@@ -396,7 +396,7 @@ def test_a_program_of_torchscript(tmp_path: Path) -> None:
     parts = parts_of({"theta": torch.zeros(2)})
     code = {"archive/constants.pkl": pickle.dumps(()), "archive/code/__torch__.py": b"raise SystemExit"}
     with pytest.raises(errors.IntegrityError, match=r"model_params\.pt"):
-        weights.load(archive(parts | code), file="model_params.pt")
+        torch_files.load(archive(parts | code), file="model_params.pt")
 
 
 def test_a_tar_of_pickles(marker: Path) -> None:
@@ -408,5 +408,5 @@ def test_a_tar_of_pickles(marker: Path) -> None:
             info.size = len(content := hostile.system(marker))
             made.addfile(info, io.BytesIO(content))
     with pytest.raises(errors.IntegrityError, match=r"model_params\.pt"):
-        weights.load(file.getvalue(), file="model_params.pt")
+        torch_files.load(file.getvalue(), file="model_params.pt")
     assert not marker.exists()

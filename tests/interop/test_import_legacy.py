@@ -344,7 +344,7 @@ def test_where_it_came_from() -> None:
     }
     assert origin.lost == (
         "labeled_indices_: which of the training cells were labelled",
-        "obs_metadata_: what obs said of one cell of each condition",
+        "obs_metadata_: the obs columns of one cell of each condition",
         "prototypes_labeled_: how many cells are behind each prototype (scArches does not save it)",
         "the obs column 'cell type', called 'cell_type' here",
         TRAINING,
@@ -453,7 +453,7 @@ def test_a_model_of_another_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["trvae-0.3.0", "scpoli-0.5.9"])
 def test_attributes_that_are_missing(name: str, missing: str, tmp_path: Path) -> None:
     folder = edited(LEGACY / name, tmp_path / "model", without=missing)
-    with pytest.raises(errors.IntegrityError, match=f"say nothing of '{missing}'"):
+    with pytest.raises(errors.IntegrityError, match=f"lack '{missing}'"):
         import_legacy(folder)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub_client import errors
-from hub_client.interop import pickles, values
+from hub_client.interop import pickled_values, pickles
 from hub_client.interop.pickles import CONSTANTS, HANDLERS, Call, Named
 
 LEGACY = Path(__file__).parents[1] / "golden" / "legacy"
@@ -33,7 +33,7 @@ protocols = st.integers(0, pickle.HIGHEST_PROTOCOL)
 
 
 def read(content: bytes) -> Any:
-    return values.rebuilt(pickles.read(content, file="attr.pkl"), file="attr.pkl")
+    return pickled_values.rebuilt(pickles.read(content, file="attr.pkl"), file="attr.pkl")
 
 
 @given(plain, protocols)

@@ -90,8 +90,8 @@ def test_a_look_loads_no_attributes(folder: Path) -> None:
     found = scarches_files.look(folder)
     assert found.attributes["conditions_"] == ["b0", "b1"]
     assert found.shapes is not None and found.shapes["theta"] == (12, 2)
-    assert all(asked.allowed for asked in found.asked)
-    assert {asked.file for asked in found.asked} == {"model_params.pt"}
+    assert all(request.allowed for request in found.requests)
+    assert {request.file for request in found.requests} == {"model_params.pt"}
 
 
 def test_the_saved_cells_are_found(folder: Path) -> None:

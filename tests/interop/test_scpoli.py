@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hub_client import errors
-from hub_client.interop.scpoli import key_of, layer_names, manifest_of, relative_uncertainty, tensors_of
+from hub_client.interop.scarches_vaes import key_of, layer_names
+from hub_client.interop.scpoli import manifest_of, relative_uncertainty, tensors_of
 from hub_client.models.model import Model
 from tests.golden.recorded import Recording
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop import scvi_files, values
+from hub_client.interop import pickled_values, scvi_files
 from hub_client.models.architectures.scvi.network import scvi_tools
 from tests import scvi_folders
 from tests.hostile import PICKLES, Calls, python, shell
@@ -127,7 +127,7 @@ def test_what_was_saved_before_0_15(old: Path) -> None:
 @slow
 def test_a_setup_that_says_nothing(tmp_path: Path) -> None:
     place = scvi_folders.saved_old(scvi_model("plain"), tmp_path / "old", scvi_setup_dict_={})
-    with pytest.raises(errors.IntegrityError, match=r"attr\.pkl"), scvi_files.washed(place):
+    with pytest.raises(errors.IntegrityError, match=r"attr\.pkl"), scvi_files.safe_copy(place):
         pass
 
 
@@ -178,14 +178,14 @@ def test_what_is_unknown_becomes_none(tmp_path: Path) -> None:
 def test_scvi_tools_loads_the_copy(example: str, tmp_path: Path) -> None:
     model = scvi_model(example)
     place = scvi_folders.saved(model, tmp_path / "saved", prefix="a_")
-    with scvi_files.washed(place, prefix="a_") as copy:
+    with scvi_files.safe_copy(place, prefix="a_") as copy:
         again = scvi_folders.loaded(model, copy, prefix="a_")
     np.testing.assert_array_equal(scvi_folders.latent(again), scvi_folders.latent(model))
 
 
 @slow
 def test_the_copy_has_the_cells_and_goes(folder: Path) -> None:
-    with scvi_files.washed(folder) as copy:
+    with scvi_files.safe_copy(folder) as copy:
         assert sorted(path.name for path in copy.iterdir()) == ["adata.h5ad", "model.pt"]
         with undisturbed():
             again = scvi_tools().model.SCVI.load(str(copy), accelerator="cpu")
@@ -198,7 +198,7 @@ def test_the_copy_has_the_cells_and_goes(folder: Path) -> None:
 def test_scvi_tools_reads_the_registry_and_prepares_a_query(folder: Path) -> None:
     scvi, model = scvi_tools(), scvi_model(ALL)
     query = model.adata[:40, ::-1].copy()
-    with scvi_files.washed(folder) as copy, undisturbed():
+    with scvi_files.safe_copy(folder) as copy, undisturbed():
         assert scvi.model.SCVI.load_registry(str(copy))["setup_args"] == model.registry_["setup_args"]
         scvi.model.SCVI.prepare_query_anndata(query, str(copy))
         assert list(query.var_names) == list(model.adata.var_names)
@@ -211,7 +211,7 @@ def test_scvi_tools_reads_the_registry_and_prepares_a_query(folder: Path) -> Non
 @slow
 def test_a_folder_from_before_0_15_is_loaded_and_converted(old: Path, tmp_path: Path) -> None:
     model = scvi_model("plain")
-    with scvi_files.washed(old) as copy:
+    with scvi_files.safe_copy(old) as copy:
         assert sorted(path.name for path in copy.iterdir()) == sorted(["model.pt", *scvi_files.TRIPLE])
         again = scvi_folders.loaded(model, copy)
         with undisturbed():
@@ -224,7 +224,7 @@ def test_a_folder_from_before_0_15_is_loaded_and_converted(old: Path, tmp_path: 
 def test_what_the_copy_names(folder: Path, old: Path) -> None:
     """Whatever a file names, the copy names nothing but containers, arrays, tensors and frames."""
     for place in (folder, old):
-        with scvi_files.washed(place) as copy:
+        with scvi_files.safe_copy(place) as copy:
             said, _ = scvi_files.pickled((copy / "model.pt").read_bytes(), file="model.pt")
         modules = {name.partition(":")[0].partition(".")[0] for name in said.names}
         assert modules <= {"torch", "collections", "numpy", "pandas", "_codecs", "__builtin__", "a persistent id"}
@@ -310,10 +310,10 @@ def test_nothing_is_executed(name: str, tmp_path: Path) -> None:
     ours.mkdir()
     assert executed(HOSTILE[name](victim / "marker"), victim / "marker")
     (ours / "model.pt").write_bytes(HOSTILE[name](ours / "marker"))
-    for attempt in (scvi_files.read, lambda folder: scvi_files.washed(folder).__enter__()):
+    for attempt in (scvi_files.read, lambda folder: scvi_files.safe_copy(folder).__enter__()):
         with pytest.raises(errors.IntegrityError, match="asks for") as refused:
             attempt(ours)
-        assert refused.value.file in ("model.pt", values.TENSOR)
+        assert refused.value.file in ("model.pt", pickled_values.TENSOR)
     assert not (ours / "marker").exists()
 
 

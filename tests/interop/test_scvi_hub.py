@@ -37,7 +37,7 @@ def test_facts_of_a_repository_are_kept(minified: Path) -> None:
 
 @pytest.mark.parametrize(
     ("metadata", "match"),
-    [("{", "is no JSON"), ("[]", "does not hold names"), ('{"model_cls_name": "SCVI"}', "tells of a 'SCVI'")],
+    [("{", "is no JSON"), ("[]", "does not hold names"), ('{"model_cls_name": "SCVI"}', "names a 'SCVI'")],
 )
 def test_metadata_that_cannot_be(metadata: str, match: str, minified: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.IntegrityError, match=match) as refused:

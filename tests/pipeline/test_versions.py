@@ -171,7 +171,7 @@ def test_the_page_runs_as_it_is_written(tmp_path: Path) -> None:
         ["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    for expected in ("test cells lie exactly where they lay", "reproduces", "latents and labels are the same"):
+    for expected in ("test cells did not move", "reproduces", "latents and labels are the same"):
         assert expected in done.stdout
     assert (tmp_path / "blood-1.1.0" / "model.safetensors").exists()
     assert "sha256:" in (tmp_path / "references.bib").read_text()

@@ -1,4 +1,4 @@
-"""The values scArches saved, made from the calls its pickles say: numbers, texts, arrays, tensors and frames.
+"""Rebuild the values of a pickle that was read as data: numbers, texts, arrays, tensors and frames.
 
 Every call that is known has a function of ours here. Nothing is looked up by a name that a file gives.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.interop import frames, pickles, weights
+from hub_client.interop import pickled_frames, pickles, torch_files
 from hub_client.interop.pickles import Call, Named, Pickled
 
 MAX_DEPTH = 60
@@ -33,7 +33,7 @@ def rebuilt(pickled: Pickled, *, file: str, beside: Mapping[str, Reader] | None 
     Parameters
     ----------
     pickled
-        What it says.
+        The pickle, as data.
     file
         Its name, for messages.
     beside
@@ -51,7 +51,7 @@ def rebuilt(pickled: Pickled, *, file: str, beside: Mapping[str, Reader] | None 
         return _Builder(UNFOLDED * (pickled.end + 100), readers).value(pickled.value)
     except errors.IntegrityError:
         raise
-    except weights.UNREADABLE as error:
+    except torch_files.UNREADABLE as error:
         raise errors.IntegrityError(
             f"{file} holds an object that cannot be read ({error}). Copy the folder again from where it was saved.",
             file=file,
@@ -59,7 +59,7 @@ def rebuilt(pickled: Pickled, *, file: str, beside: Mapping[str, Reader] | None 
 
 
 class _Builder:
-    """Walks what a pickle says and calls our functions."""
+    """Walks through a pickle's data and calls our functions."""
 
     def __init__(self, budget: int, readers: Mapping[str, Reader]) -> None:
         self.budget = budget
@@ -134,10 +134,10 @@ def _default_dict(call: Call) -> dict[Any, Any]:
 
 
 def _range(call: Call) -> range:
-    found = range(*map(_whole, call.arguments))
-    if found and max(abs(found[0]), abs(found[-1])) >= 1 << 63:
+    numbers = range(*map(_whole, call.arguments))
+    if numbers and max(abs(numbers[0]), abs(numbers[-1])) >= 1 << 63:
         raise ValueError("a range of numbers that are no positions")
-    return found
+    return numbers
 
 
 def _slice(call: Call) -> slice:
@@ -192,8 +192,8 @@ def _dtype(call: Call) -> np.dtype[Any]:
         raise ValueError(f"dtype {code!r:.40}")
     state: tuple[Any, ...] = call.state or (3, "|")
     unit = _unit(state[8]) if len(state) > 8 and state[8] else ""
-    found: np.dtype[Any] = np.dtype(_byte_order(state[1]) + code + unit)
-    return found
+    dtype: np.dtype[Any] = np.dtype(_byte_order(state[1]) + code + unit)
+    return dtype
 
 
 def _byte_order(order: Any) -> str:
@@ -242,7 +242,7 @@ def _scalar(call: Call) -> Any:
 def _storage(call: Call) -> Tensor:
     """Return the numbers a tensor is a view of, ``(numbers,)``: a file of PyTorch's within the pickle."""
     (content,) = call.arguments
-    storage = weights.load(bytes(_checked(content, bytes)), file=TENSOR)
+    storage = torch_files.load(bytes(_checked(content, bytes)), file=TENSOR)
     if not isinstance(storage, torch.storage.TypedStorage):
         raise ValueError("a tensor without numbers")
     with warnings.catch_warnings(action="ignore"):  # that typed storages will go, as those of old files never can
@@ -255,7 +255,7 @@ def _tensor(call: Call) -> Tensor:
     if min([_whole(offset), *sizes, *steps]) < 0:
         raise ValueError("a tensor of negative size")
     tensor = torch.as_strided(numbers, sizes, steps, offset)
-    if not weights.stored(tensor):
+    if not torch_files.stored(tensor):
         raise ValueError("a tensor that claims more numbers than it has")
     return tensor
 
@@ -290,7 +290,7 @@ _PYTHON: dict[str, Reader] = {
 }
 _NUMPY: dict[str, Reader] = {
     "numpy:dtype": _dtype,
-    "numpy:ndarray": frames.unread,
+    "numpy:ndarray": pickled_frames.unread,
     **{
         f"numpy.{core}.{name}": reader
         for core in ("core", "_core")
@@ -312,7 +312,7 @@ READERS: Mapping[str, Reader] = {
     **_PYTHON,
     **_NUMPY,
     **_TORCH,
-    **frames.READERS,
-    **dict.fromkeys(frames.UNREAD, frames.unread),
+    **pickled_frames.READERS,
+    **dict.fromkeys(pickled_frames.UNREAD, pickled_frames.unread),
 }
 """All that a pickle may ask for, and what is done instead of it."""

@@ -1,4 +1,4 @@
-"""Frames as pandas 0.25 to 3 pickle them: blocks of columns and two indexes, put together with what pandas documents.
+"""Rebuild frames that pandas 0.25 to 3 pickled: blocks of columns and two indexes, put together by documented calls.
 
 None of pandas' own pickling code runs: it moves between versions, and it trusts its input. A column of a type that
 no model needs, such as periods, is left out.
@@ -59,9 +59,9 @@ def _frame(call: Call) -> pd.DataFrame | Unread:
     manager = call.state.get("_mgr", call.state.get("_data"))
     if isinstance(manager.index, Unread) or isinstance(manager.columns, Unread):
         return unread(call)
-    found = dict(_columns(manager))
-    frame = pd.DataFrame({position: found[position] for position in sorted(found)}, index=manager.index)
-    frame.columns = manager.columns[sorted(found)]
+    columns = dict(sorted(_columns(manager)))
+    frame = pd.DataFrame(columns, index=manager.index)
+    frame.columns = manager.columns[[*columns]]
     return frame
 
 
@@ -95,10 +95,6 @@ def _manager(call: Call) -> _Blocks:
     return _Blocks(columns, index, tuple(blocks))
 
 
-def _block(call: Call) -> _Block:
-    return _Block(*call.arguments[:2])
-
-
 # --- indexes ---------------------------------------------------------------------------------------------------------
 
 
@@ -117,10 +113,10 @@ def _plain_index(parts: dict[str, Any]) -> pd.Index:
 
 
 def _range_index(parts: dict[str, Any]) -> pd.RangeIndex:
-    found = pd.RangeIndex(parts["start"], parts["stop"], parts["step"], name=parts.get("name"))
-    if len(found) > LONGEST:
-        raise ValueError(f"a frame of {len(found):,} rows")
-    return found
+    index = pd.RangeIndex(parts["start"], parts["stop"], parts["step"], name=parts.get("name"))
+    if len(index) > LONGEST:
+        raise ValueError(f"a frame of {len(index):,} rows")
+    return index
 
 
 def _multi_index(parts: dict[str, Any]) -> pd.MultiIndex | Unread:
@@ -188,17 +184,13 @@ _ARROW_BOUNDS = {"string": "<i4", "large_string": "<i8"}
 
 def _arrow_column(call: Call) -> Any:
     """Return the texts of pandas' array around an Arrow array."""
-    found = call.state.get("_pa_array", call.state.get("_data"))
-    return found if isinstance(found, np.ndarray) else unread(call)
+    texts = call.state.get("_pa_array", call.state.get("_data"))
+    return texts if isinstance(texts, np.ndarray) else unread(call)
 
 
 def _joined(call: Call) -> Any:
     chunks = call.arguments[0]
     return unread(call) if any(isinstance(chunk, Unread) for chunk in chunks) else np.concatenate(chunks)
-
-
-def _first(call: Call) -> Any:
-    return call.arguments[0]
 
 
 def _masked(call: Call) -> Any:
@@ -219,8 +211,8 @@ _ARRAYS = "pandas.core.arrays"
 READERS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(_in_modules("DataFrame", "pandas", "pandas.core.frame"), _frame),
     **dict.fromkeys(_in_modules("BlockManager", "pandas.core.internals", "pandas.core.internals.managers"), _manager),
-    "pandas._libs.internals:_unpickle_block": _block,
-    "pandas.core.internals.blocks:new_block": _block,
+    "pandas._libs.internals:_unpickle_block": lambda call: _Block(*call.arguments[:2]),
+    "pandas.core.internals.blocks:new_block": lambda call: _Block(*call.arguments[:2]),
     "pandas.core.indexes.base:_new_Index": _index,
     "pandas.core.indexes.datetimes:_new_DatetimeIndex": _index,
     "pandas._libs.arrays:__pyx_unpickle_NDArrayBacked": _backed,
@@ -234,7 +226,7 @@ READERS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(_in_modules("ArrowStringArray", "pandas.arrays", f"{_ARRAYS}.string_arrow"), _arrow_column),
     "pyarrow.lib:_restore_array": _arrow_texts,
     "pyarrow.lib:chunked_array": _joined,
-    **dict.fromkeys(_in_modules("py_buffer type_for_alias", "pyarrow.lib"), _first),
+    **dict.fromkeys(_in_modules("py_buffer type_for_alias", "pyarrow.lib"), lambda call: call.arguments[0]),
     **dict.fromkeys(_in_modules("CategoricalDtype", "pandas", "pandas.core.dtypes.dtypes"), _categories),
 }
 UNREAD = frozenset(

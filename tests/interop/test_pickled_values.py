@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from hub_client import errors
-from hub_client.interop import pickles, values
-from hub_client.interop.frames import Unread
+from hub_client.interop import pickled_values, pickles
+from hub_client.interop.pickled_frames import Unread
 from tests.hostile import Calls
 
 CPU, GPU = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
@@ -25,7 +25,7 @@ every = pytest.mark.parametrize("version", VERSIONS)
 
 
 def read(content: bytes) -> Any:
-    return values.rebuilt(pickles.read(content, file="attr.pkl"), file="attr.pkl")
+    return pickled_values.rebuilt(pickles.read(content, file="attr.pkl"), file="attr.pkl")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""PyTorch's files, zipped or old, as tensors on the CPU: read with ``weights_only`` after a look at what they name."""
+"""Read PyTorch's files, zipped or old, as tensors on the CPU: with ``weights_only``, after a look at what they name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,13 +71,9 @@ def names(content: bytes, *, file: str) -> tuple[str, ...]:
     IntegrityError
         If it is no file of tensors.
     """
-    try:
-        found = list(_archive(content, file).pickled.names) if _zipped(content) else _old_names(content, file)
-    except errors.IntegrityError:
-        raise
-    except UNREADABLE as error:
-        raise _broken(file, error) from None
-    return tuple(dict.fromkeys(found))
+    with _readable(file):
+        everything = list(_archive(content, file).pickled.names) if _zipped(content) else _old_names(content, file)
+    return tuple(dict.fromkeys(everything))
 
 
 def load(content: bytes, *, file: str) -> Any:
@@ -89,11 +86,8 @@ def load(content: bytes, *, file: str) -> Any:
     """
     if strangers := [name for name in names(content, file=file) if name not in ALLOWED]:
         raise pickles.refused(strangers, file=file, allowed=ALLOWED)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of odd files that it reads nevertheless, or refuses below
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise _broken(file, error) from None
+    with _readable(file), warnings.catch_warnings(action="ignore"):  # of odd files that it reads nevertheless
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def state(content: bytes, *, file: str) -> dict[str, Tensor]:
@@ -107,31 +101,31 @@ def state(content: bytes, *, file: str) -> dict[str, Tensor]:
     return named(load(content, file=file), file=file, size=len(content))
 
 
-def named(found: Any, *, file: str, size: int) -> dict[str, Tensor]:
+def named(state: Any, *, file: str, size: int) -> dict[str, Tensor]:
     """Return an object as named tensors, if that is what it is.
 
     Parameters
     ----------
-    found
-        What was read.
+    state
+        The object.
     file, size
-        Where from, and how many bytes that has.
+        The file it was read from, and its bytes.
 
     Raises
     ------
     IntegrityError
         If it holds anything but dense tensors by name, or more numbers than the file.
     """
-    if not isinstance(found, dict) or not found or not all(_plain(name, value) for name, value in found.items()):
+    if not isinstance(state, dict) or not state or not all(_plain(name, value) for name, value in state.items()):
         raise errors.IntegrityError(
             f"{file} does not hold what a saved model has: a state_dict of names and dense tensors. "
             "Save model.state_dict() again with torch.save().",
             file=file,
-            actual=type(found).__name__,
+            actual=type(state).__name__,
         )
-    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > size:
+    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
         raise _broken(file, ValueError("its tensors share their numbers, so that they are more than the file holds"))
-    return dict(found)
+    return dict(state)
 
 
 def _plain(name: object, value: object) -> bool:
@@ -141,6 +135,16 @@ def _plain(name: object, value: object) -> bool:
 def stored(tensor: Tensor) -> bool:
     """Return whether every element is in memory: a tensor with strides of 0 claims more than it has."""
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Return where tensors are not those of a network: other names, other sizes, NaN or an infinity."""
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [f"{name} is {found.get(name)}, not {size}" for name, size in expected.items() if found.get(name) != size]
+    wrong += [f"{name} is no tensor of it" for name in found if name not in expected]
+    return wrong + [
+        f"{name} holds NaN or an infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()
+    ]
 
 
 def _zipped(content: bytes) -> bool:
@@ -154,7 +158,7 @@ class Archive:
     Attributes
     ----------
     pickled
-        What its pickle says. Numbers are outside of it.
+        Its pickle, as data. Numbers are outside of it.
     """
 
     pickled: Pickled
@@ -175,19 +179,15 @@ class Archive:
 
 
 def archive(content: bytes, *, file: str) -> Archive:
-    """Return what a zipped file of PyTorch says, without loading it.
+    """Return a zipped file of PyTorch, without loading it.
 
     Raises
     ------
     IntegrityError
         If it is none, or its parts are compressed, overlap, have the same or odd names, or other sizes than is claimed.
     """
-    try:
+    with _readable(file):
         return _archive(content, file)
-    except errors.IntegrityError:
-        raise
-    except UNREADABLE as error:
-        raise _broken(file, error) from None
 
 
 def _archive(content: bytes, file: str) -> Archive:
@@ -232,12 +232,23 @@ def _check_storages(persistent: tuple[Any, ...], sizes: Mapping[str, int]) -> No
 
 
 def _old_names(content: bytes, file: str) -> list[str]:
-    found: list[str] = []
+    names: list[str] = []
     end = 0
     for _ in range(OLD_PICKLES):
         pickled = pickles.read(content, file=file, start=end)
-        found, end = [*found, *pickled.names], pickled.end
-    return found
+        names, end = [*names, *pickled.names], pickled.end
+    return names
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    """Raise IntegrityError for whatever reading a damaged file raises."""
+    try:
+        yield
+    except errors.IntegrityError:
+        raise
+    except UNREADABLE as error:
+        raise _broken(file, error) from None
 
 
 def _broken(file: str, error: BaseException) -> errors.IntegrityError:

@@ -1,4 +1,4 @@
-"""What scArches' own conditional VAEs have in common, as ours say it: genes, condition rows, layers.
+"""What trVAE, expiMap and scPoli of scArches share: genes, layers and rows of conditions, by our names.
 
 Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi 10.1038/s41587-021-01001-7).
 """
@@ -6,7 +6,7 @@ Names and layouts are those of scArches 0.6.1 (Lotfollahi et al. 2022, doi 10.10
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def described(fields: Mapping[str, Any], *, what: str) -> Manifest:
     Raises
     ------
     ManifestError
-        If they contradict each other or say what format 1 cannot.
+        If they contradict each other or do not fit format 1.
     """
     try:
         return Manifest.model_validate(fields)
@@ -60,28 +60,29 @@ def described(fields: Mapping[str, Any], *, what: str) -> Manifest:
         raise errors.ManifestError(f"{name}: this {what} cannot be described", problems=problems(error)) from None
 
 
-def origin(reference: Attributes | None) -> dict[str, Any]:
-    """Return version and lineage of a model, trained from scratch where there is no reference."""
+def shared_fields(
+    attributes: Attributes, genes: Sequence[str], *, name: str, reference: Attributes | None
+) -> dict[str, Any]:
+    """Return the manifest's fields that all kinds have; without a reference the model was trained from scratch."""
     return {
+        "name": name,
         "version": REFERENCE if reference is None else QUERY,
         "lineage": {"relation": "import" if reference is None else "surgery"},
+        "genes": genes_of(genes),
+        "input": {"kind": "log1p" if attributes["recon_loss_"] == "mse" else "counts"},
     }
 
 
-def input_of(attributes: Attributes) -> dict[str, Any]:
-    """Return what the network reads."""
-    return {"kind": "log1p" if attributes["recon_loss_"] == "mse" else "counts"}
-
-
-def genes_of(genes: Sequence[str]) -> dict[str, Any]:
+def genes_of(genes: Iterable[str]) -> dict[str, Any]:
     """Return the panel of genes, in their order."""
-    id_type = "ensembl" if all(ENSEMBL.fullmatch(gene) for gene in genes) else "symbol"
+    names = list(map(str, genes))
+    id_type = "ensembl" if all(map(ENSEMBL.fullmatch, names)) else "symbol"
     field = "id" if id_type == "ensembl" else "symbol"
-    return {"id_type": id_type, "panel": [{field: str(gene)} for gene in genes]}
+    return {"id_type": id_type, "panel": [{field: name} for name in names]}
 
 
 def layers_of(attributes: Attributes) -> dict[str, Any]:
-    """Return what all of them say of their hidden layers."""
+    """Return the architecture's fields that describe hidden layers."""
     return {
         "hidden": attributes["hidden_layer_sizes_"],
         "dropout": attributes["dr_rate_"],
@@ -100,7 +101,7 @@ def one_hot_condition(attributes: Attributes, old: Attributes) -> list[dict[str,
     column = attributes["condition_key_"]
     if column is None:
         return []
-    names, known = ([str(value) for value in said["conditions_"]] for said in (attributes, old))
+    names, known = ([str(value) for value in each["conditions_"]] for each in (attributes, old))
     encoding = {"kind": "one-hot"}
     return [{"key": key_of(column), "categories": names, "encoding": encoding, "added_in": added(names, known)}]
 
@@ -167,5 +168,5 @@ def transposed(values: ArrayLike | Tensor) -> Tensor:
 
 def tensor(values: ArrayLike | Tensor) -> Tensor:
     """Return a copy as float32 on the CPU."""
-    found = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    return found.to(torch.float32, copy=True)
+    copied = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    return copied.to(torch.float32, copy=True)

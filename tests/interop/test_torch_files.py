@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub_client import errors
-from hub_client.interop import weights
+from hub_client.interop import torch_files
 from tests.hostile import saved
 
 CPU, GPU = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
@@ -37,7 +37,7 @@ def rewritten(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
 
 @zipped
 def test_a_state_is_read(zipped: bool) -> None:
-    found = weights.state(saved(STATE, zipped=zipped), file="model_params.pt")
+    found = torch_files.state(saved(STATE, zipped=zipped), file="model_params.pt")
     assert found.keys() == STATE.keys()
     assert all(torch.equal(found[name], STATE[name]) and found[name].dtype == STATE[name].dtype for name in STATE)
 
@@ -48,36 +48,36 @@ def test_a_state_of_a_gpu_is_read_to_the_cpu(zipped: bool) -> None:
     moved = rewritten(content, lambda part: part.replace(CPU, GPU)) if zipped else content.replace(CPU, GPU)
     with pytest.raises(RuntimeError, match="CUDA"):
         torch.load(io.BytesIO(moved), weights_only=True)
-    found = weights.state(moved, file="model_params.pt")
+    found = torch_files.state(moved, file="model_params.pt")
     assert {tensor.device.type for tensor in found.values()} == {"cpu"}
     assert torch.equal(found["theta"], STATE["theta"])
 
 
 @zipped
 def test_what_a_state_names(zipped: bool) -> None:
-    found = weights.names(saved(STATE, zipped=zipped), file="model_params.pt")
+    found = torch_files.names(saved(STATE, zipped=zipped), file="model_params.pt")
     assert {"collections:OrderedDict", "torch._utils:_rebuild_tensor_v2", "torch:FloatStorage"} <= set(found)
-    assert set(found) <= weights.ALLOWED
+    assert set(found) <= torch_files.ALLOWED
 
 
 @zipped
 @pytest.mark.parametrize("value", [[1, 2], {}, {"a": 1}, {1: torch.ones(1)}, {"a": torch.ones(2, 2).to_sparse()}])
 def test_what_is_no_state(value: Any, zipped: bool) -> None:
     with pytest.raises(errors.IntegrityError, match=r"model_params\.pt"):
-        weights.state(saved(value, zipped=zipped), file="model_params.pt")
+        torch_files.state(saved(value, zipped=zipped), file="model_params.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"PK\x03\x04 no archive", b"no file of tensors", b"\x80\x02."])
 def test_what_is_no_file_of_tensors(content: bytes) -> None:
     with pytest.raises(errors.IntegrityError, match=r"no file of tensors|no pickle") as refused:
-        weights.load(content, file="model_params.pt")
+        torch_files.load(content, file="model_params.pt")
     assert refused.value.file == "model_params.pt"
 
 
 def test_a_whole_network_is_refused() -> None:
     """torch.save(model) instead of torch.save(model.state_dict())."""
     with pytest.raises(errors.IntegrityError, match=r"torch\.nn\.modules\.linear:Linear"):
-        weights.load(saved(torch.nn.Linear(2, 2), zipped=True), file="model_params.pt")
+        torch_files.load(saved(torch.nn.Linear(2, 2), zipped=True), file="model_params.pt")
 
 
 def test_an_archive_of_another_kind() -> None:
@@ -85,7 +85,7 @@ def test_an_archive_of_another_kind() -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("word/document.xml", "<x/>")
     with pytest.raises(errors.IntegrityError, match="no file of tensors"):
-        weights.load(file.getvalue(), file="model_params.pt")
+        torch_files.load(file.getvalue(), file="model_params.pt")
 
 
 @zipped
@@ -93,7 +93,7 @@ def test_every_beginning_is_refused(zipped: bool) -> None:
     content = saved(STATE, zipped=zipped)
     for end in range(0, len(content), 1 + len(content) // 60):
         with pytest.raises(errors.IntegrityError):
-            weights.state(content[:end], file="model_params.pt")
+            torch_files.state(content[:end], file="model_params.pt")
 
 
 @pytest.mark.slow
@@ -106,6 +106,6 @@ def test_damage_is_refused_or_read(zipped: bool, edits: list[tuple[int, bytes]])
         start = where % len(content)
         content[start : start + len(what)] = what
     try:
-        weights.state(bytes(content), file="model_params.pt")
+        torch_files.state(bytes(content), file="model_params.pt")
     except errors.IntegrityError as error:
         assert error.file == "model_params.pt"
