@@ -28,7 +28,6 @@ from hub_client.labels.classifiers import with_classifiers
 from hub_client.labels.evaluate import evaluate
 from hub_client.labels.predict import Predictions, joined, predict
 from hub_client.labels.transfer import EXPRESSED, evidence
-from hub_client.manifest.configs import Scvi
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
 from hub_client.manifest.report import Report
@@ -116,7 +115,7 @@ def build(
     model, training, held_out = prepare(recipe, data=Path(data))
     runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
     if recipe.pretraining is not None:
-        _start_from_scvi(model, training, plan=recipe.pretraining, **runtime)
+        _pretrain(model, training, plan=recipe.pretraining, **runtime)
     _train_whole(model, training, plan=recipe.plan, **runtime)
     model = with_atlas(model, training) if recipe.atlas else model
     model = with_classifiers(model, training) if recipe.trust.transfer in EXPRESSED else model
@@ -128,12 +127,12 @@ def build(
     return folder
 
 
-def _start_from_scvi(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:
-    """Give an untrained scANVI the encoder and decoder of a scVI that is trained on the same cells."""
-    config = model.manifest.architecture.model_dump(include=set(Scvi.model_fields)) | {"kind": "scvi"}
-    scvi = Model.build(model.manifest.changed(architecture=Scvi.model_validate(config), tensors=()), seed=seed)
-    _train_whole(scvi, training, plan=plan, seed=seed, **runtime)
-    model.network.load(model.network.tensors() | scvi.network.tensors())
+def _pretrain(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:
+    """Give an untrained model the weights it shares with the architecture it starts from, trained on the same cells."""
+    config = model.manifest.architecture.starts_from
+    before = Model.build(model.manifest.changed(architecture=config, tensors=()), seed=seed)
+    _train_whole(before, training, plan=plan, seed=seed, **runtime)
+    model.network.load(model.network.tensors() | before.network.tensors())
 
 
 def _train_whole(model: Model, training: Cells, *, plan: Plan, **runtime: Any) -> None:
@@ -269,7 +268,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         ),
         combinations=_combinations(recipe, obs),
         labels=tuple(_level(recipe, rule) for rule in recipe.labels),
-        prototypes=_PROTOTYPES.get(recipe.architecture.kind, _no_prototypes)(recipe),
+        prototypes=_prototypes(recipe),
         training=Training(datasets=source.records),
     )
 
@@ -334,21 +333,9 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
     )
 
 
-def _no_prototypes(recipe: Recipe) -> Prototypes:
-    return Prototypes()
-
-
-def _scpoli_prototypes(recipe: Recipe) -> Prototypes:
-    names = {rule.key: f"prototypes.{index}" for index, rule in enumerate(recipe.labels)}
-    return Prototypes(
-        levels=tuple(
-            PrototypeLevel(level=key, means=f"{name}.means", covariances=f"{name}.covariances")
-            for key, name in names.items()
-        )
-    )
-
-
-_PROTOTYPES = {"scpoli": _scpoli_prototypes}
+def _prototypes(recipe: Recipe) -> Prototypes:
+    levels = recipe.labels if "prototypes" in recipe.architecture.parts else ()
+    return Prototypes(levels=tuple(PrototypeLevel.of(index, rule.key) for index, rule in enumerate(levels)))
 
 
 # --- what the held-out cells say ----------------------------------------------------------------------------------

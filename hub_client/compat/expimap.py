@@ -29,7 +29,7 @@ from hub_client.compat._one_hot import Expression, OneHotCoat, overrides
 from hub_client.compat._programs import TERMS
 from hub_client.data.genes import Panel
 from hub_client.interop.vaes import described
-from hub_client.manifest.configs import ExpiMap as Config
+from hub_client.manifest.configs import ExpiMapConfig as Config
 from hub_client.manifest.v1 import Term
 from hub_client.models.architectures.expimap import ExpiMap
 from hub_client.models.embed import embed

@@ -30,7 +30,7 @@ from hub_client.data.cells import Cells, Names
 from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved, is_saved
 from hub_client.interop.scpoli import relative_uncertainty
-from hub_client.manifest.configs import ScPoli as Config
+from hub_client.manifest.configs import ScPoliConfig as Config
 from hub_client.manifest.v1 import Combination, Embedding, InputSpec, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.models.embed import embed

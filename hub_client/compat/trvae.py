@@ -21,8 +21,8 @@ from hub_client.compat import _manifests, _plans
 from hub_client.compat._base import normalization
 from hub_client.compat._one_hot import Expression, OneHotCoat, overrides
 from hub_client.interop.vaes import described
-from hub_client.manifest.configs import TrVAE as Config
-from hub_client.models.architectures.trvae import TrVae
+from hub_client.manifest.configs import TrVAEConfig as Config
+from hub_client.models.architectures.trvae import TrVAE
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 
@@ -209,7 +209,7 @@ class TRVAE(OneHotCoat):
             As for :meth:`get_latent`.
         """
         cells = self._cells(x, c)
-        return cast(TrVae, self._network).decoder_layer(cells, self._sampled(cells))
+        return cast(TrVAE, self._network).decoder_layer(cells, self._sampled(cells))
 
     @classmethod
     def load_query_data(

@@ -31,7 +31,8 @@ from hub_client.interop import frames, pickles, scarches_files, values, weights
 from hub_client.interop.pickles import Pickled
 from hub_client.interop.scarches_files import Asked
 from hub_client.manifest.v1 import OriginalFile
-from hub_client.models.architectures.scvi.network import KINDS, scvi_tools
+from hub_client.models.architectures.scvi.modules import scvi_tools
+from hub_client.models.architectures.scvi.tables import KINDS
 
 MODEL = "model.pt"
 TRIPLE = (scarches_files.ATTRIBUTES, scarches_files.WEIGHTS, scarches_files.GENES)

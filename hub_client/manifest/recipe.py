@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen
-from hub_client.manifest.configs import ArchitectureConfig
+from hub_client.manifest.configs import ArchitectureConfig, having
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.reading import explained
 from hub_client.manifest.v1 import (
@@ -346,18 +346,20 @@ def _check_gates(recipe: Recipe) -> None:
 
 
 def _check_programs(recipe: Recipe) -> None:
-    if (recipe.programs is not None) != (recipe.architecture.kind == "expimap"):
-        raise ValueError("programs are for expimap, and expimap needs them")
+    if (recipe.programs is not None) != ("terms" in recipe.architecture.parts):
+        owners = " and ".join(having("terms"))
+        raise ValueError(f"programs are for {owners}, and {owners} needs them")
 
 
 def _check_proteins(recipe: Recipe) -> None:
     measured = any(dataset.proteins for dataset in recipe.datasets)
-    if measured != (recipe.architecture.kind == "totalvi"):
-        raise ValueError("datasets.proteins are for totalvi, and totalvi needs them in one data set at least")
+    if measured != ("proteins" in recipe.architecture.parts):
+        owners = " and ".join(having("proteins"))
+        raise ValueError(f"datasets.proteins are for {owners}, and {owners} needs them in one data set at least")
 
 
 def _check_pretraining(recipe: Recipe) -> None:
-    if recipe.pretraining is not None and recipe.architecture.kind != "scanvi":
+    if recipe.pretraining is not None and recipe.architecture.starts_from is None:
         raise ValueError("pretraining is for scanvi, which can start from a scVI")
 
 
@@ -367,18 +369,16 @@ def _check_transfer(recipe: Recipe) -> None:
         raise ValueError(f"trust.transfer = {transfer!r} needs the atlas: set atlas = true")
     if transfer in ("expression", "consensus") and recipe.input.kind != "counts":
         raise ValueError(f"trust.transfer = {transfer!r} needs counts; input.kind is {recipe.input.kind!r}")
-    kind = recipe.architecture.kind
-    if transfer == "network" and kind != "scanvi":
-        raise ValueError(f"trust.transfer = 'network' is for scanvi, which has a classifier; {kind} has none")
-    if recipe.labels and transfer in ("prototypes", "gaussians", "average") and kind in WITHOUT_PROTOTYPES:
+    config = recipe.architecture
+    if transfer == "network" and "classifier" not in config.parts:
+        owners = " and ".join(having("classifier"))
+        raise ValueError(f"trust.transfer = 'network' is for {owners}, which has a classifier; {config.kind} has none")
+    distances = transfer in ("prototypes", "gaussians", "average")
+    if recipe.labels and distances and "prototypes" not in config.parts:
         raise ValueError(
-            f"trust.transfer = {transfer!r} needs prototypes, which {kind} has not: set atlas = true and "
+            f"trust.transfer = {transfer!r} needs prototypes, which {config.kind} has not: set atlas = true and "
             "trust.transfer = 'neighbors', for one"
         )
-
-
-WITHOUT_PROTOTYPES = ("trvae", "expimap", "scvi", "scanvi", "totalvi")
-"""Architectures whose labels, if they name any by themselves, are not told by prototypes."""
 
 
 def _check_ontologies(recipe: Recipe) -> None:

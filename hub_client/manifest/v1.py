@@ -26,7 +26,7 @@ from pydantic import (
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen, problems
-from hub_client.manifest.configs import ArchitectureConfig
+from hub_client.manifest.configs import ArchitectureConfig, Part, having
 from hub_client.manifest.plan import Plan
 
 SCHEMA_VERSION = "1.0"
@@ -590,7 +590,7 @@ class Manifest(Frozen):
         ``test_cells``.
         """
         sizes = {"genes": len(self.genes.panel), "prototypes.unlabelled": self.prototypes.unlabelled}
-        sizes |= _architecture_axes(self)
+        sizes |= self.architecture.axes() | _term_axes(self)
         sizes |= {f"conditions.{c.key}": len(c.categories) for c in self.conditions}
         dims = {f"embedding.{c.key}": c.encoding.dim for c in self.conditions if isinstance(c.encoding, Embedding)}
         sizes |= dims | {"embedding": sum(dims.values())}
@@ -628,18 +628,14 @@ def _whole(part: str) -> bool:
     return part.isascii() and part.isdecimal()
 
 
-def _architecture_axes(manifest: Manifest) -> dict[str, int]:
-    config = manifest.architecture
-    hidden = config.hidden if isinstance(config.hidden, tuple) else (config.hidden,)
-    sizes = {f"hidden.{index}": width for index, width in enumerate(hidden)}
-    if config.kind == "scanvi":
-        sizes["classifier"] = config.classifier_hidden or config.hidden
-    if config.kind != "expimap":
-        return sizes | {"latent": config.latent}
+def _term_axes(manifest: Manifest) -> dict[str, int]:
+    """Return the axes of gene programs, each of which is a dimension of the latent."""
+    if "terms" not in manifest.architecture.parts:
+        return {}
     kinds: list[str] = [term.kind for term in manifest.terms]
     counts = {f"terms.{kind}": kinds.count(kind) for kind in _TERM_ORDER}
     counts |= {f"terms.{position}": len(block) for position, block in enumerate(manifest.term_blocks)}
-    return sizes | counts | {"terms": len(kinds), "latent": len(kinds)}
+    return counts | {"terms": len(kinds), "latent": len(kinds)}
 
 
 def _check_unique(manifest: Manifest) -> None:
@@ -657,8 +653,7 @@ def _check_unique(manifest: Manifest) -> None:
 
 
 def _check_input(manifest: Manifest) -> None:
-    config = manifest.architecture
-    likelihood = config.gene_likelihood if config.kind == "totalvi" else config.likelihood
+    likelihood = manifest.architecture.likelihood
     expected = _INPUT.get(likelihood, ("counts",))
     if manifest.input.kind not in expected:
         raise ValueError(
@@ -670,17 +665,18 @@ def _check_input(manifest: Manifest) -> None:
 
 def _check_kind(manifest: Manifest) -> None:
     """Refuse parts that belong to another architecture."""
-    kind = manifest.architecture.kind
-    for part, owners in _ONLY.items():
-        if getattr(manifest, part) and kind not in owners:
-            raise ValueError(f"{part} are for {' and '.join(owners)}, not for {kind}")
-    if kind == "totalvi" and manifest.proteins is None:
-        raise ValueError("totalvi needs proteins")
-    wanted = _ENCODING.get(kind)
+    config = manifest.architecture
+    given: dict[Part, object] = {"terms": manifest.terms, "proteins": manifest.proteins}
+    for part, value in given.items():
+        if value and part not in config.parts:
+            raise ValueError(f"{part} are for {' and '.join(having(part))}, not for {config.kind}")
+    if "proteins" in config.parts and manifest.proteins is None:
+        raise ValueError(f"{config.kind} needs proteins")
     for condition in manifest.conditions:
-        if wanted and condition.encoding.kind != wanted:
+        if config.encoding and condition.encoding.kind != config.encoding:
             raise ValueError(
-                f"condition {condition.key!r} is encoded as {condition.encoding.kind}; {kind} has {wanted}"
+                f"condition {condition.key!r} is encoded as {condition.encoding.kind}; "
+                f"{config.kind} has {config.encoding}"
             )
 
 
@@ -692,18 +688,17 @@ def _check_proteins(manifest: Manifest) -> None:
 
 def _check_terms(manifest: Manifest) -> None:
     config = manifest.architecture
-    if config.kind != "expimap":
+    if "terms" not in config.parts:
         return
     kinds: list[str] = [term.kind for term in manifest.terms]
     if "annotated" not in kinds:
-        raise ValueError("expimap needs annotated terms: its latent has one dimension for each term")
+        raise ValueError(f"{config.kind} needs annotated terms: its latent has one dimension for each term")
     places = [_term_place(term) for term in manifest.terms]
     if places != sorted(places):
         raise ValueError(
             f"terms must stand in the order {', '.join(_TERM_ORDER)}, extensions of an older version first"
         )
-    said = {"constrained": config.constrained_extensions, "unconstrained": config.unconstrained_extensions}
-    for kind, number in said.items():
+    for kind, number in config.extensions.items():
         if kinds.count(kind) != number:
             raise ValueError(f"architecture.{kind}_extensions is {number}, but {kinds.count(kind)} terms are {kind}")
     if any(index >= len(manifest.genes.panel) for term in manifest.terms for index in term.genes):
@@ -771,10 +766,6 @@ def _named_tensors(manifest: Manifest) -> list[str]:
 
 _INPUT = {"mse": ("log1p",), "normal": ("counts", "log1p")}
 """What a likelihood reads; the count distributions read counts."""
-_ONLY = {"terms": ("expimap",), "proteins": ("totalvi",)}
-"""Parts of the manifest that only some architectures have."""
-_ENCODING = {"trvae": "one-hot", "expimap": "one-hot", "scpoli": "embedding"}
-"""How an architecture encodes every condition; scvi-tools' three take both."""
 _TERM_ORDER = ("annotated", "constrained", "unconstrained")
 _CHECKS = (
     _check_unique,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -116,44 +117,44 @@ class History:
         return f"{self.reconstruction_unit} per cell" if term == "reconstruction" else UNITS.get(term, term)
 
 
-class Trainee(Protocol):
-    """What the loop asks of a network, besides being an ``nn.Module`` whose forward gives the loss terms."""
+class Trainee(nn.Module, ABC):
+    """What the loop asks of a network, besides a forward that gives the loss terms; the hooks do nothing by default."""
 
+    @abstractmethod
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the keyword arguments of forward in this epoch (weights that are annealed)."""
-        ...
+
+    def moving(self) -> list[nn.Parameter]:
+        """Return the parameters that may move."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad and parameter.numel()]
 
     def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: only what may move."""
-        ...
+        """Return the optimiser's groups: only what may move, all with the plan's weight decay."""
+        moving = self.moving()
+        return [{"params": moving, "weight_decay": plan.weight_decay}] if moving else []
+
+    def in_training(self) -> list[nn.Module]:
+        """Return the modules that run in training mode."""
+        return [self]
 
     def first_judged_epoch(self, plan: Plan, data: Split) -> int:
         """Return the first epoch whose validation loss counts for early stopping and the best weights."""
-        ...
-
-    def in_training(self) -> list[nn.Module]:
-        """Return the modules that run in training mode: all of a reference, but only the tables after surgery."""
-        ...
+        return 0
 
     def before_training(self, plan: Plan, data: Split) -> None:
         """Do what precedes the first epoch."""
-        ...
 
     def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Do what precedes an epoch."""
-        ...
 
     def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         """Do what follows every optimiser step."""
-        ...
 
     def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Do what follows an epoch, before validation."""
-        ...
 
     def after_training(self, plan: Plan, data: Split) -> None:
         """Do what follows the last epoch, on the weights that are kept."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -203,10 +204,8 @@ def _strata(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:
     return combined * (len(finest) + 1) + finest.codes(cells.labels[finest.name], unknown=-1) + 1
 
 
-def run(
-    network: nn.Module, cells: Cells, *, plan: Plan, seed: int, runtime: Runtime, vocabulary: Vocabulary
-) -> History:
-    """Train ``network``, a :class:`Trainee`, in place on ``cells``.
+def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runtime, vocabulary: Vocabulary) -> History:
+    """Train ``network`` in place on ``cells``.
 
     The caller's random state is left as it was. Ctrl-C ends training and keeps the best weights so far, or the current
     ones while no epoch has been judged. Whatever else ends it leaves the network as it was before.
@@ -324,7 +323,7 @@ class _Stopper:
 
 @dataclass
 class _Loop:
-    network: Any
+    network: Trainee
     plan: Plan
     data: Split
     fabric: Fabric

@@ -22,14 +22,6 @@ from hub_client.release.folder import WEIGHTS, Release
 from hub_client.release.store import semver
 
 LEVELS = ("major", "minor", "patch")
-GROWING = {
-    "constrained_extensions",
-    "unconstrained_extensions",
-    "soft_extension_mask",
-    "hsic",
-    "hsic_one_vs_all",
-}
-"""What surgery changes of an expiMap's hyperparameters when it adds terms."""
 
 
 def check(old: Release, new: Release, *, taken: Iterable[str]) -> None:
@@ -98,7 +90,7 @@ def _changed_axis(old: Manifest, new: Manifest) -> str | None:
 def _fixed(manifest: Manifest) -> dict[str, object]:
     """Return what no surgery changes."""
     return {
-        "architecture": manifest.architecture.model_dump(exclude=GROWING),
+        "architecture": manifest.architecture.model_dump(exclude=set(manifest.architecture.grown)),
         "input": manifest.input,
         "genes": (manifest.genes.id_type, manifest.genes.panel),
         "proteins": manifest.proteins and manifest.proteins.panel,

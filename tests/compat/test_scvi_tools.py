@@ -358,7 +358,7 @@ def test_surgery_and_training_leave_the_reference(options: dict[str, Any]) -> No
 
 
 def _theirs() -> Any:
-    from hub_client.models.architectures.scvi.network import scvi_tools
+    from hub_client.models.architectures.scvi.modules import scvi_tools
 
     class SCVI(scvi_tools().model.SCVI):  # type: ignore[misc, name-defined]
         """scvi-tools' own, under the name the registry has."""

@@ -22,11 +22,12 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.predict import predict
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures.scvi.network import Labelled, backgrounds
+from hub_client.models.architectures.scvi.scanvi import Labelled
+from hub_client.models.architectures.scvi.totalvi import backgrounds
 from hub_client.models.embed import embed
 from hub_client.models.impute import impute_proteins
 from hub_client.models.model import Model
-from hub_client.models.scanvi_from_scvi import with_classifier
+from hub_client.models.scanvi_from_scvi import scanvi_from_scvi
 from hub_client.models.surgery import surgery
 from hub_client.models.train import train
 from tests.contract.examples import SHORT, trained
@@ -144,13 +145,13 @@ def test_an_unlabelled_query_gets_the_references_labels() -> None:
 
 def test_a_scanvi_starts_from_a_scvi() -> None:
     scvi = trained("scvi")
-    model, cells = with_classifier(scvi), cells_for(scvi.manifest)
+    model, cells = scanvi_from_scvi(scvi), cells_for(scvi.manifest)
     assert_array_equal(embed(model, cells, device="cpu"), embed(scvi, cells, device="cpu"))
     fit(model, cells, epochs=60, learning_rate=5e-3)
     found = predict(model, cells, device="cpu").levels["cell_type"]
     assert (found.labels == cells.labels["cell_type"]).mean() > 0.8
     with pytest.raises(errors.Unsupported, match="scanvi"):
-        with_classifier(model)
+        scanvi_from_scvi(model)
 
 
 def test_few_labelled_cells_are_drawn_of_each_label() -> None:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,11 @@ from scipy.sparse import csr_matrix
 
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.manifest.v1 import LabelLevel, Manifest
-from hub_client.models.architectures.scvi.network import (
-    KINDS,
-    ScviTools,
-    batch_key,
-    parameters,
-    protein_masks,
-    scvi_tools,
-)
+from hub_client.models.architectures.scvi.modules import parameters, scvi_tools
+from hub_client.models.architectures.scvi.tables import KINDS, batch_key, protein_masks
+
+if TYPE_CHECKING:
+    from hub_client.models.architectures.scvi.network import ScviTools
 
 UNLABELLED = "unlabelled"
 """What scANVI is told of cells without a label, where the manifest has no word for it."""
