@@ -35,8 +35,8 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Weights, counts and losses are always float32; in mixed precision, matrix products are not."""
 JUDGED_AT_ONCE = 1024
 """How many validation cells make a minibatch, at most."""
-SHOWN = {"reconstruction": "rec", "kl": "kl", "prototype": "proto", "mmd": "mmd", "hsic": "hsic"}
-"""What the progress bar shows, and how it calls it."""
+SHORT = {"reconstruction": "rec", "prototype": "proto", "classification": "class"}
+"""What the progress bar calls a loss term with a long name."""
 UNITS = {
     "loss": "weighted sum",
     "unweighted": "sum",
@@ -482,9 +482,9 @@ class _Bar:
         self._progress.stop()
 
     def advance(self, row: dict[str, float]) -> None:
-        terms = "  ".join(
-            f"{short} {row[f'train_{term}']:.1f}" for term, short in SHOWN.items() if row.get(f"train_{term}")
-        )
+        sums = ("train_loss", "train_unweighted")
+        values = {key.removeprefix("train_"): row[key] for key in row if key.startswith("train_") and key not in sums}
+        terms = "  ".join(f"{SHORT.get(term, term)} {value:.1f}" for term, value in values.items() if value)
         self._progress.update(self._task, advance=1, description=f"{terms}  {row['cells/s']:,.0f} cells/s")
 
 

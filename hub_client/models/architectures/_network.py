@@ -126,7 +126,7 @@ class Network(Trainee):
     def first_weight(self) -> Tensor:
         """Return the weights of the genes in the encoder's first layer, ``(hidden.0, genes)``."""
 
-    # --- what some kinds have ----------------------------------------------------------------------------------------
+    # --- what some kinds have; the others raise Unsupported, or have nothing to say --------------------------------
 
     def facts(self) -> dict[str, object]:
         """Return the manifest's fields that training can change."""
@@ -140,55 +140,25 @@ class Network(Trainee):
         return {}
 
     def labelled(self, manifest: Manifest, *, level: str, clusters: Sequence[int], cells: Cells) -> Self:
-        """Return the same function with a label more, the last of ``level``, made of unlabelled prototypes.
-
-        Raises
-        ------
-        Unsupported
-            If the architecture has no prototypes.
-        """
+        """Return the same function with a label more, the last of ``level``, made of unlabelled prototypes."""
         raise self.config.without(
             "prototypes", f"prototypes, so no label can be added to level {level!r}", verb="add_label"
         )
 
     def term_weights(self) -> Array:
-        """Return each gene's weight in each term, ``(genes, terms)``, in the manifest's order.
-
-        Raises
-        ------
-        Unsupported
-            If the architecture has no gene programs.
-        """
+        """Return each gene's weight in each term, ``(genes, terms)``, in the manifest's order."""
         raise self.config.without("terms", "gene programs", verb="terms")
 
     def directions(self) -> NDArray[np.int64]:
-        """Return whether each term's program is expressed more as its score rises, ``(terms,)``: 1, or less: -1; or 0.
-
-        Raises
-        ------
-        Unsupported
-            If the architecture has no gene programs.
-        """
+        """Return whether a rising score of a term means more (1) or less (-1) of its program, ``(terms,)``; or 0."""
         raise self.config.without("terms", "gene programs", verb="terms")
 
     def imputed_proteins(self, cells: Cells, *, under: Sequence[str], samples: int) -> pd.DataFrame:
-        """Return the expected foreground counts of each protein under some batches, ``(cells, proteins)``.
-
-        Raises
-        ------
-        Unsupported
-            If the architecture has no proteins.
-        """
+        """Return the expected foreground counts of each protein under some batches, ``(cells, proteins)``."""
         raise self.config.without("proteins", "proteins", verb="impute_proteins")
 
     def to_scvi(self, cells: Cells | None = None, *, obs: pd.DataFrame | None = None) -> Any:
-        """Return scvi-tools' own model with these weights, around aligned cells or some without counts.
-
-        Raises
-        ------
-        Unsupported
-            If the architecture is not scvi-tools'.
-        """
+        """Return scvi-tools' own model with these weights, around aligned cells or some without counts."""
         raise self.config.foreign("scvi-tools", verb="to_scvi")
 
     # --- building ----------------------------------------------------------------------------------------------------
@@ -358,6 +328,11 @@ def kl_weight(plan: Plan, epoch: int) -> float:
     """Return the KL term's weight in an epoch: it rises linearly from 0."""
     rise = epoch / plan.kl_anneal_epochs if plan.kl_anneal_epochs else 1.0
     return plan.kl_weight * min(rise, 1.0)
+
+
+def with_sum(loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a forward gives: the loss, the sum of its terms without weights, and the terms."""
+    return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
 
 
 def padded(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:

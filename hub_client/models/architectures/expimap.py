@@ -34,7 +34,7 @@ from hub_client.data.batches import Batch
 from hub_client.manifest.configs import ExpiMapConfig
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest, Term
-from hub_client.models.architectures._network import Array, Decoded
+from hub_client.models.architectures._network import Array, Decoded, with_sum
 from hub_client.models.architectures._vae import VARIANCE_FLOOR, Conditions, Encoder, OneHotVae, sampled
 from hub_client.nn import losses
 from hub_client.nn.layers import Axis, Dense, GrowingTable, HiddenLayers, MaskedLinear
@@ -261,7 +261,7 @@ class ExpiMap(OneHotVae):
             "hsic": self.dependence(z),
         }
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + hsic_weight * terms["hsic"]
-        return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
+        return with_sum(loss, terms)
 
     def dependence(self, z: Tensor) -> Tensor:
         """Return how much unconstrained extensions depend on the other terms at ``z``, ``(cells, latent)``: a scalar.

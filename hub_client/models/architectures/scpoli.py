@@ -26,7 +26,7 @@ from hub_client.data.cells import Cells
 from hub_client.manifest.configs import ScPoliConfig
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Embedding, Manifest
-from hub_client.models.architectures._network import Array, Decoded, Scores, padded
+from hub_client.models.architectures._network import Array, Decoded, Scores, padded, with_sum
 from hub_client.models.architectures._vae import ConditionalVae, Decoder, Encoder, sampled
 from hub_client.nn import losses
 from hub_client.nn.clusters import clusters
@@ -138,7 +138,7 @@ class ScPoli(ConditionalVae):
             "prototype": self._weighted_prototypes(z, batch, prototype_weight, unlabelled_weight),
         }
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + prototype_weight * terms["prototype"]
-        return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
+        return with_sum(loss, terms)
 
     def prototype_loss(self, z: Tensor, labels: Tensor, *, unlabelled_weight: float = 0.0) -> Tensor:
         """Return the labelled prototypes' loss over all levels plus the weighted unlabelled prototypes' loss."""

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from hub_client.data.batches import Batch
 from hub_client.manifest.configs import TrVAEConfig
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures._network import Decoded
+from hub_client.models.architectures._network import Decoded, with_sum
 from hub_client.models.architectures._vae import Decoder, Encoder, OneHotVae, sampled
 from hub_client.nn import losses
 
@@ -74,7 +73,7 @@ class TrVAE(OneHotVae):
             "mmd": self.discrepancy({"z": z, "y": y}[self.config.mmd_on], conditions),
         }
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + terms["mmd"]
-        return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
+        return with_sum(loss, terms)
 
     def discrepancy(self, points: Tensor, conditions: Tensor | None) -> Tensor:
         """Return the weighted maximum mean discrepancy between the conditions of points ``(cells, ...)``: a scalar."""

@@ -32,7 +32,7 @@ from hub_client.data.batches import Batch
 from hub_client.data.cells import Cells
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures._network import Decoded, Network, owner_of, read
+from hub_client.models.architectures._network import Decoded, Network, owner_of, read, with_sum
 from hub_client.models.architectures.scvi import export, likelihood
 from hub_client.models.architectures.scvi.modules import ModuleAxes, plain_module, plain_state, split_categories
 from hub_client.models.architectures.scvi.tables import LABEL, OUTRIGHT, Config, PerCategory
@@ -293,11 +293,6 @@ class ScVI(ScviTools):
 def terms_of(found: Any) -> dict[str, Tensor]:
     """Return the terms of scvi-tools' losses, over cells."""
     return {"reconstruction": _total(found.reconstruction_loss).mean(), "kl": _total(found.kl_local).mean()}
-
-
-def with_sum(loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a loss, the sum of its terms without weights, and the terms."""
-    return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
 
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:

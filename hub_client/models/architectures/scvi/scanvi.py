@@ -12,8 +12,8 @@ from hub_client.data.batches import Batch, Batches
 from hub_client.manifest.configs import ScANVIConfig
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures._network import Array, Scores
-from hub_client.models.architectures.scvi.network import ScviTools, terms_of, with_sum
+from hub_client.models.architectures._network import Array, Scores, with_sum
+from hub_client.models.architectures.scvi.network import ScviTools, terms_of
 from hub_client.nn.training import Split
 
 

@@ -19,10 +19,10 @@ from hub_client.data.proteins import lacking, measured
 from hub_client.manifest.configs import TotalVIConfig
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures._network import Decoded
+from hub_client.models.architectures._network import Decoded, with_sum
 from hub_client.models.architectures.scvi import export
 from hub_client.models.architectures.scvi.modules import scvi_tools
-from hub_client.models.architectures.scvi.network import ScviTools, terms_of, with_sum
+from hub_client.models.architectures.scvi.network import ScviTools, terms_of
 from hub_client.models.architectures.scvi.tables import protein_masks
 from hub_client.nn.training import Split
 
