@@ -44,12 +44,12 @@ UNITS = {
     "prototype": "distance",
     "mmd": "discrepancy",
 }
-"""What a loss term's axis in a plot says; the reconstruction's depends on the likelihood."""
+"""The label of a loss term's axis in a plot; the reconstruction's depends on the likelihood."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where training runs, as Lightning Fabric says it; ``precision`` is one of ``PRECISIONS``."""
+    """Where training runs, in Lightning Fabric's words; ``precision`` is one of ``PRECISIONS``."""
 
     accelerator: str = "auto"
     devices: int | str | list[int] = 1

@@ -104,7 +104,7 @@ class Network(Trainee):
             torch.manual_seed(seed)
             return cls(manifest).eval()
 
-    # --- what each kind says -----------------------------------------------------------------------------------------
+    # --- what each kind defines --------------------------------------------------------------------------------------
 
     @abstractmethod
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ class Network(Trainee):
     def first_weight(self) -> Tensor:
         """Return the weights of the genes in the encoder's first layer, ``(hidden.0, genes)``."""
 
-    # --- what some kinds have; the others raise Unsupported, or have nothing to say --------------------------------
+    # --- what some kinds have; the others raise Unsupported, or return nothing ------------------------------------
 
     def facts(self) -> dict[str, object]:
         """Return the manifest's fields that training can change."""
@@ -230,7 +230,7 @@ class Network(Trainee):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def fit(self, cells: Cells, plan: Plan, *, seed: int, runtime: Runtime) -> History:
-        """Train in place what may move: everything, or after surgery what it added; and say how it went."""
+        """Train in place what may move: everything, or after surgery what it added; and report how it went."""
         return run(self, cells, plan=plan, seed=seed, runtime=runtime, vocabulary=self.vocabulary)
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:

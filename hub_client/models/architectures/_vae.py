@@ -130,7 +130,7 @@ def sampled(mean: Tensor, variance: Tensor, *, noise: Tensor | None, sample: boo
 
 
 class ConditionalVae(Network):
-    """A network whose encoder and decoder are told each cell's conditions, in rows of tables that surgery grows.
+    """A network whose encoder and decoder read each cell's conditions, in rows of tables that surgery grows.
 
     A subclass builds ``encoder``, ``decoder`` and ``theta`` in its ``__init__``, after this one's, and then calls
     :meth:`freeze_reference`.
@@ -144,7 +144,7 @@ class ConditionalVae(Network):
         super().__init__(manifest)
         self.keep_dropout = False
 
-    # --- what each kind says -----------------------------------------------------------------------------------------
+    # --- what each kind defines --------------------------------------------------------------------------------------
 
     @abstractmethod
     def condition_inputs(self, batch: Batch) -> Tensor | None:

@@ -15,7 +15,7 @@ are constrained, and overwrites their number in every surgery; it also trains wh
 here is asked for by name.
 
 Where this differs on purpose besides: the loss of dependence never is NaN; ``alpha_l1`` can be annealed; a term's
-direction is told by the shares of counts that its genes have (:meth:`ExpiMap.directions`).
+direction follows from the shares of counts that its genes have (:meth:`ExpiMap.directions`).
 """
 
 from __future__ import annotations

@@ -314,7 +314,7 @@ class ScPoli(ConditionalVae):
 
     @torch.no_grad()
     def place_prototypes(self, means: Tensor, covariances: Tensor) -> None:
-        """Put the prototypes where :meth:`labelled_prototypes` said they were."""
+        """Put the prototypes where :meth:`labelled_prototypes` returned them."""
         sizes = [len(table.cells) for table in self._prototype_tables()]
         if len(means) != sum(sizes):
             raise errors.InvalidInput(

@@ -80,11 +80,11 @@ def parameters(manifest: Manifest) -> dict[str, Any]:
     kind = KINDS[config.kind]
     given = {parameter: getattr(config, field) for parameter, field in kind.parameters.items()}
     for group, fields in kind.nested.items():
-        told = {parameter: getattr(config, field) for parameter, field in fields.items() if _chosen(config, field)}
-        given |= {group: told} if told else {}
+        chosen = {parameter: getattr(config, field) for parameter, field in fields.items() if _chosen(config, field)}
+        given |= {group: chosen} if chosen else {}
     if embedding := embedded(manifest):
-        told = {"embedding_dim": embedding.dim, "max_norm": embedding.max_norm}
-        given |= {"batch_representation": "embedding", "batch_embedding_kwargs": told}
+        sizes = {"embedding_dim": embedding.dim, "max_norm": embedding.max_norm}
+        given |= {"batch_representation": "embedding", "batch_embedding_kwargs": sizes}
     return given
 
 
@@ -137,17 +137,17 @@ class ModuleAxes:
         return self.batch or Categories(Axis("1", 1), 1)
 
     def keys(self, stack: Stack) -> list[Categories | None]:
-        """Return the categorical keys that layers are told, in scvi-tools' order."""
-        if stack.told == "label":
+        """Return the categorical keys that layers read, in scvi-tools' order."""
+        if stack.given == "label":
             return [self.label]
-        if stack.told == "nothing" or (stack.told == "encoder" and not self.config.encode_covariates):
+        if stack.given == "nothing" or (stack.given == "encoder" and not self.config.encode_covariates):
             return []
         return [*([] if embedded(self.manifest) else [self.batch]), *self.covariates]
 
     def inputs(self, stack: Stack) -> Axis:
-        """Return the axis that layers read: what the table says, then continuous covariates and embedded batches."""
+        """Return the axis that layers read: what the table names, then continuous covariates and embedded batches."""
         more = []
-        if stack.told == "decoder" or (stack.told == "encoder" and self.config.encode_covariates):
+        if stack.given == "decoder" or (stack.given == "encoder" and self.config.encode_covariates):
             batch = batch_key(self.manifest)
             more += ["continuous"] if self.manifest.covariates.continuous else []
             more += [f"embedding.{batch.key}"] if batch and embedded(self.manifest) else []

@@ -12,7 +12,7 @@ What they compute, and their losses, are scvi-tools' (1.4). Where this differs o
   and trains those rows and nothing else, so that reference cells stay where they were to the bit. scvi-tools appends
   columns behind all keys', trains old ones too, and moves the running statistics of batch normalisation.
 - Validation losses are computed under the same noise in every epoch.
-- Logistic-normal latents are told by the mean of the normal, before the softmax; scvi-tools averages random draws.
+- Logistic-normal latents are described by the mean of the normal, before the softmax; scvi-tools averages random draws.
 """
 
 from __future__ import annotations

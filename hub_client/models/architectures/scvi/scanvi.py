@@ -31,13 +31,13 @@ class ScANVI(ScviTools):
         self, batch: Batch, *, kl_weight: float = 1.0, classification_weight: float = 0.0, sample: bool = True
     ) -> dict[str, Tensor]:
         """Return scvi-tools' loss and its terms, over cells; ``sample`` as for :meth:`losses`."""
-        told = self._classification(batch, classification_weight, sample=sample)
-        _, found = self.losses(batch, sample=sample, kl_weight=kl_weight, **told)
+        labelled = self._classification(batch, classification_weight, sample=sample)
+        _, found = self.losses(batch, sample=sample, kl_weight=kl_weight, **labelled)
         terms, lost = terms_of(found), found.classification_loss
         return with_sum(found.loss, terms | {"classification": torch.zeros_like(terms["kl"]) if lost is None else lost})
 
     def _classification(self, batch: Batch, weight: float, *, sample: bool) -> dict[str, Any]:
-        """Return what a classifier's loss is told: labelled cells, in training drawn apart from the minibatch's."""
+        """Return what the classifier's loss reads: labelled cells, in training drawn apart from the minibatch's."""
         drawn = self._labelled.take(len(batch)) if self._labelled and sample else batch
         labelled = drawn.labels[:, 0] >= 0
         inputs = (

@@ -24,10 +24,10 @@ OUTRIGHT = {"px_r": "genes", "py_r": "proteins"}
 
 
 class Stack(NamedTuple):
-    """Fully connected layers: the axes they read, which categories they are told besides, and what they give."""
+    """Fully connected layers: the axes they read, which categories they read besides, and what they give."""
 
     inputs: tuple[str, ...]
-    told: Literal["encoder", "decoder", "label", "nothing"]
+    given: Literal["encoder", "decoder", "label", "nothing"]
     outputs: str = "hidden.0"
     hidden: str = "hidden.0"
 
@@ -78,7 +78,7 @@ class Kind:
     per_category
         Its tensors with an entry for each batch or label.
     initial
-        As ``parameters``, for those of its model alone, which say how training starts.
+        As ``parameters``, for those of its model alone, which set how training starts.
     generative
         What its losses are computed of: module, minibatch, the same as scvi-tools reads it, and what was inferred.
     """
@@ -214,7 +214,7 @@ def _totalvae_sizes(manifest: Manifest) -> dict[str, Any]:
     config = cast(TotalVIConfig, manifest.architecture)
     if "label" in f"{config.gene_dispersion} {config.protein_dispersion}":
         raise errors.ManifestError(
-            "a dispersion for each label is not to be had: scvi-tools tells totalVI no labels.", path="architecture"
+            "a dispersion for each label is not to be had: scvi-tools gives totalVI no labels.", path="architecture"
         )
     sizes = _shared_sizes(manifest)
     panel = len(cast(Proteins, manifest.proteins).panel)
