@@ -25,7 +25,7 @@ from scipy import sparse
 
 from hub_client import align, from_scvi
 from hub_client.manifest.plan import Plan
-from hub_client.models.architectures.scvi.network import scvi_tools
+from hub_client.models.architectures.scvi.modules import scvi_tools
 from hub_client.models.model import Model
 from hub_client.models.train import train
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hub_client.models.architectures.scvi.network import scvi_tools
+from hub_client.models.architectures.scvi.modules import scvi_tools
 from tests.scvi_models import cells as simulated
 from tests.scvi_models import fitted, undisturbed
 

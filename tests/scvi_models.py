@@ -14,7 +14,7 @@ import mudata
 import numpy as np
 import torch
 
-from hub_client.models.architectures.scvi.network import scvi_tools
+from hub_client.models.architectures.scvi.modules import scvi_tools
 from tests.simulated import counts
 
 SETUPS: dict[str, dict[str, Any]] = {

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
+from hub_client.manifest.configs import CONFIGS, KindConfig
 from hub_client.manifest.v1 import Manifest, PrototypeLevel
 
 GENES = tuple(f"g{number}" for number in range(60))
@@ -110,13 +111,14 @@ def manifest(
     """Return the manifest of a small model of :func:`counts`' reference; an expiMap's with some extension terms."""
     known = {"batch": REFERENCE, "tech": ("v2", "v3")}
     labels = {"cell_type": sorted(CLASSES), "cell_class": sorted(set(CLASSES.values()))}
-    encoding = ENCODINGS.get(kind, {"kind": "one-hot"}) if encoding is None else encoding
+    config = CONFIGS[kind]
+    encoding = ENCODINGS[config.encoding or "one-hot"] if encoding is None else encoding
     likelihood = architecture.get("likelihood", "nb")
     prototypes = [PrototypeLevel.of(position, key) for position, key in enumerate(levels)]
     return Manifest.model_validate(
         {
             "name": "simulated",
-            "architecture": {"kind": kind, "hidden": (16,), **SIZED[kind](constrained, unconstrained)} | architecture,
+            "architecture": {"kind": kind} | small(config, constrained, unconstrained) | architecture,
             "genes": {"id_type": "symbol", "panel": [{"symbol": gene} for gene in GENES]},
             "input": {"kind": "log1p", "target_sum": 1000} if likelihood == "mse" else {"size_factor": size_factor},
             "conditions": [{"key": key, "categories": known[key], "encoding": encoding} for key in conditions],
@@ -130,9 +132,9 @@ def manifest(
             "labels": [
                 {"key": key, "categories": labels[key], "ontology": dict.fromkeys(labels[key])} for key in levels
             ],
-            "prototypes": {"levels": prototypes if kind == "scpoli" else ()},
-            "proteins": {"panel": PROTEINS} if kind == "totalvi" else None,
-            "terms": terms(constrained, unconstrained) if kind == "expimap" else (),
+            "prototypes": {"levels": prototypes if "prototypes" in config.parts else ()},
+            "proteins": {"panel": PROTEINS} if "proteins" in config.parts else None,
+            "terms": terms(constrained, unconstrained) if "terms" in config.parts else (),
         }
     )
 
@@ -153,26 +155,17 @@ def terms(constrained: int = 0, unconstrained: int = 0, *, annotated: int = 6) -
     ]
 
 
-def _latent(constrained: int, unconstrained: int) -> dict[str, int]:
-    return {"latent": 6}
+def small(config: type[KindConfig], constrained: int, unconstrained: int) -> dict[str, Any]:
+    """Return the hyperparameters that say how large a model of a kind is, so far as it has them."""
+    one_width = "hidden" in config.model_fields and isinstance(config.model_fields["hidden"].default, int)
+    sizes = {
+        "hidden": 16 if one_width else (16,),
+        "latent": 6,
+        "constrained_extensions": constrained,
+        "unconstrained_extensions": unconstrained,
+    }
+    return {name: size for name, size in sizes.items() if name in config.model_fields}
 
 
-def _one_width(constrained: int, unconstrained: int) -> dict[str, int]:
-    return {"latent": 6, "hidden": 16}
-
-
-def _extensions(constrained: int, unconstrained: int) -> dict[str, int]:
-    return {"constrained_extensions": constrained, "unconstrained_extensions": unconstrained}
-
-
-SIZED = {
-    "scpoli": _latent,
-    "trvae": _latent,
-    "expimap": _extensions,
-    "scvi": _one_width,
-    "scanvi": _one_width,
-    "totalvi": _one_width,
-}
-"""What says the size of each kind's latent."""
-ENCODINGS = {"scpoli": {"kind": "embedding", "dim": 4}}
-"""How a kind's conditions are encoded, where not one-hot."""
+ENCODINGS: dict[str, dict[str, Any]] = {"one-hot": {"kind": "one-hot"}, "embedding": {"kind": "embedding", "dim": 4}}
+"""How conditions are encoded."""

@@ -28,7 +28,7 @@ from hub_client.labels.evaluate import evaluate
 from hub_client.labels.predict import Predictions, joined, predict
 from hub_client.labels.rules import RULES, Part
 from hub_client.labels.transfer import evidence
-from hub_client.manifest.configs import Scvi
+from hub_client.manifest.configs import having
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
 from hub_client.manifest.report import Report
@@ -116,7 +116,7 @@ def build(
     model, training, held_out = prepare(recipe, data=Path(data))
     runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
     if recipe.pretraining is not None:
-        _start_from_scvi(model, training, plan=recipe.pretraining, **runtime)
+        _pretrain(model, training, plan=recipe.pretraining, **runtime)
     _train_whole(model, training, plan=recipe.plan, **runtime)
     model = with_atlas(model, training) if recipe.atlas else model
     model = (
@@ -130,12 +130,12 @@ def build(
     return folder
 
 
-def _start_from_scvi(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:
-    """Give an untrained scANVI the encoder and decoder of a scVI that is trained on the same cells."""
-    config = model.manifest.architecture.model_dump(include=set(Scvi.model_fields)) | {"kind": "scvi"}
-    scvi = Model.build(model.manifest.changed(architecture=Scvi.model_validate(config), tensors=()), seed=seed)
-    _train_whole(scvi, training, plan=plan, seed=seed, **runtime)
-    model.network.load(model.network.tensors() | scvi.network.tensors())
+def _pretrain(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:
+    """Give an untrained model the weights it shares with the architecture it starts from, trained on the same cells."""
+    config = model.manifest.architecture.starts_from
+    before = Model.build(model.manifest.changed(architecture=config, tensors=()), seed=seed)
+    _train_whole(before, training, plan=plan, seed=seed, **runtime)
+    model.network.load(model.network.tensors() | before.network.tensors())
 
 
 def _train_whole(model: Model, training: Cells, *, plan: Plan, **runtime: Any) -> None:
@@ -185,16 +185,17 @@ def _read(recipe: Recipe | str | Path) -> Recipe:
 
 def _lacking(recipe: Recipe) -> list[str]:
     """Return what the recipe's rule of label transfer needs and the model would not have."""
-    kind, values = recipe.architecture.kind, recipe.input.kind
+    config, values = recipe.architecture, recipe.input.kind
+    kind, owners = config.kind, " and ".join(having("classifier"))
     atlas = None if recipe.atlas else "the atlas: set atlas = true"
     prototypes = f"prototypes, which {kind} has not: set atlas = true and trust.transfer = 'neighbors', for one"
     lacking: dict[Part, str | None] = {
-        "distances": None if kind in WITH_PROTOTYPES else prototypes,
-        "mahalanobis_squared": None if kind in WITH_PROTOTYPES else prototypes,
+        "distances": None if "prototypes" in config.parts else prototypes,
+        "mahalanobis_squared": None if "prototypes" in config.parts else prototypes,
         "votes": atlas,
         "densities": atlas,
         "expression": None if values == "counts" else f"counts; input.kind is {values!r}",
-        "network": None if kind == "scanvi" else f"a classifier of its own, as scanvi has one; {kind} has none",
+        "network": None if "classifier" in config.parts else f"a classifier, which {owners} has and {kind} has not",
     }
     needs = RULES[recipe.trust.transfer].needs if recipe.labels else ()
     return [what for part in needs if (what := lacking.get(part))]
@@ -363,12 +364,8 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
 
 
 def _prototypes(recipe: Recipe) -> Prototypes:
-    rules = recipe.labels if recipe.architecture.kind in WITH_PROTOTYPES else ()
+    rules = recipe.labels if "prototypes" in recipe.architecture.parts else ()
     return Prototypes(levels=tuple(PrototypeLevel.of(position, rule.key) for position, rule in enumerate(rules)))
-
-
-WITH_PROTOTYPES = {"scpoli"}
-"""Kinds of architectures that have prototypes."""
 
 
 # --- judged by the held-out cells --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved
 from hub_client.interop.scarches_vaes import described, genes_of, key_of
-from hub_client.manifest.configs import ExpiMap, TrVAE
+from hub_client.manifest.configs import ExpiMapConfig, TrVAEConfig
 from hub_client.models.architectures._vae import OneHotVae
 from hub_client.models.model import Model
 from hub_client.models.surgery import Extensions, retraining, surgery
@@ -79,8 +79,8 @@ class OneHotModel(ScArchesModel):
         return cast(OneHotVae, self.model.network)
 
     @property
-    def _config(self) -> TrVAE | ExpiMap:
-        return cast("TrVAE | ExpiMap", self.model.manifest.architecture)
+    def _config(self) -> TrVAEConfig | ExpiMapConfig:
+        return cast("TrVAEConfig | ExpiMapConfig", self.model.manifest.architecture)
 
     @property
     def conditions_(self) -> list[str]:

@@ -28,7 +28,7 @@ from hub_client.compat._groups import REST, Values
 from hub_client.compat._one_hot import Expression, OneHotModel, overrides
 from hub_client.compat._programs import TERMS
 from hub_client.data.genes import Panel
-from hub_client.manifest.configs import ExpiMap as Config
+from hub_client.manifest.configs import ExpiMapConfig as Config
 from hub_client.manifest.v1 import Term
 from hub_client.models.architectures.expimap import ExpiMap
 from hub_client.models.embed import embed

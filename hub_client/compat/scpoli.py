@@ -36,7 +36,7 @@ from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved
 from hub_client.interop.scarches_vaes import genes_of
-from hub_client.manifest.configs import ScPoli as Config
+from hub_client.manifest.configs import ScPoliConfig as Config
 from hub_client.manifest.v1 import Embedding, Genes, InputSpec, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.models.embed import embed

@@ -33,7 +33,7 @@ from hub_client.compat import _surgery
 from hub_client.compat._split import splitting
 from hub_client.files import folders
 from hub_client.interop import scvi_files
-from hub_client.models.architectures.scvi.network import scvi_tools
+from hub_client.models.architectures.scvi.modules import scvi_tools
 
 _models = scvi_tools().model
 _Dispersion = Literal["gene", "gene-batch", "gene-label", "gene-cell"]

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from hub_client.compat import _plans
 from hub_client.compat._base import normalization
 from hub_client.compat._one_hot import Expression, OneHotModel, overrides
-from hub_client.manifest.configs import TrVAE as Config
-from hub_client.models.architectures.trvae import TrVae
+from hub_client.manifest.configs import TrVAEConfig as Config
+from hub_client.models.architectures.trvae import TrVAE
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 
@@ -192,7 +192,7 @@ class TRVAE(OneHotModel):
             As for :meth:`get_latent`.
         """
         cells = self._cells(x, c)
-        return cast(TrVae, self._network).decoder_layer(cells, self._sampled(cells))
+        return cast(TrVAE, self._network).decoder_layer(cells, self._sampled(cells))
 
     @classmethod
     def load_query_data(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from anndata import AnnData
@@ -12,7 +12,10 @@ from torch import nn
 from hub_client import errors
 from hub_client.interop.scvi_registry import manifest_of
 from hub_client.manifest.v1 import Embedding, Manifest, Training
-from hub_client.models.architectures.scvi.network import KINDS, ScviTools, plain_module
+from hub_client.models.architectures import architecture
+from hub_client.models.architectures.scvi.modules import plain_module
+from hub_client.models.architectures.scvi.network import ScviTools
+from hub_client.models.architectures.scvi.tables import KINDS
 from hub_client.models.model import Model
 from hub_client.release import atlas_file
 
@@ -66,7 +69,7 @@ def from_scvi(model: Any, *, name: str) -> Model:
         old_defaults=READ_FROM_MODULE[kind](module),
     )
     manifest = manifest.changed(training=_training(model))
-    network = ScviTools.build(manifest)
+    network = cast(ScviTools, architecture(kind).build(manifest))
     network.take(_copied(module, manifest))
     made = Model(manifest, network, atlas=_minified(model, manifest))
     made.describe()

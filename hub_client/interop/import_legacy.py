@@ -19,7 +19,7 @@ from hub_client.interop.scarches_files import Saved
 from hub_client.interop.scarches_vaes import key_of
 from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
 from hub_client.models.architectures import architecture
-from hub_client.models.architectures.scvi.network import KINDS as SCVI_KINDS
+from hub_client.models.architectures.scvi.tables import KINDS as SCVI_KINDS
 from hub_client.models.model import Model
 
 FORMAT, SCVI_FORMAT = "scarches", "scvi-tools"

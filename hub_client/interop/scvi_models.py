@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,10 @@ from hub_client.interop.scarches_vaes import key_of
 from hub_client.interop.scvi_files import REGISTRY, Saved
 from hub_client.interop.scvi_registry import flattened, manifest_of
 from hub_client.manifest.v1 import Embedding, Manifest, Training
-from hub_client.models.architectures.scvi.network import KINDS, KNOWN, ScviTools, plain_module
+from hub_client.models.architectures import architecture
+from hub_client.models.architectures.scvi.modules import KNOWN, plain_module
+from hub_client.models.architectures.scvi.network import ScviTools
+from hub_client.models.architectures.scvi.tables import KINDS
 from hub_client.release import atlas_file
 
 OLDEST = (0, 8)
@@ -95,7 +98,7 @@ def converted(saved: Saved, *, name: str) -> Converted:
     with _well_formed(now):
         manifest = _manifest(now, kind, name)
     _check_claims(manifest, now)
-    network = ScviTools.build(manifest)
+    network = cast(ScviTools, architecture(kind).build(manifest))
     network.take(_module(manifest, now))
     atlas = _atlas(now, manifest)
     return Converted(manifest, network, atlas, tuple(_lost(saved, manifest, atlas=atlas)))

@@ -15,7 +15,7 @@ from hub_client import errors
 from hub_client.data.proteins import lacking
 from hub_client.interop.scarches_vaes import described, genes_of, key_of
 from hub_client.manifest.v1 import Embedding, Manifest
-from hub_client.models.architectures.scvi.network import KINDS
+from hub_client.models.architectures.scvi.tables import KINDS
 
 Registry = Mapping[str, Any]
 WITHOUT_MEANING: Mapping[str, object] = {

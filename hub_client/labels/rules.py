@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from hub_client import errors
 from hub_client.manifest.v1 import Calibration, Transfer
-from hub_client.models.architectures._base import Array
+from hub_client.models.architectures import Array
 
 Probabilities = NDArray[np.float64]
 SMALLEST = 1e-6

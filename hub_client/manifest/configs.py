@@ -1,21 +1,112 @@
-"""Hyperparameters of the six architectures, each default stated once: the tagged union on ``kind``."""
+"""Each kind of architecture: its hyperparameters, their defaults, and what is known of it; the union on ``kind``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
+from hub_client import errors
 from hub_client.manifest._frozen import Frozen
 
 Normalization = Literal["layer", "batch", "none"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Hidden = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Part = Literal["terms", "proteins", "prototypes", "classifier"]
 
 
-class TrVAE(Frozen):
+class KindConfig(Frozen, ABC):
+    """Hyperparameters of one kind of architecture, and the facts that hold for every model of the kind.
+
+    Attributes
+    ----------
+    title
+        What the architecture is called.
+    doi
+        The paper to cite for it.
+    encoding
+        How it encodes every condition; None takes both ways.
+    parts
+        What its models have that others have not: gene programs (``terms``), ``proteins``, ``prototypes`` of labels, or
+        a ``classifier`` of its own.
+    grown
+        The hyperparameters that surgery changes.
+    package
+        The package whose model it is, which training records the version of; None for our own.
+    """
+
+    kind: str
+    title: ClassVar[str]
+    doi: ClassVar[str]
+    encoding: ClassVar[Literal["one-hot", "embedding"] | None] = None
+    parts: ClassVar[frozenset[Part]] = frozenset()
+    grown: ClassVar[frozenset[str]] = frozenset()
+    package: ClassVar[str | None] = None
+
+    @abstractmethod
+    def axes(self) -> dict[str, int]:
+        """Return the lengths of the axes that follow from the hyperparameters: ``hidden.<i>``, ``latent``."""
+
+    @property
+    def extensions(self) -> Mapping[str, int]:
+        """How many terms there are of each kind beyond the annotated ones."""
+        return {}
+
+    @property
+    def starts_from(self) -> KindConfig | None:
+        """The architecture whose trained weights a model of this kind can start from."""
+        return None
+
+    def with_classifier(self, *, linear: bool) -> KindConfig:
+        """Return the hyperparameters of a model with a classifier that starts from a trained one of this kind.
+
+        Raises
+        ------
+        Unsupported
+            If none starts from this kind.
+        """
+        raise errors.Unsupported(f"a scANVI starts from a scVI, not from {self.kind}.", kind=self.kind, verb="scanvi")
+
+    def extended(
+        self, *, constrained: int, unconstrained: int, soft: bool, hsic: bool, hsic_one_vs_all: bool
+    ) -> KindConfig:
+        """Return the hyperparameters with so many terms more, and how training treats them.
+
+        Raises
+        ------
+        Unsupported
+            If models of this kind have no terms.
+        InvalidInput
+            If the masks of new terms are not those of the terms that surgery added before.
+        """
+        raise self.without("terms", "gene programs, so none can be added", verb="surgery with extensions")
+
+    def without(self, part: Part, what: str, *, verb: str) -> errors.Unsupported:
+        """Return the error of asking models of this kind for what others have."""
+        owners = errors.names([CONFIGS[kind].title for kind in having(part)])
+        return errors.Unsupported(f"{self.kind} has no {what}; {owners} has.", kind=self.kind, verb=verb)
+
+    def foreign(self, package: str, *, verb: str) -> errors.Unsupported:
+        """Return the error of asking models of this kind for what a package's models are."""
+        owners = errors.names([kind for kind, config in CONFIGS.items() if config.package == package])
+        message = f"{self.kind} is no model of {package}; these are {owners}."
+        return errors.Unsupported(message, kind=self.kind, verb=verb)
+
+
+def widths(hidden: tuple[int, ...]) -> dict[str, int]:
+    """Return the axes of hidden layers, ``hidden.<i>``."""
+    return {f"hidden.{index}": width for index, width in enumerate(hidden)}
+
+
+class TrVAEConfig(KindConfig):
     """Conditional VAE with an MMD penalty between conditions (Lotfollahi 2020, doi 10.1093/bioinformatics/btaa800)."""
 
+    model_config = ConfigDict(title="TrVAE")
+    title = "trVAE"
+    doi = "10.1093/bioinformatics/btaa800"
+    encoding = "one-hot"
     kind: Literal["trvae"] = "trvae"
     hidden: Hidden = (256, 64)
     """Widths of the encoder's hidden layers; the decoder has them reversed."""
@@ -30,10 +121,22 @@ class TrVAE(Frozen):
     """Compare only conditions before this index with those from it on; None compares all pairs."""
     mmd_weight: Annotated[float, Field(ge=0)] = 1.0
 
+    def axes(self) -> dict[str, int]:
+        """Return the lengths of the hidden layers and of the latent."""
+        return widths(self.hidden) | {"latent": self.latent}
 
-class ExpiMap(Frozen):
+
+class ExpiMapConfig(KindConfig):
     """VAE whose decoder is a linear map masked by gene programs (Lotfollahi 2023, doi 10.1038/s41556-022-01072-x)."""
 
+    model_config = ConfigDict(title="ExpiMap")
+    title = "expiMap"
+    doi = "10.1038/s41556-022-01072-x"
+    encoding = "one-hot"
+    parts = frozenset({"terms"})
+    grown = frozenset(
+        {"constrained_extensions", "unconstrained_extensions", "soft_extension_mask", "hsic", "hsic_one_vs_all"}
+    )
     kind: Literal["expimap"] = "expimap"
     hidden: Hidden = (256, 256)
     dropout: Fraction = 0.05
@@ -57,6 +160,34 @@ class ExpiMap(Frozen):
     hsic_one_vs_all: bool = False
     """Compare each unconstrained extension with all other terms, instead of all of them at once with the rest."""
 
+    def axes(self) -> dict[str, int]:
+        """Return the lengths of the hidden layers; the latent has a dimension for each of the manifest's terms."""
+        return widths(self.hidden)
+
+    @property
+    def extensions(self) -> Mapping[str, int]:
+        """How many terms there are of each kind beyond the annotated ones."""
+        return {"constrained": self.constrained_extensions, "unconstrained": self.unconstrained_extensions}
+
+    def extended(
+        self, *, constrained: int, unconstrained: int, soft: bool, hsic: bool, hsic_one_vs_all: bool
+    ) -> KindConfig:
+        """Return the hyperparameters with so many terms more, and how training treats them."""
+        if constrained and self.constrained_extensions and self.soft_extension_mask != soft:
+            raise errors.InvalidInput(
+                f"soft is {soft}, and the reference's {self.constrained_extensions} constrained extensions "
+                f"have {'soft' if self.soft_extension_mask else 'hard'} masks; add terms with the same.",
+                facts={"soft": soft},
+            )
+        changed = {
+            "constrained_extensions": self.constrained_extensions + constrained,
+            "unconstrained_extensions": self.unconstrained_extensions + unconstrained,
+            "soft_extension_mask": soft if constrained else self.soft_extension_mask,
+            "hsic": hsic,
+            "hsic_one_vs_all": hsic_one_vs_all,
+        }
+        return self.model_copy(update=changed)
+
     @property
     def mean_layer(self) -> str:
         """The last layer, its default filled in."""
@@ -73,12 +204,17 @@ class ExpiMap(Frozen):
         return self
 
 
-class ScPoli(Frozen):
+class ScPoliConfig(KindConfig):
     """Conditional VAE with condition embeddings and label prototypes.
 
     De Donno 2023, doi 10.1038/s41592-023-02035-2.
     """
 
+    model_config = ConfigDict(title="ScPoli")
+    title = "scPoli"
+    doi = "10.1038/s41592-023-02035-2"
+    encoding = "embedding"
+    parts = frozenset({"prototypes"})
     kind: Literal["scpoli"] = "scpoli"
     hidden: Hidden = (128,)
     """Widths of the encoder's hidden layers; the decoder has them reversed."""
@@ -89,8 +225,13 @@ class ScPoli(Frozen):
     inject: Annotated[tuple[Literal["encoder", "decoder"], ...], Field(min_length=1)] = ("encoder", "decoder")
     """Which networks are given the condition embeddings."""
 
+    def axes(self) -> dict[str, int]:
+        """Return the lengths of the hidden layers and of the latent."""
+        return widths(self.hidden) | {"latent": self.latent}
 
-class _ScviTools(Frozen):
+
+class _ScviTools(KindConfig):
+    package = "scvi-tools"
     hidden: PositiveInt = 128
     layers: PositiveInt = 1
     dropout: Fraction = 0.1
@@ -105,17 +246,32 @@ class _ScviTools(Frozen):
     """The encoder reads log1p counts, not counts."""
 
 
-class Scvi(_ScviTools):
+class ScVIConfig(_ScviTools):
     """scVI (Lopez 2018, doi 10.1038/s41592-018-0229-2), through scvi-tools."""
 
+    model_config = ConfigDict(title="Scvi")
+    title = "scVI"
+    doi = "10.1038/s41592-018-0229-2"
     kind: Literal["scvi"] = "scvi"
     latent: PositiveInt = 10
     latent_distribution: Literal["normal", "ln"] = "normal"
 
+    def axes(self) -> dict[str, int]:
+        """Return the lengths of the hidden layers and of the latent."""
+        return widths((self.hidden,)) | {"latent": self.latent}
 
-class Scanvi(_ScviTools):
+    def with_classifier(self, *, linear: bool) -> KindConfig:
+        """Return the hyperparameters of the scANVI that starts from a trained model of these."""
+        return ScANVIConfig.model_validate(self.model_dump() | {"kind": "scanvi", "linear_classifier": linear})
+
+
+class ScANVIConfig(_ScviTools):
     """scANVI (Xu 2021, doi 10.15252/msb.20209620), through scvi-tools."""
 
+    model_config = ConfigDict(title="Scanvi")
+    title = "scANVI"
+    doi = "10.15252/msb.20209620"
+    parts = frozenset({"classifier"})
     kind: Literal["scanvi"] = "scanvi"
     latent: PositiveInt = 10
     latent_distribution: Literal["normal", "ln"] = "normal"
@@ -129,10 +285,26 @@ class Scanvi(_ScviTools):
     classifier_logits: bool = True
     """Whether the classifier ends in logits; in models from before scvi-tools 1.1 it ends in probabilities."""
 
+    def axes(self) -> dict[str, int]:
+        """Return the lengths of the hidden layers, the classifier's too, and of the latent."""
+        own = {"classifier": self.classifier_hidden or self.hidden}
+        return widths((self.hidden,)) | own | {"latent": self.latent}
 
-class TotalVi(Frozen):
+    @property
+    def starts_from(self) -> KindConfig | None:
+        """The scVI with the same encoder and decoder."""
+        shared = self.model_dump(include=set(ScVIConfig.model_fields))
+        return ScVIConfig.model_validate(shared | {"kind": "scvi"})
+
+
+class TotalVIConfig(KindConfig):
     """TotalVI (Gayoso 2021, doi 10.1038/s41592-020-01050-x), through scvi-tools."""
 
+    model_config = ConfigDict(title="TotalVi")
+    title = "totalVI"
+    doi = "10.1038/s41592-020-01050-x"
+    parts = frozenset({"proteins"})
+    package = "scvi-tools"
     kind: Literal["totalvi"] = "totalvi"
     latent: PositiveInt = 20
     hidden: PositiveInt = 256
@@ -156,8 +328,26 @@ class TotalVi(Frozen):
     background_activation: Literal["softplus", "exp"] = "softplus"
     """What makes the protein background's scale positive; in models from before scvi-tools 1.2 it is exp."""
 
+    @property
+    def likelihood(self) -> str:
+        """What the genes' counts follow."""
+        return self.gene_likelihood
+
+    def axes(self) -> dict[str, int]:
+        """Return the lengths of the hidden layers and of the latent."""
+        return widths((self.hidden,)) | {"latent": self.latent}
+
 
 ArchitectureConfig = Annotated[
-    TrVAE | ExpiMap | ScPoli | Scvi | Scanvi | TotalVi,
+    TrVAEConfig | ExpiMapConfig | ScPoliConfig | ScVIConfig | ScANVIConfig | TotalVIConfig,
     Field(discriminator="kind"),
 ]
+CONFIGS: Mapping[str, type[KindConfig]] = {
+    config.model_fields["kind"].default: config for config in get_args(get_args(ArchitectureConfig)[0])
+}
+"""Every kind's class, by the kind's name."""
+
+
+def having(part: Part) -> list[str]:
+    """Return the kinds whose models have a part that others have not."""
+    return [kind for kind, config in CONFIGS.items() if part in config.parts]

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from hub_client.manifest.axes import TERM_ORDER, Term
+from hub_client.manifest.configs import Part, having
 from hub_client.manifest.scalars import check_oldest_first, check_unique, numbers
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ def _check_unique(manifest: Manifest) -> None:
 
 
 def _check_input(manifest: Manifest) -> None:
-    config = manifest.architecture
-    likelihood = config.gene_likelihood if config.kind == "totalvi" else config.likelihood
+    likelihood = manifest.architecture.likelihood
     expected = _INPUT.get(likelihood, ("counts",))
     if manifest.input.kind not in expected:
         raise ValueError(
@@ -40,17 +40,18 @@ def _check_input(manifest: Manifest) -> None:
 
 def _check_kind(manifest: Manifest) -> None:
     """Refuse parts that belong to another architecture."""
-    kind = manifest.architecture.kind
-    for part, owners in _ONLY.items():
-        if getattr(manifest, part) and kind not in owners:
-            raise ValueError(f"{part} are for {' and '.join(owners)}, not for {kind}")
-    if kind == "totalvi" and manifest.proteins is None:
-        raise ValueError("totalvi needs proteins")
-    wanted = _ENCODING.get(kind)
+    config = manifest.architecture
+    given: dict[Part, object] = {"terms": manifest.terms, "proteins": manifest.proteins}
+    for part, value in given.items():
+        if value and part not in config.parts:
+            raise ValueError(f"{part} are for {' and '.join(having(part))}, not for {config.kind}")
+    if "proteins" in config.parts and manifest.proteins is None:
+        raise ValueError(f"{config.kind} needs proteins")
     for condition in manifest.conditions:
-        if wanted and condition.encoding.kind != wanted:
+        if config.encoding and condition.encoding.kind != config.encoding:
             raise ValueError(
-                f"condition {condition.key!r} is encoded as {condition.encoding.kind}; {kind} has {wanted}"
+                f"condition {condition.key!r} is encoded as {condition.encoding.kind}; "
+                f"{config.kind} has {config.encoding}"
             )
 
 
@@ -62,16 +63,15 @@ def _check_proteins(manifest: Manifest) -> None:
 
 def _check_terms(manifest: Manifest) -> None:
     config = manifest.architecture
-    if config.kind != "expimap":
+    if "terms" not in config.parts:
         return
     kinds: list[str] = [term.kind for term in manifest.terms]
     if "annotated" not in kinds:
-        raise ValueError("expimap needs annotated terms: its latent has one dimension for each term")
+        raise ValueError(f"{config.kind} needs annotated terms: its latent has one dimension for each term")
     places = [_term_place(term) for term in manifest.terms]
     if places != sorted(places):
         raise ValueError(f"terms must stand in the order {', '.join(TERM_ORDER)}, extensions of an older version first")
-    counted = {"constrained": config.constrained_extensions, "unconstrained": config.unconstrained_extensions}
-    for kind, number in counted.items():
+    for kind, number in config.extensions.items():
         if kinds.count(kind) != number:
             raise ValueError(f"architecture.{kind}_extensions is {number}, but {kinds.count(kind)} terms are {kind}")
     if any(index >= len(manifest.genes.panel) for term in manifest.terms for index in term.genes):
@@ -139,10 +139,6 @@ def _named_tensors(manifest: Manifest) -> list[str]:
 
 _INPUT = {"mse": ("log1p",), "normal": ("counts", "log1p")}
 """What a likelihood reads; the count distributions read counts."""
-_ONLY = {"terms": ("expimap",), "proteins": ("totalvi",)}
-"""Parts of the manifest that only some architectures have."""
-_ENCODING = {"trvae": "one-hot", "expimap": "one-hot", "scpoli": "embedding"}
-"""How an architecture encodes every condition; scvi-tools' three take both."""
 CHECKS = (
     _check_unique,
     _check_input,

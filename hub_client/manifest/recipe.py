@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen
-from hub_client.manifest.configs import ArchitectureConfig
+from hub_client.manifest.configs import ArchitectureConfig, having
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.reading import read_toml
 from hub_client.manifest.v1 import (
@@ -329,18 +329,20 @@ def _check_gates(recipe: Recipe) -> None:
 
 
 def _check_programs(recipe: Recipe) -> None:
-    if (recipe.programs is not None) != (recipe.architecture.kind == "expimap"):
-        raise ValueError("programs are for expimap, and expimap needs them")
+    if (recipe.programs is not None) != ("terms" in recipe.architecture.parts):
+        owners = " and ".join(having("terms"))
+        raise ValueError(f"programs are for {owners}, and {owners} needs them")
 
 
 def _check_proteins(recipe: Recipe) -> None:
     measured = any(dataset.proteins for dataset in recipe.datasets)
-    if measured != (recipe.architecture.kind == "totalvi"):
-        raise ValueError("datasets.proteins are for totalvi, and totalvi needs them in one data set at least")
+    if measured != ("proteins" in recipe.architecture.parts):
+        owners = " and ".join(having("proteins"))
+        raise ValueError(f"datasets.proteins are for {owners}, and {owners} needs them in one data set at least")
 
 
 def _check_pretraining(recipe: Recipe) -> None:
-    if recipe.pretraining is not None and recipe.architecture.kind != "scanvi":
+    if recipe.pretraining is not None and recipe.architecture.starts_from is None:
         raise ValueError("pretraining is for scanvi, which can start from a scVI")
 
 

@@ -8,18 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
 
+from hub_client.manifest.configs import CONFIGS
 from hub_client.manifest.recipe import Recipe
 from hub_client.manifest.v1 import SCHEMA_VERSION, Manifest
 
 SCHEMAS: dict[str, type[BaseModel]] = {f"manifest-{SCHEMA_VERSION}.json": Manifest, "recipe-1.json": Recipe}
 """File name to the model whose schema it holds. A file of an earlier version is never removed."""
+NAMES = {config.__name__: config.model_config.get("title") or config.__name__ for config in CONFIGS.values()}
+"""What a released schema calls a class that has another name by now."""
 FOLDER = Path(__file__).resolve().parents[2] / "schemas"
+
+
+class _Named(GenerateJsonSchema):
+    """A schema whose definitions keep the names they were released with."""
+
+    def normalize_name(self, name: str) -> str:
+        """Return the name of a class's definition."""
+        return super().normalize_name(NAMES.get(name, name))
 
 
 def schema(name: str) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) that the file of this name holds."""
-    found = SCHEMAS[name].model_json_schema()
+    found = SCHEMAS[name].model_json_schema(schema_generator=_Named)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:archzoo:{name}", **found}
 
 

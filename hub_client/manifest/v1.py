@@ -70,10 +70,6 @@ from hub_client.manifest.scalars import (
 )
 
 SCHEMA_VERSION = "1.0"
-GROWING = frozenset(
-    {"constrained_extensions", "unconstrained_extensions", "soft_extension_mask", "hsic", "hsic_one_vs_all"}
-)
-"""What surgery changes of an expiMap's hyperparameters when it adds terms."""
 
 
 class FileSpec(Frozen):
@@ -255,7 +251,7 @@ class Manifest(Frozen):
         ``test_cells``.
         """
         sizes = {"genes": len(self.genes.panel), "prototypes.unlabelled": self.prototypes.unlabelled}
-        sizes |= _architecture_axes(self)
+        sizes |= self.architecture.axes() | _term_axes(self)
         sizes |= {f"conditions.{c.key}": len(c.categories) for c in self.conditions}
         dims = {f"embedding.{c.key}": c.encoding.dim for c in self.conditions if isinstance(c.encoding, Embedding)}
         sizes |= dims | {"embedding": sum(dims.values())}
@@ -281,7 +277,7 @@ class Manifest(Frozen):
     def fixed(self) -> dict[str, object]:
         """Return what no surgery changes: beside names that are only appended, all that weights depend on."""
         return {
-            "architecture": self.architecture.model_dump(exclude=set(GROWING)),
+            "architecture": self.architecture.model_dump(exclude=set(self.architecture.grown)),
             "input": self.input,
             "genes": (self.genes.id_type, self.genes.panel),
             "proteins": self.proteins and self.proteins.panel,
@@ -421,22 +417,17 @@ def _moved(manifest: Manifest, version: str) -> dict[str, Any]:
     return {**fields, "covariates": covariates}
 
 
-def _architecture_axes(manifest: Manifest) -> dict[str, int]:
-    config = manifest.architecture
-    hidden = config.hidden if isinstance(config.hidden, tuple) else (config.hidden,)
-    sizes = {f"hidden.{index}": width for index, width in enumerate(hidden)}
-    if config.kind == "scanvi":
-        sizes["classifier"] = config.classifier_hidden or config.hidden
-    if config.kind != "expimap":
-        return sizes | {"latent": config.latent}
+def _term_axes(manifest: Manifest) -> dict[str, int]:
+    """Return the axes of gene programs, each of which is a dimension of the latent."""
+    if "terms" not in manifest.architecture.parts:
+        return {}
     kinds: list[str] = [term.kind for term in manifest.terms]
     counts = {f"terms.{kind}": kinds.count(kind) for kind in TERM_ORDER}
     counts |= {f"terms.{position}": len(block) for position, block in enumerate(manifest.term_blocks)}
-    return sizes | counts | {"terms": len(kinds), "latent": len(kinds)}
+    return counts | {"terms": len(kinds), "latent": len(kinds)}
 
 
 __all__ = [
-    "GROWING",
     "SCHEMA_VERSION",
     "Author",
     "Calibration",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
-from hub_client.models.architectures._base import Array
+from hub_client.models.architectures import Array
 from hub_client.models.model import Model
 
 

@@ -9,10 +9,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from hub_client import errors
 from hub_client.data.cells import Cells, aligned
-from hub_client.models.architectures.scvi.export import quiet, scvi_model
-from hub_client.models.architectures.scvi.network import ScviTools
 from hub_client.models.model import Model
 
 PROTEINS_KEY = "X_proteins_imputed"
@@ -55,28 +52,18 @@ def impute_proteins(
     --------
     >>> proteins = impute_proteins(model, cells)  # doctest: +SKIP
     """
-    network = model.network
-    if model.manifest.proteins is None or not isinstance(network, ScviTools):
-        kind = model.manifest.architecture.kind
-        raise errors.Unsupported(f"{kind} has no proteins; totalvi has.", kind=kind, verb="impute_proteins")
+    config = model.manifest.architecture
+    if "proteins" not in config.parts:
+        raise config.without("proteins", "proteins", verb="impute_proteins")
     for axis in list(model.vocabulary.conditions.values())[:1]:
         axis.codes(list(under))
     batches = tuple(under) or measuring_batches(model)
     cells = aligned(cells)
     starts = range(0, len(cells), CELLS_AT_ONCE)
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = (cells.rows(np.arange(start, min(start + CELLS_AT_ONCE, len(cells)))) for start in starts)
-        return pd.concat([_imputed(network, part, under=batches, samples=samples) for part in parts])
-
-
-def _imputed(network: ScviTools, cells: Cells, *, under: Sequence[str], samples: int) -> pd.DataFrame:
-    gene = network.vocabulary.genes[0]  # scvi-tools holds every draw of every gene that is not left out
-    _, found = scvi_model(network, cells).get_normalized_expression(
-        gene_list=[gene], n_samples=samples, transform_batch=list(under) or None, silent=True, return_numpy=False
-    )
-    proteins: pd.DataFrame = found
-    return proteins
+        return pd.concat([model.network.imputed_proteins(part, under=batches, samples=samples) for part in parts])
 
 
 def measuring_batches(model: Model) -> tuple[str, ...]:

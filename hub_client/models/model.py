@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 from anndata import AnnData
-from torch import Tensor, nn
+from torch import Tensor
 
 from hub_client import errors
 from hub_client.data.align import align
 from hub_client.data.open_query import Query, opened
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.v1 import Manifest, Training
-from hub_client.models.architectures import Architecture, architecture
-from hub_client.models.architectures.scvi import network as scvi_network
-from hub_client.models.architectures.scvi.export import scvi_model
+from hub_client.models.architectures import Network, architecture
 from hub_client.release import atlas_file
 from hub_client.release import folder as release_folder
 from hub_client.release.ref import Ref
@@ -45,7 +43,7 @@ class Model:
     """
 
     manifest: Manifest
-    network: Architecture
+    network: Network
     ref: Ref | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     atlas: AnnData | None = None
@@ -112,9 +110,6 @@ class Model:
             If it cannot be moved there.
         """
         name = device_of(device)
-        if not isinstance(self.network, nn.Module):
-            yield
-            return
         home = next(self.network.parameters()).device
         try:
             self.network.to(name)
@@ -168,18 +163,11 @@ class Model:
         AlignmentError, VocabularyError, InvalidInput
             As :func:`hub_client.align`.
         """
-        if not isinstance(self.network, scvi_network.ScviTools):
-            kind = self.manifest.architecture.kind
-            raise errors.Unsupported(
-                f"{kind} is no model of scvi-tools; these are {errors.names(scvi_network.KINDS)}.",
-                kind=kind,
-                verb="to_scvi",
-            )
-        if adata is None:
-            return scvi_model(self.network)
+        if adata is None or self.manifest.architecture.package is None:
+            return self.network.to_scvi()
         query = opened(adata)
         cells = align(query, self, conditions=conditions, labels=labels, layer=layer, min_coverage=min_coverage)
-        return scvi_model(self.network, cells, obs=query.obs)
+        return self.network.to_scvi(cells, obs=query.obs)
 
     def record(self, training: Training) -> None:
         """Replace the manifest's training record."""

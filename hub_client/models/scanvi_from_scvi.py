@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from hub_client import errors
-from hub_client.manifest.configs import Scanvi, Scvi
 from hub_client.manifest.v1 import Training
-from hub_client.models.architectures.scvi.network import ScviTools
 from hub_client.models.model import Model
 
 
@@ -35,17 +32,9 @@ def scanvi_from_scvi(model: Model, *, linear: bool = False, seed: int = 0) -> Mo
     --------
     >>> model = scanvi_from_scvi(scvi)  # doctest: +SKIP
     """
-    config = model.manifest.architecture
-    if not isinstance(config, Scvi):
-        raise errors.Unsupported(
-            f"a scANVI starts from a scVI, not from {config.kind}.", kind=config.kind, verb="scanvi"
-        )
-    fields = config.model_dump() | {"kind": "scanvi", "linear_classifier": linear}
-    manifest = model.manifest.changed(
-        architecture=Scanvi.model_validate(fields), training=Training(), tensors=(), test_vectors=None, files=()
-    )
-    network = ScviTools.build(manifest, seed=seed)
-    network.load(network.tensors() | model.network.tensors())
-    found = Model(manifest, network)
+    config = model.manifest.architecture.with_classifier(linear=linear)
+    manifest = model.manifest.changed(architecture=config, training=Training(), tensors=(), test_vectors=None, files=())
+    found = Model.build(manifest, seed=seed)
+    found.network.load(found.network.tensors() | model.network.tensors())
     found.describe()
     return found

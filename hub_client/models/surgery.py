@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
 from hub_client.data.proteins import lacking, measured
-from hub_client.manifest.configs import ExpiMap
 from hub_client.manifest.v1 import (
     Lineage,
     Manifest,
@@ -114,24 +113,17 @@ def surgery(
 
 def _extended(grown: Manifest, extensions: Extensions) -> Manifest:
     """Return a grown manifest with new terms; test vectors know no score of these and are left out."""
-    config = grown.architecture
-    if not isinstance(config, ExpiMap):
-        raise errors.Unsupported(
-            f"{config.kind} has no gene programs, so none can be added; expiMap has.",
-            kind=config.kind,
-            verb="surgery with extensions",
-        )
     constrained, unconstrained = _new_terms(grown, extensions)
-    changed = {
-        "constrained_extensions": config.constrained_extensions + len(constrained),
-        "unconstrained_extensions": config.unconstrained_extensions + len(unconstrained),
-        "soft_extension_mask": _softness(config, extensions),
-        "hsic": extensions.hsic,
-        "hsic_one_vs_all": extensions.hsic_one_vs_all,
-    }
+    config = grown.architecture.extended(
+        constrained=len(constrained),
+        unconstrained=len(unconstrained),
+        soft=extensions.soft,
+        hsic=extensions.hsic,
+        hsic_one_vs_all=extensions.hsic_one_vs_all,
+    )
     lineage = grown.lineage and grown.lineage.model_copy(update={"retrained_extensions": extensions.retrain})
     return grown.changed(
-        architecture=config.model_copy(update=changed),
+        architecture=config,
         terms=(*grown.terms, *constrained, *unconstrained),
         lineage=lineage,
         test_vectors=None,
@@ -151,19 +143,6 @@ def _new_terms(grown: Manifest, extensions: Extensions) -> tuple[list[Term], lis
     constrained = [term.model_copy(update=new) for term in extensions.constrained]
     free = [Term(id=name, name=name, kind="unconstrained", added_in=grown.version) for name in names]
     return constrained, free
-
-
-def _softness(config: ExpiMap, extensions: Extensions) -> bool:
-    """Return whether masks of constrained terms are soft, which a model states once for all of them."""
-    if not extensions.constrained:
-        return config.soft_extension_mask
-    if config.constrained_extensions and config.soft_extension_mask != extensions.soft:
-        raise errors.InvalidInput(
-            f"soft is {extensions.soft}, and the reference's {config.constrained_extensions} constrained extensions "
-            f"have {'soft' if config.soft_extension_mask else 'hard'} masks; add terms with the same.",
-            facts={"soft": extensions.soft},
-        )
-    return extensions.soft
 
 
 def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:

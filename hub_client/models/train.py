@@ -11,11 +11,9 @@ from hub_client._version import __version__
 from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Training
-from hub_client.models.architectures.scvi.network import KINDS
 from hub_client.models.model import Model
 from hub_client.nn.training import History, Runtime
 
-SCVI_TOOLS = ("scvi-tools",)
 RECORDED = ("torch", "lightning", "numpy", "scipy", "anndata")
 
 
@@ -71,7 +69,7 @@ def train(
             seed=seed,
             epochs=len(history.epochs),
             losses=history.losses,
-            versions=versions(*(SCVI_TOOLS if model.manifest.architecture.kind in KINDS else ())),
+            versions=versions(*filter(None, [model.manifest.architecture.package])),
             device=history.device,
             seconds=round(history.seconds, 3),
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +35,8 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Weights, counts and losses are always float32; in mixed precision, matrix products are not."""
 JUDGED_AT_ONCE = 1024
 """How many validation cells make a minibatch, at most."""
-SHOWN = {"reconstruction": "rec", "kl": "kl", "prototype": "proto", "mmd": "mmd", "hsic": "hsic"}
-"""What the progress bar shows, and how it calls it."""
+SHORT = {"reconstruction": "rec", "prototype": "proto", "classification": "class"}
+"""What the progress bar calls a loss term with a long name."""
 UNITS = {
     "loss": "weighted sum",
     "unweighted": "sum",
@@ -43,12 +44,12 @@ UNITS = {
     "prototype": "distance",
     "mmd": "discrepancy",
 }
-"""What a loss term's axis in a plot says; the reconstruction's depends on the likelihood."""
+"""The label of a loss term's axis in a plot; the reconstruction's depends on the likelihood."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where training runs, as Lightning Fabric says it; ``precision`` is one of ``PRECISIONS``."""
+    """Where training runs, in Lightning Fabric's words; ``precision`` is one of ``PRECISIONS``."""
 
     accelerator: str = "auto"
     devices: int | str | list[int] = 1
@@ -116,44 +117,44 @@ class History:
         return f"{self.reconstruction_unit} per cell" if term == "reconstruction" else UNITS.get(term, term)
 
 
-class Trainee(Protocol):
-    """What the loop asks of a network, besides being an ``nn.Module`` whose forward gives the loss terms."""
+class Trainee(nn.Module, ABC):
+    """What the loop asks of a network, besides a forward that gives the loss terms; the hooks do nothing by default."""
 
+    @abstractmethod
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the keyword arguments of forward in this epoch (weights that are annealed)."""
-        ...
+
+    def moving(self) -> list[nn.Parameter]:
+        """Return the parameters that may move."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad and parameter.numel()]
 
     def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: only what may move."""
-        ...
+        """Return the optimiser's groups: only what may move, all with the plan's weight decay."""
+        moving = self.moving()
+        return [{"params": moving, "weight_decay": plan.weight_decay}] if moving else []
+
+    def in_training(self) -> list[nn.Module]:
+        """Return the modules that run in training mode."""
+        return [self]
 
     def first_judged_epoch(self, plan: Plan, data: Split) -> int:
         """Return the first epoch whose validation loss counts for early stopping and the best weights."""
-        ...
-
-    def in_training(self) -> list[nn.Module]:
-        """Return the modules that run in training mode: all of a reference, but only the tables after surgery."""
-        ...
+        return 0
 
     def before_training(self, plan: Plan, data: Split) -> None:
         """Do what precedes the first epoch."""
-        ...
 
     def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Do what precedes an epoch."""
-        ...
 
     def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         """Do what follows every optimiser step."""
-        ...
 
     def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Do what follows an epoch, before validation."""
-        ...
 
     def after_training(self, plan: Plan, data: Split) -> None:
         """Do what follows the last epoch, on the weights that are kept."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -203,10 +204,8 @@ def _strata(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:
     return combined * (len(finest) + 1) + finest.codes(cells.labels[finest.name], unknown=-1) + 1
 
 
-def run(
-    network: nn.Module, cells: Cells, *, plan: Plan, seed: int, runtime: Runtime, vocabulary: Vocabulary
-) -> History:
-    """Train ``network``, a :class:`Trainee`, in place on ``cells``.
+def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runtime, vocabulary: Vocabulary) -> History:
+    """Train ``network`` in place on ``cells``.
 
     The caller's random state is left as it was. Ctrl-C ends training and keeps the best weights so far, or the current
     ones while no epoch has been judged. Whatever else ends it leaves the network as it was before.
@@ -324,7 +323,7 @@ class _Stopper:
 
 @dataclass
 class _Loop:
-    network: Any
+    network: Trainee
     plan: Plan
     data: Split
     fabric: Fabric
@@ -483,9 +482,9 @@ class _Bar:
         self._progress.stop()
 
     def advance(self, row: dict[str, float]) -> None:
-        terms = "  ".join(
-            f"{short} {row[f'train_{term}']:.1f}" for term, short in SHOWN.items() if row.get(f"train_{term}")
-        )
+        sums = ("train_loss", "train_unweighted")
+        values = {key.removeprefix("train_"): row[key] for key in row if key.startswith("train_") and key not in sums}
+        terms = "  ".join(f"{SHORT.get(term, term)} {value:.1f}" for term, value in values.items() if value)
         self._progress.update(self._task, advance=1, description=f"{terms}  {row['cells/s']:,.0f} cells/s")
 
 

@@ -8,7 +8,7 @@ seeded, a group may have any name, and a program's direction is the manifest's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,7 @@ from scipy.special import erfc
 from hub_client import errors
 from hub_client.data.cells import Cells
 from hub_client.manifest.v1 import Term
-from hub_client.models.architectures._base import Array
-from hub_client.models.architectures._vae import ConditionalVae
+from hub_client.models.architectures import Array
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 
@@ -219,7 +218,7 @@ def enrichment(
     rows = _rows(groups, cells)
     compared = _comparisons(rows, comparison)
     with model.on(device):
-        mean, variance = cast(ConditionalVae, model.network).posterior(cells)
+        mean, variance = model.network.posterior(cells)
     chosen = _chosen(model, only_active=only_active)
     mean, variance = mean[:, chosen] * _directions(model)[chosen], variance[:, chosen]
     generator = np.random.default_rng(seed)
@@ -293,6 +292,6 @@ def _directions(model: Model) -> NDArray[np.float32]:
 
 
 def _check_terms(model: Model, verb: str) -> None:
-    if not model.manifest.terms:
-        kind = model.manifest.architecture.kind
-        raise errors.Unsupported(f"{kind} models have no gene programs; expiMap models have.", kind=kind, verb=verb)
+    config = model.manifest.architecture
+    if "terms" not in config.parts:
+        raise config.without("terms", "gene programs", verb=verb)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from hub_client import errors
-from hub_client.models.architectures._base import Array
+from hub_client.models.architectures import Array, Network
 from hub_client.models.model import Model
-
-if TYPE_CHECKING:
-    from hub_client.models.architectures.expimap import ExpiMap
 
 Method = Literal["expression", "sum", "counts"]
 
@@ -43,16 +40,7 @@ def term_weights(model: Model) -> Array:
     Unsupported
         If the model has no gene programs.
     """
-    return _network(model).term_weights()
-
-
-def _network(model: Model) -> ExpiMap:
-    from hub_client.models.architectures.expimap import ExpiMap
-
-    if not isinstance(model.network, ExpiMap):
-        kind = model.manifest.architecture.kind
-        raise errors.Unsupported(f"{kind} has no gene programs; expiMap has.", kind=kind, verb="terms")
-    return model.network
+    return model.network.term_weights()
 
 
 def active_terms(model: Model) -> NDArray[np.bool_]:
@@ -93,25 +81,25 @@ def term_directions(model: Model, *, method: Method = "expression") -> Direction
         raise errors.InvalidInput(
             f"method is {method!r}; it is one of {errors.names(get_args(Method))}.", facts={"method": method}
         )
-    return METHODS[method](_network(model))
+    return METHODS[method](model.network)
 
 
-def _by_expression(network: ExpiMap) -> Directions:
+def _by_expression(network: Network) -> Directions:
     return Directions(network.directions().astype(np.float32), None)
 
 
-def _by_sum(network: ExpiMap) -> Directions:
+def _by_sum(network: Network) -> Directions:
     return Directions(np.sign(network.term_weights().sum(axis=0, dtype=np.float64)).astype(np.float32), None)
 
 
-def _by_counts(network: ExpiMap) -> Directions:
+def _by_counts(network: Network) -> Directions:
     weights = network.term_weights()
     weighing, positive = np.count_nonzero(weights, axis=0), np.count_nonzero(weights > 0, axis=0)
     lead = np.where(weighing > 0, 2 * positive / np.maximum(weighing, 1) - 1, 0).astype(np.float32)
     return Directions(np.sign(lead), np.abs(lead))
 
 
-METHODS: Mapping[str, Callable[[ExpiMap], Directions]] = {
+METHODS: Mapping[str, Callable[[Network], Directions]] = {
     "expression": _by_expression,
     "sum": _by_sum,
     "counts": _by_counts,

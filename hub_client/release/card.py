@@ -17,15 +17,6 @@ from hub_client.files import markdown as md
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Condition, DatasetRecord, Embedding, LabelLevel, Manifest, Metric, OntologyTerm, Term
 
-PAPERS = {
-    "trvae": ("trVAE", "10.1093/bioinformatics/btaa800"),
-    "expimap": ("expiMap", "10.1038/s41556-022-01072-x"),
-    "scpoli": ("scPoli", "10.1038/s41592-023-02035-2"),
-    "scvi": ("scVI", "10.1038/s41592-018-0229-2"),
-    "scanvi": ("scANVI", "10.15252/msb.20209620"),
-    "totalvi": ("totalVI", "10.1038/s41592-020-01050-x"),
-}
-"""What each architecture is called, and the paper to cite for it."""
 HUB_LICENSES = frozenset(
     {"agpl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "mit", "mpl-2.0"}
     | {"cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0"}
@@ -146,8 +137,8 @@ def _facts(manifest: Manifest) -> str:
 
 
 def _architecture(manifest: Manifest) -> str:
-    name, doi = PAPERS[manifest.architecture.kind]
-    return f"{name} ([paper]({_doi(doi)})), {manifest.axes()['latent']} latent dimensions"
+    config = manifest.architecture
+    return f"{config.title} ([paper]({_doi(config.doi)})), {manifest.axes()['latent']} latent dimensions"
 
 
 def _doi(doi: str) -> str:
@@ -326,11 +317,10 @@ def _imported(manifest: Manifest) -> str:
 
 
 def _citation(manifest: Manifest) -> str:
-    name, paper = PAPERS[manifest.architecture.kind]
-    own = manifest.citation
+    config, own = manifest.architecture, manifest.citation
     parts = [f"This model: <{_doi(own.doi)}>"] if own and own.doi else []
     parts += [md.fence(own.bibtex, language="bibtex")] if own and own.bibtex else []
-    return "\n\n".join([*parts, f"Its architecture, {name}: <{_doi(paper)}>"])
+    return "\n\n".join([*parts, f"Its architecture, {config.title}: <{_doi(config.doi)}>"])
 
 
 _UNKNOWN = {"extend": "is learned by surgery", "error": "is refused"}

@@ -8,7 +8,6 @@ from typing import Any
 
 from hub_client.files import markdown as md
 from hub_client.manifest.v1 import Author, DatasetRecord, Manifest
-from hub_client.release.card import PAPERS
 from hub_client.release.ref import Ref
 
 _SPECIAL = re.compile(r"([&%$#_{}])")
@@ -16,10 +15,10 @@ _SPECIAL = re.compile(r"([&%$#_{}])")
 
 def bibtex(manifest: Manifest, ref: Ref) -> str:
     """Return entries for the release with its digest, what its makers ask to cite, the method and the data."""
-    name, doi = PAPERS[manifest.architecture.kind]
+    config = manifest.architecture
     parts = [_entry(_key(ref), _release_fields(manifest, ref))]
     parts += [manifest.citation.bibtex.strip()] if manifest.citation and manifest.citation.bibtex else []
-    parts += [_entry(manifest.architecture.kind, {"title": f"{{{name}}}, the architecture", "doi": doi})]
+    parts += [_entry(config.kind, {"title": f"{{{config.title}}}, the architecture", "doi": config.doi})]
     parts += [_entry(key, _data_fields(data)) for key, data in _keyed(manifest.training.datasets)]
     return "\n\n".join(parts) + "\n"
 
@@ -111,8 +110,8 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _references(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    name, doi = PAPERS[manifest.architecture.kind]
-    yield {"type": "article", "title": f"{name}, the architecture", "authors": [{"name": "see the DOI"}], "doi": doi}
+    config, unnamed = manifest.architecture, [{"name": "see the DOI"}]
+    yield {"type": "article", "title": f"{config.title}, the architecture", "authors": unnamed, "doi": config.doi}
     for data in manifest.training.datasets:
         found = {"type": "data", "title": data.name, "authors": [{"name": "see the DOI" if data.doi else "unknown"}]}
         found |= {"doi": data.doi} if data.doi else {}

@@ -384,7 +384,7 @@ def test_more_categories_leave_the_values_product(added: int) -> None:
 
 
 def _theirs() -> Any:
-    from hub_client.models.architectures.scvi.network import scvi_tools
+    from hub_client.models.architectures.scvi.modules import scvi_tools
 
     class SCVI(scvi_tools().model.SCVI):  # type: ignore[misc, name-defined]
         """scvi-tools' own, under the name the registry has."""

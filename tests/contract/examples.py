@@ -1,4 +1,4 @@
-"""One small model of each architecture, in the variants whose code differs; a new architecture adds its rows."""
+"""One small model of each architecture of the table, and the variants whose code differs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.predict import predictable
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
+from hub_client.models.architectures import ARCHITECTURES
 from hub_client.models.model import Model
 from hub_client.models.train import train
 from tests.simulated import cells_for, manifest
 
-EXAMPLES: dict[str, Manifest] = {
-    "scpoli": manifest(),
+VARIANTS: dict[str, Manifest] = {
     "scpoli-two-conditions": manifest(conditions=("batch", "tech"), levels=("cell_type", "cell_class")),
     "scpoli-zinb-batch-norm": manifest(likelihood="zinb", normalization="batch"),
     "scpoli-mse-no-norm": manifest(likelihood="mse", normalization="none", inject=("encoder",)),
     "scpoli-poisson-deep": manifest(likelihood="poisson", hidden=(16, 8), inject=("decoder",), levels=()),
-    "trvae": manifest("trvae"),
     "trvae-zinb-y-batch-norm": manifest("trvae", likelihood="zinb", mmd_on="y", normalization="batch", hidden=(16, 8)),
     "trvae-mse-boundary-no-norm": manifest("trvae", likelihood="mse", mmd_boundary=1, normalization="none"),
-    "expimap": manifest("expimap"),
     "expimap-soft-library-batch-norm": manifest(
         "expimap", soft_mask=True, library_encoder=True, normalization="batch", hidden=(16, 8)
     ),
     "expimap-mse-no-norm": manifest("expimap", likelihood="mse", normalization="none"),
     "expimap-extensions-hsic": manifest("expimap", constrained=1, unconstrained=2, hsic=True, last_layer="softplus"),
-    "scvi": manifest("scvi"),
     "scvi-covariates-encoded": manifest(
         "scvi", categorical=("tech",), continuous=("age",), encode_covariates=True, layers=2, likelihood="nb"
     ),
@@ -47,7 +44,6 @@ EXAMPLES: dict[str, Manifest] = {
         batch_norm="none",
         size_factor="depth",
     ),
-    "scanvi": manifest("scanvi"),
     "scanvi-covariates-linear": manifest(
         "scanvi",
         categorical=("tech",),
@@ -55,7 +51,6 @@ EXAMPLES: dict[str, Manifest] = {
         likelihood="nb",
         linear_classifier=True,
     ),
-    "totalvi": manifest("totalvi"),
     "totalvi-covariates-dispersions": manifest(
         "totalvi",
         categorical=("tech",),
@@ -68,6 +63,7 @@ EXAMPLES: dict[str, Manifest] = {
         empirical_protein_background_prior=False,
     ),
 }
+EXAMPLES = {kind: manifest(kind) for kind in ARCHITECTURES} | VARIANTS
 SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)
 
 

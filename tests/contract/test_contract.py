@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hub_client.labels.predict import predict
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures import ARCHITECTURES, Start
 from hub_client.models.embed import embed
+from hub_client.models.impute import impute_proteins
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
 from hub_client.models.train import train
@@ -235,6 +237,61 @@ def test_uncertainty_is_a_probability(example: str) -> None:
     for level in found.levels.values():
         assert ((level.uncertainty >= 0) & (level.uncertainty <= 1)).all()
         assert_allclose(level.probabilities.sum(axis=1), 1.0, rtol=1e-6)
+
+
+@every
+def test_the_posterior_is_where_cells_are_embedded(example: str) -> None:
+    model = trained(example)
+    cells = cells_for(model.manifest)
+    mean, variance = model.network.posterior(cells)
+    assert_array_equal(mean, latent(model, cells))
+    assert variance.shape == mean.shape
+    assert (variance > 0).all()
+
+
+@every
+def test_every_gene_is_decoded(example: str) -> None:
+    """What a cell's own point decodes to is nearer its counts than what the points of other cells do."""
+    model = trained(example)
+    network, cells = model.network, cells_for(model.manifest)
+    batch = network.batches(cells).take(torch.arange(len(cells)))
+    with torch.no_grad():
+        z = network.encode(batch)[0]
+        decoded, other = (network.decode(batch, points).mean for points in (z, z.flip(0)))
+    assert decoded.shape == (len(cells), len(GENES))
+    assert torch.isfinite(decoded).all()
+    assert not torch.equal(decoded, other)
+
+
+@every
+def test_conditions_are_tried_by_their_losses(example: str) -> None:
+    model = trained(example)
+    cells = cells_for(model.manifest)
+    (first, *_), own = REFERENCE, cells.rows(np.flatnonzero(cells.conditions["batch"] == REFERENCE[0]))
+    losses = model.network.trial_losses(own, [{"batch": name} for name in REFERENCE])
+    assert losses.shape == (len(REFERENCE),)
+    expected = model.network.reconstruction_losses(own).mean(dtype=np.float64)
+    assert losses[REFERENCE.index(first)] == expected
+
+
+@every
+def test_what_a_kind_has_not_is_refused_by_name(example: str) -> None:
+    """The network and the config agree on what there is, and every refusal says which kinds have it."""
+    model = trained(example)
+    cells, config = cells_for(model.manifest).rows(np.arange(3)), model.manifest.architecture
+    asked: dict[str, Callable[[], object]] = {
+        "terms": model.network.term_weights,
+        "proteins": lambda: impute_proteins(model, cells, samples=2),
+    }
+    for part, ask in asked.items():
+        if part in config.parts:
+            ask()
+        else:
+            with pytest.raises(errors.Unsupported, match=rf"{config.kind} has no .*; \w+ has\."):
+                ask()
+    if config.package is None:
+        with pytest.raises(errors.Unsupported, match=r"no model of scvi-tools; these are scvi, scanvi, totalvi"):
+            model.to_scvi()
 
 
 @every

@@ -101,7 +101,7 @@ def test_dispersion_and_likelihood(name: str) -> None:
     recording, network, batch, z = at_fixed(name)
     assert_allclose(value(network.log_theta[batch.combinations].exp()), recording.forward["dispersion"], **CLOSE)
     network.library_encoder = None
-    decoded = network.decode(batch, z, network.condition_inputs(batch))
+    decoded = network.decode(batch, z)
     assert_allclose(value(decoded.mean)[:2], recording.forward["dec_mean_first2"], rtol=1e-5, atol=1e-4)
     assert_allclose(value(network.reconstruction(batch, z)), recording.forward["nll_per_cell_zfixed"], rtol=1e-5)
 

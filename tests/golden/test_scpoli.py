@@ -343,7 +343,7 @@ def test_losses_that_choose_the_best_start() -> None:
     query = cells("query", attributes=recording.reference.attributes)
     known = [row[0] for row in network.vocabulary.combinations]
     for new, losses in recording.facts["mapping"]["recon_losses"].items():
-        found = network.trial_losses(query.rows(query.conditions["batch"] == new), [0, 1, 2])
+        found = network.trial_losses(query.rows(query.conditions["batch"] == new), [{"batch": name} for name in known])
         assert_allclose(found, [losses[name] for name in known], rtol=1e-5)
 
 

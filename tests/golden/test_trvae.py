@@ -14,7 +14,7 @@ from hub_client.data.batches import Batch
 from hub_client.interop import trvae as legacy
 from hub_client.manifest.plan import Plan
 from hub_client.models.architectures._vae import VARIANCE_FLOOR
-from hub_client.models.architectures.trvae import TrVae
+from hub_client.models.architectures.trvae import TrVAE
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
 from tests.golden.recorded import Recording
@@ -29,7 +29,7 @@ ADAM = Plan(learning_rate=1e-3, adam_epsilon=0.01, weight_decay=0.04)
 every = pytest.mark.parametrize("name", [*REFERENCES, QUERY])
 
 
-def at_fixed(name: str) -> tuple[Recording, TrVae, Batch, torch.Tensor]:
+def at_fixed(name: str) -> tuple[Recording, TrVAE, Batch, torch.Tensor]:
     """The recording, its network, its first 16 cells and the latent the decoder was recorded at."""
     recording = Recording(name)
     network = network_of(recording.model())
@@ -37,8 +37,8 @@ def at_fixed(name: str) -> tuple[Recording, TrVae, Batch, torch.Tensor]:
     return recording, network, batch, torch.from_numpy(recording.forward["z_fixed"])
 
 
-def network_of(model: Model) -> TrVae:
-    assert isinstance(model.network, TrVae)
+def network_of(model: Model) -> TrVAE:
+    assert isinstance(model.network, TrVAE)
     return model.network
 
 
@@ -77,7 +77,7 @@ def test_decoder(name: str) -> None:
 @pytest.mark.parametrize("name", ["trvae_nb", "trvae_zinb_mmdy_bn", QUERY])
 def test_dispersion_and_likelihood(name: str) -> None:
     recording, network, batch, z = at_fixed(name)
-    decoded = network.decode(batch, z, network.condition_inputs(batch))
+    decoded = network.decode(batch, z)
     assert_allclose(value(network.log_theta[batch.combinations].exp()), recording.forward["dispersion"], **CLOSE)
     assert_allclose(value(decoded.mean)[:2], recording.forward["dec_mean_first2"], rtol=1e-5, atol=1e-4)
     assert_allclose(value(network.reconstruction(batch, z)), recording.forward["nll_per_cell_zfixed"], rtol=1e-5)
@@ -85,7 +85,7 @@ def test_dispersion_and_likelihood(name: str) -> None:
 
 def test_dropout_logits() -> None:
     recording, network, batch, z = at_fixed("trvae_zinb_mmdy_bn")
-    decoded = network.decode(batch, z, network.condition_inputs(batch))
+    decoded = network.decode(batch, z)
     assert decoded.dropout_logits is not None
     assert_allclose(value(decoded.dropout_logits), recording.forward["dec_dropout_logits"], **CLOSE)
 
@@ -143,7 +143,7 @@ def expected_tensors(recording: Recording, prefix: str) -> dict[str, torch.Tenso
     return legacy.tensors_of(state, recording.attributes)
 
 
-def adam_steps(network: TrVae, batch: Batch, noise: torch.Tensor, *, steps: int) -> list[float]:
+def adam_steps(network: TrVAE, batch: Batch, noise: torch.Tensor, *, steps: int) -> list[float]:
     """Losses of some Adam steps on one minibatch, without dropout, as the training loop takes them."""
     optimizer = torch.optim.Adam(network.parameter_groups(ADAM), lr=ADAM.learning_rate, eps=ADAM.adam_epsilon)
     losses = []

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from hub_client import align, embed, errors, from_scvi
 from hub_client.interop.scvi_registry import manifest_of
 from hub_client.labels.predict import predict
-from hub_client.manifest.configs import Scvi, TotalVi
-from hub_client.models.architectures.scvi.network import KINDS, check_version, scvi_tools
+from hub_client.manifest.configs import ScVIConfig, TotalVIConfig
+from hub_client.models.architectures.scvi.modules import check_version, scvi_tools
+from hub_client.models.architectures.scvi.tables import KINDS
 from hub_client.models.model import Model
 from tests.scvi_models import (
     SCANVI,
@@ -307,7 +308,7 @@ def test_other_architectures_are_no_models_of_scvi_tools() -> None:
 
 
 def test_defaults_are_those_of_scvi_tools() -> None:
-    for config in (Scvi(), TotalVi()):
+    for config in (ScVIConfig(), TotalVIConfig()):
         kind = KINDS[config.kind]
         module = inspect.signature(getattr(scvi_tools().module, kind.module)).parameters
         for parameter, field in kind.parameters.items():

@@ -27,7 +27,7 @@ from hub_client.manifest.v1 import OntologyTerm
 from hub_client.models.architectures import ARCHITECTURES
 from hub_client.models.architectures.expimap import ExpiMap
 from hub_client.models.architectures.scpoli import ScPoli
-from hub_client.models.architectures.trvae import TrVae
+from hub_client.models.architectures.trvae import TrVAE
 from hub_client.models.model import Model
 from hub_client.programs.enrichment import bayes_factors
 from hub_client.programs.programs import Program
@@ -228,7 +228,7 @@ def test_recorded_latents(name: str, shared_legacy: Find) -> None:
 def test_recorded_decoder_layer(name: str, shared_legacy: Find) -> None:
     """scArches' get_y without noise."""
     recording, model = Recording(name), import_legacy(shared_legacy(name))
-    assert isinstance(model.network, TrVae | ExpiMap)
+    assert isinstance(model.network, TrVAE | ExpiMap)
     cells = recording.cells().rows(np.arange(24))
     found = model.network.decoder_layer(cells, model.network.embed(cells))
     assert_allclose(found, recording.outputs["y_eps0_first24"], **CLOSE)

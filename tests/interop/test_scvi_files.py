@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.interop import pickled_values, scvi_files
-from hub_client.models.architectures.scvi.network import scvi_tools
+from hub_client.models.architectures.scvi.modules import scvi_tools
 from tests import scvi_folders
 from tests.hostile import PICKLES, Calls, python, shell
 from tests.scvi_models import SCVI, scvi_model, undisturbed

@@ -16,8 +16,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from hub_client import align, embed, errors, from_scvi, import_legacy
 from hub_client.interop.inspection import inspect
 from hub_client.labels.predict import predict
-from hub_client.manifest.configs import Scanvi, TotalVi
-from hub_client.models.architectures.scvi.network import scvi_tools
+from hub_client.manifest.configs import ScANVIConfig, TotalVIConfig
+from hub_client.models.architectures.scvi.modules import scvi_tools
 from hub_client.models.model import Model
 from tests import scvi_folders
 from tests.scvi_models import (
@@ -116,7 +116,7 @@ def test_parameters_that_are_gone_say_nothing(tmp_path: Path) -> None:
     kept["non_kwargs"] |= {"unlabeled_category": "T", "pretrained_model": None, "use_gpu": True}
     del kept["non_kwargs"]["use_observed_lib_size"]
     found = import_legacy(of_version(theirs, "0.15.2", tmp_path / "saved", init_params_=kept))
-    assert isinstance(found.manifest.architecture, Scanvi)
+    assert isinstance(found.manifest.architecture, ScANVIConfig)
     assert found.manifest.architecture.use_observed_library_size
     assert found.manifest.labels[0].unlabelled == "T"
 
@@ -124,14 +124,14 @@ def test_parameters_that_are_gone_say_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "logits"), [("0.20.3", False), ("1.0.4", False), ("1.1.0", True), ("1.4.2", True)])
 def test_what_a_scanvis_classifier_ends_in(version: str, logits: bool, tmp_path: Path) -> None:
     found = import_legacy(of_version(scanvi_model("plain"), version, tmp_path / "saved"))
-    assert isinstance(found.manifest.architecture, Scanvi)
+    assert isinstance(found.manifest.architecture, ScANVIConfig)
     assert found.manifest.architecture.classifier_logits is logits
 
 
 @pytest.mark.parametrize(("version", "activation"), [("0.20.3", "exp"), ("1.1.6", "exp"), ("1.2.0", "softplus")])
 def test_what_makes_a_background_positive(version: str, activation: str, tmp_path: Path) -> None:
     found = import_legacy(of_version(totalvi_model("plain"), version, tmp_path / "saved"))
-    assert isinstance(found.manifest.architecture, TotalVi)
+    assert isinstance(found.manifest.architecture, TotalVIConfig)
     assert found.manifest.architecture.background_activation == activation
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hub_client import errors
 from hub_client.interop.term_names import named, read
-from hub_client.manifest.configs import ExpiMap
+from hub_client.manifest.configs import ExpiMapConfig
 from hub_client.manifest.v1 import Condition, Gene, Genes, Manifest, OneHot, Term
 from hub_client.programs.programs import Program
 from tests import simulated
@@ -25,7 +25,9 @@ EXTENSION = Term(id="new-0", name="unconstrained 0", kind="unconstrained", added
 def manifest(*terms: Term) -> Manifest:
     return Manifest(
         name="programs",
-        architecture=ExpiMap(hidden=(4,), unconstrained_extensions=sum(term.kind == "unconstrained" for term in terms)),
+        architecture=ExpiMapConfig(
+            hidden=(4,), unconstrained_extensions=sum(term.kind == "unconstrained" for term in terms)
+        ),
         genes=Genes(id_type="symbol", panel=tuple(Gene(symbol=gene) for gene in GENES)),
         conditions=(Condition(key="batch", categories=("b0",), encoding=OneHot()),),
         terms=terms,

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from inspect import isabstract
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from hub_client import errors
 from hub_client.manifest import configs, v1
+from hub_client.manifest.configs import CONFIGS
 from hub_client.manifest.migrations import from_0_9
 from hub_client.manifest.publishing import NEEDED, publishing_problems
 from hub_client.manifest.reading import MAX_BYTES, read_manifest
@@ -91,14 +93,6 @@ ELSEWHERE = {
     "override_missing_proteins": "proteins",
 }
 """Documented constructor argument to the manifest field that holds it."""
-CONFIGS = {
-    "trvae": configs.TrVAE,
-    "expimap": configs.ExpiMap,
-    "scpoli": configs.ScPoli,
-    "scvi": configs.Scvi,
-    "scanvi": configs.Scanvi,
-    "totalvi": configs.TotalVi,
-}
 API_NAMES = {"TRVAE": "trvae", "EXPIMAP": "expimap", "SCVI": "scvi", "SCANVI": "scanvi", "TOTALVI": "totalvi"}
 
 
@@ -145,7 +139,7 @@ def records(module: Any) -> set[type[BaseModel]]:
 
 def test_examples_fill_every_field_of_the_format() -> None:
     filled = {leaf for kind in examples.KINDS for leaf in leaves(examples.of_kind(kind))}
-    public = [record for record in records(v1) | records(configs) if not record.__name__.startswith("_")]
+    public = [record for record in records(v1) | records(configs) if not isabstract(record)]
     fields = {(record, name) for record in public for name in record.model_fields}
     files = {(v1.FileSpec, name) for name in v1.FileSpec.model_fields} | {(Manifest, "files")}
     assert {f"{record.__name__}.{name}" for record, name in fields - filled - files} == set()
@@ -470,7 +464,7 @@ def test_extensions_are_appended_version_by_version() -> None:
 
 @pytest.mark.parametrize(("likelihood", "layer"), [("nb", "softmax"), ("mse", "identity")])
 def test_the_last_layer_follows_from_the_likelihood(likelihood: Any, layer: str) -> None:
-    assert configs.ExpiMap(likelihood=likelihood).mean_layer == layer
+    assert configs.ExpiMapConfig(likelihood=likelihood).mean_layer == layer
 
 
 def test_combinations_name_one_known_category_each() -> None:

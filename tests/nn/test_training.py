@@ -20,7 +20,7 @@ from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.plan import EarlyStopping, Plan
 from hub_client.models.model import Model
 from hub_client.models.train import train
-from hub_client.nn.training import History, Runtime, Split, run, split
+from hub_client.nn.training import History, Runtime, Split, Trainee, run, split
 from tests.simulated import REFERENCE, cells_for, manifest
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ VOCABULARY = Vocabulary.of(MANIFEST)
 CPU = Runtime(accelerator="cpu", progress=False)
 
 
-class Scripted(nn.Module):
+class Scripted(Trainee):
     """One weight that moves; validation losses are those of a script, one an epoch. What it is given is recorded."""
 
     def __init__(self, *losses: float, slope: float = 1.0, first_judged: int = 0) -> None:
@@ -50,20 +50,8 @@ class Scripted(nn.Module):
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         return {"epoch": epoch}
 
-    def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:
-        return [{"params": [self.weight], "weight_decay": plan.weight_decay}]
-
     def first_judged_epoch(self, plan: Plan, data: Split) -> int:
         return self.first_judged
-
-    def in_training(self) -> list[nn.Module]:
-        return [self]
-
-    def before_training(self, plan: Plan, data: Split) -> None:
-        pass
-
-    def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
-        pass
 
     def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         assert self.weight.grad is not None
@@ -71,9 +59,6 @@ class Scripted(nn.Module):
 
     def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         self.after_epochs.append(float(self.weight.detach()))
-
-    def after_training(self, plan: Plan, data: Split) -> None:
-        pass
 
 
 def trained(network: Scripted, *, cells: Cells | None = None, seed: int = 0, **plan: Any) -> History:
@@ -342,11 +327,11 @@ def test_history_says_where_and_how_long() -> None:
 
 INTERRUPTED = """
 import json, os, signal
-from hub_client.architectures.scpoli import ScPoli
+from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.manifest.plan import Plan
-from hub_client.model import Model
-from hub_client.train import train
-from hub_client.predict import predict
+from hub_client.models.model import Model
+from hub_client.models.train import train
+from hub_client.labels.predict import predict
 from tests.simulated import cells_for, manifest
 
 class Interrupted(ScPoli):

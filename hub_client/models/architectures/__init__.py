@@ -5,21 +5,21 @@ from __future__ import annotations
 from importlib import import_module
 
 from hub_client import errors
-from hub_client.models.architectures._base import Architecture, Scores, Start
+from hub_client.models.architectures._network import Array, Decoded, Network, Scores, Start
 
 ARCHITECTURES = {
     "expimap": "hub_client.models.architectures.expimap:ExpiMap",
-    "scanvi": "hub_client.models.architectures.scvi.network:ScviTools",
+    "scanvi": "hub_client.models.architectures.scvi.scanvi:ScANVI",
     "scpoli": "hub_client.models.architectures.scpoli:ScPoli",
-    "scvi": "hub_client.models.architectures.scvi.network:ScviTools",
-    "totalvi": "hub_client.models.architectures.scvi.network:ScviTools",
-    "trvae": "hub_client.models.architectures.trvae:TrVae",
+    "scvi": "hub_client.models.architectures.scvi.network:ScVI",
+    "totalvi": "hub_client.models.architectures.scvi.totalvi:TotalVI",
+    "trvae": "hub_client.models.architectures.trvae:TrVAE",
 }
 
-__all__ = ["ARCHITECTURES", "Architecture", "Scores", "Start", "architecture"]
+__all__ = ["ARCHITECTURES", "Array", "Decoded", "Network", "Scores", "Start", "architecture"]
 
 
-def architecture(kind: str) -> type[Architecture]:
+def architecture(kind: str) -> type[Network]:
     """Return the class that builds networks of this kind.
 
     Raises
@@ -34,5 +34,5 @@ def architecture(kind: str) -> type[Architecture]:
             verb="build",
         )
     module, name = ARCHITECTURES[kind].split(":")
-    found: type[Architecture] = getattr(import_module(module), name)
+    found: type[Network] = getattr(import_module(module), name)
     return found

@@ -15,7 +15,7 @@ are constrained, and overwrites their number in every surgery; it also trains wh
 here is asked for by name.
 
 Where this differs on purpose besides: the loss of dependence never is NaN; ``alpha_l1`` can be annealed; a term's
-direction is told by the shares of counts that its genes have (:meth:`ExpiMap.directions`).
+direction follows from the shares of counts that its genes have (:meth:`ExpiMap.directions`).
 """
 
 from __future__ import annotations
@@ -31,20 +31,11 @@ from torch.nn import functional as F
 
 from hub_client import errors
 from hub_client.data.batches import Batch
-from hub_client.data.cells import Cells
-from hub_client.manifest.configs import ExpiMap as Config
+from hub_client.manifest.configs import ExpiMapConfig
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest, Term
-from hub_client.models.architectures._base import Array
-from hub_client.models.architectures._vae import (
-    VARIANCE_FLOOR,
-    Conditions,
-    Decoded,
-    Encoder,
-    OneHotVae,
-    kl_weight,
-    sampled,
-)
+from hub_client.models.architectures._network import Array, Decoded, with_sum
+from hub_client.models.architectures._vae import VARIANCE_FLOOR, Conditions, Encoder, OneHotVae, sampled
 from hub_client.nn import losses
 from hub_client.nn.layers import Axis, Dense, GrowingTable, HiddenLayers, MaskedLinear
 from hub_client.nn.penalties import group_lasso_, soft_threshold_
@@ -69,7 +60,7 @@ class TermHead(nn.Module):
 class TermEncoder(nn.Module):
     """Expression and conditions to the terms' means and variances, with a head for each block of terms."""
 
-    def __init__(self, config: Config, widths: list[Axis], blocks: list[Axis], conditions: Conditions) -> None:
+    def __init__(self, config: ExpiMapConfig, widths: list[Axis], blocks: list[Axis], conditions: Conditions) -> None:
         super().__init__()
         self.hidden = HiddenLayers(
             widths, conditions=conditions, bias=True, normalization=config.normalization, dropout=config.dropout
@@ -124,12 +115,11 @@ class ExpiMap(OneHotVae):
     """The network a manifest of kind ``expimap`` describes."""
 
     kind: ClassVar[str] = "expimap"
-    config: Config
+    config: ExpiMapConfig
     encoder: TermEncoder
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
-        self.config = cast(Config, manifest.architecture)
         self.blocks = manifest.term_blocks
         named, condition = self.named_axes(), self.condition()
         axes = [named[f"terms.{position}"] for position in range(len(self.blocks))]
@@ -222,13 +212,18 @@ class ExpiMap(OneHotVae):
 
     # --- the function ------------------------------------------------------------------------------------------------
 
-    def decode(self, batch: Batch, z: Tensor, conditions: Tensor | None) -> Decoded:
+    def decoded(self, batch: Batch, z: Tensor, conditions: Tensor | None) -> Decoded:
         """Return the expected expression of each cell at ``z``, ``(cells, latent)``; library sizes by their mean."""
-        return self._decoded(self.decoder(z, conditions), self.size_factor(batch, conditions, noise=None, sample=False))
+        return self._decoded(self.y(z, conditions), self.size_factor(batch, conditions, noise=None, sample=False))
 
     def _decoded(self, outputs: Tensor, size_factor: Tensor) -> Decoded:
         mean = LAST_LAYERS[self.config.mean_layer](outputs)
         return Decoded(mean * size_factor[:, None] if self.config.mean_layer == "softmax" else mean)
+
+    def y(self, z: Tensor, conditions: Tensor | None) -> Tensor:
+        """Return the decoder's outputs before the last layer, ``(cells, genes)``."""
+        outputs: Tensor = self.decoder(z, conditions)
+        return outputs
 
     def size_factor(self, batch: Batch, conditions: Tensor | None, *, noise: Tensor | None, sample: bool) -> Tensor:
         """Return what a softmax is multiplied by, ``(cells,)``: total counts, or what the library encoder infers.
@@ -261,12 +256,12 @@ class ExpiMap(OneHotVae):
         z = sampled(mean, variance, noise=noise, sample=sample)
         size_factor = self.size_factor(batch, conditions, noise=library_noise, sample=sample)
         terms = {
-            "reconstruction": self.compared(batch, self._decoded(self.decoder(z, conditions), size_factor)).mean(),
+            "reconstruction": self.compared(batch, self._decoded(self.y(z, conditions), size_factor)).mean(),
             "kl": losses.kl_standard_normal(mean, variance).mean(),
             "hsic": self.dependence(z),
         }
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + hsic_weight * terms["hsic"]
-        return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
+        return with_sum(loss, terms)
 
     def dependence(self, z: Tensor) -> Tensor:
         """Return how much unconstrained extensions depend on the other terms at ``z``, ``(cells, latent)``: a scalar.
@@ -282,8 +277,8 @@ class ExpiMap(OneHotVae):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
-        """Return the loss weights of an epoch: the KL term rises linearly from 0."""
-        return {"kl_weight": kl_weight(plan, epoch), "hsic_weight": plan.hsic_weight}
+        """Return the loss weights of an epoch: the KL term rises linearly from 0, the dependence has the plan's."""
+        return super().objective(plan, epoch) | {"hsic_weight": plan.hsic_weight}
 
     @torch.no_grad()
     def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
@@ -327,25 +322,6 @@ class ExpiMap(OneHotVae):
         return torch.tensor(plan.group_lasso_scale, device=next(self.parameters()).device)
 
     # --- inference ---------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def decoder_layer(self, cells: Cells, latent: Array, *, batch_size: int = 512) -> Array:
-        """Return the decoder's outputs before the last layer for cells at points of the latent, ``(cells, genes)``.
-
-        Parameters
-        ----------
-        cells
-            Whose conditions are read.
-        latent
-            One point for each, ``(cells, latent)``.
-        batch_size
-            Cells at a time.
-        """
-        batches = self.eval().batches(cells)
-        points = torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32)).to(batches.device)
-        found = batches.rows(lambda b: self.decoder(points[b.index], self.condition_inputs(b)), batch_size=batch_size)
-        values: Array = found.cpu().numpy()
-        return values
 
     def term_weights(self) -> Array:
         """Return each gene's weight in each term, ``(genes, terms)``, in the manifest's order."""

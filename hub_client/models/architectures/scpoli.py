@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,27 +23,26 @@ from torch import Tensor, nn
 from hub_client import errors
 from hub_client.data.batches import Batch
 from hub_client.data.cells import Cells
-from hub_client.manifest.configs import ScPoli as Config
+from hub_client.manifest.configs import ScPoliConfig
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Embedding, Manifest
-from hub_client.models.architectures._base import Array, Scores
-from hub_client.models.architectures._vae import ConditionalVae, Decoded, Decoder, Encoder, kl_weight, padded, sampled
+from hub_client.models.architectures._network import Array, Decoded, Scores, padded, with_sum
+from hub_client.models.architectures._vae import ConditionalVae, Decoder, Encoder, sampled
 from hub_client.nn import losses
 from hub_client.nn.clusters import clusters
 from hub_client.nn.layers import Axis, Embedded, GrowingTable
 from hub_client.nn.prototypes import PrototypeTable, unlabelled_loss
-from hub_client.nn.training import History, Runtime, Split, run
+from hub_client.nn.training import History, Runtime, Split
 
 
 class ScPoli(ConditionalVae):
     """The network a manifest of kind ``scpoli`` describes."""
 
     kind: ClassVar[str] = "scpoli"
-    config: Config
+    config: ScPoliConfig
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
-        self.config = cast(Config, manifest.architecture)
         named, hidden = self.named_axes(), self.hidden_axes()
         self.embeddings = nn.ModuleList([self._embedding(c.key, c.encoding, named) for c in manifest.conditions])
         self.encoder = Encoder(
@@ -84,10 +83,6 @@ class ScPoli(ConditionalVae):
         frozen = self.vocabulary.labels[key].reference if self.grown_by_surgery else 0
         return PrototypeTable(named[f"labels.{key}"], named["latent"], frozen=frozen)
 
-    def condition_tables(self) -> list[list[GrowingTable]]:
-        """Return each condition key's table of embeddings."""
-        return [[table] for table in self._embedding_tables()]
-
     def first_layers(self) -> list[nn.Module]:
         """Return the encoder's first expression weights."""
         return [self.encoder.hidden.first.expression]
@@ -98,9 +93,9 @@ class ScPoli(ConditionalVae):
     def _prototype_tables(self) -> list[PrototypeTable]:
         return [table for table in self.prototypes if isinstance(table, PrototypeTable)]
 
-    def bare_axes(self) -> dict[str, tuple[str, ...]]:
-        """Return the axis names of the unlabelled prototypes."""
-        return {"unlabelled": ("prototypes.unlabelled", "latent")}
+    def shapes(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of every tensor a release of this network holds."""
+        return super().shapes() | {"unlabelled": ("prototypes.unlabelled", "latent")}
 
     def facts(self) -> dict[str, object]:
         """Return the manifest's fields that training can change."""
@@ -115,7 +110,7 @@ class ScPoli(ConditionalVae):
             return None
         return torch.cat([table(batch.conditions[:, i]) for i, table in enumerate(self.embeddings)], dim=1)
 
-    def decode(self, batch: Batch, z: Tensor, conditions: Tensor | None) -> Decoded:
+    def decoded(self, batch: Batch, z: Tensor, conditions: Tensor | None) -> Decoded:
         """Return the parameters of the distribution of each cell's expression at ``z``, ``(cells, latent)``."""
         return self.decoder.decoded(self.decoder(z, conditions), batch.size_factor)
 
@@ -138,12 +133,12 @@ class ScPoli(ConditionalVae):
         mean, variance = self.encoder(self.expression_product(batch), conditions)
         z = sampled(mean, variance, noise=noise, sample=sample)
         terms = {
-            "reconstruction": self.compared(batch, self.decode(batch, z, conditions)).mean(),
+            "reconstruction": self.compared(batch, self.decoded(batch, z, conditions)).mean(),
             "kl": losses.kl_standard_normal(mean, variance).mean(),
             "prototype": self._weighted_prototypes(z, batch, prototype_weight, unlabelled_weight),
         }
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + prototype_weight * terms["prototype"]
-        return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
+        return with_sum(loss, terms)
 
     def prototype_loss(self, z: Tensor, labels: Tensor, *, unlabelled_weight: float = 0.0) -> Tensor:
         """Return the labelled prototypes' loss over all levels plus the weighted unlabelled prototypes' loss."""
@@ -164,7 +159,7 @@ class ScPoli(ConditionalVae):
         """
         if not self.parameter_groups(plan) and self._moves(self.batches(cells).labels):
             return self._fit_labels(cells)
-        return run(self, cells, plan=plan, seed=seed, runtime=runtime, vocabulary=self.vocabulary)
+        return super().fit(cells, plan, seed=seed, runtime=runtime)
 
     def _fit_labels(self, cells: Cells) -> History:
         started = time.perf_counter()
@@ -184,8 +179,7 @@ class ScPoli(ConditionalVae):
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0, prototypes join after pretraining."""
         joined = epoch >= self._pretraining(plan)
-        return {
-            "kl_weight": kl_weight(plan, epoch),
+        return super().objective(plan, epoch) | {
             "prototype_weight": plan.prototype_weight if joined else 0.0,
             "unlabelled_weight": plan.unlabelled_weight if joined else 0.0,
         }
@@ -207,9 +201,6 @@ class ScPoli(ConditionalVae):
             self._place(latent, data.labels)
             if plan.unlabelled_weight and bool((data.labels < 0).any()):
                 self._place_unlabelled(latent, plan, seed=int(torch.randint(2**31, ())))
-
-    def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
-        """Do nothing: scPoli has no proximal step."""
 
     def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Move labelled prototypes to their cells' means, unlabelled ones one step down their loss."""
@@ -327,7 +318,7 @@ class ScPoli(ConditionalVae):
 
     @torch.no_grad()
     def place_prototypes(self, means: Tensor, covariances: Tensor) -> None:
-        """Put the prototypes where :meth:`labelled_prototypes` said they were."""
+        """Put the prototypes where :meth:`labelled_prototypes` returned them."""
         sizes = [len(table.cells) for table in self._prototype_tables()]
         if len(means) != sum(sizes):
             raise errors.InvalidInput(

@@ -10,31 +10,26 @@ the new rows only. Labels come from the reference's cells in the latent: trVAE h
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from hub_client.data.batches import Batch
-from hub_client.data.cells import Cells
-from hub_client.manifest.configs import TrVAE as Config
-from hub_client.manifest.plan import Plan
+from hub_client.manifest.configs import TrVAEConfig
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures._base import Array
-from hub_client.models.architectures._vae import Decoded, Decoder, Encoder, OneHotVae, kl_weight, sampled
+from hub_client.models.architectures._network import Decoded, with_sum
+from hub_client.models.architectures._vae import Decoder, Encoder, OneHotVae, sampled
 from hub_client.nn import losses
 
 
-class TrVae(OneHotVae):
+class TrVAE(OneHotVae):
     """The network a manifest of kind ``trvae`` describes."""
 
     kind: ClassVar[str] = "trvae"
-    config: Config
+    config: TrVAEConfig
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
-        self.config = cast(Config, manifest.architecture)
         named, hidden, condition = self.named_axes(), self.hidden_axes(), self.condition()
         self.encoder = Encoder(self.config, [named["genes"], *hidden], named["latent"], condition)
         self.decoder = Decoder(self.config, [named["latent"], *reversed(hidden)], named["genes"], condition)
@@ -46,13 +41,9 @@ class TrVae(OneHotVae):
         stacks = (self.encoder.hidden, self.decoder.hidden)
         return [module for hidden in stacks for module in (hidden.first.expression, hidden.activations[0])]
 
-    def facts(self) -> dict[str, object]:
-        """Return nothing: training changes no field of the manifest."""
-        return {}
-
     # --- the function ------------------------------------------------------------------------------------------------
 
-    def decode(self, batch: Batch, z: Tensor, conditions: Tensor | None) -> Decoded:
+    def decoded(self, batch: Batch, z: Tensor, conditions: Tensor | None) -> Decoded:
         """Return the parameters of the distribution of each cell's expression at ``z``, ``(cells, latent)``."""
         return self._decoded(batch, self.y(z, conditions))
 
@@ -82,7 +73,7 @@ class TrVae(OneHotVae):
             "mmd": self.discrepancy({"z": z, "y": y}[self.config.mmd_on], conditions),
         }
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + terms["mmd"]
-        return {"loss": loss, "unweighted": torch.stack(list(terms.values())).sum(), **terms}
+        return with_sum(loss, terms)
 
     def discrepancy(self, points: Tensor, conditions: Tensor | None) -> Tensor:
         """Return the weighted maximum mean discrepancy between the conditions of points ``(cells, ...)``: a scalar."""
@@ -91,33 +82,3 @@ class TrVae(OneHotVae):
         known = self.manifest.axes()["combinations"]
         found = losses.mmd(points, conditions, conditions=known, boundary=self.config.mmd_boundary)
         return self.config.mmd_weight * found
-
-    # --- training ----------------------------------------------------------------------------------------------------
-
-    def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
-        """Return the loss weights of an epoch: the KL term rises linearly from 0."""
-        return {"kl_weight": kl_weight(plan, epoch)}
-
-    def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
-        """Do nothing: trVAE has no proximal step."""
-
-    # --- inference ---------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def decoder_layer(self, cells: Cells, latent: Array, *, batch_size: int = 512) -> Array:
-        """Return the decoder's first layer for cells at points of the latent, ``(cells, hidden.<last>)``.
-
-        Parameters
-        ----------
-        cells
-            Whose conditions are read.
-        latent
-            One point for each, ``(cells, latent)``.
-        batch_size
-            Cells at a time.
-        """
-        batches = self.eval().batches(cells)
-        points = torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32)).to(batches.device)
-        found = batches.rows(lambda b: self.y(points[b.index], self.condition_inputs(b)), batch_size=batch_size)
-        values: Array = found.cpu().numpy()
-        return values

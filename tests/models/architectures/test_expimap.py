@@ -252,7 +252,7 @@ def test_last_layers_of_counts(layer: str) -> None:
     assert losses.iloc[-1] < losses.iloc[0]
     batch = network_of(model).batches(cells_for(model.manifest)).take(torch.arange(8))
     network = network_of(model)
-    mean = network.decode(batch, network.encode(batch)[0], network.condition_inputs(batch)).mean
+    mean = network.decode(batch, network.encode(batch)[0]).mean
     assert (mean >= 0).all()
     assert torch.allclose(mean.sum(1), batch.size_factor) == (layer == "softmax")
 

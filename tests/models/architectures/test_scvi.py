@@ -22,7 +22,8 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.predict import predict
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures.scvi.network import Labelled, backgrounds
+from hub_client.models.architectures.scvi.scanvi import Labelled
+from hub_client.models.architectures.scvi.totalvi import backgrounds
 from hub_client.models.embed import embed
 from hub_client.models.impute import impute_proteins
 from hub_client.models.model import Model

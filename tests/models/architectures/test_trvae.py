@@ -15,7 +15,7 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.predict import predict, predictable
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures.trvae import TrVae
+from hub_client.models.architectures.trvae import TrVAE
 from hub_client.models.model import Model
 from hub_client.models.surgery import add_label, retraining, surgery
 from hub_client.models.train import train
@@ -26,8 +26,8 @@ from tests.simulated import QUERY, cells_for, manifest
 SHORT = Plan(epochs=3, batch_size=64, kl_anneal_epochs=0)
 
 
-def network_of(model: Model) -> TrVae:
-    assert isinstance(model.network, TrVae)
+def network_of(model: Model) -> TrVAE:
+    assert isinstance(model.network, TrVAE)
     return model.network
 
 
@@ -41,7 +41,7 @@ def query_of(model: Model, **options: Any) -> Cells:
     return cells_for(model.manifest, QUERY, cells=90, labelled=False, **options)
 
 
-def between(network: TrVae, cells: Cells) -> float:
+def between(network: TrVAE, cells: Cells) -> float:
     """How far apart the conditions of some cells are, where the network measures it."""
     codes = torch.from_numpy(network.vocabulary.condition_codes(cells.conditions)[:, 0])
     latent = network.embed(cells)
@@ -53,13 +53,13 @@ def between(network: TrVae, cells: Cells) -> float:
 
 
 def test_kl_weight_rises() -> None:
-    network = TrVae.build(manifest("trvae"))
+    network = TrVAE.build(manifest("trvae"))
     plan = Plan(kl_weight=0.5, kl_anneal_epochs=20)
     assert [network.objective(plan, epoch) for epoch in (0, 10, 30)] == [{"kl_weight": w} for w in (0.0, 0.25, 0.5)]
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    network = TrVae.build(manifest("trvae", mmd_weight=3.0))
+    network = TrVAE.build(manifest("trvae", mmd_weight=3.0))
     batch = network.batches(cells_for(network.manifest)).take(torch.arange(32))
     terms = network(batch, kl_weight=0.3, sample=False)
     assert float(terms["mmd"].detach()) > 0
@@ -71,7 +71,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 def test_the_discrepancy_is_weighted(where: str) -> None:
     found = []
     for weight in (1.0, 2.5):
-        network = TrVae.build(manifest("trvae", mmd_on=where, mmd_weight=weight))
+        network = TrVAE.build(manifest("trvae", mmd_on=where, mmd_weight=weight))
         batch = network.batches(cells_for(network.manifest)).take(torch.arange(32))
         found.append(float(network(batch, sample=False)["mmd"].detach()))
     assert found[1] == pytest.approx(2.5 * found[0])
@@ -80,7 +80,7 @@ def test_the_discrepancy_is_weighted(where: str) -> None:
 @pytest.mark.parametrize("off", [{"mmd": False}, {"mmd_weight": 0.0}, {"mmd_boundary": 3}])
 def test_no_discrepancy(off: dict[str, Any]) -> None:
     """Switched off, weightless, or with a boundary that no condition is beyond."""
-    network = TrVae.build(manifest("trvae", **off))
+    network = TrVAE.build(manifest("trvae", **off))
     batch = network.batches(cells_for(network.manifest)).take(torch.arange(32))
     assert float(network(batch)["mmd"].detach()) == 0
 
@@ -127,7 +127,7 @@ def test_several_condition_keys_are_refused_by_name() -> None:
 
 def test_another_kind_is_refused() -> None:
     with pytest.raises(errors.ManifestError, match="scpoli; this network's is trvae"):
-        TrVae.build(manifest())
+        TrVAE.build(manifest())
 
 
 def test_no_conditions() -> None:
@@ -142,7 +142,7 @@ def test_no_conditions() -> None:
 
 def test_a_row_for_each_condition() -> None:
     """A linear map of one-hot vectors is a look-up of rows."""
-    network = TrVae.build(manifest("trvae"))
+    network = TrVAE.build(manifest("trvae"))
     first = network.encoder.hidden.first
     batch = network.batches(cells_for(network.manifest)).take(torch.arange(8))
     codes = network.condition_inputs(batch)
@@ -235,7 +235,7 @@ def test_the_atlas_goes_along_with_surgery(tmp_path: Any) -> None:
 
 
 def test_refusals() -> None:
-    mse = TrVae.build(manifest("trvae", likelihood="mse"))
+    mse = TrVAE.build(manifest("trvae", likelihood="mse"))
     with pytest.raises(errors.Unsupported, match="'mse' has no dispersion"):
         _ = mse.log_theta
     with pytest.raises(errors.Unsupported, match="only zinb") as caught:

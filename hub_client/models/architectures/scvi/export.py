@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,17 +17,14 @@ from scipy.sparse import csr_matrix
 
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.manifest.v1 import LabelLevel, Manifest
-from hub_client.models.architectures.scvi.network import (
-    KINDS,
-    ScviTools,
-    batch_key,
-    parameters,
-    protein_masks,
-    scvi_tools,
-)
+from hub_client.models.architectures.scvi.modules import parameters, scvi_tools
+from hub_client.models.architectures.scvi.tables import KINDS, batch_key, protein_masks
+
+if TYPE_CHECKING:
+    from hub_client.models.architectures.scvi.network import ScviTools
 
 UNLABELLED = "unlabelled"
-"""What scANVI is told of cells without a label, where the manifest has no word for it."""
+"""What scANVI reads for cells without a label, where the manifest has no word for it."""
 CELLS_PER_CATEGORY = 3
 """scvi-tools warns of categories with fewer cells."""
 
@@ -69,7 +66,7 @@ def scvi_model(network: ScviTools, cells: Cells | None = None, *, obs: pd.DataFr
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what scvi-tools says about data: it was checked when it was aligned."""
+    """Silence what scvi-tools reports about data: it was checked when it was aligned."""
     logger = logging.getLogger("scvi")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -109,7 +106,7 @@ def _protein_key(manifest: Manifest) -> str:
 
 
 SETUP = {"scvi": _labels, "scanvi": _labels_and_unlabelled, "totalvi": _proteins}
-"""What each kind's ``setup_anndata`` is told besides."""
+"""What each kind's ``setup_anndata`` is given besides."""
 
 
 def _with_counts(manifest: Manifest, cells: Cells, obs: pd.DataFrame | None) -> AnnData:
@@ -138,8 +135,8 @@ def _labelled(cells: Cells, level: LabelLevel, kind: str) -> pd.Categorical:
     unlabelled = level.unlabelled or UNLABELLED
     names = cells.labels.get(level.key, np.full(len(cells), "")).astype(object)
     names[~np.isin(names, level.categories)] = unlabelled
-    told = kind == "scanvi" or unlabelled in names
-    return pd.Categorical(names, categories=[*level.categories, *([unlabelled] if told else [])])
+    expected = kind == "scanvi" or unlabelled in names
+    return pd.Categorical(names, categories=[*level.categories, *([unlabelled] if expected else [])])
 
 
 def _without_counts(manifest: Manifest) -> AnnData:

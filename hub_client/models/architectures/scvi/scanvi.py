@@ -1,0 +1,93 @@
+"""scANVI: scVI with a classifier of labels, trained also on cells without one."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hub_client.data.batches import Batch, Batches
+from hub_client.manifest.configs import ScANVIConfig
+from hub_client.manifest.plan import Plan
+from hub_client.manifest.v1 import Manifest
+from hub_client.models.architectures._network import Array, Scores, with_sum
+from hub_client.models.architectures.scvi.network import ScviTools, terms_of
+from hub_client.nn.training import Split
+
+
+class ScANVI(ScviTools):
+    """The network a manifest of kind ``scanvi`` describes."""
+
+    kind: ClassVar[str] = "scanvi"
+    config: ScANVIConfig
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
+        self._labelled: Labelled | None = None
+
+    def forward(
+        self, batch: Batch, *, kl_weight: float = 1.0, classification_weight: float = 0.0, sample: bool = True
+    ) -> dict[str, Tensor]:
+        """Return scvi-tools' loss and its terms, over cells; ``sample`` as for :meth:`losses`."""
+        labelled = self._classification(batch, classification_weight, sample=sample)
+        _, found = self.losses(batch, sample=sample, kl_weight=kl_weight, **labelled)
+        terms, lost = terms_of(found), found.classification_loss
+        return with_sum(found.loss, terms | {"classification": torch.zeros_like(terms["kl"]) if lost is None else lost})
+
+    def _classification(self, batch: Batch, weight: float, *, sample: bool) -> dict[str, Any]:
+        """Return what the classifier's loss reads: labelled cells, in training drawn apart from the minibatch's."""
+        drawn = self._labelled.take(len(batch)) if self._labelled and sample else batch
+        labelled = drawn.labels[:, 0] >= 0
+        inputs = (
+            {name: tensor[labelled] for name, tensor in self.inputs(drawn).items()} if bool(labelled.any()) else None
+        )
+        return {"labelled_tensors": inputs, "classification_ratio": weight}
+
+    def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
+        """Return the loss weights of an epoch: the KL term rises linearly from 0, the classifier has the plan's."""
+        return super().objective(plan, epoch) | {"classification_weight": plan.classification_weight}
+
+    def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
+        """Draw the labelled cells that the classifier learns from in this epoch."""
+        codes = data.labels[:, 0].cpu()
+        self._labelled = Labelled.drawn(data.batches, data.train, codes, per_label=plan.samples_per_label)
+
+    def after_training(self, plan: Plan, data: Split) -> None:
+        """Let go of the data."""
+        self._labelled = None
+
+    @torch.no_grad()
+    def score(self, latent: Array) -> dict[str, Scores]:
+        """Return the classifier's probability of each label at points of the latent, ``(points, latent)``."""
+        level = self.manifest.labels[0]
+        classifier = self.eval().module.classifier
+        outputs = classifier(torch.from_numpy(np.ascontiguousarray(latent, np.float32)).to(self.module.device))
+        probabilities = torch.softmax(outputs, dim=1) if classifier.logits else outputs
+        return {level.key: Scores(level.categories, probabilities.cpu().numpy(), "probability")}
+
+
+class Labelled:
+    """Labelled cells in random order, again and again."""
+
+    def __init__(self, batches: Batches, rows: Tensor) -> None:
+        self.batches = batches
+        self.rows = rows
+        self.left = rows[:0]
+
+    @classmethod
+    def drawn(cls, batches: Batches, train: Tensor, codes: Tensor, *, per_label: int | None) -> Self | None:
+        """Return the labelled ones of the cells that train, at most so many of each label; None without any."""
+        labels = torch.unique(codes[codes >= 0])
+        members = [train[codes == label] for label in labels]
+        if per_label is not None:
+            members = [rows[torch.randperm(len(rows))[:per_label]] for rows in members]
+        return cls(batches, torch.cat(members)) if members else None
+
+    def take(self, count: int) -> Batch:
+        """Return the next cells as a minibatch."""
+        if not len(self.left):
+            self.left = self.rows[torch.randperm(len(self.rows))]
+        chosen, self.left = self.left[:count], self.left[count:]
+        return self.batches.take(chosen)
