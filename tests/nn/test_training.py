@@ -342,11 +342,11 @@ def test_history_says_where_and_how_long() -> None:
 
 INTERRUPTED = """
 import json, os, signal
-from hub_client.architectures.scpoli import ScPoli
+from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.manifest.plan import Plan
-from hub_client.model import Model
-from hub_client.train import train
-from hub_client.predict import predict
+from hub_client.models.model import Model
+from hub_client.models.train import train
+from hub_client.labels.predict import predict
 from tests.simulated import cells_for, manifest
 
 class Interrupted(ScPoli):
