@@ -279,10 +279,12 @@ def _check_overlap(level: str, truth: pd.Series, *, reference: Model, taught: pd
 def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:
     from hub_client.manifest.plan import Plan
 
-    plan = _read_plan(file) if file else reference.manifest.query_plan
-    if epochs is None:
-        return plan
-    return Plan.model_validate((plan or Plan()).model_dump() | {"epochs": epochs})
+    kind, plan = reference.manifest.architecture.kind, reference.manifest.query_plan
+    if file:
+        plan = _read_plan(file).checked_for(kind, called=f"--plan {file}")
+    elif plan:
+        plan = plan.only(kind)
+    return plan if epochs is None else (plan or Plan()).changed(epochs=epochs)
 
 
 def _read_plan(file: Path) -> Plan:

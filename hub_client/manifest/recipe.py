@@ -309,7 +309,7 @@ class Recipe(Frozen):
         _check_transfer(self)
         _check_programs(self)
         _check_proteins(self)
-        _check_pretraining(self)
+        _check_plans(self)
         _check_ontologies(self)
         return self
 
@@ -356,9 +356,13 @@ def _check_proteins(recipe: Recipe) -> None:
         raise ValueError("datasets.proteins are for totalvi, and totalvi needs them in one data set at least")
 
 
-def _check_pretraining(recipe: Recipe) -> None:
-    if recipe.pretraining is not None and recipe.architecture.kind != "scanvi":
+def _check_plans(recipe: Recipe) -> None:
+    kind = recipe.architecture.kind
+    if recipe.pretraining is not None and kind != "scanvi":
         raise ValueError("pretraining is for scanvi, which can start from a scVI")
+    for key, trained in {"plan": kind, "pretraining": "scvi", "query_plan": kind}.items():
+        if plan := getattr(recipe, key):
+            plan.checked_for(trained, called=key)
 
 
 def _check_transfer(recipe: Recipe) -> None:

@@ -25,7 +25,7 @@ from hub_client.models.architectures import Start
 from hub_client.models.impute import impute_proteins, write_proteins
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
-from hub_client.models.train import query_plan, train, versions
+from hub_client.models.train import checked_plan, query_plan, train, versions
 from hub_client.nn.training import History
 from hub_client.programs.enrichment import scores_at, write_scores
 
@@ -134,6 +134,7 @@ def map_query(
     >>> mapping.adata.obs["cell_type_pred"]  # doctest: +SKIP
     """
     reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)
+    plan = None if plan is None else checked_plan(plan, reference)
     device = accelerator if accelerator in ("cpu", "cuda") else "auto"
     query = open_query.opened(adata)
     cells = align(

@@ -15,7 +15,7 @@ from hub_client.data import open_query
 from hub_client.data.align import align
 from hub_client.data.open_query import Query
 from hub_client.hub.client import Hub
-from hub_client.manifest.receipts import Difference, Receipt, differences
+from hub_client.manifest.receipts import Asked, Difference, Receipt, differences
 from hub_client.mapping.map_query import map_query
 from hub_client.mapping.receipt import query_record
 from hub_client.models.model import Model
@@ -93,13 +93,15 @@ def replay(
         return Replay(None, changed)
     asked = receipt.asked if seed is None else receipt.asked.model_copy(update={"seed": seed})
     with _threads(threads):
-        mapping = map_query(query, reference, **_arguments(asked), progress=progress)
+        mapping = map_query(query, reference, **_arguments(asked, reference), progress=progress)
     new = mapping.receipt
     return Replay(new, differences(receipt, new), _largest(receipt, new))
 
 
-def _arguments(asked: Any) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in type(asked).model_fields}
+def _arguments(asked: Asked, reference: Model) -> dict[str, Any]:
+    """Return what was asked for, less what an older version let a plan set for other kinds of models."""
+    plan = asked.plan and asked.plan.only(reference.manifest.architecture.kind)
+    return {name: getattr(asked, name) for name in Asked.model_fields} | {"plan": plan}
 
 
 def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> Model:

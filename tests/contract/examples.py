@@ -68,7 +68,7 @@ EXAMPLES: dict[str, Manifest] = {
         empirical_protein_background_prior=False,
     ),
 }
-SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)
+SHORT = Plan(epochs=3, batch_size=64, kl_anneal_epochs=0)
 
 
 def untrained(example: str, *, seed: int = 0) -> Model:
