@@ -776,7 +776,7 @@ class ScviTools(nn.Module):
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0."""
-        told = {"classification_weight": plan.classification_weight} if self.anatomy.kind.classifier else {}
+        told = {"classification_weight": plan.scanvi.classification_weight} if self.anatomy.kind.classifier else {}
         return {"kl_weight": kl_weight(plan, epoch), **told}
 
     def _check_labels(self, cells: Cells) -> None:
@@ -803,7 +803,7 @@ class ScviTools(nn.Module):
 
     def before_training(self, plan: Plan, data: Split) -> None:
         """Make an adversary of the batches where a reference lacks proteins in some."""
-        wanted = self._lacks_proteins() if plan.adversarial is None else plan.adversarial
+        wanted = self._lacks_proteins() if plan.totalvi.adversarial is None else plan.totalvi.adversarial
         if wanted and not self.grown_by_surgery and self.module.n_batch > 1:
             self._adversary = Adversary(self.module, plan)
 
@@ -814,7 +814,7 @@ class ScviTools(nn.Module):
         """Draw the labelled cells that a classifier learns from in this epoch."""
         if self.anatomy.kind.classifier:
             codes = data.labels[:, 0].cpu()
-            self._labelled = Labelled.drawn(data.batches, data.train, codes, per_label=plan.samples_per_label)
+            self._labelled = Labelled.drawn(data.batches, data.train, codes, per_label=plan.scanvi.samples_per_label)
 
     def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         """Let the adversary learn."""
