@@ -43,7 +43,6 @@ from hub_client.nn.training import split
 LABEL = "cell_type_broad"
 REFERENCE_PLAN = Plan(
     epochs=50,
-    pretraining_epochs=35,
     kl_anneal_epochs=50,
     sampling="stratified",
     early_stopping=None,
@@ -99,7 +98,7 @@ FAMILIES = {
         "scPoli",
         architecture={"kind": "scpoli", "hidden": (256,), "latent": 16, "dropout": 0.3},
         encoding={"kind": "embedding", "dim": 5},
-        plan=REFERENCE_PLAN,
+        plan=REFERENCE_PLAN.changed(pretraining_epochs=35),
         ways=("consensus", "mixtures", "expression alone", "Gaussian prototypes", "nearest prototype"),
         more_ways=(
             "50 neighbours",

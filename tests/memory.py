@@ -15,7 +15,7 @@ import hub_client
 from hub_client.manifest import Plan
 from hub_client.models.model import Model
 
-PLAN = Plan(epochs=1, pretraining_epochs=0)
+PLAN = Plan(epochs=1)
 CONDITIONS = {"batch": "batch"}
 OPENED: dict[str, Callable[[Path], Any]] = {
     "path": lambda path: path,

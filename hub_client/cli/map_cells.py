@@ -276,10 +276,12 @@ def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | 
     from hub_client.manifest.plan import Plan
     from hub_client.manifest.reading import read_toml
 
-    plan = read_toml(file, Plan, what="training plan") if file else reference.manifest.query_plan
-    if epochs is None:
-        return plan
-    return Plan.model_validate((plan or Plan()).model_dump() | {"epochs": epochs})
+    kind, plan = reference.manifest.architecture.kind, reference.manifest.query_plan
+    if file:
+        plan = read_toml(file, Plan, what="training plan").checked_for(kind, called=f"--plan {file}")
+    elif plan:
+        plan = plan.only(kind)
+    return plan if epochs is None else (plan or Plan()).changed(epochs=epochs)
 
 
 def _write(adata: AnnData, out: Path) -> None:

@@ -1,6 +1,14 @@
 """What a release says about itself, as pydantic records; no torch here."""
 
-from hub_client.manifest.plan import EarlyStopping, Plan
+from hub_client.manifest.plan import EarlyStopping, ExpiMapOptions, Plan, ScanviOptions, ScPoliOptions, TotalViOptions
 from hub_client.manifest.v1 import Manifest
 
-__all__ = ["EarlyStopping", "Manifest", "Plan"]
+__all__ = [
+    "EarlyStopping",
+    "ExpiMapOptions",
+    "Manifest",
+    "Plan",
+    "ScPoliOptions",
+    "ScanviOptions",
+    "TotalViOptions",
+]

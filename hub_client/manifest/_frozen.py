@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Frozen(BaseModel):
@@ -22,7 +26,7 @@ class Frozen(BaseModel):
 
 def problems(error: ValidationError) -> list[str]:
     """Return one readable line for each problem: where it is, then what is wrong."""
-    return [f"{place(found['loc'])}: {_sentence(found['msg'])}" for found in error.errors(include_url=False)]
+    return [f"{place(found['loc'])}: {_sentence(found)}" for found in error.errors(include_url=False)]
 
 
 def place(parts: Iterable[str | int]) -> str:
@@ -30,6 +34,15 @@ def place(parts: Iterable[str | int]) -> str:
     return ".".join(map(str, parts)) or "the whole"
 
 
-def _sentence(message: str) -> str:
-    text = message.removeprefix("Value error, ")
-    return "not a key of this format" if text == "Extra inputs are not permitted" else text
+def _sentence(found: ErrorDetails) -> str:
+    if template := _SENTENCES.get(found["type"]):
+        return template.format(given=repr(found["input"])[:60], **found.get("ctx", {}))
+    return found["msg"].removeprefix("Value error, ")
+
+
+_SENTENCES = {
+    "extra_forbidden": "not a key of this format",
+    "union_tag_invalid": "unknown kind {tag!r:.60}; known are {expected_tags}",
+    "literal_error": "unknown value {given}; known are {expected}",
+}
+"""How a problem of a type of pydantic's is put, with what pydantic reports of it."""

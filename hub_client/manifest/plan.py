@@ -1,12 +1,28 @@
-"""How to train: what a recipe, a call of ``train`` and a manifest's training record share."""
+"""How to train: what a recipe, a call of ``train`` and a manifest's training record share.
+
+Most of a plan is read by every kind of model; what one kind reads stands in its options. Files of format 1 (manifests,
+recipes, receipts, ``--plan``) hold the options flat, among the plan's other keys, and are read and written so.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from hub_client.manifest._frozen import Frozen
+from hub_client import errors
+from hub_client.manifest._frozen import Frozen, problems
 
 
 class EarlyStopping(Frozen):
@@ -21,8 +37,84 @@ class EarlyStopping(Frozen):
     reduce_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
+class Options(Frozen):
+    """What one kind of model reads of a plan, beside what every kind reads."""
+
+
+class ScPoliOptions(Options):
+    """What scPoli reads of a plan."""
+
+    pretraining_epochs: NonNegativeInt | None = None
+    """scPoli: epochs before prototypes join the loss; None is nine tenths of ``epochs``."""
+    prototype_weight: NonNegativeFloat = 1.0
+    """scPoli's eta."""
+    unlabelled_weight: NonNegativeFloat = 0.0
+    """scPoli: weight of the unlabelled prototypes inside the prototype loss."""
+    unlabelled_clustering: Literal["leiden", "kmeans"] = "leiden"
+    unlabelled_clusters: PositiveInt | None = None
+    """How many clusters k-means makes; needed for k-means only."""
+    leiden_resolution: PositiveFloat = 2.0
+
+
+class ScanviOptions(Options):
+    """What scANVI reads of a plan."""
+
+    classification_weight: NonNegativeFloat = 50.0
+    """scANVI: weight of the classifier's cross-entropy (scvi-tools' ``classification_ratio``)."""
+    samples_per_label: PositiveInt | None = None
+    """scANVI: how many labelled cells of each label the classifier learns from in an epoch, drawn anew in each; None is
+    all."""
+
+
+class TotalViOptions(Options):
+    """What totalVI reads of a plan."""
+
+    adversarial: bool | None = None
+    """totalVI: whether the encoder learns to hide batches from a classifier; None does so for a reference that lacks
+    proteins in some."""
+
+
+class ExpiMapOptions(Options):
+    """What expiMap reads of a plan."""
+
+    group_lasso: NonNegativeFloat = 0.0
+    """expiMap: what the length of each annotated term's weights loses in a step, per learning rate; a term without
+    length is inactive."""
+    group_lasso_scale: tuple[NonNegativeFloat, ...] = ()
+    """expiMap: multiplies ``group_lasso``, one for each annotated term; empty is 1 for all."""
+    soft_mask_l1: NonNegativeFloat = 0.0
+    """expiMap: what weights of genes outside a soft mask lose in a step, per learning rate."""
+    soft_mask_l1_anneal_epochs: NonNegativeInt = 0
+    """expiMap: epochs over which ``soft_mask_l1`` rises; 0 starts at the full penalty."""
+    soft_mask_l1_anneal_every: PositiveInt = 5
+    """expiMap: epochs between two of its rises."""
+    extension_l1: NonNegativeFloat = 0.0
+    """expiMap: what weights of unconstrained extensions lose in a step, per learning rate."""
+    extension_l1_anneal_epochs: NonNegativeInt = 0
+    """expiMap: epochs over which ``extension_l1`` rises; 0 starts at the full penalty."""
+    extension_l1_anneal_every: PositiveInt = 5
+    """expiMap: epochs between two of its rises."""
+    hsic_weight: NonNegativeFloat = 1.0
+    """expiMap: weight of the dependence between unconstrained extensions and the other terms."""
+
+
+def _flat_schema(schema: dict[str, Any]) -> None:
+    """Describe a plan as files have it: flat, and without what is for Python."""
+    schema["description"] = schema["description"].partition("\n")[0]
+    for kind, options in OPTIONS.items():
+        del schema["properties"][kind]
+        schema["properties"] |= options.model_json_schema()["properties"]
+
+
 class Plan(Frozen):
-    """How a model is trained. The defaults are the ones that worked on real data, not scArches'."""
+    """How a model is trained. The defaults are the ones that worked on real data, not scArches'.
+
+    Options of one kind may be given by themselves or among the rest: ``Plan(scpoli=ScPoliOptions(prototype_weight=5))``
+    is ``Plan(prototype_weight=5)``. A model of another kind refuses them, unless they are the defaults.
+    """
+
+    # A model_copy may have options among the rest, or worse: every plan is validated again where it comes in.
+    model_config = ConfigDict(json_schema_extra=_flat_schema, revalidate_instances="always")
 
     epochs: NonNegativeInt = 100
     batch_size: PositiveInt = 128
@@ -43,40 +135,80 @@ class Plan(Frozen):
     """None, or false in TOML, which has no null, trains all epochs."""
     keep_best: bool = True
     """Restore the weights of the best validation epoch."""
-    pretraining_epochs: NonNegativeInt | None = None
-    """scPoli: epochs before prototypes join the loss; None is nine tenths of ``epochs``."""
-    prototype_weight: NonNegativeFloat = 1.0
-    """scPoli's eta."""
-    unlabelled_weight: NonNegativeFloat = 0.0
-    """scPoli: weight of the unlabelled prototypes inside the prototype loss."""
-    unlabelled_clustering: Literal["leiden", "kmeans"] = "leiden"
-    unlabelled_clusters: PositiveInt | None = None
-    """How many clusters k-means makes; needed for k-means only."""
-    leiden_resolution: PositiveFloat = 2.0
-    classification_weight: NonNegativeFloat = 50.0
-    """scANVI: weight of the classifier's cross-entropy (scvi-tools' ``classification_ratio``)."""
-    samples_per_label: PositiveInt | None = None
-    """scANVI: how many labelled cells of each label the classifier learns from in an epoch, drawn anew in each; None is
-    all."""
-    adversarial: bool | None = None
-    """totalVI: whether the encoder learns to hide batches from a classifier; None does so for a reference that lacks
-    proteins in some."""
-    group_lasso: NonNegativeFloat = 0.0
-    """expiMap: what the length of each annotated term's weights loses in a step, per learning rate; a term without
-    length is inactive."""
-    group_lasso_scale: tuple[NonNegativeFloat, ...] = ()
-    """expiMap: multiplies ``group_lasso``, one for each annotated term; empty is 1 for all."""
-    soft_mask_l1: NonNegativeFloat = 0.0
-    """expiMap: what weights of genes outside a soft mask lose in a step, per learning rate."""
-    soft_mask_l1_anneal_epochs: NonNegativeInt = 0
-    """expiMap: epochs over which ``soft_mask_l1`` rises; 0 starts at the full penalty."""
-    soft_mask_l1_anneal_every: PositiveInt = 5
-    """expiMap: epochs between two of its rises."""
-    extension_l1: NonNegativeFloat = 0.0
-    """expiMap: what weights of unconstrained extensions lose in a step, per learning rate."""
-    extension_l1_anneal_epochs: NonNegativeInt = 0
-    """expiMap: epochs over which ``extension_l1`` rises; 0 starts at the full penalty."""
-    extension_l1_anneal_every: PositiveInt = 5
-    """expiMap: epochs between two of its rises."""
-    hsic_weight: NonNegativeFloat = 1.0
-    """expiMap: weight of the dependence between unconstrained extensions and the other terms."""
+    scpoli: ScPoliOptions = ScPoliOptions()
+    scanvi: ScanviOptions = ScanviOptions()
+    totalvi: TotalViOptions = TotalViOptions()
+    expimap: ExpiMapOptions = ExpiMapOptions()
+
+    def changed(self, **fields: Any) -> Self:
+        """Return a copy with other fields, validated as a whole; options may stand among the rest.
+
+        Raises
+        ------
+        ManifestError
+            If a field is unknown, or not what it may be.
+        """
+        try:
+            return type(self).model_validate({**self.__dict__, **fields})
+        except ValidationError as error:
+            raise errors.ManifestError("the plan is not valid:", problems=problems(error)) from None
+
+    def only(self, kind: str) -> Self:
+        """Return the plan without other kinds' options: what training a model of this kind reads."""
+        return self.changed(**{other: options() for other, options in OPTIONS.items() if other != kind})
+
+    def checked_for(self, kind: str, *, called: str = "the plan") -> Self:
+        """Return the plan, validated again, for a model of this kind; ``called`` is its name in errors.
+
+        Raises
+        ------
+        InvalidInput
+            If it sets what only another kind reads; ``facts`` has each such option.
+        ManifestError
+            If it is no valid plan, as a ``model_copy`` may be.
+        """
+        plan = self.changed()
+        foreign = {name: value for name, value in plan.chosen_options().items() if OWNERS[name] != kind}
+        if not foreign:
+            return plan
+        others = [f"{name} (of {OWNERS[name]})" for name in foreign]
+        own = [name for name, owner in OWNERS.items() if owner == kind]
+        raise errors.InvalidInput(
+            f"{called} sets {errors.names(others, shown=len(others))}, which {kind} does not read. Beside what every "
+            f"kind reads, {kind} reads {errors.names(own, shown=len(own)) or 'nothing'}: leave out what it does not.",
+            facts=foreign,
+        )
+
+    def chosen_options(self) -> dict[str, Any]:
+        """Return every option that is not at its default, of whichever kind."""
+        chosen = [getattr(self, kind).model_dump(exclude_defaults=True) for kind in OPTIONS]
+        return {name: value for options in chosen for name, value in options.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_kind(cls, given: Any) -> Any:
+        """Gather options that stand among the rest, as in format 1, under the kinds that read them."""
+        if not isinstance(given, dict):
+            return given
+        if strangers := [kind for kind in OPTIONS if kind in given and not isinstance(given[kind], OPTIONS[kind])]:
+            raise ValueError(f"{errors.names(strangers)} cannot be a key: options stand among the plan's other keys")
+        plan = {name: value for name, value in given.items() if name not in OWNERS}
+        for name in given.keys() & OWNERS.keys():
+            kind = OWNERS[name]
+            plan[kind] = {**dict(plan.get(kind, ())), name: given[name]}
+        return plan
+
+    @model_serializer(mode="wrap")
+    def _flat(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields as format 1 has them: options among the rest."""
+        plan: dict[str, Any] = nested(self)
+        options = [plan.pop(kind) for kind in OPTIONS if kind in plan]
+        return plan | {name: value for fields in options for name, value in fields.items()}
+
+
+OPTIONS: dict[str, type[Options]] = {
+    name: type(field.default) for name, field in Plan.model_fields.items() if isinstance(field.default, Options)
+}
+"""Kind of model to the options it reads; kinds that are not here read nothing of their own."""
+OWNERS = {name: kind for kind, options in OPTIONS.items() for name in options.model_fields}
+"""Option to the kind of model that reads it."""

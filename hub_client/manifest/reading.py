@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hub_client import errors
+from hub_client._version import __version__
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import place, problems
 from hub_client.manifest.migrations import MIGRATIONS
@@ -40,7 +41,8 @@ def read_manifest(data: bytes | str, *, source: str) -> Manifest:
     Raises
     ------
     ManifestError
-        If it is not JSON, is of a newer major format, or does not state what its format asks.
+        If it is not JSON, is of a newer major format, or does not state what its format asks. Where its format is
+        newer, the message states which archzoo reads it.
     """
     raw, version = _parse(data, source=source)
     unknown: dict[str, Any] = {}
@@ -98,10 +100,35 @@ def _validated(raw: dict[str, Any], *, source: str) -> Manifest:
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
-        lines = explained(error, Manifest)
-        raise errors.ManifestError(
-            f"{source} is not a valid manifest of format {raw['schema_version']}:", path=source, problems=lines
-        ) from None
+        newer = _newer_minor(raw["schema_version"])
+        message = _needs_newer(raw) if newer else f"is not a valid manifest of format {raw['schema_version']}:"
+        raise errors.ManifestError(f"{source} {message}", path=source, problems=explained(error, Manifest)) from None
+
+
+def _needs_newer(raw: dict[str, Any]) -> str:
+    """Return which archzoo reads a manifest of a newer minor format that has values this one does not know."""
+    version, trained_with = raw["schema_version"], _newer_archzoo(raw)
+    wanted = f"one that reads format {version}: pip install --upgrade archzoo"
+    if trained_with:
+        wanted = f'{trained_with}, which trained it, or newer: pip install --upgrade "archzoo>={trained_with}"'
+    return (
+        f"is of format {version} and needs a newer archzoo: this one, {__version__}, reads format {SCHEMA_VERSION} and "
+        f"not what is listed below. Install {wanted}."
+    )
+
+
+def _newer_archzoo(raw: dict[str, Any]) -> str | None:
+    """Return the version of archzoo in the training record if it is one newer than this."""
+    record: Any = raw
+    for key in ("training", "versions", "archzoo"):
+        record = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(record, str) or not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){2}", record):
+        return None
+    return record if _numbers(record) > _numbers(__version__) else None
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def _without_unknown(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

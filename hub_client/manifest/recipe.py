@@ -301,7 +301,7 @@ class Recipe(Frozen):
         _check_gates(self)
         _check_programs(self)
         _check_proteins(self)
-        _check_pretraining(self)
+        _check_plans(self)
         _check_ontologies(self)
         return self
 
@@ -341,9 +341,13 @@ def _check_proteins(recipe: Recipe) -> None:
         raise ValueError(f"datasets.proteins are for {owners}, and {owners} needs them in one data set at least")
 
 
-def _check_pretraining(recipe: Recipe) -> None:
-    if recipe.pretraining is not None and recipe.architecture.starts_from is None:
+def _check_plans(recipe: Recipe) -> None:
+    kind, start = recipe.architecture.kind, recipe.architecture.starts_from
+    if recipe.pretraining is not None and start is None:
         raise ValueError("pretraining is for scanvi, which can start from a scVI")
+    for key, trained in {"plan": kind, "pretraining": start.kind if start else kind, "query_plan": kind}.items():
+        if plan := getattr(recipe, key):
+            plan.checked_for(trained, called=key)
 
 
 def _check_ontologies(recipe: Recipe) -> None:

@@ -25,7 +25,7 @@ from hub_client.models.architectures import Start
 from hub_client.models.impute import impute_proteins, write_proteins
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
-from hub_client.models.train import query_plan, train
+from hub_client.models.train import checked_plan, query_plan, train
 from hub_client.nn.training import History
 from hub_client.programs.enrichment import scores_at, write_scores
 
@@ -133,6 +133,7 @@ def map_query(
     >>> mapping = hub_client.map_query(adata, "pbmc-scpoli", conditions={"batch": "donor"})  # doctest: +SKIP
     >>> mapping.adata.obs["cell_type_pred"]  # doctest: +SKIP
     """
+    reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)
     settings = MappingSettings.model_construct(  # each verb checks what it is given, with a message of its own
         conditions=conditions or None,
         labels=labels or None,
@@ -141,14 +142,13 @@ def map_query(
         size_factor=size_factor,
         proteins=proteins,
         start=start,
-        plan=plan,
+        plan=None if plan is None else checked_plan(plan, reference),
         seed=seed,
         unknown_above=unknown_above,
         accelerator=accelerator,
         devices=devices,
         precision=precision,
     )
-    reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)
     return _mapped(open_query.opened(adata), reference, settings, progress=progress)
 
 

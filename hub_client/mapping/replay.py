@@ -91,7 +91,8 @@ def replay(
     reference = _reference(receipt, hub, model)
     if changed := _changed_query(receipt, query, reference):
         return Replay(None, changed)
-    settings = dict(receipt.asked) | ({} if seed is None else {"seed": seed})
+    kept = receipt.asked.plan and receipt.asked.plan.only(reference.manifest.architecture.kind)
+    settings = dict(receipt.asked) | {"plan": kept} | ({} if seed is None else {"seed": seed})
     with same_threads():
         torch.set_num_threads(threads or torch.get_num_threads())
         new = map_query(query, reference, **settings, progress=progress).receipt

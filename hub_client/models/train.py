@@ -53,12 +53,12 @@ def train(
     Raises
     ------
     InvalidInput
-        If the cells are not aligned, there is nothing to train, the loss becomes NaN (the model is then as it was
-        before), or the devices or the precision are not to be had.
+        If the cells are not aligned, there is nothing to train, the plan sets what only another kind of model reads,
+        the loss becomes NaN (the model is then as it was before), or the devices or the precision are not to be had.
     VocabularyError
         If the cells have conditions that the model does not know.
     """
-    plan = query_plan(model) if plan is None else _checked(plan)
+    plan = query_plan(model) if plan is None else checked_plan(plan, model)
     runtime = Runtime(accelerator=accelerator, devices=devices, precision=precision, progress=progress)
     unit = "squared error" if model.manifest.input.kind == "log1p" else "nats"
     history = replace(model.network.fit(aligned(cells), plan, seed=seed, runtime=runtime), reconstruction_unit=unit)
@@ -77,9 +77,18 @@ def train(
     return history
 
 
-def _checked(plan: object) -> Plan:
+def checked_plan(plan: object, model: Model) -> Plan:
+    """Return a caller's plan if this model reads all that it sets.
+
+    Raises
+    ------
+    InvalidInput
+        If it is no plan, or sets what only another kind of model reads.
+    ManifestError
+        If it is a plan with values that it cannot have.
+    """
     if isinstance(plan, Plan):
-        return plan
+        return plan.checked_for(model.manifest.architecture.kind)
     raise errors.InvalidInput(
         f"the plan is a {type(plan).__name__}; pass a hub_client.manifest.Plan, as in Plan(epochs=20).",
         facts={"plan": plan},
@@ -87,10 +96,13 @@ def _checked(plan: object) -> Plan:
 
 
 def query_plan(model: Model) -> Plan:
-    """Return the plan that the reference's maker recommends for queries, or the defaults."""
+    """Return the plan that the reference's maker recommends for queries, or the defaults.
+
+    What it sets for other kinds of models, as older releases may, is left out.
+    """
     surgical = model.manifest.lineage is not None and model.manifest.lineage.relation == "surgery"
     recommended = model.manifest.query_plan if surgical else None
-    return recommended or Plan()
+    return (recommended or Plan()).only(model.manifest.architecture.kind)
 
 
 def versions(*also: str) -> dict[str, str]:

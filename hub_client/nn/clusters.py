@@ -48,7 +48,7 @@ def _kmeans(latent: NDArray[np.float32], count: int | None, resolution: float, s
     from sklearn.cluster import KMeans
 
     if count is None:
-        raise errors.InvalidInput("k-means needs a number of clusters: set Plan.unlabelled_clusters.")
+        raise errors.InvalidInput("k-means needs a number of clusters: set the plan's unlabelled_clusters.")
     found: Codes = KMeans(n_clusters=count, random_state=seed, n_init=10).fit_predict(latent).astype(np.int64)
     return found
 

@@ -42,6 +42,9 @@ def cells(batch: str, *, count: int, seed: int, dropped: int = 0) -> AnnData:
     return adata[:, dropped:].copy()
 
 
+PLAN = {"epochs": 6, "learning_rate": 0.01, "kl_anneal_epochs": 6}
+
+
 def recipe(data: Path, **changes: Any) -> Recipe:
     """Write two data sets into a folder and return a recipe of them."""
     parts = {"one": cells("b1", count=260, seed=1), "two": cells("b2", count=140, seed=2, dropped=2)}
@@ -79,7 +82,7 @@ def described(parts: dict[str, AnnData]) -> dict[str, Any]:
         "conditions": [{"key": "batch", "encoding": {"kind": "embedding", "dim": 2}}],
         "labels": [{"key": "cell_type", "ontology": {"B": "CL:0000236", "T": "CL:0000084"}, "without_id": ["NK"]}],
         "architecture": {"kind": "scpoli", "hidden": [16], "latent": 4},
-        "plan": {"epochs": 6, "pretraining_epochs": 3, "learning_rate": 0.01, "kl_anneal_epochs": 6},
+        "plan": PLAN | {"pretraining_epochs": 3},
         "holdout": {"fraction": 0.25},
         "gates": [{"level": "cell_type", "metric": "accuracy", "at_least": 0.8}],
         "test_cells": 5,
@@ -329,7 +332,7 @@ def test_labels_transferred_from_neighbours_come_out_the_same_after_loading(tmp_
 def test_a_model_without_a_classifier_takes_its_labels_from_the_atlas(tmp_path: Path, transfer: str) -> None:
     one_hot = [{"key": "batch", "encoding": {"kind": "one-hot"}}]
     trvae = {"kind": "trvae", "hidden": [16], "latent": 4}
-    wanted = recipe(tmp_path, architecture=trvae, conditions=one_hot, trust={"transfer": transfer})
+    wanted = recipe(tmp_path, architecture=trvae, plan=PLAN, conditions=one_hot, trust={"transfer": transfer})
     model = Model.load(build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False))
     verify(model)
     (calibration,) = model.manifest.trust.calibrations
@@ -517,6 +520,7 @@ def with_programs(data: Path, *, more: Mapping[str, Any] = {}, panel: Any = None
         programs=programs | said | rules,
         panel=panel or {"size": 30, "exclude": ["^MT-"]},
         architecture={"kind": "expimap", "hidden": [16]},
+        plan=PLAN,
         conditions=[{"key": "batch", "encoding": {"kind": "one-hot"}}],
         trust={"transfer": "consensus"},
         gates=[],

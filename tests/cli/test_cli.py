@@ -404,6 +404,10 @@ def test_map_reports_slips_before_training(run: Run, folder: Path, tmp_path: Pat
     plan.write_text("epoch = 3")
     wrong = run(*words, "--plan", plan)
     assert wrong.code == 7 and "epochs" in wrong.err
+    plan.write_text("epochs = 3\ngroup_lasso = 0.5")
+    foreign = run(*words, "--plan", plan)
+    assert foreign.code == 2
+    assert "plan.toml sets group_lasso (of expimap), which scpoli does not read" in " ".join(foreign.err.split())
     assert not (tmp_path / "mapped.h5ad").exists()
 
 

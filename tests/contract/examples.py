@@ -64,7 +64,7 @@ VARIANTS: dict[str, Manifest] = {
     ),
 }
 EXAMPLES = {kind: manifest(kind) for kind in ARCHITECTURES} | VARIANTS
-SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)
+SHORT = Plan(epochs=3, batch_size=64, kl_anneal_epochs=0)
 
 
 def untrained(example: str, *, seed: int = 0) -> Model:

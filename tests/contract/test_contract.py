@@ -186,8 +186,7 @@ def test_embed_of_no_cells(example: str) -> None:
 @every
 def test_an_epoch_lowers_the_loss(example: str) -> None:
     model = untrained(example)
-    plan = SHORT.model_copy(update={"pretraining_epochs": SHORT.epochs})
-    history = train(model, cells_for(model.manifest), plan=plan, progress=False, accelerator="cpu")
+    history = train(model, cells_for(model.manifest), plan=SHORT, progress=False, accelerator="cpu")
     for split in ("train", "validation"):
         losses = history.epochs[f"{split}_unweighted"]
         assert losses[1] < losses[0]

@@ -262,6 +262,49 @@ def test_a_newer_minor_must_still_be_valid() -> None:
         read_manifest(encoded(newer | {"version": "one"}), source="1.3.json")
 
 
+NEWER = {
+    "a kind of architecture": ({"architecture": {"kind": "linear", "rank": 3}}, "architecture: unknown kind 'linear'"),
+    "a kind of encoding": (
+        {"conditions": [examples.fields()["conditions"][0] | {"encoding": {"kind": "spline"}}]},
+        "conditions.0.encoding: unknown kind 'spline'; known are 'one-hot', 'embedding'",
+    ),
+    "a value": ({"suspension_type": "organoid"}, "suspension_type: unknown value 'organoid'; known are 'cell'"),
+    "a label rule": (
+        {"trust": {"calibrations": [{"level": "cell_type", "temperature": 1, "transfer": "cosine"}]}},
+        "trust.calibrations.0.transfer: unknown value 'cosine'; known are 'prototypes'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NEWER)
+def test_what_a_newer_minor_added_needs_a_newer_archzoo(what: str) -> None:
+    changes, line = NEWER[what]
+    newer = json.loads((KEPT / "1.3.json").read_bytes()) | changes
+    with pytest.raises(errors.ManifestError, match=r"is of format 1\.3 and needs a newer archzoo") as caught:
+        read_manifest(encoded(newer), source="1.3.json")
+    assert "reads format 1.0 and not what is listed below. Install one that reads format 1.3: pip" in str(caught.value)
+    (problem,) = caught.value.problems
+    assert problem.startswith(line)
+    with pytest.raises(errors.ManifestError, match=r"is not a valid manifest of format 1\.0:"):
+        read_manifest(encoded(newer | {"schema_version": "1.0"}), source="1.0.json")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "wanted"),
+    [
+        ("9.2.0", 'Install 9.2.0, which trained it, or newer: pip install --upgrade "archzoo>=9.2.0".'),
+        ("0.0.1", "Install one that reads format 1.3: pip install --upgrade archzoo."),
+        ("9.0; rm", "Install one that reads format 1.3: pip install --upgrade archzoo."),
+        (["9.2.0"], "Install one that reads format 1.3: pip install --upgrade archzoo."),
+    ],
+)
+def test_the_archzoo_that_trained_a_newer_manifest_is_named(recorded: object, wanted: str) -> None:
+    newer = json.loads((KEPT / "1.3.json").read_bytes()) | {"architecture": {"kind": "linear"}}
+    with pytest.raises(errors.ManifestError) as caught:
+        read_manifest(encoded(newer | {"training": {"versions": {"archzoo": recorded}}}), source="1.3.json")
+    assert wanted in str(caught.value)
+
+
 def test_a_newer_major_is_refused_by_name() -> None:
     with pytest.raises(errors.ManifestError, match=r"format 2\.0.*newer archzoo") as caught:
         read_manifest((KEPT / "2.0.json").read_bytes(), source="2.0.json")

@@ -132,12 +132,31 @@ def test_not_toml_names_the_line(tmp_path: Path) -> None:
             "gates name the label levels celltype",
         ),
         ("[architecture]", "[[gates]]\nlevel = 'cell_type'\nmetric = 'f2'\nat_least = 0.5\n[architecture]", "gates.0"),
+        (
+            "[architecture]",
+            "[plan]\ngroup_lasso = 1\n[architecture]",
+            "plan sets group_lasso (of expimap), which scpoli",
+        ),
+        (
+            "[architecture]",
+            "[query_plan]\nadversarial = true\n[architecture]",
+            "query_plan sets adversarial (of totalvi)",
+        ),
+        ("[architecture]", "[plan]\nhsic_weights = 1\n[architecture]", "did you mean hsic_weight, "),
         ("[architecture]", "[holdout]\nfraction = 0.0\n[architecture]", "holdout.fraction"),
     ],
 )
 def test_problems_say_where_they_are(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in SMALL
     assert said in problem(tmp_path, SMALL.replace(old, new, 1))
+
+
+def test_the_scvi_that_a_scanvi_starts_from_reads_no_options_of_scanvi(fields: dict[str, Any]) -> None:
+    fields |= {"architecture": {"kind": "scanvi"}, "atlas": True, "trust": {"transfer": "network"}}
+    of_scanvi = {"samples_per_label": 100}
+    assert Recipe.model_validate(fields | {"plan": of_scanvi}).plan.scanvi.samples_per_label == 100
+    with pytest.raises(ValueError, match=r"pretraining sets samples_per_label \(of scanvi\), which scvi does not read"):
+        Recipe.model_validate(fields | {"pretraining": of_scanvi})
 
 
 def test_rename_is_for_known_levels(tmp_path: Path) -> None:

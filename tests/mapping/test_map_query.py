@@ -24,7 +24,7 @@ from hub_client.models.model import Model
 from hub_client.programs.enrichment import written_scores
 from tests import simulated
 
-PLAN = Plan(epochs=3, pretraining_epochs=2)
+PLAN = Plan(epochs=3)
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +220,9 @@ def test_things_of_another_kind_are_named(reference: Model, query: anndata.AnnDa
         "pass hub_client.pull..pbmc-scpoli": lambda: hub_client.align(query, "pbmc-scpoli"),
         "not by a int": lambda: hub_client.map_query(query, 3),
         "Plan.epochs=20": lambda: hub_client.train(reference, cells, plan={"epochs": 2}),
+        "group_lasso .of expimap., which scpoli": lambda: hub_client.map_query(
+            query, reference, plan=PLAN.changed(group_lasso=1)
+        ),
         "conditions= is a str; write": lambda: hub_client.map_query(query, reference, conditions="batch"),
         "labels= is a list; write": lambda: hub_client.map_query(query, reference, labels=["cell_type"]),
         "batch_size is 0": lambda: hub_client.embed(reference, cells, batch_size=0),

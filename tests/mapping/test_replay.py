@@ -102,6 +102,16 @@ def test_another_number_of_threads_is_named(mapping: Mapping, query: anndata.Ann
         replay(mapping.receipt, query, hub=hub, threads=0)
 
 
+def test_a_plan_of_old_with_options_of_other_kinds_is_replayed(
+    mapping: Mapping, query: anndata.AnnData, hub: Hub
+) -> None:
+    """They were recorded once although nothing read them."""
+    asked = mapping.receipt.asked.model_copy(update={"plan": SHORT.changed(group_lasso=9.0)})
+    found = replay(mapping.receipt.model_copy(update={"asked": asked}), query, hub=hub, progress=False)
+    assert found.same
+    assert [(d.what, d.before, d.after) for d in found.differences] == [("asked.plan.group_lasso", 9.0, 0.0)]
+
+
 def test_other_cells_are_told_without_a_run(mapping: Mapping, query: anndata.AnnData, hub: Hub) -> None:
     other = query.copy()
     other.X.data[5] += 1

@@ -59,6 +59,24 @@ def test_queries_train_as_their_reference_recommends() -> None:
     assert grown.manifest.training.plan == recommended
 
 
+def test_what_only_another_kind_reads_is_refused_before_anything_moves() -> None:
+    model = Model.build(manifest("trvae"))
+    before = {name: tensor.clone() for name, tensor in model.tensors().items()}
+    plan = Plan(epochs=1, prototype_weight=50, group_lasso=9, adversarial=True)
+    with pytest.raises(errors.InvalidInput, match=r"prototype_weight.*adversarial.*group_lasso.*trvae") as caught:
+        train(model, cells_for(model.manifest), plan=plan, progress=False, accelerator="cpu")
+    assert caught.value.facts == {"prototype_weight": 50, "group_lasso": 9, "adversarial": True}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.tensors().items())
+    assert model.manifest.training.plan is None
+
+
+def test_a_recommendation_of_old_that_its_network_does_not_read_is_left_out() -> None:
+    recommended = Plan(epochs=2, prototype_weight=50)
+    model = Model.build(manifest("trvae").changed(query_plan=recommended))
+    query = cells_for(model.manifest, QUERY, cells=80, labelled=False)
+    assert query_plan(surgery(model, query)) == Plan(epochs=2)
+
+
 def test_a_query_without_a_recommendation_trains_by_default() -> None:
     model = Model.build(manifest())
     assert query_plan(surgery(model, cells_for(model.manifest, QUERY, cells=80))) == Plan()

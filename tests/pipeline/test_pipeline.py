@@ -19,7 +19,7 @@ from hub_client.models.model import Model
 from tests import simulated
 from tests.pipeline import hubs
 
-PLAN = Plan(epochs=3, pretraining_epochs=2)
+PLAN = Plan(epochs=3)
 
 
 @pytest.fixture(params=sorted(hubs.KINDS))

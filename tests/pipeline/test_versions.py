@@ -32,7 +32,7 @@ from tests.releases import contents
 
 ROOT = Path(__file__).parents[2]
 REPO = "lab-a/blood"
-PLAN = Plan(epochs=3, pretraining_epochs=2)
+PLAN = Plan(epochs=3)
 MAPPING: dict[str, Any] = {"conditions": {"batch": "batch"}, "plan": PLAN, "accelerator": "cpu", "progress": False}
 
 pytestmark = pytest.mark.slow

@@ -278,7 +278,7 @@ class ExpiMap(OneHotVae):
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0, the dependence has the plan's."""
-        return super().objective(plan, epoch) | {"hsic_weight": plan.hsic_weight}
+        return super().objective(plan, epoch) | {"hsic_weight": plan.expimap.hsic_weight}
 
     @torch.no_grad()
     def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
@@ -291,35 +291,36 @@ class ExpiMap(OneHotVae):
         self, program: MaskedLinear, block: tuple[Term, ...], plan: Plan, *, learning_rate: float, epoch: int
     ) -> None:
         outside = (
-            plan.soft_mask_l1
+            plan.expimap.soft_mask_l1
             * learning_rate
-            * share(epoch, epochs=plan.soft_mask_l1_anneal_epochs, every=plan.soft_mask_l1_anneal_every)
+            * share(epoch, epochs=plan.expimap.soft_mask_l1_anneal_epochs, every=plan.expimap.soft_mask_l1_anneal_every)
         )
         anywhere = (
-            plan.extension_l1
+            plan.expimap.extension_l1
             * learning_rate
-            * share(epoch, epochs=plan.extension_l1_anneal_epochs, every=plan.extension_l1_anneal_every)
+            * share(epoch, epochs=plan.expimap.extension_l1_anneal_epochs, every=plan.expimap.extension_l1_anneal_every)
         )
         free = sum(term.kind == "unconstrained" for term in block)
         masked, unmasked = torch.split(program.weight, [len(block) - free, free], dim=1)
         if program.soft and outside:
             soft_threshold_(masked, outside, allowed=program.mask[:, : len(block) - free])
-        if block[0].kind == "annotated" and plan.group_lasso:
+        if block[0].kind == "annotated" and plan.expimap.group_lasso:
             scale = self._lasso_scale(plan, len(block))
-            group_lasso_(masked, plan.group_lasso * learning_rate, scale=scale)
+            group_lasso_(masked, plan.expimap.group_lasso * learning_rate, scale=scale)
         if anywhere:
             soft_threshold_(unmasked, anywhere)
 
     def _lasso_scale(self, plan: Plan, terms: int) -> Tensor | None:
-        if not plan.group_lasso_scale:
+        scale = plan.expimap.group_lasso_scale
+        if not scale:
             return None
-        if len(plan.group_lasso_scale) != terms:
+        if len(scale) != terms:
             raise errors.InvalidInput(
-                f"group_lasso_scale (omega) has {len(plan.group_lasso_scale):,} numbers for {terms:,} annotated terms; "
+                f"group_lasso_scale (omega) has {len(scale):,} numbers for {terms:,} annotated terms; "
                 "give one for each, in the manifest's order.",
-                facts={"group_lasso_scale": len(plan.group_lasso_scale), "terms": terms},
+                facts={"group_lasso_scale": len(scale), "terms": terms},
             )
-        return torch.tensor(plan.group_lasso_scale, device=next(self.parameters()).device)
+        return torch.tensor(scale, device=next(self.parameters()).device)
 
     # --- inference ---------------------------------------------------------------------------------------------------
 

@@ -170,18 +170,18 @@ class ScPoli(ConditionalVae):
     def first_judged_epoch(self, plan: Plan, data: Split) -> int:
         """Return the first epoch with prototypes in the loss, which then has another value; without them, 0."""
         labelled = bool((data.labels >= 0).any())
-        join = self._pretraining(plan) if labelled or plan.unlabelled_weight else 0
+        join = self._pretraining(plan) if labelled or plan.scpoli.unlabelled_weight else 0
         return join if join < plan.epochs else 0
 
     def _pretraining(self, plan: Plan) -> int:
-        return int(0.9 * plan.epochs) if plan.pretraining_epochs is None else plan.pretraining_epochs
+        return int(0.9 * plan.epochs) if plan.scpoli.pretraining_epochs is None else plan.scpoli.pretraining_epochs
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0, prototypes join after pretraining."""
         joined = epoch >= self._pretraining(plan)
         return super().objective(plan, epoch) | {
-            "prototype_weight": plan.prototype_weight if joined else 0.0,
-            "unlabelled_weight": plan.unlabelled_weight if joined else 0.0,
+            "prototype_weight": plan.scpoli.prototype_weight if joined else 0.0,
+            "unlabelled_weight": plan.scpoli.unlabelled_weight if joined else 0.0,
         }
 
     def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:
@@ -199,14 +199,14 @@ class ScPoli(ConditionalVae):
         if epoch == self._pretraining(plan):
             latent = self.means(data.batches, index=data.train)
             self._place(latent, data.labels)
-            if plan.unlabelled_weight and bool((data.labels < 0).any()):
+            if plan.scpoli.unlabelled_weight and bool((data.labels < 0).any()):
                 self._place_unlabelled(latent, plan, seed=int(torch.randint(2**31, ())))
 
     def after_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Move labelled prototypes to their cells' means, unlabelled ones one step down their loss."""
         for table in self._embedding_tables():
             table.shorten()
-        steps_unlabelled = bool(len(self.unlabelled) and plan.unlabelled_weight)
+        steps_unlabelled = bool(len(self.unlabelled) and plan.scpoli.unlabelled_weight)
         if epoch >= self._pretraining(plan) and (self._moves(data.labels) or steps_unlabelled):
             latent = self.means(data.batches, index=data.train)
             self._place(latent, data.labels)
@@ -235,9 +235,9 @@ class ScPoli(ConditionalVae):
     def _place_unlabelled(self, latent: Tensor, plan: Plan, *, seed: int) -> None:
         codes = clusters(
             latent.cpu().numpy(),
-            method=plan.unlabelled_clustering,
-            count=plan.unlabelled_clusters,
-            resolution=plan.leiden_resolution,
+            method=plan.scpoli.unlabelled_clustering,
+            count=plan.scpoli.unlabelled_clusters,
+            resolution=plan.scpoli.leiden_resolution,
             seed=seed,
         )
         groups = torch.from_numpy(codes).to(latent.device)

@@ -47,12 +47,12 @@ class ScANVI(ScviTools):
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0, the classifier has the plan's."""
-        return super().objective(plan, epoch) | {"classification_weight": plan.classification_weight}
+        return super().objective(plan, epoch) | {"classification_weight": plan.scanvi.classification_weight}
 
     def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Draw the labelled cells that the classifier learns from in this epoch."""
         codes = data.labels[:, 0].cpu()
-        self._labelled = Labelled.drawn(data.batches, data.train, codes, per_label=plan.samples_per_label)
+        self._labelled = Labelled.drawn(data.batches, data.train, codes, per_label=plan.scanvi.samples_per_label)
 
     def after_training(self, plan: Plan, data: Split) -> None:
         """Let go of the data."""

@@ -65,7 +65,7 @@ class TotalVI(ScviTools):
 
     def before_training(self, plan: Plan, data: Split) -> None:
         """Make an adversary of the batches where a reference lacks proteins in some."""
-        wanted = self._lacks_proteins() if plan.adversarial is None else plan.adversarial
+        wanted = self._lacks_proteins() if plan.totalvi.adversarial is None else plan.totalvi.adversarial
         if wanted and not self.grown_by_surgery and self.module.n_batch > 1:
             self._adversary = Adversary(self.module, plan)
 

@@ -1,0 +1,160 @@
+"""Plans: what each kind of model reads, and the flat way in which files of format 1 have it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hub_client import errors
+from hub_client.manifest.configs import ArchitectureConfig
+from hub_client.manifest.plan import (
+    OPTIONS,
+    OWNERS,
+    EarlyStopping,
+    ExpiMapOptions,
+    Plan,
+    ScanviOptions,
+    ScPoliOptions,
+    TotalViOptions,
+)
+from hub_client.manifest.reading import read_manifest
+from hub_client.manifest.receipts import read_receipt
+from hub_client.manifest.recipe import Recipe
+from tests import examples
+
+KEPT = Path(__file__).parents[1] / "manifests"
+FOREIGN = {"prototype_weight": 50.0, "group_lasso": 9.0, "adversarial": True}
+NESTED = Plan(
+    scpoli=ScPoliOptions(prototype_weight=50),
+    totalvi=TotalViOptions(adversarial=True),
+    expimap=ExpiMapOptions(group_lasso=9),
+)
+
+
+def test_options_may_stand_among_the_rest() -> None:
+    assert Plan(**FOREIGN) == NESTED
+    assert Plan(scanvi=ScanviOptions(classification_weight=7), samples_per_label=9).scanvi == ScanviOptions(
+        classification_weight=7, samples_per_label=9
+    )
+
+
+def test_a_plan_is_written_flat_and_read_again() -> None:
+    flat = json.loads(NESTED.model_dump_json())
+    assert flat == NESTED.model_dump(mode="json") and flat | FOREIGN == flat
+    assert flat.keys() == (Plan.model_fields.keys() - OPTIONS.keys()) | OWNERS.keys()
+    assert Plan.model_validate(flat) == NESTED
+
+
+def test_every_option_is_of_a_kind_of_architecture() -> None:
+    kinds = {config.model_fields["kind"].default for config in ArchitectureConfig.__args__[0].__args__}  # type: ignore[attr-defined]
+    assert set(OPTIONS) == set(OWNERS.values()) < kinds
+    assert len(OWNERS) == sum(len(options.model_fields) for options in OPTIONS.values())
+
+
+@pytest.mark.parametrize("kind", ["trvae", "scvi", "scpoli", "scanvi", "totalvi", "expimap"])
+@pytest.mark.parametrize("name", OWNERS)
+def test_an_option_is_refused_by_name_where_its_kind_is_another(name: str, kind: str) -> None:
+    default = OPTIONS[OWNERS[name]].model_fields[name].default
+    others: dict[str, Any] = {"unlabelled_clustering": "kmeans", "adversarial": True, "group_lasso_scale": (1.0, 2.0)}
+    value = others.get(name, 7)
+    assert Plan(**{name: default}).checked_for(kind) == Plan()
+    plan = Plan(epochs=3, **{name: value})
+    if kind == OWNERS[name]:
+        assert plan.checked_for(kind) == plan == plan.only(kind)
+        return
+    with pytest.raises(errors.InvalidInput, match=rf"sets {name} \(of {OWNERS[name]}\), which {kind} does") as caught:
+        plan.checked_for(kind)
+    assert caught.value.facts == {name: value}
+    assert plan.only(kind) == Plan(epochs=3)
+
+
+def test_the_refusal_names_all_and_what_the_kind_reads() -> None:
+    with pytest.raises(errors.InvalidInput, match="Beside what every kind reads, trvae reads nothing") as caught:
+        NESTED.checked_for("trvae")
+    assert caught.value.facts == FOREIGN
+    with pytest.raises(errors.InvalidInput, match="totalvi reads adversarial: leave out") as caught:
+        NESTED.checked_for("totalvi")
+    assert caught.value.facts == {"prototype_weight": 50, "group_lasso": 9}
+    with pytest.raises(errors.InvalidInput, match=r"^query_plan sets"):
+        NESTED.checked_for("scvi", called="query_plan")
+
+
+def test_a_change_is_validated_and_may_be_flat() -> None:
+    changed = Plan(epochs=3, group_lasso=1).changed(soft_mask_l1=2, epochs=4)
+    assert changed == Plan(epochs=4, expimap=ExpiMapOptions(group_lasso=1, soft_mask_l1=2))
+    with pytest.raises(errors.ManifestError, match="epoch: not a key"):
+        changed.changed(epoch=1)
+    with pytest.raises(errors.ManifestError, match=r"expimap\.soft_mask_l1: .*greater than or equal to 0"):
+        changed.changed(soft_mask_l1=-1)
+
+
+def test_what_a_model_copy_sets_flat_counts() -> None:
+    copy = Plan(epochs=3).model_copy(update={"soft_mask_l1": 1.0})
+    assert copy.checked_for("expimap") == Plan(epochs=3, soft_mask_l1=1.0)
+    assert examples.manifest(query_plan=copy).query_plan == Plan(epochs=3, soft_mask_l1=1.0)
+    with pytest.raises(errors.InvalidInput, match="soft_mask_l1"):
+        copy.checked_for("trvae")
+    with pytest.raises(errors.ManifestError, match="soft_mask: not a key"):
+        copy.model_copy(update={"soft_mask": 1.0}).checked_for("expimap")
+
+
+@pytest.mark.parametrize("options", [{}, {"prototype_weight": 2}, 5, None, Plan(), ExpiMapOptions()])
+def test_files_have_options_flat_only(options: object) -> None:
+    for more in ({}, {"prototype_weight": 3}):
+        with pytest.raises(ValidationError, match="scpoli cannot be a key"):
+            Plan.model_validate({"scpoli": options} | more)
+
+
+# --- files of format 1, as versions wrote them whose plans were flat ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("1.0-expimap.json", "49da4d1bf328686c66c5fcac2c1ac86fb7fc9846c8a070e60e359f04e87ab773"),
+        ("1.0-trvae.json", "946edec915577e237acf6286dea67ce46dbec12d82001136f115710c56861fce"),
+    ],
+)
+def test_old_manifests_keep_their_bytes_and_digests(name: str, digest: str) -> None:
+    data = (KEPT / name).read_bytes()
+    manifest = read_manifest(data, source=name)
+    assert manifest.as_read and manifest.digest == hashlib.sha256(data).hexdigest() == digest
+    assert manifest.to_bytes() == manifest.changed(title=manifest.title).to_bytes() == data
+
+
+def test_an_old_manifests_options_are_read() -> None:
+    manifest = read_manifest((KEPT / "1.0-expimap.json").read_bytes(), source="1.0-expimap.json")
+    assert manifest.training.plan == Plan(
+        epochs=120,
+        expimap=ExpiMapOptions(
+            group_lasso=0.7, group_lasso_scale=(1,), soft_mask_l1=0.5, soft_mask_l1_anneal_epochs=10
+        ),
+    )
+    assert manifest.query_plan == Plan(
+        epochs=20, weight_decay=0, early_stopping=False, expimap=ExpiMapOptions(soft_mask_l1=1)
+    )
+
+
+def test_an_old_manifest_may_say_what_its_network_never_read() -> None:
+    manifest = read_manifest((KEPT / "1.0-trvae.json").read_bytes(), source="1.0-trvae.json")
+    assert manifest.training.plan == NESTED.changed(epochs=3)
+    assert manifest.training.plan.only("trvae") == Plan(epochs=3)
+
+
+def test_an_old_receipt_keeps_its_bytes() -> None:
+    data = (KEPT / "receipt-1.json").read_bytes()
+    receipt = read_receipt(data, source="receipt-1.json")
+    assert receipt.asked.plan == NESTED.changed(epochs=3)
+    assert receipt.to_bytes() == data
+
+
+def test_an_old_recipes_options_are_read() -> None:
+    recipe = Recipe.read(KEPT / "recipe-1.toml")
+    assert recipe.plan.expimap == ExpiMapOptions(group_lasso=0.7)
+    assert recipe.query_plan is not None and recipe.query_plan.expimap == ExpiMapOptions()
+    assert recipe.plan.early_stopping == EarlyStopping() and recipe.query_plan.early_stopping is False
