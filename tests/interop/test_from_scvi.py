@@ -15,8 +15,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from hub_client import align, embed, errors
-from hub_client.interop import from_scvi
+from hub_client import align, embed, errors, from_scvi
 from hub_client.interop.scvi_registry import manifest_of
 from hub_client.labels.predict import predict
 from hub_client.manifest.configs import ScVIConfig, TotalVIConfig
