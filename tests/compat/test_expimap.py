@@ -289,7 +289,12 @@ def test_documented_defaults_of_training(reference_cells: AnnData) -> None:
     model.train(**FAST)
     plan = plan_of(model)
     assert (plan.kl_weight, plan.kl_anneal_epochs, plan.epochs) == (0.35, 4, 4)
-    assert (plan.group_lasso, plan.soft_mask_l1, plan.extension_l1, plan.hsic_weight) == (0, 0, 0, 1)
+    assert (
+        plan.expimap.group_lasso,
+        plan.expimap.soft_mask_l1,
+        plan.expimap.extension_l1,
+        plan.expimap.hsic_weight,
+    ) == (0, 0, 0, 1)
     assert (plan.learning_rate, plan.adam_epsilon, plan.weight_decay, plan.batch_size) == (1e-3, 0.01, 0.04, 128)
     assert (plan.sampling, plan.keep_best) == ("stratified", True)
 
@@ -302,14 +307,19 @@ def test_arguments_of_training(reference_cells: AnnData) -> None:
         **FAST, alpha=0.7, omega=omega, alpha_l1=0.5, gamma_ext=0.3, beta=2.0, alpha_epoch_anneal=None, **annealed
     )
     plan = plan_of(model)
-    assert (plan.group_lasso, plan.soft_mask_l1, plan.extension_l1, plan.hsic_weight) == (0.7, 0.5, 0.3, 2.0)
-    assert_allclose(plan.group_lasso_scale, omega)
-    assert (plan.soft_mask_l1_anneal_epochs, plan.soft_mask_l1_anneal_every) == (10, 2)
-    assert (plan.extension_l1_anneal_epochs, plan.extension_l1_anneal_every) == (20, 5)
+    assert (
+        plan.expimap.group_lasso,
+        plan.expimap.soft_mask_l1,
+        plan.expimap.extension_l1,
+        plan.expimap.hsic_weight,
+    ) == (0.7, 0.5, 0.3, 2.0)
+    assert_allclose(plan.expimap.group_lasso_scale, omega)
+    assert (plan.expimap.soft_mask_l1_anneal_epochs, plan.expimap.soft_mask_l1_anneal_every) == (10, 2)
+    assert (plan.expimap.extension_l1_anneal_epochs, plan.expimap.extension_l1_anneal_every) == (20, 5)
     assert plan.kl_anneal_epochs == 0
     model.train(**FAST, alpha_iter_anneal=100, beta=None)
     assert plan_of(model).kl_anneal_epochs == 50
-    assert plan_of(model).hsic_weight == 0
+    assert plan_of(model).expimap.hsic_weight == 0
 
 
 def test_the_group_lasso_switches_terms_off(reference_cells: AnnData) -> None:
