@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hub_client import errors
-from hub_client.files import folders
+from hub_client.files import atomic
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.release.ref import Ref
 from hub_client.release.store import DOCUMENT, Entry, Kind, Source, Store
@@ -105,7 +105,7 @@ class Hub:
 
         found, folder = _told(_find(self._models, name)), _vacant(Path(into))
         _manifest(found)  # what is wrong with it is told under the name that was asked for
-        with folders.staged(folder) as stage:
+        with atomic.staged(folder) as stage:
             self._whole(found).fetch(found.ref, stage)
             _check_digest(release_folder.verify(stage), found.ref)
         return folder

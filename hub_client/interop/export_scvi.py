@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_client import errors
-from hub_client.files import folders
+from hub_client.files import atomic
 from hub_client.models.architectures.scvi.export import quiet
 from hub_client.models.model import Model
 
@@ -48,7 +48,7 @@ def export_scvi(model: Model, folder: str | Path, *, overwrite: bool = False) ->
     theirs = model.to_scvi()
     if model.manifest.input.layer is not None:
         _read_from(theirs.registry_, model.manifest.input.layer)
-    with folders.staged(place) as stage, quiet():
+    with atomic.staged(place) as stage, quiet():
         theirs.save(str(stage), overwrite=True)
     return place
 

@@ -92,8 +92,7 @@ def _whole(text: str | None) -> int:
 def key(path: Path) -> bytes:
     """Return the hub's key, made on first use; of two servers that start at once, both use the first one's."""
     if not path.exists():
-        staged = atomic.stage([secrets.token_bytes(_KEY_BYTES)], staging=path.parent)
-        staged.chmod(0o600)
+        staged = atomic.stage([secrets.token_bytes(_KEY_BYTES)], staging=path.parent, mode=atomic.OWNER_ONLY)
         with suppress(FileExistsError):
             os.link(staged, path)
         staged.unlink()

@@ -117,12 +117,7 @@ async def _received(repository: Path, pieces: AsyncIterator[bytes], *, sha256: s
             total = await receive(pieces, file, most=size, seen=digest.update)
             if total != size or digest.hexdigest() != sha256:
                 raise Refused(400, f"The body has {total:,} bytes and sha256 {digest.hexdigest()}: not as announced.")
-            await to_thread.run_sync(_settled, file.fileno(), file.flush)
+            await to_thread.run_sync(atomic.flush, file)
         await to_thread.run_sync(atomic.publish, staged, lfs.LargeFiles(repository).path(sha256))
     finally:
         staged.unlink(missing_ok=True)
-
-
-def _settled(descriptor: int, flush: Any) -> None:
-    flush()
-    os.fsync(descriptor)

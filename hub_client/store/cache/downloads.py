@@ -233,8 +233,7 @@ def _copy(stream: Stream, file: BinaryIO, wanted: Wanted, report: Report) -> Non
             )
         file.write(piece)
         report(size)
-    file.flush()
-    os.fsync(file.fileno())
+    atomic.flush(file)
     if size < wanted.size:
         raise Dropped(f"{size} of {wanted.size} bytes")
 

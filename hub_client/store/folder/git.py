@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -267,8 +266,7 @@ class Repository:
         try:
             with file:
                 file.write(f"{new}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
+                atomic.flush(file)
             if self.ref(name) != old:
                 lock.unlink()
                 return False

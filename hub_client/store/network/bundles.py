@@ -26,7 +26,7 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from hub_client import errors
-from hub_client.files import folders
+from hub_client.files import atomic
 from hub_client.manifest import _json
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
@@ -85,7 +85,7 @@ def write(source: Source, ref: Ref, target: Path, *, kind: Kind) -> Path:
     if target.exists():
         raise errors.InvalidInput(f"{target} exists already. Choose another file.", facts={"out": target})
     record = Record(kind=kind, **asdict(ref))
-    with source.opened(ref) as folder, folders.staged_file(target) as staged:
+    with source.opened(ref) as folder, atomic.staged_file(target) as staged:
         document = (folder / DOCUMENT[kind]).read_bytes()
         with tarfile.open(staged, "w", format=tarfile.GNU_FORMAT) as tar:
             _add(tar, RECORD, io.BytesIO((json.dumps(record.model_dump(), indent=1) + "\n").encode()))
@@ -159,7 +159,7 @@ class BundleFile:
             document = self._document(file, members)
             for wanted in self._wanted(file, members):
                 self._extract(file, members[wanted.name], wanted, folder / wanted.name)
-        folders.write(folder / DOCUMENT[self.kind], document)
+        atomic.create(folder / DOCUMENT[self.kind], [document])
         return folder
 
     @contextmanager
