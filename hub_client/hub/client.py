@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hub_client import errors
 from hub_client.files import atomic
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
+from hub_client.release.names import document_name
 from hub_client.release.ref import Ref
 from hub_client.release.store import DOCUMENT, Entry, Kind, Source, Store
 from hub_client.store import addresses, catalogue
@@ -316,7 +317,7 @@ class Hub:
         store, repo = self._push_to(name, "datasets")
         follows = prepare.parent(store, repo, named=parent)
         record = dataset.describe(
-            name=repo.split("/")[-1],
+            name=document_name(repo),
             version=version,
             title=title,
             license=license,
@@ -339,11 +340,10 @@ class Hub:
 
     def _push_to(self, name: str, kind: Kind) -> tuple[Store, str]:
         """Return the store a push goes to and the repository there; a name that begins with ``hf://`` says both."""
-        place = {"models": self._models, "datasets": self._datasets}[kind]
         if isinstance(name, str) and name.startswith(addresses.PUBLIC):
-            return addresses.public(kind), catalogue.repository(_on_public(name, kind), pattern=catalogue.NETWORK_NAME)
+            return addresses.public(kind), catalogue.repository(_on_public(name, kind))
         store = {"models": self._target, "datasets": self._dataset_target}[kind]
-        return store, catalogue.repository(name, pattern=place.pattern)
+        return store, catalogue.repository(name)
 
 
 def pull(name: Address, *, hub: Hub | Address | None = None) -> Model:
@@ -563,9 +563,7 @@ def _hub(hub: Hub | Address | None) -> Hub:
 def _places(address: Address | None, kind: Kind, *, token: str | None) -> tuple[Catalogue, Store]:
     """Return where names are looked for, and the store that is pushed to."""
     places = addresses.places(address, kind=kind, token=token)
-    remote = any(isinstance(store, RemoteStore) for store in places.stores)
-    pattern = catalogue.NETWORK_NAME if remote else catalogue.NAME
-    return Catalogue(places.stores, kind=kind, ordered=places.ordered, pattern=pattern), places.target
+    return Catalogue(places.stores, kind=kind, ordered=places.ordered), places.target
 
 
 def _find(place: Catalogue, name: Address) -> Found:
@@ -577,8 +575,7 @@ def _placed(place: Catalogue, name: _Named) -> tuple[Catalogue, _Named | str]:
     """Return where a name is looked for, and the name there: ``hf://owner/name`` is on the public hub."""
     if not isinstance(name, str) or not name.startswith(addresses.PUBLIC):
         return place, name
-    public = Catalogue([addresses.public(place.kind)], kind=place.kind, pattern=catalogue.NETWORK_NAME)
-    return public, _on_public(name, place.kind)
+    return Catalogue([addresses.public(place.kind)], kind=place.kind), _on_public(name, place.kind)
 
 
 def _on_public(name: str, kind: Kind) -> str:

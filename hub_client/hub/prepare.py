@@ -15,9 +15,10 @@ from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Manifest
 from hub_client.release import folder as release_folder
 from hub_client.release import signing, versioning
+from hub_client.release.names import document_name, is_version, semver
 from hub_client.release.ref import Ref
 from hub_client.release.renaming import released_as
-from hub_client.release.store import SEMVER, Source, Store, semver
+from hub_client.release.store import Source, Store
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _origin(manifest: Manifest) -> str | None:
 
 def _version(draft: Draft, manifest: Manifest) -> str:
     version = manifest.version if draft.version is None else draft.version
-    if not SEMVER.fullmatch(version):
+    if not is_version(version):
         raise errors.InvalidInput(
             f"version {version!r} is not a semantic version; expected three numbers, as in 1.2.0.",
             facts={"version": version},
@@ -152,7 +153,7 @@ def _version(draft: Draft, manifest: Manifest) -> str:
 
 
 def _named(draft: Draft, manifest: Manifest, repo: str, *, created: datetime) -> Manifest:
-    return released_as(manifest, name=repo.split("/")[-1], version=_version(draft, manifest), created=created)
+    return released_as(manifest, name=document_name(repo), version=_version(draft, manifest), created=created)
 
 
 def _created(store: Store, again: Ref | None) -> datetime:

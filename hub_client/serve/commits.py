@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from dulwich.objects import Blob
 
+from hub_client.release.names import SHA256
 from hub_client.serve import commit_tree, repository_names
 from hub_client.serve.quota import LARGEST_REGULAR, MOST_FILES
 from hub_client.serve.refusals import Refused
@@ -21,7 +22,6 @@ _LONGEST_LINE = 4 * LARGEST_REGULAR // 3 + 8192
 _LONGEST_MESSAGE = 64 * 2**10
 _BATCH = 32 * 2**20
 """Bytes of files that are held in memory before they are written."""
-_SHA256 = re.compile("[0-9a-f]{64}")
 _ESCAPED = re.compile(r"([\\*?\[\]!#\"])")
 
 
@@ -140,7 +140,7 @@ def _file(draft: Draft, path: str, value: dict[str, Any]) -> None:
 
 def _large_file(draft: Draft, path: str, value: dict[str, Any]) -> None:
     sha256, size = value.get("oid"), value.get("size")
-    if value.get("algo", "sha256") != "sha256" or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    if value.get("algo", "sha256") != "sha256" or not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise Refused(400, f"{path!r} should be named by its sha256, 64 hex digits.")
     repository_names.check_path(path)
     actual = _check_received(draft, path, sha256, size=size)

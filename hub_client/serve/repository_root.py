@@ -11,11 +11,12 @@ from pathlib import Path
 from uuid import uuid4
 
 from hub_client.files import atomic, locks
+from hub_client.release.names import is_repository
 from hub_client.release.store import Kind
 from hub_client.serve import commit_tree, server_files
 from hub_client.serve.refusals import Exists, Refused
-from hub_client.serve.repository_names import Place, is_name
-from hub_client.store.folder import git, lfs
+from hub_client.serve.repository_names import Place
+from hub_client.store.folder import git, layout, lfs
 
 OWN = "archzoo"
 """The folder of a repository in which the server keeps what git does not."""
@@ -62,17 +63,19 @@ class Repositories:
 
     def path(self, place: Place) -> Path:
         """Return the folder of a repository, there or not."""
-        return self.root / place.kind / place.owner / f"{place.name}.git"
+        return layout.path(self.root / place.kind, str(place))
 
     def all(self, kind: Kind) -> list[Place]:
         """Return every repository of a kind, sorted by name."""
-        paths = (self.root / kind).glob("*/*.git")
-        return sorted(place for path in paths if (place := _place(kind, path)) and (path / "HEAD").is_file())
+        places = (Place.named(kind, repo) for repo in layout.repositories(self.root / kind))
+        return [place for place in places if (self.path(place) / "HEAD").is_file()]
 
     def record(self, place: Place) -> Record | None:
         """Return what is known of a repository; None if there is none."""
-        if not is_name(place.owner) or not is_name(place.name) or not (self.path(place) / "HEAD").is_file():
+        if not is_repository(str(place)) or not (self.path(place) / "HEAD").is_file():
             return None
+        if (self.root / place.kind.upper()).exists() and str(place) not in self._namesakes(place):
+            return None  # where case is not regarded, another owner's repository is not this one's by another spelling
         found = server_files.read_json(self._record_path(place))
         return Record(private=self._private) if found is None else Record(**found)
 
@@ -99,7 +102,7 @@ class Repositories:
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = Record(uuid4().hex, self._private if private is None else private, created, creator)
         with self._locked(place):
-            if _occupied(self.path(place)):
+            if self._namesakes(place):
                 raise Exists(url)
             with self._staged() as staged:
                 git.create(staged)
@@ -124,7 +127,7 @@ class Repositories:
             for each in sorted({place, target}):
                 held.enter_context(self._locked(each))
             self._there(place)
-            if _occupied(self.path(target)) and not _same(self.path(place), self.path(target)):
+            if self._namesakes(target) - ({str(place)} - {str(target)}):
                 raise Exists(url)
             self.path(place).rename(self.path(target))
             atomic.sync(self.path(place).parent)
@@ -159,6 +162,9 @@ class Repositories:
         ):
             yield
 
+    def _namesakes(self, place: Place) -> set[str]:
+        return layout.namesakes(self.root / place.kind, str(place))
+
     def _there(self, place: Place) -> Record:
         record = self.record(place)
         if record is None:
@@ -182,11 +188,6 @@ class Repositories:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _place(kind: Kind, path: Path) -> Place | None:
-    owner, name = path.parent.name, path.name.removesuffix(".git")
-    return Place(kind, owner, name) if is_name(owner) and is_name(name) else None
-
-
 def _begin(path: Path, *, author: str) -> None:
     """Make the first commit, so that every later one, the first release too, has a parent to follow."""
     with git.opened(path) as repository:
@@ -196,18 +197,3 @@ def _begin(path: Path, *, author: str) -> None:
         )
         commit = repository.record(content, message="Initial commit", parents=[], author=commit_tree.signature(author))
         repository.advance(None, commit)
-
-
-def _occupied(path: Path) -> bool:
-    """Return whether a name is taken, also by one that some computers take for the same."""
-    owners = [folder for folder in _entries(path.parent.parent) if folder.name.lower() == path.parent.name.lower()]
-    return any(entry.name.lower() == path.name.lower() for owner in owners for entry in _entries(owner))
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _same(path: Path, other: Path) -> bool:
-    """Return whether only the case differs, so that a repository does not stand in its own way."""
-    return path != other and str(path).lower() == str(other).lower()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
+from hub_client.release.names import SHA256
 from hub_client.serve.api import discussions, large_files, reads, repositories, writes
 from hub_client.serve.pages import hub_pages, repository_pages
 from hub_client.serve.refusals import Refused
@@ -44,7 +45,7 @@ class Route:
 
 
 _PARTS = re.compile(r"\\\{(\w+)(\\\*)?\\\}|\\\[datasets/\\\]")
-_SHAPES = {"kind": "models|datasets", "change": "comment|title|status", "sha256": "[0-9a-f]{64}"}
+_SHAPES = {"kind": "models|datasets", "change": "comment|title|status", "sha256": SHA256.pattern}
 _REPO = "api/{kind}/{owner}/{name}"
 _TALK = f"{_REPO}/discussions/{{number}}"
 

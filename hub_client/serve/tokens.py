@@ -7,7 +7,6 @@ request costs one look-up.
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from hub_client import errors
 from hub_client.files import locks
+from hub_client.release.names import is_part
 from hub_client.serve import server_files
 
 Scope = Literal["read", "write", "admin"]
@@ -27,8 +27,6 @@ merges, ``admin`` deletes and renames repositories and changes who sees them."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 EVERYWHERE = "*"
 _PREFIX = "azt_"
-_USER = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
-_LONGEST = 96
 _TIMEOUT = 30.0
 
 
@@ -175,9 +173,9 @@ def _token(record: dict[str, Any]) -> Token:
 
 
 def _check_name(name: str) -> None:
-    if name != EVERYWHERE and (len(name) > _LONGEST or not _USER.fullmatch(name)):
+    if name != EVERYWHERE and not is_part(name):
         raise errors.InvalidInput(
-            f"{name!r} is not a user's or a namespace's name: expected lower-case letters, digits and single - _ . "
-            "between them, as in kidney-lab.",
+            f"{name!r:.120} is not a user's or a namespace's name: expected 1 to 96 letters, digits, - _ . as in an "
+            "owner's name, for example kidney-lab.",
             facts={"name": name},
         )

@@ -19,7 +19,6 @@ that has a full name is meant.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,19 +26,12 @@ from itertools import islice
 from pathlib import Path
 
 from hub_client import errors
+from hub_client.release.names import REVISION, is_part, is_repository
 from hub_client.release.ref import Ref
 from hub_client.release.store import DOCUMENT, Entry, Kind, Source, Store
 from hub_client.store import settings
 from hub_client.store.folder.plain import PlainFolder
 from hub_client.store.network.bundles import SUFFIX, BundleFile
-
-_SLUG = r"[a-z0-9]+(?:[-_.][a-z0-9]+)*"
-NAME = re.compile(rf"(?:{_SLUG}/)?{_SLUG}")
-"""Names in folder hubs and the bundled zoo."""
-NETWORK_NAME = re.compile(r"[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*/[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*|" + NAME.pattern)
-"""Names on the public hub, which also have capital letters."""
-_REVISION = re.compile(r"sha256:[0-9a-f]{12,64}|[A-Za-z0-9]+(?:[-_./]?[A-Za-z0-9]+)*")
-_LONGEST = 96
 
 
 @dataclass(frozen=True)
@@ -59,15 +51,8 @@ class Found:
     yanked: str | None = None
 
 
-def parse(text: str, *, pattern: re.Pattern[str] = NAME) -> Name:
-    """Return the parts of a name.
-
-    Parameters
-    ----------
-    text
-        As a user writes it.
-    pattern
-        What the repository's name has to look like.
+def parse(text: str) -> Name:
+    """Return the parts of a name, as a user writes it.
 
     Raises
     ------
@@ -78,13 +63,13 @@ def parse(text: str, *, pattern: re.Pattern[str] = NAME) -> Name:
     """
     refuse_address(text)
     repo, at, revision = text.partition("@")
-    if not pattern.fullmatch(repo) or ".." in repo or max(map(len, repo.split("/"))) > _LONGEST:
+    if not is_part(repo) and not is_repository(repo):
         raise errors.InvalidInput(
-            f"{text!r} is not a release's name: expected name or owner/name in lower-case letters, digits and single "
-            "- _ . between them, then optionally @version. A folder is written with ./ in front.",
+            f"{text!r} is not a release's name: expected name or owner/name, each 1 to 96 letters, digits, - _ . "
+            "without -- or .., then optionally @version. A folder is written with ./ in front.",
             facts={"name": text},
         )
-    if at and not _REVISION.fullmatch(revision):
+    if at and not REVISION.fullmatch(revision):
         raise errors.InvalidInput(
             f"{text!r}: after @ comes a version (1.2.0), a tag, a branch, a commit (7 to 40 hex digits) or sha256: and "
             f"12 to 64 digits of a digest; {revision!r} is none of these.",
@@ -93,15 +78,15 @@ def parse(text: str, *, pattern: re.Pattern[str] = NAME) -> Name:
     return Name(repo, revision or None)
 
 
-def repository(text: str, *, pattern: re.Pattern[str] = NAME) -> str:
-    """Return the repository a push goes to: ``owner/name`` and nothing more; ``pattern`` as in :func:`parse`.
+def repository(text: str) -> str:
+    """Return the repository a push goes to: ``owner/name`` and nothing more.
 
     Raises
     ------
     InvalidInput
         If the owner is missing or there is a revision.
     """
-    name = parse(text, pattern=pattern)
+    name = parse(text)
     if "/" not in name.repo or name.revision:
         raise errors.InvalidInput(
             f"a push goes to owner/name, as in my-lab/{name.repo.split('/')[-1]}; {text!r} was given. A version is "
@@ -134,16 +119,11 @@ class Catalogue:
         What they hold.
     ordered
         Whether the user put them in this order: then the first that has a full name is meant, and not all are asked.
-    pattern
-        What names have to look like.
     """
 
-    def __init__(
-        self, stores: Sequence[Store], *, kind: Kind, ordered: bool = False, pattern: re.Pattern[str] = NAME
-    ) -> None:
+    def __init__(self, stores: Sequence[Store], *, kind: Kind, ordered: bool = False) -> None:
         self.stores = tuple(stores)
         self.kind: Kind = kind
-        self.pattern = pattern
         self._ordered = ordered
 
     def find(self, name: str | Path) -> Found:
@@ -163,7 +143,7 @@ class Catalogue:
             )
         if isinstance(name, Path) or _looks_like_path(name):
             return self._at(Path(name).expanduser())
-        wanted = parse(name, pattern=self.pattern)
+        wanted = parse(name)
         places = self._places(wanted.repo)
         if not places and wanted.revision is None and (Path(name) / DOCUMENT[self.kind]).is_file():
             return self._at(Path(name))
@@ -176,12 +156,12 @@ class Catalogue:
 
     def store_of(self, name: str) -> tuple[Store, str, str | None]:
         """Return the store of the repository a name means, its full name and the revision; errors as :meth:`find`."""
-        wanted = parse(name, pattern=self.pattern)
+        wanted = parse(name)
         return *self._one(wanted, self._places(wanted.repo)), wanted.revision
 
     def history(self, name: str) -> list[Entry]:
         """Return every commit of the repository a name means, the newest first; errors as :meth:`find`."""
-        wanted = parse(name, pattern=self.pattern)
+        wanted = parse(name)
         store, repo = self._one(wanted, self._places(wanted.repo))
         return store.history(repo)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
 from hub_client.files import atomic
+from hub_client.release.names import SHA256
 from hub_client.serve.refusals import Refused, no_repository
 from hub_client.serve.repository_names import Place
 from hub_client.serve.request import Call
@@ -22,7 +22,6 @@ from hub_client.store.folder import lfs
 
 INCOMING = "incoming"
 """The folder beside the large files in which they arrive."""
-_SHA256 = re.compile("[0-9a-f]{64}")
 _MOST_OBJECTS = 1000
 _MOST_BYTES = 2**63
 _TYPE = "application/vnd.git-lfs+json"
@@ -67,7 +66,7 @@ def _object(call: Call, large: lfs.LargeFiles, item: Any, *, method: str, identi
 
 def _named(item: Any) -> tuple[str, int]:
     sha256, size = (item.get("oid"), item.get("size")) if isinstance(item, dict) else (None, None)
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256) or type(size) is not int:
+    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256) or type(size) is not int:
         raise Refused(422, "each object has an oid, its sha256 in 64 hex digits, and a size in bytes.")
     if not 0 <= size < _MOST_BYTES:
         raise Refused(422, "a size is a number of bytes from 0.")

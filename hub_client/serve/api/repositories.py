@@ -93,7 +93,7 @@ def _new_place(call: Call, owner: object, name: str) -> Place:
     kind = call.body.get("type")
     if kind not in repository_names.TYPES:
         raise Refused(404, "This hub holds models and data sets.", code="RepoNotFound")
-    return repository_names.new_place(repository_names.TYPES[kind], str(owner or call.user), name)
+    return Place.new(repository_names.TYPES[kind], f"{owner or call.user}/{name}")
 
 
 def _check_scope(call: Call, place: Place) -> None:
@@ -133,8 +133,7 @@ def move(call: Call) -> Response:
     """Give a repository another name or owner."""
     owner, _, name = call.text("fromRepo").partition("/")
     place = named_in_body(call, owner, name)
-    owner, _, name = call.text("toRepo").partition("/")
-    target = repository_names.new_place(place.kind, owner, name)
+    target = Place.new(place.kind, call.text("toRepo"))
     _check_scope(call, target)
     call.hub.repositories.move(place, target, url=f"{call.address}/{target.web}")
     return JSONResponse({"url": f"{call.address}/{target.web}"})

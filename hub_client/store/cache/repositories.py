@@ -14,22 +14,19 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hub_client import errors
 from hub_client.files import atomic, locks
+from hub_client.manifest.v1 import Commit, Sha256
 from hub_client.release.store import Kind
 from hub_client.store.cache.downloads import Cache
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
-
 _LARGEST = 64 << 20
 _PATIENCE = 60.0
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Logged(BaseModel):

@@ -29,14 +29,16 @@ from hub_client import errors
 from hub_client.files import atomic
 from hub_client.manifest import _json
 from hub_client.manifest.reading import MAX_BYTES
+from hub_client.manifest.v1 import Commit, Sha256
 from hub_client.release import files as release_files
 from hub_client.release import yanks
 from hub_client.release.files import Wanted
+from hub_client.release.names import is_file, is_repository
 from hub_client.release.ref import Ref
 from hub_client.release.store import DOCUMENT, Kind, Source, stated_version
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.cache.repositories import Commit, Logged, Notebook, Sha256
-from hub_client.store.network.remote import NAME, Change, Heads, Published
+from hub_client.store.cache.repositories import Logged, Notebook
+from hub_client.store.network.remote import Change, Heads, Published
 from hub_client.store.network.stream import Stream
 
 SUFFIX = ".tar"
@@ -178,7 +180,7 @@ class BundleFile:
         """
         ref = self.ref()
         repo = ref.repo if "/" in ref.repo else f"bundled/{ref.repo}"
-        if not NAME.fullmatch(repo) or ".." in repo:
+        if not is_repository(repo):
             raise self._broken("names no repository")
         with self._members() as (file, members):
             for wanted in self._wanted(file, members):
@@ -216,7 +218,7 @@ class BundleFile:
         except (tarfile.TarError, ValueError):
             raise self._broken("is not a bundle that archzoo wrote") from None
         plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.linkname
-        if not plain or not release_files.plain(info.name) or not 0 <= info.size <= end - offset:
+        if not plain or not is_file(info.name) or not 0 <= info.size <= end - offset:
             raise self._broken(f"holds {info.name!r:.80}, which is not a whole plain file with a plain name")
         return Member(info.name, offset, info.size)
 

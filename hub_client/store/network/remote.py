@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,19 +21,16 @@ from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
 from hub_client.release import yanks
 from hub_client.release.files import Wanted
+from hub_client.release.names import COMMIT, DIGEST, is_repository, is_version, semver
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Kind, choose, semver, stated_version
+from hub_client.release.store import DOCUMENT, Entry, Kind, choose, stated_version
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.cache.repositories import COMMIT, Facts, Logged, Notebook
+from hub_client.store.cache.repositories import Facts, Logged, Notebook
 from hub_client.store.network import progress
 from hub_client.store.network.stream import Stream
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-"""Full names that hubs on the network may have; more than ours, whose letters are small."""
-
 _log = logging.getLogger(__name__)
-_FULL_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -157,11 +153,11 @@ class RemoteStore:
         """Return the full names of all repositories that may hold a release, sorted; offline, of those in the cache."""
         if settings.offline():
             return self._notes.repos()
-        return sorted({name for name in self._wire.repos() if NAME.fullmatch(name) and ".." not in name})
+        return sorted({name for name in self._wire.repos() if is_repository(name)})
 
     def holds(self, repo: str) -> bool:
         """Return whether there is a repository of this full name that has a release."""
-        if not NAME.fullmatch(repo) or ".." in repo:
+        if not is_repository(repo):
             return False
         facts = self._seen(repo)
         return facts is not None and bool(facts.branches or facts.tags) and self._released(facts)
@@ -357,7 +353,7 @@ class RemoteStore:
         return self._notes.note(repo, **vars(heads))
 
     def _facts(self, repo: str) -> Facts:
-        facts = self._seen(repo) if NAME.fullmatch(repo) and ".." not in repo else None
+        facts = self._seen(repo) if is_repository(repo) else None
         if facts is None:
             where = f"the cache has nothing of the {self.kind} repository {repo!r} of the hub"
             absent = where if settings.offline() else f"there is no {self.kind} repository {repo!r} in the hub"
@@ -366,14 +362,14 @@ class RemoteStore:
         return facts
 
     def _released(self, facts: Facts) -> bool:
-        if any(SEMVER.fullmatch(tag) for tag in facts.tags):
+        if any(is_version(tag) for tag in facts.tags):
             return True
         head = facts.branches.get("main")
         return head is not None and self._document(facts.repo, head) is not None
 
     def _versions(self, facts: Facts) -> dict[str, str]:
         """Return version to commit: the tags, and the head's own where a push died before tagging it."""
-        versions = {name: commit for name, commit in facts.tags.items() if SEMVER.fullmatch(name)}
+        versions = {name: commit for name, commit in facts.tags.items() if is_version(name)}
         head = facts.branches.get("main")
         if head is None or head in versions.values():
             return versions
@@ -410,10 +406,10 @@ class RemoteStore:
 
     def _pinned(self, repo: str, revision: str) -> Ref | None:
         """Return the release with a whole commit or digest, if the cache has its document."""
-        facts = self._notes.known(repo) if COMMIT.fullmatch(revision) or _FULL_DIGEST.fullmatch(revision) else None
+        facts = self._notes.known(repo) if COMMIT.fullmatch(revision) or DIGEST.fullmatch(revision) else None
         if facts is None:
             return None
-        tagged = {commit: tag for tag, commit in facts.tags.items() if SEMVER.fullmatch(tag)}
+        tagged = {commit: tag for tag, commit in facts.tags.items() if is_version(tag)}
         for commit, digest in sorted(facts.digests.items(), key=lambda one: (one[0] not in tagged, one[0])):
             if revision in (commit, f"sha256:{digest}") and self._cache.read(digest, limit=MAX_BYTES) is not None:
                 return Ref(repo, commit, tagged.get(commit), digest, self.address)
