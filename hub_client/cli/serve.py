@@ -33,7 +33,7 @@ class Scope(StrEnum):
 
 
 class Visibility(StrEnum):
-    """Who sees a repository of which nobody has said."""
+    """Who sees a repository whose owner has not stated it."""
 
     private = "private"
     public = "public"
@@ -74,7 +74,7 @@ def serve(
         str, typer.Option(metavar="ADDRESSES", help="Proxies whose X-Forwarded headers are believed.")
     ] = "127.0.0.1",
     visibility: Annotated[
-        Visibility, typer.Option(help="Who sees a repository of which nobody has said.")
+        Visibility, typer.Option(help="Who sees a repository whose owner has not stated it.")
     ] = Visibility.private,
     max_file: Annotated[float, typer.Option(metavar="GB", help="Largest file.")] = 50.0,
     quota: Annotated[
@@ -200,7 +200,7 @@ def collect(
     hours: Annotated[
         float, typer.Option(min=0, help="Keep what was touched in the last so many hours: it may wait for its commit.")
     ] = 24.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be removed.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Remove what no branch, tag or pull request refers to any more.

@@ -249,7 +249,7 @@ def reserve(path: Path, size: int) -> None:
     Raises
     ------
     OSError
-        If it has not, by the disk's size, a quota or a limit; systems that cannot tell let it pass.
+        If it has not, by the disk's size, a quota or a limit; systems that do not know let it pass.
     """
     if not hasattr(os, "posix_fallocate"):
         return

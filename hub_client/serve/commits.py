@@ -27,7 +27,7 @@ _ESCAPED = re.compile(r"([\\*?\[\]!#\"])")
 
 @dataclass(frozen=True)
 class Header:
-    """What a commit says of itself: its message, and the commit it must follow or None."""
+    """What a commit states of itself: its message, and the commit it must follow or None."""
 
     message: str
     parent: str | None

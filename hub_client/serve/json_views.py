@@ -21,7 +21,7 @@ def instant(moment: datetime) -> str:
 
 
 def repository(hub: Hub, place: Place, record: Record, *, commit: str | None) -> dict[str, Any]:
-    """Return what a listing says of a repository at a commit; None is one without commits."""
+    """Return what a listing states of a repository at a commit; None is one without commits."""
     with hub.repositories.reading(place) as repository:
         node = next(repository.line(commit), None)
         card = front_matter.lenient(_card(repository, commit)) if commit else {}

@@ -20,7 +20,8 @@ from hub_client.store.folder import git, layout, lfs
 
 OWN = "archzoo"
 """The folder of a repository in which the server keeps what git does not."""
-MAIN = "refs/heads/main"
+INCOMING = "incoming"
+"""The folder beside a repository's large files in which they arrive."""
 _TIMEOUT = 120.0
 
 
@@ -54,7 +55,7 @@ class Repositories:
     root
         The folder hub.
     private
-        Whether a repository is private of which nobody has said.
+        Whether a repository is private whose record does not state it.
     """
 
     def __init__(self, root: Path, *, private: bool) -> None:
@@ -134,7 +135,7 @@ class Repositories:
             atomic.sync(self.path(target).parent)
 
     def show(self, place: Place, *, private: bool) -> None:
-        """Say who may see a repository."""
+        """Set who may see a repository."""
         with self._locked(place):
             record = self._there(place)
             self._write_record(self.path(place), replace(record, id=record.id or uuid4().hex, private=private))

@@ -11,10 +11,12 @@ from urllib.parse import urlencode
 
 from starlette.responses import JSONResponse, Response
 
+from hub_client.release.store import Kind
 from hub_client.serve.hub import Hub
-from hub_client.serve.refusals import Refused
+from hub_client.serve.refusals import Refused, no_repository
 from hub_client.serve.repository_names import Place
-from hub_client.serve.tokens import Token
+from hub_client.serve.repository_root import Record
+from hub_client.serve.tokens import Scope, Token
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ class Call:
     body: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def named(self) -> Place:
+        """The repository that the path names, there or not."""
+        return Place(self.kind, self.words["owner"], self.words["name"])
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the path is about models or data sets."""
+        return "datasets" if self.words["kind"] == "datasets" else "models"
+
+    @property
     def repo(self) -> Place:
         """The repository of a route that names one."""
         if self.place is None:
@@ -82,6 +94,25 @@ class Call:
     def page(self) -> str:
         """The address of the repository's page."""
         return f"{self.address}/{self.repo.web}"
+
+    def allows(self, scope: Scope, owner: str) -> bool:
+        """Return whether the token holds for this."""
+        return self.token is not None and self.token.allows(scope, owner)
+
+    def seen(self, place: Place) -> Record:
+        """Return what is known of a repository; Refused in the same words if there is none or it may not be seen."""
+        record = self.hub.repositories.record(place)
+        if record is None or not self._sees(place, record):
+            no_repository(known=self.token is not None)
+        return record
+
+    def visible(self, kind: Kind) -> list[tuple[Place, Record]]:
+        """Return the repositories of a kind that the token may see."""
+        found = ((place, self.hub.repositories.record(place)) for place in self.hub.repositories.all(kind))
+        return [(place, record) for place, record in found if record is not None and self._sees(place, record)]
+
+    def _sees(self, place: Place, record: Record) -> bool:
+        return not record.private or self.allows("read", place.owner)
 
     def text(self, key: str, default: str = "") -> str:
         """Return a text of the body, or refuse what is none."""

@@ -1,4 +1,4 @@
-"""The releases of a repository as its pages show them: what is tagged, withdrawn, and said in manifests."""
+"""The releases of a repository as its pages show them: what is tagged, withdrawn, and stated in manifests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sorted_versions(repository: git.Repository) -> list[str]:
 
 
 def version(repository: git.Repository, place: Place, name: str, *, yanked: Mapping[str, str]) -> dict[str, str]:
-    """Return what a list says of a version: its date, its manifest's digest, why it was yanked if it was."""
+    """Return what a list shows of a version: its date, its manifest's digest, why it was yanked if it was."""
     commit = repository.tags()[name]
     return {
         "name": name,
@@ -53,7 +53,7 @@ def version(repository: git.Repository, place: Place, name: str, *, yanked: Mapp
 def about(
     repository: git.Repository, place: Place, commit: str, version: str | None
 ) -> Listing | DatasetListing | None:
-    """Return what a manifest says of itself; None where there is none, or it cannot be read."""
+    """Return what a manifest states of itself; None where there is none, or it cannot be read."""
     data = document(repository, place, commit)
     if data is None:
         return None

@@ -417,7 +417,7 @@ def test_ambient_tokens_never_go_to_another_hub(
     (home / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
     (home / ".netrc").chmod(0o600)
     program = f"""
-import hub_client.client as client, pathlib
+import hub_client.hub.client as client, pathlib
 hub = client.Hub({server.url!r})
 hub.search()
 hub.download({REPO!r}, pathlib.Path({str(tmp_path / "out")!r}))

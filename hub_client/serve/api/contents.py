@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 from starlette.responses import JSONResponse, Response
 
 from hub_client.serve import commit_tree, discussion_files, json_views, revisions, streams
-from hub_client.serve.refusals import Refused, no_entry, no_repository
+from hub_client.serve.refusals import Refused, no_entry
 from hub_client.serve.request import Call, flag, number, page, parsed_json
 from hub_client.serve.revisions import HEADS, PULLS, TAGS
 from hub_client.store.folder import git
@@ -21,7 +21,7 @@ _MOST_PATHS = 1000
 
 def info(call: Call) -> Response:
     """Describe a repository at a revision."""
-    record = call.hub.repositories.record(call.repo) or no_repository(known=call.token is not None)
+    record = call.seen(call.repo)
     with call.hub.repositories.reading(call.repo) as repository:
         revision = call.words.get("revision")
         commit = revisions.resolve(repository, call.repo, revision) if revision else repository.head()
@@ -33,7 +33,7 @@ def info(call: Call) -> Response:
 
 
 def auth_check(call: Call) -> Response:
-    """Say that the token may do what the route asks for."""
+    """Confirm that the token may do what the route asks for."""
     return JSONResponse({})
 
 

@@ -20,7 +20,7 @@ _MOST_PREUPLOADS = 256
 
 
 def preupload(call: Call) -> Response:
-    """Tell how each file is to be uploaded, and which hash the hub's own copy has."""
+    """Report how each file is to be uploaded, and which hash the hub's own copy has."""
     asked = call.body.get("files")
     if not isinstance(asked, list) or len(asked) > _MOST_PREUPLOADS:
         raise Refused(400, f"expected a list of at most {_MOST_PREUPLOADS} files.")
@@ -71,7 +71,7 @@ def _writable(call: Call, repository: git.Repository, *, proposal: bool) -> str 
         if proposal:
             return revisions.resolve(repository, call.repo, revision)
         no_revision(revision)
-    if proposal or (call.token and call.token.allows("write", call.repo.owner)) or _own_proposal(call, repository, ref):
+    if proposal or call.allows("write", call.repo.owner) or _own_proposal(call, repository, ref):
         return commit
     raise Refused(403, f"This token may not write to {call.repo}: {call.may} A pull request is open to it.")
 
@@ -86,17 +86,17 @@ def _own_proposal(call: Call, repository: git.Repository, ref: str) -> bool:
 def commit(call: Call, file: IO[bytes]) -> Response:
     """Make a commit on a branch or a pull request, or open a pull request with it."""
     lines = commits.lines(file)
-    said = commits.header(lines)
+    header = commits.header(lines)
     proposal = flag(call.query.get("create_pr"))
     with call.hub.repositories.writing(call.repo) as repository:
         base = _writable(call, repository, proposal=proposal)
         if proposal:
-            base = revisions.existing(repository, said.parent) if said.parent else base
+            base = revisions.existing(repository, header.parent) if header.parent else base
         else:
-            _check_parent(said.parent, base)
+            _check_parent(header.parent, base)
         content = commits.apply(repository, base, lines)
-        made = _recorded(repository, content, said, base=base, user=call.user)
-        opened = _land(call, repository, made, said, base=base, proposal=proposal)
+        made = _recorded(repository, content, header, base=base, user=call.user)
+        opened = _land(call, repository, made, header, base=base, proposal=proposal)
     answer = {"success": True, "commitOid": made, "commitUrl": f"{call.page}/commit/{made}", "hookOutput": ""}
     return JSONResponse(answer | ({"pullRequestUrl": f"{call.page}/discussions/{opened}"} if opened else {}))
 
@@ -106,22 +106,24 @@ def _check_parent(parent: str | None, base: str | None) -> None:
         raise Refused(412, "A commit has happened since. Please refresh and try again.", X_Head=base or "none")
 
 
-def _recorded(repository: git.Repository, content: bytes, said: commits.Header, *, base: str | None, user: str) -> str:
+def _recorded(
+    repository: git.Repository, content: bytes, header: commits.Header, *, base: str | None, user: str
+) -> str:
     """Return the new commit, or the one it would follow where nothing changes."""
     if base is not None:
         root = commit_tree.find(repository, base, "")
         if root is not None and root.id == content.decode():
             return base
     parents = [base] if base else []
-    return repository.record(content, message=said.message, parents=parents, author=commit_tree.signature(user))
+    return repository.record(content, message=header.message, parents=parents, author=commit_tree.signature(user))
 
 
 def _land(
-    call: Call, repository: git.Repository, made: str, said: commits.Header, *, base: str | None, proposal: bool
+    call: Call, repository: git.Repository, made: str, header: commits.Header, *, base: str | None, proposal: bool
 ) -> int | None:
     """Move the branch to a new commit, or open a pull request for it and return its number."""
     if proposal:
-        title, _, text = said.message.partition("\n")
+        title, _, text = header.message.partition("\n")
         opened = discussion_files.open_one(
             repository, user=call.user, title=title[:500], text=text.strip() or title, head=made
         )
@@ -131,7 +133,7 @@ def _land(
         raise Refused(412, "A commit has happened since. Please refresh and try again.")
     if made != base and ref.startswith(PULLS):
         discussion = discussion_files.read(repository, int(ref.removeprefix(PULLS)))
-        event = discussion_files.event("commit", call.user, subject=said.message.partition("\n")[0], oid=made)
+        event = discussion_files.event("commit", call.user, subject=header.message.partition("\n")[0], oid=made)
         discussion_files.write(repository, discussion | {"events": [*discussion["events"], event]})
     return None
 
