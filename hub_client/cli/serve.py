@@ -171,7 +171,7 @@ def list_tokens(root: Root, as_json: options.Json = False) -> None:
     """
     found = _tokens(root).all()
     if as_json:
-        screen.say_json([_told(token) for token in found])
+        screen.say_json([{key: value for key, value in asdict(token).items() if key != "sha256"} for token in found])
     elif found:
         screen.say_table(COLUMNS, [_row(token) for token in found])
     else:
@@ -214,11 +214,11 @@ def collect(
     ```
     """
     _check_installed()
-    from hub_client.serve import garbage as collecting
+    from hub_client.serve import garbage
     from hub_client.serve.repository_root import Repositories
 
     repositories = Repositories(root.expanduser().absolute(), private=True)
-    removed = list(collecting.collect(repositories, seconds=hours * 3600, dry_run=dry_run))
+    removed = list(garbage.collect(repositories, seconds=hours * 3600, dry_run=dry_run))
     if as_json:
         screen.say_json([asdict(record) for record in removed])
     else:
@@ -243,17 +243,6 @@ def _tokens(root: Path) -> Tokens:
     from hub_client.serve.tokens import Tokens
 
     return Tokens(root.expanduser().absolute())
-
-
-def _told(token: Token) -> dict[str, object]:
-    return {
-        "id": token.id,
-        "user": token.user,
-        "scope": token.scope,
-        "namespaces": list(token.namespaces),
-        "created": token.created,
-        "expires": token.expires,
-    }
 
 
 def _row(token: Token) -> list[str]:

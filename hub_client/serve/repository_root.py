@@ -20,6 +20,7 @@ from hub_client.store.folder import git, layout, lfs
 
 OWN = "archzoo"
 """The folder of a repository in which the server keeps what git does not."""
+RECORD = f"{OWN}/record.json"
 INCOMING = "incoming"
 """The folder beside a repository's large files in which they arrive."""
 _TIMEOUT = 120.0
@@ -77,7 +78,7 @@ class Repositories:
             return None
         if (self.root / place.kind.upper()).exists() and str(place) not in self._namesakes(place):
             return None  # where case is not regarded, another owner's repository is not this one's by another spelling
-        found = server_files.read_json(self._record_path(place))
+        found = server_files.read_json(self.path(place) / RECORD)
         return Record(private=self._private) if found is None else Record(**found)
 
     def identified(self, place: Place) -> Record:
@@ -89,7 +90,7 @@ class Repositories:
             record = self._there(place)
             if not record.id:
                 record = replace(record, id=uuid4().hex)
-                self._write_record(self.path(place), record)
+                _write_record(self.path(place), record)
             return record
 
     def create(self, place: Place, *, private: bool | None, creator: str, url: str) -> None:
@@ -108,7 +109,7 @@ class Repositories:
             with self._staged() as staged:
                 git.create(staged)
                 _begin(staged, author=creator)
-                self._write_record(staged, record)
+                _write_record(staged, record)
                 self.path(place).parent.mkdir(parents=True, exist_ok=True)
                 staged.rename(self.path(place))
             atomic.sync(self.path(place).parent)
@@ -138,7 +139,7 @@ class Repositories:
         """Set who may see a repository."""
         with self._locked(place):
             record = self._there(place)
-            self._write_record(self.path(place), replace(record, id=record.id or uuid4().hex, private=private))
+            _write_record(self.path(place), replace(record, id=record.id or uuid4().hex, private=private))
 
     @contextmanager
     def reading(self, place: Place) -> Iterator[git.Repository]:
@@ -172,12 +173,6 @@ class Repositories:
             raise Refused(404, f"{place} was deleted or renamed meanwhile.", code="RepoNotFound")
         return record
 
-    def _record_path(self, place: Place) -> Path:
-        return self.path(place) / OWN / "record.json"
-
-    def _write_record(self, path: Path, record: Record) -> None:
-        server_files.write_json(path / OWN / "record.json", asdict(record))
-
     @contextmanager
     def _staged(self) -> Iterator[Path]:
         """Give a path on the same disk that nobody else uses; what is left there is removed."""
@@ -187,6 +182,10 @@ class Repositories:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_record(repository: Path, record: Record) -> None:
+    server_files.write_json(repository / RECORD, asdict(record))
 
 
 def _begin(path: Path, *, author: str) -> None:

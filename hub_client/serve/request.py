@@ -18,6 +18,9 @@ from hub_client.serve.repository_names import Place
 from hub_client.serve.repository_root import Record
 from hub_client.serve.tokens import Scope, Token
 
+PAGE = 1000
+"""Most items of a listing's page."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -137,6 +140,11 @@ def number(query: Mapping[str, str], key: str, *, default: int, most: int) -> in
     return min(int(given or default), most)
 
 
+def limit(query: Mapping[str, str], *, default: int) -> int:
+    """Return how many items of a listing are wanted, at most :data:`PAGE`."""
+    return number(query, "limit", default=default, most=PAGE) or default
+
+
 def flag(value: object) -> bool:
     """Return whether a query's or a form's value means yes."""
     return str(value).lower() in ("1", "true", "yes", "on")
@@ -149,14 +157,12 @@ def page(call: Call, items: list[Any], *, size: int, **pinned: str) -> Response:
     return JSONResponse(items[start : start + size], headers=headers)
 
 
-def parsed_json(body: bytes) -> dict[str, Any]:
+def parsed_json(body: bytes, *, what: str = "The request's body") -> dict[str, Any]:
     """Return the JSON object of a request's body; nothing is an empty one."""
     try:
         found = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        raise Refused(400, "The request's body is not JSON.") from None
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise Refused(400, "The request's body is not a JSON object.")
-    return found
+        raise Refused(400, f"{what} is not JSON.") from None
+    if not isinstance(found, dict | None):
+        raise Refused(400, f"{what} is not a JSON object.")
+    return found or {}

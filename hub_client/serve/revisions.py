@@ -14,7 +14,7 @@ from hub_client.release.store import DOCUMENT, Entry, choose
 from hub_client.serve import commit_tree
 from hub_client.serve.refusals import Refused, no_revision
 from hub_client.serve.repository_names import Place
-from hub_client.store.folder import git
+from hub_client.store.folder import git, lfs
 
 HEADS = "refs/heads/"
 TAGS = "refs/tags/"
@@ -70,11 +70,10 @@ def _history(repository: git.Repository, place: Place, *, tips: set[str]) -> Ite
 
 def digest(repository: git.Repository, place: Place, commit: str) -> str | None:
     """Return the sha256 of the manifest of a commit; None where it has none."""
-    found = commit_tree.find(repository, commit, DOCUMENT[place.kind])
-    if found is None or found.folder:
+    data = commit_tree.file(repository, commit, DOCUMENT[place.kind])
+    if data is None:
         return None
-    data = commit_tree.read(repository, found.id)
-    pointer = commit_tree.content(repository, found.id).pointer
+    pointer = lfs.Pointer.parse(data)
     return pointer.sha256 if pointer else hashlib.sha256(data).hexdigest()
 
 

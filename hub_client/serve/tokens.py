@@ -63,10 +63,6 @@ class Token:
         there = namespace in self.namespaces or EVERYWHERE in self.namespaces
         return there and SCOPES.index(scope) <= SCOPES.index(self.scope)
 
-    def expired(self, now: datetime) -> bool:
-        """Return whether its time is over."""
-        return self.expires is not None and datetime.fromisoformat(self.expires) <= now
-
 
 class Tokens:
     """The tokens of a hub; what another process changes holds from the next request on."""
@@ -79,14 +75,11 @@ class Tokens:
     def find(self, secret: str) -> Token | None:
         """Return the record of a token, or None if it was never given out, is revoked or has expired."""
         self._refresh()
-        token = self._by_hash.get(hashed(secret))
-        return None if token is None or token.expired(datetime.now(UTC)) else token
+        return _valid(self._by_hash.get(hashed(secret)))
 
     def named(self, identity: str) -> Token | None:
         """Return the valid token with this id, or None."""
-        self._refresh()
-        found = next((token for token in self._by_hash.values() if token.id == identity), None)
-        return None if found is None or found.expired(datetime.now(UTC)) else found
+        return _valid(next((token for token in self.all() if token.id == identity), None))
 
     def all(self) -> list[Token]:
         """Return every token that was not revoked, the oldest first."""
@@ -166,6 +159,12 @@ class Tokens:
 def hashed(secret: str) -> str:
     """Return what is kept of a token: its sha256, 64 hex digits."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+def _valid(token: Token | None) -> Token | None:
+    """Return a token unless its time is over."""
+    over = token is not None and token.expires and datetime.fromisoformat(token.expires) <= datetime.now(UTC)
+    return None if over else token
 
 
 def _token(record: dict[str, Any]) -> Token:

@@ -11,9 +11,7 @@ from hub_client.serve import front_matter, json_views, repository_names
 from hub_client.serve.refusals import Refused, no_repository
 from hub_client.serve.repository_names import Place
 from hub_client.serve.repository_root import Record
-from hub_client.serve.request import Call, number, page
-
-_PAGE = 1000
+from hub_client.serve.request import PAGE, Call, limit, page
 
 
 def whoami(call: Call) -> Response:
@@ -45,9 +43,8 @@ def validate_yaml(call: Call) -> Response:
 
 def list_repositories(call: Call) -> Response:
     """List the repositories that the token may see."""
-    size = number(call.query, "limit", default=_PAGE, most=_PAGE) or _PAGE
     found = [(place, record) for place, record in call.visible(call.kind) if _asked_for(call.query, place)]
-    return page(call, [_listed(call, place, record) for place, record in found], size=size)
+    return page(call, [_listed(call, place, record) for place, record in found], size=limit(call.query, default=PAGE))
 
 
 def _asked_for(query: Mapping[str, str], place: Place) -> bool:

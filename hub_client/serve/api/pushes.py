@@ -143,7 +143,7 @@ def create_tag(call: Call) -> Response:
     name = revisions.check_ref(call.text("tag"))
     with call.hub.repositories.writing(call.repo) as repository:
         target = revisions.resolve(repository, call.repo, call.words["revision"])
-        _new_ref(repository, TAGS + name, target, what="tag")
+        _new_ref(repository, TAGS, name, target=target)
     return JSONResponse({})
 
 
@@ -152,37 +152,33 @@ def create_branch(call: Call) -> Response:
     name = revisions.check_ref(call.words["branch"])
     with call.hub.repositories.writing(call.repo) as repository:
         target = revisions.resolve(repository, call.repo, call.text("startingPoint") or MAIN)
-        _new_ref(repository, HEADS + name, target, what="branch")
+        _new_ref(repository, HEADS, name, target=target)
     return JSONResponse({})
 
 
-def _new_ref(repository: git.Repository, ref: str, target: str, *, what: str) -> None:
-    base, name = (HEADS, ref.removeprefix(HEADS)) if ref.startswith(HEADS) else (TAGS, ref.removeprefix(TAGS))
-    taken = repository.refs(base)
-    clash = next(
-        (other for other in taken if f"{other}/".startswith(f"{name}/") or f"{name}/".startswith(f"{other}/")), ""
-    )
-    if clash:
-        raise Refused(409, f"Reference already exists: {base}{clash}")
-    if not repository.move(ref, None, target):
-        raise Refused(409, f"Reference already exists: {ref}")
+def _new_ref(repository: git.Repository, base: str, name: str, *, target: str) -> None:
+    """Add a tag or a branch; Refused where one is called so, or is a folder of the other's name."""
+    ends = ((other, f"{other}/", f"{name}/") for other in repository.refs(base))
+    clash = next((other for other, one, two in ends if one.startswith(two) or two.startswith(one)), None)
+    if clash is not None or not repository.move(base + name, None, target):
+        raise Refused(409, f"Reference already exists: {base}{clash or name}")
 
 
 def delete_tag(call: Call) -> Response:
     """Remove a tag."""
-    return _drop(call, TAGS + call.words["tag"])
+    return _drop(call, TAGS, call.words["tag"])
 
 
 def delete_branch(call: Call) -> Response:
     """Remove a branch other than the main one."""
     if call.words["branch"] == MAIN:
         raise Refused(403, "The main branch cannot be deleted.")
-    return _drop(call, HEADS + call.words["branch"])
+    return _drop(call, HEADS, call.words["branch"])
 
 
-def _drop(call: Call, ref: str) -> Response:
+def _drop(call: Call, base: str, name: str) -> Response:
     with call.hub.repositories.writing(call.repo) as repository:
-        commit = repository.refs(ref[: ref.index("/", 5) + 1]).get(ref[ref.index("/", 5) + 1 :])
-        if commit is None or not repository.drop(ref, commit):
-            no_revision(ref)
+        commit = repository.refs(base).get(name)
+        if commit is None or not repository.drop(base + name, commit):
+            no_revision(base + name)
     return JSONResponse({})

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from hub_client.release.listing import DatasetListing, Listing
 from hub_client.release.store import Kind
-from hub_client.serve import json_views, sessions
+from hub_client.serve import commit_tree, json_views, sessions
 from hub_client.serve.pages import html, tagged_releases
 from hub_client.serve.refusals import Refused
 from hub_client.serve.repository_names import Place
@@ -119,7 +119,7 @@ def card(call: Call) -> Response:
     with call.hub.repositories.reading(call.repo) as repository:
         commit, version = tagged_releases.newest(repository)
         about = tagged_releases.about(repository, call.repo, commit, version) if commit else None
-        text = (tagged_releases.file(repository, commit, json_views.CARD) if commit else None) or b""
+        text = (commit_tree.file(repository, commit, json_views.CARD) if commit else None) or b""
         yanked = tagged_releases.yanked(repository)
         names = tagged_releases.sorted_versions(repository)
         versions = [tagged_releases.version(repository, call.repo, name, yanked=yanked) for name in names]

@@ -19,7 +19,7 @@ from hub_client.store.folder import git
 def yanked(repository: git.Repository) -> Mapping[str, str]:
     """Return the versions that were withdrawn, and why."""
     commit = repository.branches().get(yanks.BRANCH)
-    data = file(repository, commit, yanks.FILE) if commit else None
+    data = commit_tree.file(repository, commit, yanks.FILE) if commit else None
     try:
         return yanks.reasons(yanks.read(data, source="this repository")) if data else {}
     except errors.IntegrityError:
@@ -66,10 +66,4 @@ def about(
 
 def document(repository: git.Repository, place: Place, commit: str) -> bytes | None:
     """Return the manifest of a commit; None where there is none."""
-    return file(repository, commit, DOCUMENT[place.kind])
-
-
-def file(repository: git.Repository, commit: str, path: str) -> bytes | None:
-    """Return a small file of a commit; None where there is none."""
-    found = commit_tree.find(repository, commit, path)
-    return None if found is None or found.folder else commit_tree.read(repository, found.id)
+    return commit_tree.file(repository, commit, DOCUMENT[place.kind])
