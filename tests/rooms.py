@@ -31,6 +31,9 @@ ROOMS = (
     "files",
     "manifest",
 )
+INSIDE = {"serve": (("server",), ("app",), ("routes",), ("api", "pages"))}
+"""What is on top within a room, from the top down; parts side by side do not import each other, and all else in the
+room lies below them."""
 LOOSE = ("_resources", "_version", "errors")
 """The modules below all rooms; beside them only the package's face is loose."""
 _BEFORE, _AFTER = "<!-- rooms -->", "<!-- end of rooms -->"

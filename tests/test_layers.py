@@ -13,7 +13,7 @@ import pytest
 
 from hub_client.manifest.configs import CONFIGS
 from hub_client.models.architectures import ARCHITECTURES
-from tests.rooms import LOOSE, PACKAGE, ROOMS, ROOT
+from tests.rooms import INSIDE, LOOSE, PACKAGE, ROOMS, ROOT
 
 LONGEST_FILE = 600
 MODEL_NAMES = {"expimap", "scanvi", "scpoli", "scvi", "scvi_tools", "totalvi", "trvae"}
@@ -76,6 +76,24 @@ def test_imports_only_go_down() -> None:
         if FLOORS.index(floor(target)) < FLOORS.index(floor(module))
     ]
     assert upward == []
+
+
+def height(room: str, part: str) -> int:
+    return next((number for number, parts in enumerate(INSIDE[room]) if part in parts), len(INSIDE[room]))
+
+
+@pytest.mark.parametrize("room", INSIDE)
+def test_imports_within_a_room_only_go_down(room: str) -> None:
+    """Or stay in one part, or among what lies below all parts."""
+    wrong = []
+    for module, target in ((name, target) for name, tree in TREES.items() for target in ours(tree)):
+        ends = [name.split(".")[2] for name in (module, target) if name.startswith(f"hub_client.{room}.")]
+        if len(ends) < 2 or ends[0] == ends[1]:
+            continue
+        above, below = (height(room, part) for part in ends)
+        if above > below or above == below < len(INSIDE[room]):
+            wrong.append(f"{module} imports {target}")
+    assert wrong == []
 
 
 def test_nothing_is_imported_from_the_top() -> None:

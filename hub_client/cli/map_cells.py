@@ -203,7 +203,7 @@ def _receipt_of(out: Path) -> Path:
 def _write_receipt(content: bytes, out: Path) -> Path:
     path = _receipt_of(out)
     with atomic.writing(f"the place of --out {out}", otherwise="choose another place"):
-        atomic.publish(atomic.stage([content], staging=path.absolute().parent), path.absolute())
+        atomic.write(path.absolute(), content)
     return path
 
 

@@ -33,7 +33,7 @@ class Scope(StrEnum):
 
 
 class Visibility(StrEnum):
-    """Who sees a repository of which nobody has said."""
+    """Who sees a repository whose owner has not stated it."""
 
     private = "private"
     public = "public"
@@ -74,7 +74,7 @@ def serve(
         str, typer.Option(metavar="ADDRESSES", help="Proxies whose X-Forwarded headers are believed.")
     ] = "127.0.0.1",
     visibility: Annotated[
-        Visibility, typer.Option(help="Who sees a repository of which nobody has said.")
+        Visibility, typer.Option(help="Who sees a repository whose owner has not stated it.")
     ] = Visibility.private,
     max_file: Annotated[float, typer.Option(metavar="GB", help="Largest file.")] = 50.0,
     quota: Annotated[
@@ -171,7 +171,7 @@ def list_tokens(root: Root, as_json: options.Json = False) -> None:
     """
     found = _tokens(root).all()
     if as_json:
-        screen.say_json([_told(token) for token in found])
+        screen.say_json([{key: value for key, value in asdict(token).items() if key != "sha256"} for token in found])
     elif found:
         screen.say_table(COLUMNS, [_row(token) for token in found])
     else:
@@ -200,7 +200,7 @@ def collect(
     hours: Annotated[
         float, typer.Option(min=0, help="Keep what was touched in the last so many hours: it may wait for its commit.")
     ] = 24.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be removed.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Remove what no branch, tag or pull request refers to any more.
@@ -214,11 +214,11 @@ def collect(
     ```
     """
     _check_installed()
-    from hub_client.serve import garbage as collecting
+    from hub_client.serve import garbage
     from hub_client.serve.repository_root import Repositories
 
     repositories = Repositories(root.expanduser().absolute(), private=True)
-    removed = list(collecting.collect(repositories, seconds=hours * 3600, dry_run=dry_run))
+    removed = list(garbage.collect(repositories, seconds=hours * 3600, dry_run=dry_run))
     if as_json:
         screen.say_json([asdict(record) for record in removed])
     else:
@@ -243,17 +243,6 @@ def _tokens(root: Path) -> Tokens:
     from hub_client.serve.tokens import Tokens
 
     return Tokens(root.expanduser().absolute())
-
-
-def _told(token: Token) -> dict[str, object]:
-    return {
-        "id": token.id,
-        "user": token.user,
-        "scope": token.scope,
-        "namespaces": list(token.namespaces),
-        "created": token.created,
-        "expires": token.expires,
-    }
 
 
 def _row(token: Token) -> list[str]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from hub_client import errors
 from hub_client.compat import _surgery
 from hub_client.compat._split import splitting
-from hub_client.files import folders
+from hub_client.files import atomic
 from hub_client.interop import scvi_files
 from hub_client.models.architectures.scvi.modules import scvi_tools
 
@@ -150,7 +150,7 @@ class _ScviToolsModel:
                 facts={"output_dir_path": output_dir_path},
             )
         name = f"{prefix or ''}{scvi_files.MODEL}"
-        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder, folders.staged_file(target / name) as part:
+        with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder, atomic.staged_file(target / name) as part:
             shutil.copyfile(folder / name, part)
 
     @staticmethod

@@ -28,7 +28,7 @@ def held(path: Path, *, timeout: float, otherwise: str) -> Iterator[None]:
     timeout
         Seconds to wait for another who holds it.
     otherwise
-        What to say if that is not enough.
+        The error's message if that is not enough.
 
     Raises
     ------

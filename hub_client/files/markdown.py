@@ -1,4 +1,4 @@
-"""Markdown and YAML written safely: what a manifest says is shown, never interpreted."""
+"""Markdown and YAML written safely: what a manifest states is shown, never interpreted."""
 
 from __future__ import annotations
 

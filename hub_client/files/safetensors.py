@@ -44,7 +44,7 @@ def described(manifest: Manifest) -> Described:
 
 
 def check(content: bytes | bytearray, manifest: Manifest) -> list[Entry]:
-    """Return where each tensor lies, once the whole header is what the manifest says.
+    """Return where each tensor lies, once the whole header is what the manifest states.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def load(content: bytearray, manifest: Manifest) -> dict[str, Tensor]:
     Raises
     ------
     IntegrityError
-        If the header is not what the manifest says, or a tensor holds NaN, an infinity or an impossible boolean.
+        If the header is not what the manifest states, or a tensor holds NaN, an infinity or an impossible boolean.
     """
     tensors = {entry.name: _tensor(content, entry) for entry in check(content, manifest)}
     for name, tensor in tensors.items():
@@ -162,7 +162,7 @@ def _compare(found: Described, expected: Described) -> None:
     for name, (dtype, shape) in expected.items():
         if found[name] != (dtype, shape):
             raise _bad(
-                f"holds tensor {name!r} as {found[name][0]} {found[name][1]}, but the manifest says {dtype} {shape}",
+                f"holds tensor {name!r} as {found[name][0]} {found[name][1]}, but the manifest states {dtype} {shape}",
                 expected=(dtype, shape),
                 actual=found[name],
             )

@@ -148,10 +148,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _trusted_dtype(array: dict[str, Any], codecs: list[Any]) -> bool:
-    """Return whether an array is of plain values, in whichever of the two formats' words it says so."""
-    said = [_plain_3(array["data_type"])] if "data_type" in array else []
-    said += [_plain_2(array["dtype"], codecs)] if "dtype" in array else []
-    return bool(said) and all(said)
+    """Return whether an array is of plain values, in whichever of the two formats it is described."""
+    described = [_plain_3(array["data_type"])] if "data_type" in array else []
+    described += [_plain_2(array["dtype"], codecs)] if "dtype" in array else []
+    return bool(described) and all(described)
 
 
 def _plain_3(kind: Any) -> bool:

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 from hub_client import errors
-from hub_client.files import folders
+from hub_client.files import atomic
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
+from hub_client.release.names import document_name
 from hub_client.release.ref import Ref
 from hub_client.release.store import DOCUMENT, Entry, Source, Store, writable
 from hub_client.store import addresses
@@ -119,7 +120,7 @@ class Hub:
 
         found, folder = _warned(self._models.find(name)), _vacant(Path(into))
         _manifest(found)  # what is wrong with it is reported under the name that was asked for
-        with folders.staged(folder) as stage:
+        with atomic.staged(folder) as stage:
             self._whole(found).fetch(found.ref, stage)
             found.ref.check(release_folder.verify(stage).digest, file=DOCUMENT["models"])
         return folder
@@ -293,7 +294,7 @@ class Hub:
         store, repo = self._datasets.target(name)
         follows = prepare.parent(store, repo, named=parent)
         found = {"cells": adata.n_obs, "genes": adata.n_vars, "fingerprint": fingerprint(adata)}
-        record = dataset.describe(name=repo.split("/")[-1], **described, **found)
+        record = dataset.describe(name=document_name(repo), **described, **found)
         with TemporaryDirectory(prefix="archzoo-") as scratch:
             folder = dataset.write(Path(scratch) / "release", adata, record)
             if private is not None:

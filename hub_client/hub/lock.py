@@ -86,7 +86,7 @@ def write_lock(path: Path, content: Lock) -> Path:
     """Write a lock file, whole or not at all; the same releases give the same bytes."""
     data = json.dumps(content.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n"
     with atomic.writing(str(path), otherwise="choose another place"):
-        atomic.publish(atomic.stage([data.encode()], staging=path.absolute().parent), path.absolute())
+        atomic.write(path.absolute(), data.encode())
     return path
 
 

@@ -21,8 +21,9 @@ from hub_client.models.model import Model
 from hub_client.release import folder as release_folder
 from hub_client.release import signing, versioning
 from hub_client.release.folder import Release
+from hub_client.release.names import document_name, is_version, semver
 from hub_client.release.ref import Ref
-from hub_client.release.store import SEMVER, Source, Store, semver
+from hub_client.release.store import Source, Store
 from hub_client.store.network.remote import RemoteStore
 
 _log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def _next(
     taken = {str(ref.version): ref for ref in store.releases(repo)} if store.holds(repo) else {}
     version = _version(draft, content.manifest)
     created = _created(store, taken.get(version))
-    named = content.manifest.renamed(name=repo.split("/")[-1], version=version, created=created)
+    named = content.manifest.renamed(name=document_name(repo), version=version, created=created)
     release = _written(content, named, scratch / "release")
     kept = _kept(draft, release, origins, scratch=scratch)
     again = taken.get(version)
@@ -176,7 +177,7 @@ def _origin(manifest: Manifest) -> str | None:
 
 def _version(draft: Draft, manifest: Manifest) -> str:
     version = manifest.version if draft.version is None else draft.version
-    if not SEMVER.fullmatch(version):
+    if not is_version(version):
         raise errors.InvalidInput(
             f"version {version!r} is not a semantic version; expected three numbers, as in 1.2.0.",
             facts={"version": version},

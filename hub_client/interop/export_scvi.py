@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hub_client import errors
-from hub_client.files import folders
+from hub_client.files import atomic
 from hub_client.models.architectures.scvi.export import quiet
 from hub_client.models.model import Model
 
@@ -49,6 +49,6 @@ def export_scvi(model: Model, folder: str | Path, *, overwrite: bool = False) ->
         theirs.registry_["setup_args"]["layer"] = layer
         data = theirs.registry_["field_registries"]["X"]["data_registry"]
         data |= {"attr_name": "layers", "attr_key": layer}
-    with folders.staged(place) as stage, quiet():
+    with atomic.staged(place) as stage, quiet():
         theirs.save(str(stage), overwrite=True)
     return place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,14 +10,15 @@ from pydantic import BaseModel, Field, ValidationError
 from hub_client import errors
 from hub_client.manifest import _json
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.release.store import DOCUMENT, FILE_NAME
+from hub_client.manifest.v1 import Sha256
+from hub_client.release.names import is_file
+from hub_client.release.store import DOCUMENT
 
 MOST_FILES = 64
 LARGEST = 1 << 40
 """Bytes that one file of a release may have."""
 
 _WEIGHTS = "model.safetensors"
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Wanted:
 class _File(BaseModel):
     path: str
     size: Annotated[int, Field(ge=0, le=LARGEST, strict=True)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 class _Delta(_File):
@@ -82,14 +82,9 @@ def files_of(document: bytes, *, source: str) -> tuple[Wanted, ...]:
     return tuple(Wanted(file.path, file.sha256, file.size) for file in kept)
 
 
-def plain(name: str) -> bool:
-    """Return whether a file name is one on every system and leaves no folder."""
-    return bool(FILE_NAME.fullmatch(name)) and not name.endswith(".") and not _RESERVED.fullmatch(name)
-
-
 def _check_name(name: str, names: list[str], *, source: str) -> None:
     same = [other for other in [*names, *DOCUMENT.values()] if other.casefold() == name.casefold()]
-    if plain(name) and len(same) == 1:
+    if is_file(name) and len(same) == 1:
         return
     raise errors.IntegrityError(
         f"{source} names a file {name!r:.120}: expected plain names of letters, digits, . - and _, each once. Nothing "

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_client import errors
-from hub_client.files import folders, safetensors, zarr_zip
+from hub_client.files import atomic, safetensors, zarr_zip
 from hub_client.manifest.reading import MAX_BYTES, read_manifest
 from hub_client.manifest.v1 import FileSpec, Manifest
 from hub_client.release import card
@@ -160,10 +160,10 @@ def write(
     files = tuple(_describe(path, contents[path]) for path in sorted(contents))
     sealed = _sealed(manifest, files).to_bytes()
     read_manifest(sealed, source=str(folder / MANIFEST))
-    with folders.staged(folder) as stage:
+    with atomic.staged(folder) as stage:
         for path, content in contents.items():
-            folders.write(stage / path, content)
-        folders.write(stage / MANIFEST, sealed)
+            atomic.create(stage / path, [content])
+        atomic.create(stage / MANIFEST, [sealed])
     return folder
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from hub_client import errors
 from hub_client.release import yanks
+from hub_client.release.names import is_version, semver
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Logged, RepoType, choose, semver, stated_version
+from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType, choose, stated_version
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ class Repository:
     @property
     def released(self) -> bool:
         """Whether there is a release."""
-        return any(map(SEMVER.fullmatch, self.tags)) or (self.head is not None and self.digest(self.head) is not None)
+        return any(map(is_version, self.tags)) or (self.head is not None and self.digest(self.head) is not None)
 
     @cached_property
     def versions(self) -> dict[str, str]:
         """Version to commit: the tags, and the head's own where a push died before tagging it."""
-        tagged = {name: commit for name, commit in self.tags.items() if SEMVER.fullmatch(name)}
+        tagged = {name: commit for name, commit in self.tags.items() if is_version(name)}
         if self.head is None or self.head in tagged.values():
             return tagged
         stated = stated_version(self.document(self.head) or b"")

@@ -7,7 +7,6 @@ anything that keeps releases under 40-hex commit ids.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from hub_client import errors
 from hub_client.manifest.v1 import Commit
+from hub_client.release.names import SHORT_COMMIT, is_version, semver
 from hub_client.release.ref import Ref
 
 RepoType = Literal["models", "datasets"]
@@ -24,12 +24,7 @@ RepoType = Literal["models", "datasets"]
 DOCUMENT: Mapping[RepoType, str] = {"models": "manifest.json", "datasets": "dataset.json"}
 """The file whose sha256 is the release digest."""
 
-SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
-FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-
 _DIGEST = "sha256:"
-_SHORTEST_COMMIT = 7
-_SHORTEST_DIGEST = 12
 
 
 @dataclass(frozen=True)
@@ -194,12 +189,7 @@ def stated_version(document: bytes) -> str | None:
         stated = json.loads(document)["version"]
     except (ValueError, TypeError, KeyError):
         return None
-    return stated if isinstance(stated, str) and SEMVER.fullmatch(stated) else None
-
-
-def semver(version: str) -> tuple[int, ...]:
-    """Return a semantic version as numbers that compare."""
-    return tuple(int(part) for part in version.split("."))
+    return stated if isinstance(stated, str) and is_version(stated) else None
 
 
 def choose(
@@ -239,7 +229,7 @@ def choose(
     found = {known[revision]: revision} if revision in known else {}
     if revision.startswith(_DIGEST):
         found = _by_digest(revision.removeprefix(_DIGEST), history())
-    elif re.fullmatch(r"[0-9a-f]{7,40}", revision):
+    elif SHORT_COMMIT.fullmatch(revision):
         found |= {entry.commit: entry.commit for entry in history() if entry.commit.startswith(revision)}
     return _only(repo, revision, found=found, versions=versions)
 

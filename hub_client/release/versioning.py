@@ -19,7 +19,7 @@ from torch import Tensor
 from hub_client import errors
 from hub_client.manifest.v1 import Manifest
 from hub_client.release.folder import WEIGHTS, Release
-from hub_client.release.store import semver
+from hub_client.release.names import semver
 
 LEVELS = ("major", "minor", "patch")
 

@@ -19,12 +19,10 @@ from starlette.responses import Response
 from hub_client import errors
 from hub_client.files import atomic
 from hub_client.serve import server_files, streams
-from hub_client.serve.api import repositories
 from hub_client.serve.hub import Hub
 from hub_client.serve.pages import html
 from hub_client.serve.quota import LARGEST_COMMIT, LARGEST_JSON
-from hub_client.serve.refusals import BAD_TOKEN, Refused, no_repository
-from hub_client.serve.repository_names import Place
+from hub_client.serve.refusals import BAD_TOKEN, Refused
 from hub_client.serve.request import Call, parsed_json
 from hub_client.serve.routes import ROUTES, Route, Table
 from hub_client.serve.sessions import COOKIE
@@ -47,10 +45,10 @@ _STATUS: tuple[tuple[type[errors.HubClientError], int], ...] = (
     (errors.TransportError, 503),
 )
 _SENDING = ("resolve", "download")
-"""Actions that send a file: a lab may have to tell who has it."""
+"""Actions that send a file: a lab may have to account for who has it."""
 _GONE = 499
 _PLAIN = {503: "This hub is busy, or cannot write just now; try again.", 507: "This hub's disk has no room left."}
-"""What is said of errors that name the server's own folders."""
+"""What answers replace errors that name the server's own folders."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -157,7 +155,7 @@ class _Work:
 
 
 def _named(body: Mapping[str, Any]) -> dict[str, str]:
-    """Return what of a request's body says which repository or ref it is about."""
+    """Return what of a request's body names the repository or ref it is about."""
     keys = ("name", "organization", "type", "fromRepo", "toRepo", "visibility", "tag", "startingPoint")
     return {key: str(body[key])[:200] for key in keys if body.get(key) is not None}
 
@@ -185,24 +183,18 @@ def _admitted(call: Call, route: Route) -> Call:
         raise Refused(401, "A token is needed: log in with `hf auth login`, or give token=.")
     if route.access in ("open", "token"):
         return call
-    place = Place("datasets" if call.words["kind"] == "datasets" else "models", call.words["owner"], call.words["name"])
-    record = call.hub.repositories.record(place)
-    if record is None or not repositories.sees(call, place, record):
-        no_repository(known=call.token is not None)
-    _check_scope(call, route, place)
-    return replace(call, place=place)
+    call.seen(call.named)
+    _check_scope(call, route)
+    return replace(call, place=call.named)
 
 
-def _check_scope(call: Call, route: Route, place: Place) -> None:
+def _check_scope(call: Call, route: Route) -> None:
     if route.access == "read":
         return
     if call.token is None:
-        raise Refused(401, f"{place} is public to read; to change it, give a token.")
-    if route.access in ("write", "admin") and not call.token.allows(route.access, place.owner):
-        raise Refused(
-            403,
-            f"This needs a token with scope {route.access} for {place.owner!r}: {call.may}",
-        )
+        raise Refused(401, f"{call.named} is public to read; to change it, give a token.")
+    if route.access in ("write", "admin") and not call.allows(route.access, call.named.owner):
+        raise Refused(403, f"This needs a token with scope {route.access} for {call.named.owner!r}: {call.may}")
 
 
 def _token(call: Call) -> Token | None:

@@ -10,6 +10,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hub_client.files import atomic
 from hub_client.serve import server_files
 
 FILE = "audit.jsonl"
@@ -25,7 +26,7 @@ class Audit:
         """Append one line: the time, and every fact that is not None."""
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | facts
         line = json.dumps({key: value for key, value in record.items() if value is not None}, ensure_ascii=True)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, atomic.OWNER_ONLY)
         try:
             os.write(descriptor, line.encode() + b"\n")  # one system call: lines of two processes do not mix
         finally:

@@ -98,6 +98,12 @@ def read(repository: git.Repository, blob: str) -> bytes:
     return bytes(repository.load(blob.encode(), Blob).as_raw_string())
 
 
+def file(repository: git.Repository, commit: str, path: str) -> bytes | None:
+    """Return a small file of a commit; None where there is none."""
+    found = find(repository, commit, path)
+    return None if found is None or found.folder else read(repository, found.id)
+
+
 def stored(repository: git.Repository, data: bytes) -> str:
     """Store bytes as a file's object and return its id."""
     blob = Blob.from_string(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,22 +11,23 @@ from typing import IO, Any
 
 from dulwich.objects import Blob
 
+from hub_client.release.names import SHA256
 from hub_client.serve import commit_tree, repository_names
 from hub_client.serve.quota import LARGEST_REGULAR, MOST_FILES
 from hub_client.serve.refusals import Refused
+from hub_client.serve.request import parsed_json
 from hub_client.store.folder import git, lfs
 
 _LONGEST_LINE = 4 * LARGEST_REGULAR // 3 + 8192
 _LONGEST_MESSAGE = 64 * 2**10
 _BATCH = 32 * 2**20
 """Bytes of files that are held in memory before they are written."""
-_SHA256 = re.compile("[0-9a-f]{64}")
 _ESCAPED = re.compile(r"([\\*?\[\]!#\"])")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a commit says of itself: its message, and the commit it must follow or None."""
+    """What a commit states of itself: its message, and the commit it must follow or None."""
 
     message: str
     parent: str | None
@@ -83,17 +83,7 @@ def lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
                 413, f"a file of over {LARGEST_REGULAR:,} bytes is uploaded as a large file, not within the commit."
             )
         if line.strip():
-            yield _parsed(line)
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        raise Refused(400, "a line of the commit is not JSON.") from None
-    if not isinstance(value, dict):
-        raise Refused(400, "a line of the commit is not a JSON object.")
-    return value
+            yield parsed_json(line, what="a line of the commit")
 
 
 def apply(repository: git.Repository, base: str | None, operations: Iterator[dict[str, Any]]) -> bytes:
@@ -140,7 +130,7 @@ def _file(draft: Draft, path: str, value: dict[str, Any]) -> None:
 
 def _large_file(draft: Draft, path: str, value: dict[str, Any]) -> None:
     sha256, size = value.get("oid"), value.get("size")
-    if value.get("algo", "sha256") != "sha256" or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    if value.get("algo", "sha256") != "sha256" or not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise Refused(400, f"{path!r} should be named by its sha256, 64 hex digits.")
     repository_names.check_path(path)
     actual = _check_received(draft, path, sha256, size=size)
@@ -159,16 +149,18 @@ def _check_received(draft: Draft, path: str, sha256: str, *, size: object) -> in
 
 
 def _deleted_file(draft: Draft, path: str, value: dict[str, Any]) -> None:
-    if draft.paths.pop(path, None) is None:
-        raise Refused(404, f"A file with this name doesn't exist: {path}", code="EntryNotFound")
-    draft.large.discard(path)
+    _drop(draft, [path] if path in draft.paths else [], what=f"file with this name doesn't exist: {path}")
 
 
 def _deleted_folder(draft: Draft, path: str, value: dict[str, Any]) -> None:
     prefix = f"{path.strip('/')}/" if path.strip("/") else ""
     gone = [name for name in draft.paths if name.startswith(prefix)]
+    _drop(draft, gone, what=f"folder with this name doesn't exist: {path}")
+
+
+def _drop(draft: Draft, gone: list[str], *, what: str) -> None:
     if not gone:
-        raise Refused(404, f"A folder with this name doesn't exist: {path}", code="EntryNotFound")
+        raise Refused(404, f"A {what}", code="EntryNotFound")
     for name in gone:
         del draft.paths[name]
         draft.large.discard(name)

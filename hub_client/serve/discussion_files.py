@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hub_client.serve import json_views, server_files
+from hub_client.serve import json_views, merging, server_files
 from hub_client.serve.refusals import Refused
 from hub_client.serve.repository_root import OWN
 from hub_client.serve.revisions import HEADS, MAIN, PULLS
@@ -21,6 +21,7 @@ from hub_client.store.folder import git
 Discussion = dict[str, Any]
 _LONGEST_TEXT = 64 * 2**10
 _LONGEST_TITLE = 500
+_LONGEST_DIFF = 2**20
 
 
 def all_of(repository: git.Repository) -> list[Discussion]:
@@ -35,6 +36,30 @@ def read(repository: git.Repository, number: int) -> Discussion:
     if found is None:
         raise Refused(404, f"There is no discussion {number} here.")
     return _settled(repository, found)
+
+
+def named(repository: git.Repository, number: str) -> Discussion:
+    """Return the discussion whose number is in an address; errors as :func:`read`."""
+    if not (number.isascii() and number.isdecimal() and len(number) < 10):
+        raise Refused(404, f"There is no discussion {number[:20]!r} here.")
+    return read(repository, int(number))
+
+
+def conflicts(repository: git.Repository, discussion: Discussion) -> list[str]:
+    """Return the files that keep a pull request from being merged; none of one that is merged already."""
+    head, ours = _ends(repository, discussion)
+    return merging.merge(repository, ours, head).conflicts if head and ours and discussion["status"] != "merged" else []
+
+
+def diff(repository: git.Repository, discussion: Discussion) -> str | None:
+    """Return what a pull request changes; None where that is too long to be read, and of a discussion."""
+    head, ours = _ends(repository, discussion)
+    base = merging.fork(repository, ours, head) if head and ours else None
+    return repository.diff(base, head, most=_LONGEST_DIFF) if base and head else None
+
+
+def _ends(repository: git.Repository, discussion: Discussion) -> tuple[str | None, str | None]:
+    return repository.ref(f"{PULLS}{discussion['num']}"), repository.ref(discussion["base"])
 
 
 def write(repository: git.Repository, discussion: Discussion) -> None:

@@ -1,7 +1,7 @@
 """Removes what no branch, tag or pull request refers to any more, while pushes may be under way.
 
 An object is removed only under its repository's lock, and only when nobody has touched it for a while: what is being
-uploaded is new, and what a push is told to be here already is touched then.
+uploaded is new, and what is reported to a push as here already is touched then.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from dulwich.objects import Tree
 from hub_client import errors
 from hub_client.release.store import DOCUMENT
 from hub_client.serve import commit_tree, merging, server_files
-from hub_client.serve.api.large_files import INCOMING
 from hub_client.serve.repository_names import Place
-from hub_client.serve.repository_root import OWN, Repositories
+from hub_client.serve.repository_root import INCOMING, OWN, Repositories
 from hub_client.store.folder import git
 
 SPARED = 24 * 3600
@@ -40,7 +39,7 @@ class Removed:
 
 
 def collect(repositories: Repositories, *, seconds: float = SPARED, dry_run: bool = False) -> Iterator[Removed]:
-    """Remove unreferenced objects from every repository, and say what.
+    """Remove unreferenced objects from every repository, and report what.
 
     Parameters
     ----------
@@ -49,7 +48,7 @@ def collect(repositories: Repositories, *, seconds: float = SPARED, dry_run: boo
     seconds
         What was touched in the last so many seconds stays.
     dry_run
-        Only say what would be removed.
+        Only report what would be removed.
     """
     before = time.time() - seconds
     for kind in DOCUMENT:

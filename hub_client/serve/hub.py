@@ -22,7 +22,7 @@ class Settings:
     root
         The folder hub.
     public
-        Whether a repository is public of which nobody has said.
+        Whether a repository is public whose record does not state it.
     address
         The hub's address as clients see it, without a final ``/``; None takes it from each request.
     largest_file

@@ -21,10 +21,10 @@ def instant(moment: datetime) -> str:
 
 
 def repository(hub: Hub, place: Place, record: Record, *, commit: str | None) -> dict[str, Any]:
-    """Return what a listing says of a repository at a commit; None is one without commits."""
+    """Return what a listing states of a repository at a commit; None is one without commits."""
     with hub.repositories.reading(place) as repository:
         node = next(repository.line(commit), None)
-        card = front_matter.lenient(_card(repository, commit)) if commit else {}
+        card = front_matter.lenient(commit_tree.file(repository, commit, CARD) or b"") if commit else {}
     modified = instant(node.date) if node else record.created
     created = instant(datetime.fromisoformat(record.created)) if record.created else modified
     return {
@@ -53,11 +53,6 @@ def tags(card: Mapping[str, Any]) -> list[str]:
     found = [str(card["library_name"])] if card.get("library_name") else []
     found += own + ([f"license:{card['license']}"] if isinstance(card.get("license"), str) else [])
     return list(dict.fromkeys(found))
-
-
-def _card(repository: git.Repository, commit: str) -> bytes:
-    found = commit_tree.find(repository, commit, CARD)
-    return b"" if found is None or found.folder else commit_tree.read(repository, found.id)
 
 
 def siblings(repository: git.Repository, commit: str, *, blobs: bool) -> list[dict[str, Any]]:

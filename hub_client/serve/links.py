@@ -1,6 +1,6 @@
 """Upload and download links that are a right by themselves: signed, for one object of one repository, and expiring.
 
-Clients send large files without their token, so the link must say who may store what, where and until when.
+Clients send large files without their token, so the link must state who may store what, where and until when.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Links:
         self._seconds = seconds
 
     def query(self, *, method: str, repository: str, sha256: str, size: int, token: str) -> str:
-        """Return the query of a link, which says what it allows and is signed."""
+        """Return the query of a link, which states what it allows and is signed."""
         grant = Grant(method, repository, sha256, size, token, int(time.time()) + self._seconds)
         shown = {"size": size, "token": token, "expires": grant.expires, "signature": self._signed(grant)}
         return urlencode(shown, quote_via=quote)
@@ -92,8 +92,7 @@ def _whole(text: str | None) -> int:
 def key(path: Path) -> bytes:
     """Return the hub's key, made on first use; of two servers that start at once, both use the first one's."""
     if not path.exists():
-        staged = atomic.stage([secrets.token_bytes(_KEY_BYTES)], staging=path.parent)
-        staged.chmod(0o600)
+        staged = atomic.stage([secrets.token_bytes(_KEY_BYTES)], staging=path.parent, mode=atomic.OWNER_ONLY)
         with suppress(FileExistsError):
             os.link(staged, path)
         staged.unlink()

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from hub_client import errors
 
 BAD_TOKEN = "Invalid credentials in Authorization header"
-"""The one message by which the client tells a bad token from a missing repository."""
+"""The one message by which the client distinguishes a bad token from a missing repository."""
 _LONGEST_HEADER = 400
 
 

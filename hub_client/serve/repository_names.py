@@ -6,19 +6,15 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
+from hub_client.release.names import check_new, is_device
 from hub_client.release.store import RepoType
 from hub_client.serve.refusals import Refused
 
 TYPES: dict[str | None, RepoType] = {None: "models", "model": "models", "dataset": "datasets"}
 """What the client calls a kind of repository, and what it is called in paths."""
-RESERVED = frozenset(
-    {"api", "datasets", "models", "spaces", "kernels", "buckets", "static", "login", "logout", "lfs", "settings"}
-)
-"""Owners whose pages would hide the hub's own."""
-_NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
-_DEVICES = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
 _LONGEST_PART = 255
 _LONGEST_PATH = 1024
 
@@ -30,6 +26,17 @@ class Place:
     kind: RepoType
     owner: str
     name: str
+
+    @classmethod
+    def named(cls, kind: RepoType, repo: str) -> Self:
+        """Return the place of ``owner/name``."""
+        return cls(kind, *repo.split("/"))
+
+    @classmethod
+    def new(cls, kind: RepoType, repo: str) -> Self:
+        """Return the place of a repository to be; InvalidInput if it cannot be called so."""
+        check_new(repo)
+        return cls.named(kind, repo)
 
     def __str__(self) -> str:
         return f"{self.owner}/{self.name}"
@@ -43,22 +50,6 @@ class Place:
     def web(self) -> str:
         """The path of its page, without a ``/`` in front."""
         return f"datasets/{self}" if self.kind == "datasets" else str(self)
-
-
-def is_name(text: str) -> bool:
-    """Return whether an owner or a repository may have this name."""
-    return bool(_NAME.fullmatch(text)) and not text.lower().endswith((".git", ".lock"))
-
-
-def new_place(kind: RepoType, owner: str, name: str) -> Place:
-    """Return the place of a repository to be; Refused if nobody may call one so."""
-    if owner.lower() in RESERVED or not is_name(owner) or not is_name(name):
-        raise Refused(
-            400,
-            f"{owner}/{name} cannot be a repository's name: owner and name are 1 to 96 letters, digits, - _ . each, "
-            "without -- or .., and do not end with .git.",
-        )
-    return Place(kind, owner, name)
 
 
 def check_path(path: str) -> str:
@@ -80,7 +71,7 @@ def _problem(part: str) -> str | None:
         "has a character that is not allowed in file names": bool(_UNSAFE.search(part)) or not _encodes(part),
         "ends a part with a dot or a blank": part != part.rstrip(". "),
         "has a part named .git": _visible(plain) in (".git", "git~1"),
-        "has a part that Windows keeps for a device": bool(_DEVICES.fullmatch(part)),
+        "has a part that Windows keeps for a device": is_device(part),
         f"has a part longer than {_LONGEST_PART} bytes": len(part.encode(errors="replace")) > _LONGEST_PART,
     }
     return next((problem for problem, found in rows.items() if found), None)

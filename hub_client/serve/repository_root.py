@@ -11,15 +11,18 @@ from pathlib import Path
 from uuid import uuid4
 
 from hub_client.files import atomic, locks
+from hub_client.release.names import is_repository
 from hub_client.release.store import RepoType
 from hub_client.serve import commit_tree, server_files
 from hub_client.serve.refusals import Exists, Refused
-from hub_client.serve.repository_names import Place, is_name
-from hub_client.store.folder import git, lfs
+from hub_client.serve.repository_names import Place
+from hub_client.store.folder import git, layout, lfs
 
 OWN = "archzoo"
 """The folder of a repository in which the server keeps what git does not."""
-MAIN = "refs/heads/main"
+RECORD = f"{OWN}/record.json"
+INCOMING = "incoming"
+"""The folder beside a repository's large files in which they arrive."""
 _TIMEOUT = 120.0
 
 
@@ -53,7 +56,7 @@ class Repositories:
     root
         The folder hub.
     private
-        Whether a repository is private of which nobody has said.
+        Whether a repository is private whose record does not state it.
     """
 
     def __init__(self, root: Path, *, private: bool) -> None:
@@ -62,18 +65,20 @@ class Repositories:
 
     def path(self, place: Place) -> Path:
         """Return the folder of a repository, there or not."""
-        return self.root / place.kind / place.owner / f"{place.name}.git"
+        return layout.path(self.root / place.kind, str(place))
 
     def all(self, kind: RepoType) -> list[Place]:
         """Return every repository of a kind, sorted by name."""
-        paths = (self.root / kind).glob("*/*.git")
-        return sorted(place for path in paths if (place := _place(kind, path)) and (path / "HEAD").is_file())
+        places = (Place.named(kind, repo) for repo in layout.repositories(self.root / kind))
+        return [place for place in places if (self.path(place) / "HEAD").is_file()]
 
     def record(self, place: Place) -> Record | None:
         """Return what is known of a repository; None if there is none."""
-        if not is_name(place.owner) or not is_name(place.name) or not (self.path(place) / "HEAD").is_file():
+        if not is_repository(str(place)) or not (self.path(place) / "HEAD").is_file():
             return None
-        found = server_files.read_json(self._record_path(place))
+        if (self.root / place.kind.upper()).exists() and str(place) not in self._namesakes(place):
+            return None  # where case is not regarded, another owner's repository is not this one's by another spelling
+        found = server_files.read_json(self.path(place) / RECORD)
         return Record(private=self._private) if found is None else Record(**found)
 
     def identified(self, place: Place) -> Record:
@@ -85,7 +90,7 @@ class Repositories:
             record = self._there(place)
             if not record.id:
                 record = replace(record, id=uuid4().hex)
-                self._write_record(self.path(place), record)
+                _write_record(self.path(place), record)
             return record
 
     def create(self, place: Place, *, private: bool | None, creator: str, url: str) -> None:
@@ -99,12 +104,12 @@ class Repositories:
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = Record(uuid4().hex, self._private if private is None else private, created, creator)
         with self._locked(place):
-            if _occupied(self.path(place)):
+            if self._namesakes(place):
                 raise Exists(url)
             with self._staged() as staged:
                 git.create(staged)
                 _begin(staged, author=creator)
-                self._write_record(staged, record)
+                _write_record(staged, record)
                 self.path(place).parent.mkdir(parents=True, exist_ok=True)
                 staged.rename(self.path(place))
             atomic.sync(self.path(place).parent)
@@ -124,17 +129,17 @@ class Repositories:
             for each in sorted({place, target}):
                 held.enter_context(self._locked(each))
             self._there(place)
-            if _occupied(self.path(target)) and not _same(self.path(place), self.path(target)):
+            if self._namesakes(target) - ({str(place)} - {str(target)}):
                 raise Exists(url)
             self.path(place).rename(self.path(target))
             atomic.sync(self.path(place).parent)
             atomic.sync(self.path(target).parent)
 
     def show(self, place: Place, *, private: bool) -> None:
-        """Say who may see a repository."""
+        """Set who may see a repository."""
         with self._locked(place):
             record = self._there(place)
-            self._write_record(self.path(place), replace(record, id=record.id or uuid4().hex, private=private))
+            _write_record(self.path(place), replace(record, id=record.id or uuid4().hex, private=private))
 
     @contextmanager
     def reading(self, place: Place) -> Iterator[git.Repository]:
@@ -159,17 +164,14 @@ class Repositories:
         ):
             yield
 
+    def _namesakes(self, place: Place) -> set[str]:
+        return layout.namesakes(self.root / place.kind, str(place))
+
     def _there(self, place: Place) -> Record:
         record = self.record(place)
         if record is None:
             raise Refused(404, f"{place} was deleted or renamed meanwhile.", code="RepoNotFound")
         return record
-
-    def _record_path(self, place: Place) -> Path:
-        return self.path(place) / OWN / "record.json"
-
-    def _write_record(self, path: Path, record: Record) -> None:
-        server_files.write_json(path / OWN / "record.json", asdict(record))
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
@@ -182,9 +184,8 @@ class Repositories:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _place(kind: RepoType, path: Path) -> Place | None:
-    owner, name = path.parent.name, path.name.removesuffix(".git")
-    return Place(kind, owner, name) if is_name(owner) and is_name(name) else None
+def _write_record(repository: Path, record: Record) -> None:
+    server_files.write_json(repository / RECORD, asdict(record))
 
 
 def _begin(path: Path, *, author: str) -> None:
@@ -196,18 +197,3 @@ def _begin(path: Path, *, author: str) -> None:
         )
         commit = repository.record(content, message="Initial commit", parents=[], author=commit_tree.signature(author))
         repository.advance(None, commit)
-
-
-def _occupied(path: Path) -> bool:
-    """Return whether a name is taken, also by one that some computers take for the same."""
-    owners = [folder for folder in _entries(path.parent.parent) if folder.name.lower() == path.parent.name.lower()]
-    return any(entry.name.lower() == path.name.lower() for owner in owners for entry in _entries(owner))
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _same(path: Path, other: Path) -> bool:
-    """Return whether only the case differs, so that a repository does not stand in its own way."""
-    return path != other and str(path).lower() == str(other).lower()

@@ -11,10 +11,15 @@ from urllib.parse import urlencode
 
 from starlette.responses import JSONResponse, Response
 
+from hub_client.release.store import RepoType
 from hub_client.serve.hub import Hub
-from hub_client.serve.refusals import Refused
+from hub_client.serve.refusals import Refused, no_repository
 from hub_client.serve.repository_names import Place
-from hub_client.serve.tokens import Token
+from hub_client.serve.repository_root import Record
+from hub_client.serve.tokens import Scope, Token
+
+PAGE = 1000
+"""Most items of a listing's page."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,16 @@ class Call:
     body: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def named(self) -> Place:
+        """The repository that the path names, there or not."""
+        return Place(self.kind, self.words["owner"], self.words["name"])
+
+    @property
+    def kind(self) -> RepoType:
+        """Whether the path is about models or data sets."""
+        return "datasets" if self.words["kind"] == "datasets" else "models"
+
+    @property
     def repo(self) -> Place:
         """The repository of a route that names one."""
         if self.place is None:
@@ -82,6 +97,25 @@ class Call:
     def page(self) -> str:
         """The address of the repository's page."""
         return f"{self.address}/{self.repo.web}"
+
+    def allows(self, scope: Scope, owner: str) -> bool:
+        """Return whether the token holds for this."""
+        return self.token is not None and self.token.allows(scope, owner)
+
+    def seen(self, place: Place) -> Record:
+        """Return what is known of a repository; Refused in the same words if there is none or it may not be seen."""
+        record = self.hub.repositories.record(place)
+        if record is None or not self._sees(place, record):
+            no_repository(known=self.token is not None)
+        return record
+
+    def visible(self, kind: RepoType) -> list[tuple[Place, Record]]:
+        """Return the repositories of a kind that the token may see."""
+        found = ((place, self.hub.repositories.record(place)) for place in self.hub.repositories.all(kind))
+        return [(place, record) for place, record in found if record is not None and self._sees(place, record)]
+
+    def _sees(self, place: Place, record: Record) -> bool:
+        return not record.private or self.allows("read", place.owner)
 
     def text(self, key: str, default: str = "") -> str:
         """Return a text of the body, or refuse what is none."""
@@ -106,6 +140,11 @@ def number(query: Mapping[str, str], key: str, *, default: int, most: int) -> in
     return min(int(given or default), most)
 
 
+def limit(query: Mapping[str, str], *, default: int) -> int:
+    """Return how many items of a listing are wanted, at most :data:`PAGE`."""
+    return number(query, "limit", default=default, most=PAGE) or default
+
+
 def flag(value: object) -> bool:
     """Return whether a query's or a form's value means yes."""
     return str(value).lower() in ("1", "true", "yes", "on")
@@ -118,14 +157,12 @@ def page(call: Call, items: list[Any], *, size: int, **pinned: str) -> Response:
     return JSONResponse(items[start : start + size], headers=headers)
 
 
-def parsed_json(body: bytes) -> dict[str, Any]:
+def parsed_json(body: bytes, *, what: str = "The request's body") -> dict[str, Any]:
     """Return the JSON object of a request's body; nothing is an empty one."""
     try:
         found = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        raise Refused(400, "The request's body is not JSON.") from None
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise Refused(400, "The request's body is not a JSON object.")
-    return found
+        raise Refused(400, f"{what} is not JSON.") from None
+    if not isinstance(found, dict | None):
+        raise Refused(400, f"{what} is not a JSON object.")
+    return found or {}

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from dulwich.objects import Commit
 
 from hub_client import errors
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, choose
+from hub_client.release.names import COMMIT, SHORT_COMMIT, is_version
+from hub_client.release.store import DOCUMENT, Entry, choose
 from hub_client.serve import commit_tree
 from hub_client.serve.refusals import Refused, no_revision
 from hub_client.serve.repository_names import Place
-from hub_client.store.folder import git
+from hub_client.store.folder import git, lfs
 
 HEADS = "refs/heads/"
 TAGS = "refs/tags/"
 PULLS = "refs/pr/"
 MAIN = "main"
-COMMIT = re.compile("[0-9a-f]{40}")
 _REF_PART = re.compile(r"(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)|/\.|\.(?:/|$)))[A-Za-z0-9_][A-Za-z0-9_./+@=-]{0,199}(?<!/)")
 
 
@@ -70,11 +70,10 @@ def _history(repository: git.Repository, place: Place, *, tips: set[str]) -> Ite
 
 def digest(repository: git.Repository, place: Place, commit: str) -> str | None:
     """Return the sha256 of the manifest of a commit; None where it has none."""
-    found = commit_tree.find(repository, commit, DOCUMENT[place.kind])
-    if found is None or found.folder:
+    data = commit_tree.file(repository, commit, DOCUMENT[place.kind])
+    if data is None:
         return None
-    data = commit_tree.read(repository, found.id)
-    pointer = commit_tree.content(repository, found.id).pointer
+    pointer = lfs.Pointer.parse(data)
     return pointer.sha256 if pointer else hashlib.sha256(data).hexdigest()
 
 
@@ -87,7 +86,7 @@ def branch_ref(revision: str) -> str:
 
 def check_ref(name: str) -> str:
     """Return the name of a branch or tag to be; Refused if git could not keep it or it looks like something else."""
-    if not _REF_PART.fullmatch(name) or name.startswith("refs/") or re.fullmatch("[0-9a-f]{7,40}|HEAD", name):
+    if not _REF_PART.fullmatch(name) or name.startswith("refs/") or name == "HEAD" or SHORT_COMMIT.fullmatch(name):
         raise Refused(
             400,
             f"Invalid reference name {name[:80]!r}: letters, digits, . _ - + @ = and single / between them, not "
@@ -98,4 +97,4 @@ def check_ref(name: str) -> str:
 
 def versions(repository: git.Repository) -> dict[str, str]:
     """Return the released versions and their commits."""
-    return {name: commit for name, commit in repository.tags().items() if SEMVER.fullmatch(name)}
+    return {name: commit for name, commit in repository.tags().items() if is_version(name)}

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from hub_client.serve.api import discussions, large_files, reads, repositories, writes
+from hub_client.release.names import SHA256
+from hub_client.serve.api import administration, contents, discussions, large_files, pushes
 from hub_client.serve.pages import hub_pages, repository_pages
 from hub_client.serve.refusals import Refused
 
@@ -44,44 +45,44 @@ class Route:
 
 
 _PARTS = re.compile(r"\\\{(\w+)(\\\*)?\\\}|\\\[datasets/\\\]")
-_SHAPES = {"kind": "models|datasets", "change": "comment|title|status", "sha256": "[0-9a-f]{64}"}
+_SHAPES = {"kind": "models|datasets", "change": "comment|title|status", "sha256": SHA256.pattern}
 _REPO = "api/{kind}/{owner}/{name}"
-_TALK = f"{_REPO}/discussions/{{number}}"
+_DISCUSSION = f"{_REPO}/discussions/{{number}}"
 
 API = (
-    Route("GET", "api/whoami-v2", repositories.whoami, "token"),
-    Route("POST", "api/validate-yaml", repositories.validate_yaml, "open", "json"),
-    Route("POST", "api/repos/create", repositories.create, "token", "json"),
-    Route("DELETE", "api/repos/delete", repositories.delete, "token", "json"),
-    Route("POST", "api/repos/move", repositories.move, "token", "json"),
-    Route("GET", "api/{kind}", repositories.list_repositories, "open"),
-    Route("GET", _REPO, reads.info),
-    Route("GET", f"{_REPO}/revision/{{revision}}", reads.info),
-    Route("GET", f"{_REPO}/auth-check", reads.auth_check),
-    Route("GET", f"{_REPO}/auth-check/write", reads.auth_check, "write"),
-    Route("PUT", f"{_REPO}/settings", repositories.settings, "admin", "json"),
-    Route("GET", f"{_REPO}/refs", reads.refs),
-    Route("GET", f"{_REPO}/commits/{{revision}}", reads.list_commits),
-    Route("GET", f"{_REPO}/tree/{{revision}}", reads.list_tree),
-    Route("GET", f"{_REPO}/tree/{{revision}}/{{path*}}", reads.list_tree),
-    Route("POST", f"{_REPO}/paths-info/{{revision}}", reads.paths_info, "read", "form"),
-    Route("POST", f"{_REPO}/preupload/{{revision}}", writes.preupload, "propose", "json"),
-    Route("POST", f"{_REPO}/commit/{{revision}}", writes.commit, "propose", "file"),
-    Route("POST", f"{_REPO}/tag/{{revision}}", writes.create_tag, "write", "json"),
-    Route("DELETE", f"{_REPO}/tag/{{tag}}", writes.delete_tag, "write"),
-    Route("POST", f"{_REPO}/branch/{{branch}}", writes.create_branch, "write", "json"),
-    Route("DELETE", f"{_REPO}/branch/{{branch}}", writes.delete_branch, "write"),
+    Route("GET", "api/whoami-v2", administration.whoami, "token"),
+    Route("POST", "api/validate-yaml", administration.validate_yaml, "open", "json"),
+    Route("POST", "api/repos/create", administration.create, "token", "json"),
+    Route("DELETE", "api/repos/delete", administration.delete, "token", "json"),
+    Route("POST", "api/repos/move", administration.move, "token", "json"),
+    Route("GET", "api/{kind}", administration.list_repositories, "open"),
+    Route("GET", _REPO, contents.info),
+    Route("GET", f"{_REPO}/revision/{{revision}}", contents.info),
+    Route("GET", f"{_REPO}/auth-check", contents.auth_check),
+    Route("GET", f"{_REPO}/auth-check/write", contents.auth_check, "write"),
+    Route("PUT", f"{_REPO}/settings", administration.settings, "admin", "json"),
+    Route("GET", f"{_REPO}/refs", contents.refs),
+    Route("GET", f"{_REPO}/commits/{{revision}}", contents.list_commits),
+    Route("GET", f"{_REPO}/tree/{{revision}}", contents.list_tree),
+    Route("GET", f"{_REPO}/tree/{{revision}}/{{path*}}", contents.list_tree),
+    Route("POST", f"{_REPO}/paths-info/{{revision}}", contents.paths_info, "read", "form"),
+    Route("POST", f"{_REPO}/preupload/{{revision}}", pushes.preupload, "propose", "json"),
+    Route("POST", f"{_REPO}/commit/{{revision}}", pushes.commit, "propose", "file"),
+    Route("POST", f"{_REPO}/tag/{{revision}}", pushes.create_tag, "write", "json"),
+    Route("DELETE", f"{_REPO}/tag/{{tag}}", pushes.delete_tag, "write"),
+    Route("POST", f"{_REPO}/branch/{{branch}}", pushes.create_branch, "write", "json"),
+    Route("DELETE", f"{_REPO}/branch/{{branch}}", pushes.delete_branch, "write"),
     Route("GET", f"{_REPO}/discussions", discussions.list_discussions),
     Route("POST", f"{_REPO}/discussions", discussions.create_discussion, "propose", "json"),
-    Route("GET", _TALK, discussions.get_discussion),
-    Route("POST", f"{_TALK}/merge", discussions.merge, "write", "json"),
-    Route("POST", f"{_TALK}/{{change}}", discussions.change_discussion, "propose", "json"),
-    Route("POST", f"{_TALK}/comment/{{comment}}/edit", discussions.edit_comment, "propose", "json"),
-    Route("POST", f"{_TALK}/comment/{{comment}}/hide", discussions.hide_comment, "propose", "json"),
+    Route("GET", _DISCUSSION, discussions.get_discussion),
+    Route("POST", f"{_DISCUSSION}/merge", discussions.merge, "write", "json"),
+    Route("POST", f"{_DISCUSSION}/{{change}}", discussions.change_discussion, "propose", "json"),
+    Route("POST", f"{_DISCUSSION}/comment/{{comment}}/edit", discussions.edit_comment, "propose", "json"),
+    Route("POST", f"{_DISCUSSION}/comment/{{comment}}/hide", discussions.hide_comment, "propose", "json"),
 )
 FILES = (
-    Route("GET", "[datasets/]{owner}/{name}/resolve/{revision}/{path*}", reads.resolve),
-    Route("GET", "[datasets/]{owner}/{name}/raw/{revision}/{path*}", reads.resolve),
+    Route("GET", "[datasets/]{owner}/{name}/resolve/{revision}/{path*}", contents.resolve),
+    Route("GET", "[datasets/]{owner}/{name}/raw/{revision}/{path*}", contents.resolve),
     Route("POST", "[datasets/]{owner}/{name}.git/info/lfs/objects/batch", large_files.batch, "read", "json"),
     Route("PUT", "lfs/{kind}/{owner}/{name}/{sha256}", large_files.upload, "open", "stream"),
     Route("GET", "lfs/{kind}/{owner}/{name}/{sha256}", large_files.download, "open"),
@@ -99,8 +100,8 @@ PAGES = (
     Route("GET", "[datasets/]{owner}/{name}/compare", repository_pages.comparison, page=True),
     Route("GET", "[datasets/]{owner}/{name}/commits", repository_pages.history, page=True),
     Route("GET", "[datasets/]{owner}/{name}/commit/{commit}", repository_pages.one_commit, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/discussions", repository_pages.talks, page=True),
-    Route("GET", "[datasets/]{owner}/{name}/discussions/{number}", repository_pages.talk, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/discussions", repository_pages.discussions, page=True),
+    Route("GET", "[datasets/]{owner}/{name}/discussions/{number}", repository_pages.discussion, page=True),
 )
 ROUTES = (*API, *FILES, *PAGES)
 
@@ -147,5 +148,5 @@ def _words(match: re.Match[str]) -> dict[str, str]:
 
 
 def _explained(path: str) -> dict[str, Any]:
-    """Return the code of a kind of repository that this hub has not, so that the client says so."""
+    """Return the code of a kind of repository that this hub has not, so that the client reports it."""
     return {"code": "RepoNotFound"} if re.match("/(?:api/)?(?:spaces|kernels|buckets)/", path) else {}

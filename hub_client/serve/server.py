@@ -1,4 +1,4 @@
-"""The hub on a socket, until it is told to stop."""
+"""The hub on a socket, until it is stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hub_client.serve.hub import Settings, open_hub
 
 _BACKLOG = 512
 _FAREWELL = 30
-"""Seconds that uploads and downloads have to end after the hub was told to stop."""
+"""Seconds that uploads and downloads have to end after the hub was asked to stop."""
 _IDLE = 65
 
 

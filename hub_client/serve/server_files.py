@@ -21,15 +21,8 @@ def folder(root: Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in place of what was there, on the disk when this returns."""
-    write(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write bytes in place of what was there, on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = atomic.stage([content], staging=path.parent)
-    staged.chmod(0o600)
-    atomic.publish(staged, path)
+    atomic.write(path, json.dumps(value, indent=1, ensure_ascii=False).encode(), mode=atomic.OWNER_ONLY)
 
 
 def read_json(path: Path) -> Any:

@@ -64,7 +64,7 @@ class FileAnswer(Response):
     part
         Which bytes; None is all of them.
     headers
-        Beside those that say what is sent.
+        Beside those that describe what is sent.
     """
 
     def __init__(self, source: Path | bytes, *, size: int, part: Span | None, headers: Mapping[str, str]) -> None:

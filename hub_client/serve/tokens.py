@@ -7,7 +7,6 @@ request costs one look-up.
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from hub_client import errors
 from hub_client.files import locks
+from hub_client.release.names import is_part
 from hub_client.serve import server_files
 
 Scope = Literal["read", "write", "admin"]
@@ -27,8 +27,6 @@ merges, ``admin`` deletes and renames repositories and changes who sees them."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 EVERYWHERE = "*"
 _PREFIX = "azt_"
-_USER = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
-_LONGEST = 96
 _TIMEOUT = 30.0
 
 
@@ -65,10 +63,6 @@ class Token:
         there = namespace in self.namespaces or EVERYWHERE in self.namespaces
         return there and SCOPES.index(scope) <= SCOPES.index(self.scope)
 
-    def expired(self, now: datetime) -> bool:
-        """Return whether its time is over."""
-        return self.expires is not None and datetime.fromisoformat(self.expires) <= now
-
 
 class Tokens:
     """The tokens of a hub; what another process changes holds from the next request on."""
@@ -81,14 +75,11 @@ class Tokens:
     def find(self, secret: str) -> Token | None:
         """Return the record of a token, or None if it was never given out, is revoked or has expired."""
         self._refresh()
-        token = self._by_hash.get(hashed(secret))
-        return None if token is None or token.expired(datetime.now(UTC)) else token
+        return _valid(self._by_hash.get(hashed(secret)))
 
     def named(self, identity: str) -> Token | None:
         """Return the valid token with this id, or None."""
-        self._refresh()
-        found = next((token for token in self._by_hash.values() if token.id == identity), None)
-        return None if found is None or found.expired(datetime.now(UTC)) else found
+        return _valid(next((token for token in self.all() if token.id == identity), None))
 
     def all(self) -> list[Token]:
         """Return every token that was not revoked, the oldest first."""
@@ -170,14 +161,20 @@ def hashed(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
+def _valid(token: Token | None) -> Token | None:
+    """Return a token unless its time is over."""
+    over = token is not None and token.expires and datetime.fromisoformat(token.expires) <= datetime.now(UTC)
+    return None if over else token
+
+
 def _token(record: dict[str, Any]) -> Token:
     return Token(**record | {"namespaces": tuple(record["namespaces"])})
 
 
 def _check_name(name: str) -> None:
-    if name != EVERYWHERE and (len(name) > _LONGEST or not _USER.fullmatch(name)):
+    if name != EVERYWHERE and not is_part(name):
         raise errors.InvalidInput(
-            f"{name!r} is not a user's or a namespace's name: expected lower-case letters, digits and single - _ . "
-            "between them, as in kidney-lab.",
+            f"{name!r:.120} is not a user's or a namespace's name: expected 1 to 96 letters, digits, - _ . as in an "
+            "owner's name, for example kidney-lab.",
             facts={"name": name},
         )

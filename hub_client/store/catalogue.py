@@ -20,7 +20,6 @@ that has a full name is meant.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -29,21 +28,14 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from hub_client import errors
+from hub_client.release.names import REVISION, is_part, is_repository
 from hub_client.release.ref import Ref
 from hub_client.release.store import DOCUMENT, RepoType, Source, Store, WritableStore, writable
 from hub_client.store import addresses, settings
 from hub_client.store.addresses import PUBLIC, Address
 from hub_client.store.folder.plain import PlainFolder
 from hub_client.store.network.bundles import SUFFIX, BundleFile
-from hub_client.store.network.remote import RemoteStore
 
-_SLUG = r"[a-z0-9]+(?:[-_.][a-z0-9]+)*"
-NAME = re.compile(rf"(?:{_SLUG}/)?{_SLUG}")
-"""Names in folder hubs and the bundled zoo."""
-NETWORK_NAME = re.compile(r"[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*/[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*|" + NAME.pattern)
-"""Names on the public hub, which also have capital letters."""
-_REVISION = re.compile(r"sha256:[0-9a-f]{12,64}|[A-Za-z0-9]+(?:[-_./]?[A-Za-z0-9]+)*")
-_LONGEST = 96
 _DATASETS = "datasets/"
 _Shown = TypeVar("_Shown")
 _log = logging.getLogger(__name__)
@@ -66,15 +58,8 @@ class Found:
     yanked: str | None = None
 
 
-def parse(text: str, *, pattern: re.Pattern[str] = NAME) -> Name:
-    """Return the parts of a name.
-
-    Parameters
-    ----------
-    text
-        As a user writes it.
-    pattern
-        What the repository's name has to look like.
+def parse(text: str) -> Name:
+    """Return the parts of a name, as a user writes it.
 
     Raises
     ------
@@ -85,13 +70,13 @@ def parse(text: str, *, pattern: re.Pattern[str] = NAME) -> Name:
     """
     refuse_address(text)
     repo, at, revision = text.partition("@")
-    if not pattern.fullmatch(repo) or ".." in repo or max(map(len, repo.split("/"))) > _LONGEST:
+    if not is_part(repo) and not is_repository(repo):
         raise errors.InvalidInput(
-            f"{text!r} is not a release's name: expected name or owner/name in lower-case letters, digits and single "
-            "- _ . between them, then optionally @version. A folder is written with ./ in front.",
+            f"{text!r} is not a release's name: expected name or owner/name, each 1 to 96 letters, digits, - _ . "
+            "without -- or .., then optionally @version. A folder is written with ./ in front.",
             facts={"name": text},
         )
-    if at and not _REVISION.fullmatch(revision):
+    if at and not REVISION.fullmatch(revision):
         raise errors.InvalidInput(
             f"{text!r}: after @ comes a version (1.2.0), a tag, a branch, a commit (7 to 40 hex digits) or sha256: and "
             f"12 to 64 digits of a digest; {revision!r} is none of these.",
@@ -100,15 +85,15 @@ def parse(text: str, *, pattern: re.Pattern[str] = NAME) -> Name:
     return Name(repo, revision or None)
 
 
-def repository(text: str, *, pattern: re.Pattern[str] = NAME) -> str:
-    """Return the repository a push goes to: ``owner/name`` and nothing more; ``pattern`` as in :func:`parse`.
+def repository(text: str) -> str:
+    """Return the repository a push goes to: ``owner/name`` and nothing more.
 
     Raises
     ------
     InvalidInput
         If the owner is missing or there is a revision.
     """
-    name = parse(text, pattern=pattern)
+    name = parse(text)
     if "/" not in name.repo or name.revision:
         raise errors.InvalidInput(
             f"a push goes to owner/name, as in my-lab/{name.repo.split('/')[-1]}; {text!r} was given. A version is "
@@ -141,24 +126,15 @@ class Catalogue:
         What they hold.
     ordered
         Whether the user put them in this order: then the first that has a full name is meant, and not all are asked.
-    pattern
-        What names have to look like.
     target
         The store that is pushed to; None is the first.
     """
 
     def __init__(
-        self,
-        stores: Sequence[Store],
-        *,
-        kind: RepoType,
-        ordered: bool = False,
-        pattern: re.Pattern[str] = NAME,
-        target: Store | None = None,
+        self, stores: Sequence[Store], *, kind: RepoType, ordered: bool = False, target: Store | None = None
     ) -> None:
         self.stores = tuple(stores)
         self.kind: RepoType = kind
-        self.pattern = pattern
         self._ordered = ordered
         self._target = target or self.stores[0]
 
@@ -166,9 +142,7 @@ class Catalogue:
     def of(cls, address: Address | None, *, kind: RepoType, token: str | None = None) -> Self:
         """Return the catalogue of a hub, or of all hubs of the user; errors as :func:`.addresses.places`."""
         places = addresses.places(address, kind=kind, token=token)
-        remote = any(isinstance(store, RemoteStore) for store in places.stores)
-        pattern = NETWORK_NAME if remote else NAME
-        return cls(places.stores, kind=kind, ordered=places.ordered, pattern=pattern, target=places.target)
+        return cls(places.stores, kind=kind, ordered=places.ordered, target=places.target)
 
     def find(self, name: Address) -> Found:
         """Return the release a name or a path means.
@@ -189,7 +163,7 @@ class Catalogue:
             return self._at(Path(name).expanduser())
         if name.startswith(PUBLIC):
             return self._public().find(_on_public(name, self.kind))
-        wanted = parse(name, pattern=self.pattern)
+        wanted = parse(name)
         places = self._places(wanted.repo)
         if not places and wanted.revision is None and (Path(name) / DOCUMENT[self.kind]).is_file():
             return self._at(Path(name))
@@ -204,7 +178,7 @@ class Catalogue:
         """Return the store of the repository a name means, its full name and the revision; errors as :meth:`find`."""
         if name.startswith(PUBLIC):
             return self._public().store_of(_on_public(name, self.kind))
-        wanted = parse(name, pattern=self.pattern)
+        wanted = parse(name)
         return *self._one(wanted, self._places(wanted.repo)), wanted.revision
 
     def target(self, name: str) -> tuple[WritableStore, str]:
@@ -219,7 +193,7 @@ class Catalogue:
         """
         if isinstance(name, str) and name.startswith(PUBLIC):
             return self._public().target(_on_public(name, self.kind))
-        repo = repository(name, pattern=self.pattern)
+        repo = repository(name)
         return writable(self._target, repo), repo
 
     def listings(self, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool = False) -> list[_Shown]:
@@ -238,7 +212,7 @@ class Catalogue:
         return listed
 
     def _public(self) -> Catalogue:
-        return Catalogue([addresses.public(self.kind)], kind=self.kind, pattern=NETWORK_NAME)
+        return Catalogue([addresses.public(self.kind)], kind=self.kind)
 
     def _at(self, path: Path) -> Found:
         if path.suffix == SUFFIX and not path.is_dir():

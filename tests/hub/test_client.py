@@ -135,7 +135,7 @@ def test_a_broken_release_is_not_pushed(hub: Hub, tmp_path: Path) -> None:
     assert not (tmp_path / "hub").exists()
 
 
-@pytest.mark.parametrize("name", ["blood", "lab/blood@1.0.0", "Lab/Blood", "lab/../blood", "lab/"])
+@pytest.mark.parametrize("name", ["blood", "lab/blood@1.0.0", "lab/blood.git", "lab/../blood", "lab/"])
 def test_a_push_needs_an_owner_and_a_plain_name(hub: Hub, tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.InvalidInput):
         hub.push(release(tmp_path / "release"), name)

@@ -7,7 +7,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ import zarr
 from safetensors.torch import save
 
 from hub_client import errors
-from hub_client.files import folders, safetensors, zarr_zip
+from hub_client.files import safetensors, zarr_zip
 from hub_client.manifest.v1 import Manifest
 from hub_client.release import folder as release_folder
 from tests import examples
@@ -584,28 +583,6 @@ def test_a_link_to_a_release_keeps_being_one(folder: Path, tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"release", "link"}
 
 
-def test_a_plain_swap_does_where_the_system_has_none(tmp_path: Path) -> None:
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "name").write_text(name)
-    folders.renamed_thrice(tmp_path / "a", tmp_path / "b")
-    assert [(tmp_path / name / "name").read_text() for name in "ab"] == ["b", "a"]
-    folders.exchange(tmp_path / "a", tmp_path / "b")
-    assert [(tmp_path / name / "name").read_text() for name in "ab"] == ["a", "b"]
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
-
-
-def test_what_a_killed_writer_left_is_swept_and_a_live_writers_is_not(folder: Path) -> None:
-    dead = folder.with_name(f".{folder.name}.{'0' * 32}.tmp")
-    dead.mkdir()
-    (dead / "model.safetensors").write_bytes(b"half")
-    os.utime(dead, (0, 0))
-    with folders.staged(folder) as stage:
-        assert not dead.exists()
-        with folders.staged(folder):
-            assert stage.exists()
-
-
 def test_writing_below_a_file_is_a_transport_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(errors.TransportError, match="cannot be written"):
@@ -620,7 +597,7 @@ def test_a_read_only_folder_is_a_transport_error(tmp_path: Path) -> None:
         place = Path("/proc/closed")
         if not Path("/proc").is_dir():
             pytest.skip("needs a user who cannot write everywhere, or /proc")
-    with pytest.raises(errors.TransportError, match="cannot be written"):
+    with pytest.raises(errors.TransportError, match=r"cannot be written|read-only"):
         release_folder.write(place / "release", examples.manifest(), examples.tensors())
 
 
@@ -647,7 +624,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_release_and_no_debris(folder: P
     before = release_folder.read(folder).manifest.digest
     command = [sys.executable, "-c", WRITE, str(folder)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    assert "cannot be written: File too large" in done.stdout
+    assert "has no room left" in done.stdout
     assert release_folder.read(folder).manifest.digest == before
     assert list(folder.parent.iterdir()) == [folder]
 
@@ -668,7 +645,7 @@ def test_a_full_disk_leaves_the_old_release_and_no_debris(small_disk: Path) -> N
     folder = release_folder.write(small_disk / "release", examples.manifest(), examples.tensors())
     before = release_folder.read(folder).manifest.digest
     big = examples.manifest(tensors=[{"name": "big", "dtype": "F32", "shape": ["100000"]}], prototypes={})
-    with pytest.raises(errors.TransportError, match="No space left on device"):
+    with pytest.raises(errors.TransportError, match="has no room left"):
         release_folder.write(folder, big, {"big": torch.zeros(100_000)}, overwrite=True)
     assert release_folder.read(folder).manifest.digest == before
     assert list(small_disk.iterdir()) == [folder]
@@ -709,24 +686,3 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_release(folder: Path) -> N
     found = done.stdout.split()
     assert len(found) == 25
     assert set(found) <= whole
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="needs a system call that swaps two folders")
-def test_a_folder_that_is_being_replaced_is_there_at_every_moment(folder: Path) -> None:
-    other = shutil.copytree(folder, folder.with_name("other"))
-    stop = threading.Event()
-    absent = 0
-
-    def watch() -> None:
-        nonlocal absent
-        while not stop.is_set():
-            absent += not folder.exists()
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for _ in range(5000):
-        folders.exchange(other, folder)
-    stop.set()
-    watcher.join()
-    assert absent == 0

@@ -20,7 +20,7 @@ from hub_client.manifest.v1 import Manifest
 from hub_client.release import folder as release_folder
 from hub_client.release import versioning
 from hub_client.release.folder import Release
-from hub_client.release.store import semver
+from hub_client.release.names import semver
 from hub_client.release.versioning import LEVELS, needed, raised
 from tests import examples
 

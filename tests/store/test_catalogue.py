@@ -46,13 +46,32 @@ def both(zoo: BundledStore, first: FolderStore) -> Catalogue:
         ("a/b@sha256:0123456789ab", ("a/b", "sha256:0123456789ab")),
         ("a@feature/new-genes", ("a", "feature/new-genes")),
         ("a@0123456", ("a", "0123456")),
+        ("Lab/Kidney_v2@1.0.0", ("Lab/Kidney_v2", "1.0.0")),
+        ("_a", ("_a", None)),
     ],
 )
 def test_a_name_has_a_repository_and_perhaps_a_revision(text: str, parts: tuple[str, str | None]) -> None:
     assert catalogue.parse(text) == Name(*parts)
 
 
-BAD_NAMES = ["", "@1.0.0", "a b", "A", "a/b/c", "a//b", "a/", "a..b", "-a", "a\n", "a\0", "ä", "a:b", "a\\b", "a" * 97]
+BAD_NAMES = [
+    "",
+    "@1.0.0",
+    "a b",
+    "a--b",
+    "a-",
+    "a/b/c",
+    "a//b",
+    "a/",
+    "a..b",
+    "-a",
+    "a\n",
+    "a\0",
+    "ä",
+    "a:b",
+    "a\\b",
+    "a" * 97,
+]
 BAD_REVISIONS = ["", "@b", "..", "x/../y", "/etc", "1.0.0\n", "sha256:123", "sha256:0123456789AB", "a b", "x\0"]
 
 

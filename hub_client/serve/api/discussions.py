@@ -14,7 +14,6 @@ from hub_client.serve.revisions import PULLS
 from hub_client.store.folder import git
 
 _PAGE = 50
-_LONGEST_DIFF = 2**20
 
 
 def list_discussions(call: Call) -> Response:
@@ -48,39 +47,17 @@ def _outline(call: Call, discussion: Mapping[str, Any]) -> dict[str, Any]:
 def get_discussion(call: Call) -> Response:
     """Return one discussion with all that happened in it."""
     with call.hub.repositories.reading(call.repo) as repository:
-        return JSONResponse(_detailed(call, repository, discussion_files.read(repository, discussion_number(call))))
+        return JSONResponse(_detailed(call, repository, discussion_files.named(repository, call.words["number"])))
 
 
-def discussion_number(call: Call) -> int:
-    """Return the number of the route's discussion."""
-    text = call.words["number"]
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise Refused(404, f"There is no discussion {text[:20]!r} here.")
-    return int(text)
-
-
-def _detailed(call: Call, repository: git.Repository, discussion: Mapping[str, Any]) -> dict[str, Any]:
+def _detailed(call: Call, repository: git.Repository, discussion: discussion_files.Discussion) -> dict[str, Any]:
     shown = _outline(call, discussion) | {"events": discussion["events"], "filesWithConflicts": None, "diff": None}
     if discussion["isPullRequest"]:
         merged = discussion.get("mergeCommitId")
         shown["changes"] = {"base": discussion["base"]} | ({"mergeCommitId": merged} if merged else {})
-        shown["filesWithConflicts"] = [] if merged else _conflicts(repository, discussion)
-        shown["diff"] = diff(repository, discussion) if flag(call.query.get("diff")) else None
+        shown["filesWithConflicts"] = discussion_files.conflicts(repository, discussion)
+        shown["diff"] = discussion_files.diff(repository, discussion) if flag(call.query.get("diff")) else None
     return shown
-
-
-def _conflicts(repository: git.Repository, discussion: Mapping[str, Any]) -> list[str]:
-    head, ours = repository.ref(f"{PULLS}{discussion['num']}"), repository.ref(discussion["base"])
-    return merging.merge(repository, ours, head).conflicts if head and ours else []
-
-
-def diff(repository: git.Repository, discussion: Mapping[str, Any]) -> str | None:
-    """Return what a pull request changes; None where that is too long to be read."""
-    head, ours = repository.ref(f"{PULLS}{discussion['num']}"), repository.ref(discussion["base"])
-    if head is None or ours is None:
-        return None
-    base = merging.fork(repository, ours, head)
-    return repository.diff(base, head, most=_LONGEST_DIFF) if base else None
 
 
 def create_discussion(call: Call) -> Response:
@@ -121,23 +98,19 @@ def hide_comment(call: Call) -> Response:
 def _changed_comment(call: Call, text: str | None) -> Response:
     def change(discussion: discussion_files.Discussion) -> dict[str, Any]:
         events = [event for event in discussion["events"] if event["id"] == call.words["comment"]]
-        if any(event["author"]["name"] != call.user for event in events) and not _writes(call):
+        if any(event["author"]["name"] != call.user for event in events) and not call.allows("write", call.repo.owner):
             raise Refused(403, "A comment is changed by who wrote it, or by who may write here.")
         return discussion_files.change_comment(discussion, call.words["comment"], user=call.user, text=text)
 
     return _changed(call, change, by_author=False)
 
 
-def _writes(call: Call) -> bool:
-    return call.token is not None and call.token.allows("write", call.repo.owner)
-
-
 def _changed(
     call: Call, change: Callable[[discussion_files.Discussion], dict[str, Any]], *, by_author: bool
 ) -> Response:
     with call.hub.repositories.writing(call.repo) as repository:
-        discussion = discussion_files.read(repository, discussion_number(call))
-        if by_author and discussion["author"] != call.user and not _writes(call):
+        discussion = discussion_files.named(repository, call.words["number"])
+        if by_author and discussion["author"] != call.user and not call.allows("write", call.repo.owner):
             raise Refused(403, "A discussion is changed by who opened it, or by who may write here.")
         answer = change(discussion)
         discussion_files.write(repository, discussion)
@@ -147,7 +120,7 @@ def _changed(
 def merge(call: Call) -> Response:
     """Merge a pull request into the branch it was opened for."""
     with call.hub.repositories.writing(call.repo) as repository:
-        discussion = discussion_files.read(repository, discussion_number(call))
+        discussion = discussion_files.named(repository, call.words["number"])
         head = repository.ref(f"{PULLS}{discussion['num']}")
         if not discussion["isPullRequest"] or head is None or discussion["status"] != "open":
             raise Refused(403, f"Only an open pull request is merged; this one is {discussion['status']}.")

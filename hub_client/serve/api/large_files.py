@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
 from hub_client.files import atomic
+from hub_client.release.names import SHA256
 from hub_client.serve.refusals import Refused, no_repository
 from hub_client.serve.repository_names import Place
+from hub_client.serve.repository_root import INCOMING
 from hub_client.serve.request import Call
 from hub_client.serve.streams import FileAnswer, receive, span
 from hub_client.store.folder import lfs
 
-INCOMING = "incoming"
-"""The folder beside the large files in which they arrive."""
-_SHA256 = re.compile("[0-9a-f]{64}")
 _MOST_OBJECTS = 1000
 _MOST_BYTES = 2**63
 _TYPE = "application/vnd.git-lfs+json"
@@ -30,7 +28,7 @@ _METHODS = {"upload": "PUT", "download": "GET"}
 
 
 def batch(call: Call) -> Response:
-    """Tell which objects are here already, and give a link for each that is not."""
+    """Report which objects are here already, and give a link for each that is not."""
     operation, asked = call.body.get("operation"), call.body.get("objects")
     if operation not in _METHODS or not isinstance(asked, list) or len(asked) > _MOST_OBJECTS:
         raise Refused(400, f"expected operation upload or download, and a list of at most {_MOST_OBJECTS} objects.")
@@ -67,7 +65,7 @@ def _object(call: Call, large: lfs.LargeFiles, item: Any, *, method: str, identi
 
 def _named(item: Any) -> tuple[str, int]:
     sha256, size = (item.get("oid"), item.get("size")) if isinstance(item, dict) else (None, None)
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256) or type(size) is not int:
+    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256) or type(size) is not int:
         raise Refused(422, "each object has an oid, its sha256 in 64 hex digits, and a size in bytes.")
     if not 0 <= size < _MOST_BYTES:
         raise Refused(422, "a size is a number of bytes from 0.")
@@ -76,7 +74,7 @@ def _named(item: Any) -> tuple[str, int]:
 
 async def upload(call: Call, pieces: AsyncIterator[bytes]) -> Response:
     """Receive one object; it appears once all its bytes are here and have the hash it was announced with."""
-    place, sha256 = _linked(call)
+    place, sha256 = call.named, call.words["sha256"]
     size = await to_thread.run_sync(_granted, call, place, sha256)
     with call.hub.quota.room(place.owner, size), atomic.writing("this hub", otherwise="ask whoever runs it"):
         await _received(call.hub.repositories.path(place), pieces, sha256=sha256, size=size)
@@ -85,18 +83,12 @@ async def upload(call: Call, pieces: AsyncIterator[bytes]) -> Response:
 
 def download(call: Call) -> Response:
     """Send one object to whoever holds a link."""
-    place, sha256 = _linked(call)
+    place, sha256 = call.named, call.words["sha256"]
     size = _granted(call, place, sha256)
     path = lfs.LargeFiles(call.hub.repositories.path(place)).path(sha256)
     if not path.is_file():
         raise Refused(404, "This repository has no such object.")
     return FileAnswer(path, size=size, part=span(call.headers, size=size, etag=sha256), headers={"ETag": f'"{sha256}"'})
-
-
-def _linked(call: Call) -> tuple[Place, str]:
-    kind = call.words["kind"]
-    place = Place("models" if kind == "models" else "datasets", call.words["owner"], call.words["name"])
-    return place, call.words["sha256"]
 
 
 def _granted(call: Call, place: Place, sha256: str) -> int:
@@ -117,12 +109,7 @@ async def _received(repository: Path, pieces: AsyncIterator[bytes], *, sha256: s
             total = await receive(pieces, file, most=size, seen=digest.update)
             if total != size or digest.hexdigest() != sha256:
                 raise Refused(400, f"The body has {total:,} bytes and sha256 {digest.hexdigest()}: not as announced.")
-            await to_thread.run_sync(_settled, file.fileno(), file.flush)
+            await to_thread.run_sync(atomic.flush, file)
         await to_thread.run_sync(atomic.publish, staged, lfs.LargeFiles(repository).path(sha256))
     finally:
         staged.unlink(missing_ok=True)
-
-
-def _settled(descriptor: int, flush: Any) -> None:
-    flush()
-    os.fsync(descriptor)

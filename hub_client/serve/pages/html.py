@@ -1,7 +1,7 @@
 """Pages for people: plain HTML and CSS, no scripts, and nothing of a model's author is obeyed.
 
-Templates escape what they show. A card is Markdown in which HTML is text; a browser is told besides to load nothing but
-the hub's own style sheet.
+Templates escape what they show. A card is Markdown in which HTML is text; a browser may load nothing but the hub's own
+style sheet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
-from hub_client.serve.refusals import Refused, no_repository
+from hub_client.serve.refusals import Refused
 from hub_client.serve.request import Call
 
 POLICY = (
@@ -55,12 +55,11 @@ def page(call: Call, template: str, *, status: int = 200, **values: Any) -> Resp
 
 def inside(call: Call, template: str, *, here: str, **values: Any) -> Response:
     """Return a page about the route's repository."""
-    record = call.hub.repositories.record(call.repo) or no_repository(known=call.token is not None)
-    return page(call, template, place=call.repo, private=record.private, tabs=_TABS, here=here, **values)
+    return page(call, template, place=call.repo, private=call.seen(call.repo).private, tabs=_TABS, here=here, **values)
 
 
 def refused(call: Call, refusal: Refused) -> Response:
-    """Return the page that says why there is none; one that is missing and one that is forbidden look the same."""
+    """Return the page that states why there is none; one that is missing and one that is forbidden look the same."""
     headings = {401: "Log in", 404: "Not found", 403: "Not allowed"}
     status = 404 if refusal.code == "RepoNotFound" else refusal.status
     heading = headings.get(status, "That did not work")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -10,8 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from hub_client.release.listing import DatasetListing, Listing
 from hub_client.release.store import RepoType
-from hub_client.serve import json_views, sessions
-from hub_client.serve.api import repositories
+from hub_client.serve import commit_tree, json_views, sessions
 from hub_client.serve.pages import html, tagged_releases
 from hub_client.serve.refusals import Refused
 from hub_client.serve.repository_names import Place
@@ -29,7 +27,7 @@ def style(call: Call) -> Response:
 
 
 def login(call: Call) -> Response:
-    """Ask for a token, or say whose is in use."""
+    """Ask for a token, or show whose is in use."""
     return html.page(call, "login.html", problem=None)
 
 
@@ -68,12 +66,7 @@ def datasets(call: Call) -> Response:
 
 def _list(call: Call, kind: RepoType, *, home: str) -> Response:
     query, start = call.query.get("q", "")[:200], number(call.query, "start", default=0, most=10**9)
-    everything = replace(call, query={})
-    found = [
-        shown
-        for place, record in repositories.visible(everything, kind)
-        if (shown := _item(call, place, record, query))
-    ]
+    found = [item for place, record in call.visible(kind) if (item := _item(call, place, record, query))]
 
     def link(at: int) -> str:
         return f"{home}?{urlencode({'q': query, 'start': at})}"
@@ -91,7 +84,7 @@ def _list(call: Call, kind: RepoType, *, home: str) -> Response:
 
 
 def _item(call: Call, place: Place, record: Record, query: str) -> dict[str, Any] | None:
-    """Return what a list says of a repository; None if it is not what was searched for."""
+    """Return what a list shows of a repository; None if it is not what was searched for."""
     with call.hub.repositories.reading(place) as repository:
         commit, version = tagged_releases.newest(repository)
         about = tagged_releases.about(repository, place, commit, version) if commit else None
@@ -126,7 +119,7 @@ def card(call: Call) -> Response:
     with call.hub.repositories.reading(call.repo) as repository:
         commit, version = tagged_releases.newest(repository)
         about = tagged_releases.about(repository, call.repo, commit, version) if commit else None
-        text = (tagged_releases.file(repository, commit, json_views.CARD) if commit else None) or b""
+        text = (commit_tree.file(repository, commit, json_views.CARD) if commit else None) or b""
         yanked = tagged_releases.yanked(repository)
         names = tagged_releases.sorted_versions(repository)
         versions = [tagged_releases.version(repository, call.repo, name, yanked=yanked) for name in names]

@@ -12,12 +12,11 @@ from starlette.responses import RedirectResponse, Response
 
 from hub_client.release.changes import Change, changes
 from hub_client.release.store import DOCUMENT
-from hub_client.serve import commit_tree, discussion_files, merging, revisions
-from hub_client.serve.api import discussions as discussion_routes
+from hub_client.serve import commit_tree, discussion_files, revisions
 from hub_client.serve.pages import html, tagged_releases
 from hub_client.serve.refusals import no_revision
 from hub_client.serve.request import Call
-from hub_client.serve.revisions import MAIN, PULLS
+from hub_client.serve.revisions import MAIN
 from hub_client.store.folder import git
 
 _MOST_FILES = 500
@@ -134,7 +133,7 @@ def _shown_node(node: git.Node) -> dict[str, Any]:
 
 
 def one_commit(call: Call) -> Response:
-    """Show what a commit says and which files it changed."""
+    """Show a commit's message and which files it changed."""
     with call.hub.repositories.reading(call.repo) as repository:
         commit = revisions.resolve(repository, call.repo, call.words["commit"])
         node = next(repository.line(commit))
@@ -157,24 +156,26 @@ def _how(before: Mapping[str, str], now: Mapping[str, str], path: str) -> str:
     return "changed" if path in now else "removed"
 
 
-def talks(call: Call) -> Response:
+def discussions(call: Call) -> Response:
     """Show discussions and pull requests."""
     with call.hub.repositories.reading(call.repo) as repository:
         found = discussion_files.all_of(repository)
     return html.inside(call, "discussions.html", here="/discussions", discussions=found)
 
 
-def talk(call: Call) -> Response:
+def discussion(call: Call) -> Response:
     """Show one discussion, and what a pull request would change."""
     with call.hub.repositories.reading(call.repo) as repository:
-        found = discussion_files.read(repository, discussion_routes.discussion_number(call))
-        head = repository.ref(f"{PULLS}{found['num']}")
-        ours = repository.ref(found["base"])
-        proposed = head is not None and ours is not None and found["status"] in ("open", "draft")
-        conflicts = merging.merge(repository, ours, head).conflicts if proposed and head and ours else []
-        diff = discussion_routes.diff(repository, found)
+        found = discussion_files.named(repository, call.words["number"])
+        conflicts = discussion_files.conflicts(repository, found) if found["status"] != "closed" else []
+        diff = discussion_files.diff(repository, found)
     return html.inside(
-        call, "discussion.html", here="/discussions", talk=found, conflicts=conflicts, diff=_lines(diff) if diff else []
+        call,
+        "discussion.html",
+        here="/discussions",
+        discussion=found,
+        conflicts=conflicts,
+        diff=_lines(diff) if diff else [],
     )
 
 

@@ -1,4 +1,4 @@
-"""The releases of a repository as its pages show them: what is tagged, withdrawn, and said in manifests."""
+"""The releases of a repository as its pages show them: what is tagged, withdrawn, and stated in manifests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from hub_client import errors
 from hub_client.release import yanks
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
+from hub_client.release.names import semver
 from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, semver
+from hub_client.release.store import DOCUMENT
 from hub_client.serve import commit_tree, revisions
 from hub_client.serve.repository_names import Place
 from hub_client.store.folder import git
@@ -18,7 +19,7 @@ from hub_client.store.folder import git
 def yanked(repository: git.Repository) -> Mapping[str, str]:
     """Return the versions that were withdrawn, and why."""
     commit = repository.branches().get(yanks.BRANCH)
-    data = file(repository, commit, yanks.FILE) if commit else None
+    data = commit_tree.file(repository, commit, yanks.FILE) if commit else None
     try:
         return yanks.reasons(yanks.read(data, source="this repository")) if data else {}
     except errors.IntegrityError:
@@ -39,7 +40,7 @@ def sorted_versions(repository: git.Repository) -> list[str]:
 
 
 def version(repository: git.Repository, place: Place, name: str, *, yanked: Mapping[str, str]) -> dict[str, str]:
-    """Return what a list says of a version: its date, its manifest's digest, why it was yanked if it was."""
+    """Return what a list shows of a version: its date, its manifest's digest, why it was yanked if it was."""
     commit = repository.tags()[name]
     return {
         "name": name,
@@ -52,7 +53,7 @@ def version(repository: git.Repository, place: Place, name: str, *, yanked: Mapp
 def about(
     repository: git.Repository, place: Place, commit: str, version: str | None
 ) -> Listing | DatasetListing | None:
-    """Return what a manifest says of itself; None where there is none, or it cannot be read."""
+    """Return what a manifest states of itself; None where there is none, or it cannot be read."""
     data = document(repository, place, commit)
     if data is None:
         return None
@@ -65,10 +66,4 @@ def about(
 
 def document(repository: git.Repository, place: Place, commit: str) -> bytes | None:
     """Return the manifest of a commit; None where there is none."""
-    return file(repository, commit, DOCUMENT[place.kind])
-
-
-def file(repository: git.Repository, commit: str, path: str) -> bytes | None:
-    """Return a small file of a commit; None where there is none."""
-    found = commit_tree.find(repository, commit, path)
-    return None if found is None or found.folder else commit_tree.read(repository, found.id)
+    return commit_tree.file(repository, commit, DOCUMENT[place.kind])

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import stat
 import time
@@ -35,7 +34,6 @@ from hub_client.release.files import Wanted
 from hub_client.store import settings
 from hub_client.store.network.stream import PAUSES, Dropped, Stream
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
 PATIENCE = 24 * 3600.0
 """Seconds to wait for another process that downloads the same file."""
 
@@ -233,8 +231,7 @@ def _copy(stream: Stream, file: BinaryIO, wanted: Wanted, report: Report) -> Non
             )
         file.write(piece)
         report(size)
-    file.flush()
-    os.fsync(file.fileno())
+    atomic.flush(file)
     if size < wanted.size:
         raise Dropped(f"{size} of {wanted.size} bytes")
 

@@ -13,9 +13,10 @@ from hub_client.files import atomic, locks
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
 from hub_client.release.files import Wanted
-from hub_client.release.store import DOCUMENT, SEMVER, RepoType
+from hub_client.release.names import SHA256, is_version
+from hub_client.release.store import DOCUMENT, RepoType
 from hub_client.store.cache import repositories
-from hub_client.store.cache.downloads import SHA256, Cache
+from hub_client.store.cache.downloads import Cache
 from hub_client.store.cache.repositories import RepositoryRecord
 
 DAY = 24 * 3600.0
@@ -105,7 +106,7 @@ def prune(cache: Cache, *, unused_for: float | None = None, dry_run: bool = Fals
 
 
 def _kept(cache: Cache, known: RepositoryRecord) -> Iterator[Kept]:
-    tagged = {commit: tag for tag, commit in known.tags.items() if SEMVER.fullmatch(tag)}
+    tagged = {commit: tag for tag, commit in known.tags.items() if is_version(tag)}
     for commit, digest in known.digests.items():
         document = cache.read(digest, limit=MAX_BYTES)
         if document is None:

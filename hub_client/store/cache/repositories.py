@@ -24,8 +24,6 @@ from hub_client.manifest.v1 import Commit, Sha256
 from hub_client.release.store import Logged, RepoType
 from hub_client.store.cache.downloads import Cache
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
-
 _LARGEST = 64 << 20
 _PATIENCE = 60.0
 

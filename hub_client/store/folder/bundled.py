@@ -12,9 +12,10 @@ from pathlib import Path
 
 from hub_client import _resources, errors
 from hub_client.release import yanks
+from hub_client.release.names import is_version, semver
 from hub_client.release.ref import Ref
 from hub_client.release.repository import Repository
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Logged, RepoType, semver
+from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
 from hub_client.store.folder import plain
 
 ADDRESS = "bundled"
@@ -86,7 +87,7 @@ class BundledStore:
 
     def _folders(self, name: str) -> list[Path]:
         documents = self._root.glob(f"{name}/*/{DOCUMENT[self.kind]}")
-        return [path.parent for path in documents if SEMVER.fullmatch(path.parent.name)]
+        return [path.parent for path in documents if is_version(path.parent.name)]
 
     def _folder(self, ref: Ref) -> Path:
         return self._root / ref.repo / str(ref.version)

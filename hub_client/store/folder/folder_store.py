@@ -16,7 +16,6 @@ head's version from its document, and the next push writes the tag first.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,12 +24,11 @@ from tempfile import TemporaryDirectory
 from hub_client import errors
 from hub_client.files import atomic, locks
 from hub_client.release import yanks
+from hub_client.release.names import check_new, is_repository
 from hub_client.release.ref import Ref
 from hub_client.release.repository import Repository, version_and_digest
 from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
-from hub_client.store.folder import git
-
-_REPO = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*/[a-z0-9]+(?:[-_.][a-z0-9]+)*")
+from hub_client.store.folder import git, layout
 
 
 class FolderStore:
@@ -44,13 +42,11 @@ class FolderStore:
 
     def repos(self) -> list[str]:
         """Return the full names of all repositories with at least one release, sorted, also damaged ones."""
-        paths = self._root.glob("*/*.git")
-        found = {f"{path.parent.name}/{path.name.removesuffix('.git')}": path for path in paths}
-        return sorted(name for name, path in found.items() if _REPO.fullmatch(name) and self._begun(path))
+        return [repo for repo in layout.repositories(self._root) if self._begun(self._path(repo))]
 
     def holds(self, repo: str) -> bool:
         """Return whether there is a repository of this name with a release."""
-        return bool(_REPO.fullmatch(repo)) and self._path(repo).is_dir() and self._begun(self._path(repo))
+        return is_repository(repo) and self._path(repo).is_dir() and self._begun(self._path(repo))
 
     def releases(self, repo: str) -> list[Ref]:
         """Return every released version, the newest last."""
@@ -93,13 +89,9 @@ class FolderStore:
 
     def commit(self, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
         """Store a release folder as the next commit of a repository; see the protocol and this module's head."""
-        if not _REPO.fullmatch(repo):
-            raise errors.InvalidInput(
-                f"{repo!r} is not a repository's name; a folder hub needs owner/name in lower-case letters, digits "
-                "and single - _ . between them, as in my-lab/pbmc-scpoli.",
-                facts={"repo": repo},
-            )
         path = self._path(repo)
+        if not is_repository(repo) or not path.is_dir():
+            self._check_new(repo)
         with (
             atomic.writing(f"the hub {self.address}", otherwise="choose another hub with hub="),
             locks.writer(path.with_suffix(".lock"), timeout=self._timeout),
@@ -150,12 +142,21 @@ class FolderStore:
             raise errors.TransportError(f"the branch {yanks.BRANCH} of {self.address} has moved on: try again.")
 
     def _path(self, repo: str) -> Path:
-        return self._root / f"{repo}.git"
+        return layout.path(self._root, repo)
+
+    def _check_new(self, repo: str) -> None:
+        check_new(repo)
+        if others := sorted(layout.namesakes(self._root, repo)):
+            raise errors.InvalidInput(
+                f"{repo} and {others[0]}, which is in the hub {self.address}, differ in case only: many computers take "
+                f"them for one. Push to {others[0]}, or choose another name.",
+                facts={"repo": repo},
+            )
 
     @contextmanager
     def _repository(self, repo: str) -> Iterator[git.Repository]:
         path = self._path(repo)
-        if not _REPO.fullmatch(repo) or not path.is_dir():
+        if not is_repository(repo) or not path.is_dir():
             raise errors.NotFound(f"the hub {self.address} has no {self.kind} repository {repo!r}.", name=repo)
         with git.opened(path) as repository:
             yield repository

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import time
 import zlib
@@ -22,7 +20,7 @@ from dulwich.repo import Repo
 
 from hub_client import errors
 from hub_client.files import atomic
-from hub_client.release.store import FILE_NAME
+from hub_client.release.names import COMMIT, is_file
 from hub_client.store.folder import lfs
 
 _BRANCH = "refs/heads/main"
@@ -31,7 +29,6 @@ _TAGS = "refs/tags/"
 _AUTHOR = b"archzoo <archzoo@localhost>"  # who and where stays with whoever pushed
 _FILE = 0o100644
 _ATTRIBUTES = ".gitattributes"
-_COMMIT = re.compile("[0-9a-f]{40}")
 _PUSH_AGAIN = "push the release again to repair it"
 _RESTORE = "restore the repository from a copy"
 _FEW = 8
@@ -101,7 +98,7 @@ class Repository:
     def refs(self, base: str) -> dict[str, str]:
         """Return the names after ``base``, as in ``refs/heads/``, and their commits."""
         refs = {name.decode(): commit.decode() for name, commit in self._repo.refs.as_dict(base.encode()).items()}
-        if wrong := next((name for name, commit in refs.items() if not _COMMIT.fullmatch(commit)), None):
+        if wrong := next((name for name, commit in refs.items() if not COMMIT.fullmatch(commit)), None):
             raise _broken(f"{base}{wrong}", "names no commit", advice=_RESTORE)
         return refs
 
@@ -165,7 +162,7 @@ class Repository:
         tree = self.load(self.load(commit.encode(), Commit).tree, Tree)
         entries = {entry.path.decode(errors="replace"): entry for entry in tree.iteritems()}
         for name, entry in entries.items():
-            if entry.mode != _FILE or not (name == _ATTRIBUTES or FILE_NAME.fullmatch(name)):
+            if entry.mode != _FILE or not (name == _ATTRIBUTES or is_file(name)):
                 raise _broken(name, "is not a plain file with a plain name")
         return {name: entry.sha for name, entry in entries.items()}
 
@@ -267,8 +264,7 @@ class Repository:
         try:
             with file:
                 file.write(f"{new}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
+                atomic.flush(file)
             if self.ref(name) != old:
                 lock.unlink()
                 return False

@@ -15,13 +15,15 @@ from typing import Self
 
 from hub_client import errors
 from hub_client.files import atomic
+from hub_client.release.names import SHA256
 
 SUFFIXES = (".safetensors", ".zip")
 THRESHOLD = 1 << 20
 """Bytes from which any other file is large."""
 
 _POINTER = re.compile(
-    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (0|[1-9]\d{0,18})\n"
+    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:(%b)\nsize (0|[1-9]\d{0,18})\n"
+    % SHA256.pattern.encode()
 )
 
 

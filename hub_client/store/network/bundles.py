@@ -26,17 +26,18 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from hub_client import errors
-from hub_client.files import folders
+from hub_client.files import atomic
 from hub_client.manifest import _json
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.manifest.v1 import Commit, Sha256
 from hub_client.release import files as release_files
 from hub_client.release.files import Wanted
+from hub_client.release.names import is_file, is_repository
 from hub_client.release.ref import Ref
 from hub_client.release.store import DOCUMENT, Logged, RepoType, Source, stated_version
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.cache.repositories import RepositoryCache
-from hub_client.store.network.remote import NAME, Heads
+from hub_client.store.network.remote import Heads
 from hub_client.store.network.stream import Stream
 
 SUFFIX = ".tar"
@@ -85,7 +86,7 @@ def write(source: Source, ref: Ref, target: Path, *, kind: RepoType) -> Path:
     if target.exists():
         raise errors.InvalidInput(f"{target} exists already. Choose another file.", facts={"out": target})
     record = Record(kind=kind, **asdict(ref))
-    with source.opened(ref) as folder, folders.staged_file(target) as staged:
+    with source.opened(ref) as folder, atomic.staged_file(target) as staged:
         document = (folder / DOCUMENT[kind]).read_bytes()
         with tarfile.open(staged, "w", format=tarfile.GNU_FORMAT) as tar:
             _add(tar, RECORD, io.BytesIO((json.dumps(record.model_dump(), indent=1) + "\n").encode()))
@@ -159,7 +160,7 @@ class BundleFile:
             document = self._document(file, members)
             for wanted in self._wanted(file, members):
                 self._extract(file, members[wanted.name], wanted, folder / wanted.name)
-        folders.write(folder / DOCUMENT[self.kind], document)
+        atomic.create(folder / DOCUMENT[self.kind], [document])
         return folder
 
     @contextmanager
@@ -178,7 +179,7 @@ class BundleFile:
         """
         ref = self.ref()
         repo = ref.repo if "/" in ref.repo else f"bundled/{ref.repo}"
-        if not NAME.fullmatch(repo) or ".." in repo:
+        if not is_repository(repo):
             raise self._broken("names no repository")
         with self._members() as (file, members):
             for wanted in self._wanted(file, members):
@@ -216,7 +217,7 @@ class BundleFile:
         except (tarfile.TarError, ValueError):
             raise self._broken("is not a bundle that archzoo wrote") from None
         plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.linkname
-        if not plain or not release_files.plain(info.name) or not 0 <= info.size <= end - offset:
+        if not plain or not is_file(info.name) or not 0 <= info.size <= end - offset:
             raise self._broken(f"holds {info.name!r:.80}, which is not a whole plain file with a plain name")
         return Member(info.name, offset, info.size)
 

@@ -28,9 +28,9 @@ from hub_client.manifest.reading import MAX_BYTES
 from hub_client.manifest.v1 import Commit
 from hub_client.release import card, dataset, yanks
 from hub_client.release.files import Wanted
+from hub_client.release.names import COMMIT, SHA256
 from hub_client.release.store import DOCUMENT, Logged, RepoType
 from hub_client.store import settings
-from hub_client.store.cache.repositories import COMMIT
 from hub_client.store.network import http, progress
 from hub_client.store.network.http import Answer, Client
 from hub_client.store.network.remote import Change, Heads, MovedOn, Published
@@ -44,7 +44,7 @@ TAG = "archzoo"
 """What a repository of ours is tagged with on a hub: ``library_name`` of a card, or a tag."""
 
 _PAGE = 16 << 20
-_ETAG = re.compile(r'(?:W/)?"?([0-9a-f]{40}|[0-9a-f]{64})"?')
+_ETAG = re.compile(rf'(?:W/)?"?({COMMIT.pattern}|{SHA256.pattern})"?')
 _QUERY = re.compile(r"(?<=\S)\?[^\s'\"]+")
 _TYPES: Mapping[RepoType, str] = {"models": "model", "datasets": "dataset"}
 _FILES: Mapping[RepoType, str] = {"models": "", "datasets": "datasets/"}

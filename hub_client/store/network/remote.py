@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,20 +21,17 @@ from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
 from hub_client.release import yanks
 from hub_client.release.files import Wanted
+from hub_client.release.names import COMMIT, DIGEST, is_repository, is_version
 from hub_client.release.ref import Ref
 from hub_client.release.repository import Repository, version_and_digest
-from hub_client.release.store import DOCUMENT, SEMVER, Entry, Logged, RepoType
+from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.cache.repositories import COMMIT, RepositoryCache, RepositoryRecord
+from hub_client.store.cache.repositories import RepositoryCache, RepositoryRecord
 from hub_client.store.network import progress
 from hub_client.store.network.stream import Stream
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-"""Full names that hubs on the network may have; more than ours, whose letters are small."""
-
 _log = logging.getLogger(__name__)
-_FULL_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class RemoteStore:
         """Return the full names of all repositories that may hold a release, sorted; offline, of those in the cache."""
         if settings.offline():
             return self._known.repos()
-        return sorted({name for name in self._wire.repos() if NAME.fullmatch(name) and ".." not in name})
+        return sorted({name for name in self._wire.repos() if is_repository(name)})
 
     def holds(self, repo: str) -> bool:
         """Return whether there is a repository of this full name that has a release."""
@@ -218,7 +214,7 @@ class RemoteStore:
 
     def _seen(self, repo: str) -> RepositoryRecord | None:
         """Return what the hub states of a repository, or offline what it last stated; None where there is none."""
-        if not NAME.fullmatch(repo) or ".." in repo:
+        if not is_repository(repo):
             return None
         if settings.offline():
             return self._known.known(repo)
@@ -266,10 +262,10 @@ class RemoteStore:
 
     def _pinned(self, repo: str, revision: str) -> Ref | None:
         """Return the release with a whole commit or digest, if the cache has its document."""
-        known = self._known.known(repo) if COMMIT.fullmatch(revision) or _FULL_DIGEST.fullmatch(revision) else None
+        known = self._known.known(repo) if COMMIT.fullmatch(revision) or DIGEST.fullmatch(revision) else None
         if known is None:
             return None
-        tagged = {commit: tag for tag, commit in known.tags.items() if SEMVER.fullmatch(tag)}
+        tagged = {commit: tag for tag, commit in known.tags.items() if is_version(tag)}
         for commit, digest in sorted(known.digests.items(), key=lambda one: (one[0] not in tagged, one[0])):
             if revision in (commit, f"sha256:{digest}") and self._cache.read(digest, limit=MAX_BYTES) is not None:
                 return Ref(repo, commit, tagged.get(commit), digest, self.address)

@@ -214,7 +214,7 @@ def _export_bytes(folder: Path, digest: str, content: bytes) -> int:
 def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_bytes() != content:
-        atomic.publish(atomic.stage([content], staging=path.parent), path)
+        atomic.write(path, content)
 
 
 def _before(folder: Path, kind: RepoType) -> Iterator[str]:

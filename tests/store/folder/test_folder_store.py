@@ -201,7 +201,21 @@ def test_files_of_a_megabyte_are_large_but_documents_never_are(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny", "lab/x/y", "../x", "lab/..", "Lab/x", "lab/x.", "lab/a--b", "lab/x\n", "lab/é", ""]
+    "name",
+    [
+        "tiny",
+        "lab/x/y",
+        "../x",
+        "lab/..",
+        "lab/x.",
+        "lab/a--b",
+        "lab/x\n",
+        "lab/é",
+        "lab/x.git",
+        "lab/con",
+        "api/x",
+        "",
+    ],
 )
 def test_a_repository_has_an_owner_and_a_plain_name(hub: FolderStore, tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.InvalidInput, match="owner/name"):

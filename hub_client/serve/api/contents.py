@@ -8,12 +8,11 @@ from urllib.parse import parse_qs
 from starlette.responses import JSONResponse, Response
 
 from hub_client.serve import commit_tree, discussion_files, json_views, revisions, streams
-from hub_client.serve.refusals import Refused, no_entry, no_repository
-from hub_client.serve.request import Call, flag, number, page, parsed_json
+from hub_client.serve.refusals import Refused, no_entry
+from hub_client.serve.request import PAGE, Call, flag, limit, number, page, parsed_json
 from hub_client.serve.revisions import HEADS, PULLS, TAGS
 from hub_client.store.folder import git
 
-_PAGE = 1000
 _EXPANDED_PAGE = 50
 _COMMITS_PAGE = 50
 _MOST_PATHS = 1000
@@ -21,7 +20,7 @@ _MOST_PATHS = 1000
 
 def info(call: Call) -> Response:
     """Describe a repository at a revision."""
-    record = call.hub.repositories.record(call.repo) or no_repository(known=call.token is not None)
+    record = call.seen(call.repo)
     with call.hub.repositories.reading(call.repo) as repository:
         revision = call.words.get("revision")
         commit = revisions.resolve(repository, call.repo, revision) if revision else repository.head()
@@ -33,7 +32,7 @@ def info(call: Call) -> Response:
 
 
 def auth_check(call: Call) -> Response:
-    """Say that the token may do what the route asks for."""
+    """Confirm that the token may do what the route asks for."""
     return JSONResponse({})
 
 
@@ -53,28 +52,30 @@ def refs(call: Call) -> Response:
 def list_commits(call: Call) -> Response:
     """List the commits of a revision, the newest first."""
     with call.hub.repositories.reading(call.repo) as repository:
-        head = call.query.get("head") or revisions.resolve(repository, call.repo, call.words["revision"])
-        found = [json_views.commit(node) for node in repository.line(revisions.existing(repository, head))]
-    size = number(call.query, "limit", default=_COMMITS_PAGE, most=_PAGE) or _COMMITS_PAGE
-    return page(call, found, size=size, head=head)
+        head = _pinned(call, repository)
+        found = [json_views.commit(node) for node in repository.line(head)]
+    return page(call, found, size=limit(call.query, default=_COMMITS_PAGE), head=head)
+
+
+def _pinned(call: Call, repository: git.Repository) -> str:
+    """Return the commit of a listing: the one its first page had, or the route's revision."""
+    head = call.query.get("head")
+    if head:
+        return revisions.existing(repository, head)
+    return revisions.resolve(repository, call.repo, call.words["revision"])
 
 
 def list_tree(call: Call) -> Response:
     """List the files under a folder of a revision."""
     expand = flag(call.query.get("expand"))
     with call.hub.repositories.reading(call.repo) as repository:
-        pinned = call.query.get("head")
-        commit = (
-            revisions.existing(repository, pinned)
-            if pinned
-            else revisions.resolve(repository, call.repo, call.words["revision"])
-        )
+        commit = _pinned(call, repository)
         under = call.words.get("path", "").strip("/")
         folder = commit_tree.find(repository, commit, under)
         if folder is None or not folder.folder:
             no_entry(under, commit)
         entries = list(commit_tree.walk(repository, commit, under=under, recursive=flag(call.query.get("recursive"))))
-        size = _EXPANDED_PAGE if expand else number(call.query, "limit", default=_PAGE, most=_PAGE) or _PAGE
+        size = _EXPANDED_PAGE if expand else limit(call.query, default=PAGE)
         start = number(call.query, "cursor", default=0, most=10**9)
         shown = _shown(repository, commit, entries[start : start + size], expand=expand)
     more = start + size < len(entries)

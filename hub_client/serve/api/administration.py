@@ -7,18 +7,15 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from hub_client.release.store import RepoType
 from hub_client.serve import front_matter, json_views, repository_names
 from hub_client.serve.refusals import Refused, no_repository
 from hub_client.serve.repository_names import Place
 from hub_client.serve.repository_root import Record
-from hub_client.serve.request import Call, number, page
-
-_PAGE = 1000
+from hub_client.serve.request import PAGE, Call, limit, page
 
 
 def whoami(call: Call) -> Response:
-    """Tell whose token it is."""
+    """Report whose token it is."""
     token = call.token
     if token is None:
         raise Refused(401, "A token is needed.")
@@ -46,24 +43,8 @@ def validate_yaml(call: Call) -> Response:
 
 def list_repositories(call: Call) -> Response:
     """List the repositories that the token may see."""
-    kind = _kind(call.words["kind"])
-    size = min(number(call.query, "limit", default=_PAGE, most=_PAGE) or _PAGE, _PAGE)
-    return page(call, [_listed(call, place, record) for place, record in visible(call, kind)], size=size)
-
-
-def visible(call: Call, kind: RepoType) -> list[tuple[Place, Record]]:
-    """Return the repositories of a kind that the token may see and the query asks for."""
-    found = []
-    for place in call.hub.repositories.all(kind):
-        record = call.hub.repositories.record(place)
-        if record is not None and sees(call, place, record) and _asked_for(call.query, place):
-            found.append((place, record))
-    return found
-
-
-def sees(call: Call, place: Place, record: Record) -> bool:
-    """Return whether whoever asks may see a repository."""
-    return not record.private or (call.token is not None and call.token.allows("read", place.owner))
+    found = [(place, record) for place, record in call.visible(call.kind) if _asked_for(call.query, place)]
+    return page(call, [_listed(call, place, record) for place, record in found], size=limit(call.query, default=PAGE))
 
 
 def _asked_for(query: Mapping[str, str], place: Place) -> bool:
@@ -74,10 +55,6 @@ def _asked_for(query: Mapping[str, str], place: Place) -> bool:
 def _listed(call: Call, place: Place, record: Record) -> dict[str, Any]:
     with call.hub.repositories.reading(place) as repository:
         return json_views.repository(call.hub, place, record, commit=repository.head())
-
-
-def _kind(word: str) -> RepoType:
-    return "models" if word == "models" else "datasets"
 
 
 def create(call: Call) -> Response:
@@ -93,16 +70,16 @@ def _new_place(call: Call, owner: object, name: str) -> Place:
     kind = call.body.get("type")
     if kind not in repository_names.TYPES:
         raise Refused(404, "This hub holds models and data sets.", code="RepoNotFound")
-    return repository_names.new_place(repository_names.TYPES[kind], str(owner or call.user), name)
+    return Place.new(repository_names.TYPES[kind], f"{owner or call.user}/{name}")
 
 
 def _check_scope(call: Call, place: Place) -> None:
-    if call.token is None or not call.token.allows("write", place.owner):
+    if not call.allows("write", place.owner):
         raise Refused(403, f"This token may not write to the namespace {place.owner!r}: {call.may}")
 
 
 def _visibility(body: Mapping[str, Any]) -> bool | None:
-    """Return whether a request wants a repository private; None if it does not say."""
+    """Return whether a request wants a repository private; None if it does not state it."""
     wanted = body.get("visibility")
     if wanted is None:
         given = body.get("private")
@@ -113,7 +90,7 @@ def _visibility(body: Mapping[str, Any]) -> bool | None:
 
 
 def settings(call: Call) -> Response:
-    """Say who may see a repository."""
+    """Set who may see a repository."""
     private = _visibility(call.body)
     if call.body.get("gated"):
         raise Refused(400, "This hub has no gated repositories: give read tokens to those who may see a private one.")
@@ -124,7 +101,7 @@ def settings(call: Call) -> Response:
 
 def delete(call: Call) -> Response:
     """Delete a repository."""
-    place = named_in_body(call, str(call.body.get("organization") or call.user), call.text("name"))
+    place = _named_in_body(call, str(call.body.get("organization") or call.user), call.text("name"))
     call.hub.repositories.delete(place)
     return JSONResponse({})
 
@@ -132,23 +109,20 @@ def delete(call: Call) -> Response:
 def move(call: Call) -> Response:
     """Give a repository another name or owner."""
     owner, _, name = call.text("fromRepo").partition("/")
-    place = named_in_body(call, owner, name)
-    owner, _, name = call.text("toRepo").partition("/")
-    target = repository_names.new_place(place.kind, owner, name)
+    place = _named_in_body(call, owner, name)
+    target = Place.new(place.kind, call.text("toRepo"))
     _check_scope(call, target)
     call.hub.repositories.move(place, target, url=f"{call.address}/{target.web}")
     return JSONResponse({"url": f"{call.address}/{target.web}"})
 
 
-def named_in_body(call: Call, owner: str, name: str) -> Place:
+def _named_in_body(call: Call, owner: str, name: str) -> Place:
     """Return the repository a request's body names; refused unless the token is an admin's there."""
     kind = call.body.get("type")
     if kind not in repository_names.TYPES:
         no_repository(known=call.token is not None)
     place = Place(repository_names.TYPES[kind], owner, name)
-    record = call.hub.repositories.record(place)
-    if record is None or not sees(call, place, record):
-        no_repository(known=call.token is not None)
-    if call.token is None or not call.token.allows("admin", owner):
+    call.seen(place)
+    if not call.allows("admin", owner):
         raise Refused(403, f"Deleting and renaming need a token with scope admin for {owner!r}: {call.may}")
     return place

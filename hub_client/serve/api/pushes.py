@@ -20,7 +20,7 @@ _MOST_PREUPLOADS = 256
 
 
 def preupload(call: Call) -> Response:
-    """Tell how each file is to be uploaded, and which hash the hub's own copy has."""
+    """Report how each file is to be uploaded, and which hash the hub's own copy has."""
     asked = call.body.get("files")
     if not isinstance(asked, list) or len(asked) > _MOST_PREUPLOADS:
         raise Refused(400, f"expected a list of at most {_MOST_PREUPLOADS} files.")
@@ -71,7 +71,7 @@ def _writable(call: Call, repository: git.Repository, *, proposal: bool) -> str 
         if proposal:
             return revisions.resolve(repository, call.repo, revision)
         no_revision(revision)
-    if proposal or (call.token and call.token.allows("write", call.repo.owner)) or _own_proposal(call, repository, ref):
+    if proposal or call.allows("write", call.repo.owner) or _own_proposal(call, repository, ref):
         return commit
     raise Refused(403, f"This token may not write to {call.repo}: {call.may} A pull request is open to it.")
 
@@ -86,17 +86,17 @@ def _own_proposal(call: Call, repository: git.Repository, ref: str) -> bool:
 def commit(call: Call, file: IO[bytes]) -> Response:
     """Make a commit on a branch or a pull request, or open a pull request with it."""
     lines = commits.lines(file)
-    said = commits.header(lines)
+    header = commits.header(lines)
     proposal = flag(call.query.get("create_pr"))
     with call.hub.repositories.writing(call.repo) as repository:
         base = _writable(call, repository, proposal=proposal)
         if proposal:
-            base = revisions.existing(repository, said.parent) if said.parent else base
+            base = revisions.existing(repository, header.parent) if header.parent else base
         else:
-            _check_parent(said.parent, base)
+            _check_parent(header.parent, base)
         content = commits.apply(repository, base, lines)
-        made = _recorded(repository, content, said, base=base, user=call.user)
-        opened = _land(call, repository, made, said, base=base, proposal=proposal)
+        made = _recorded(repository, content, header, base=base, user=call.user)
+        opened = _land(call, repository, made, header, base=base, proposal=proposal)
     answer = {"success": True, "commitOid": made, "commitUrl": f"{call.page}/commit/{made}", "hookOutput": ""}
     return JSONResponse(answer | ({"pullRequestUrl": f"{call.page}/discussions/{opened}"} if opened else {}))
 
@@ -106,22 +106,24 @@ def _check_parent(parent: str | None, base: str | None) -> None:
         raise Refused(412, "A commit has happened since. Please refresh and try again.", X_Head=base or "none")
 
 
-def _recorded(repository: git.Repository, content: bytes, said: commits.Header, *, base: str | None, user: str) -> str:
+def _recorded(
+    repository: git.Repository, content: bytes, header: commits.Header, *, base: str | None, user: str
+) -> str:
     """Return the new commit, or the one it would follow where nothing changes."""
     if base is not None:
         root = commit_tree.find(repository, base, "")
         if root is not None and root.id == content.decode():
             return base
     parents = [base] if base else []
-    return repository.record(content, message=said.message, parents=parents, author=commit_tree.signature(user))
+    return repository.record(content, message=header.message, parents=parents, author=commit_tree.signature(user))
 
 
 def _land(
-    call: Call, repository: git.Repository, made: str, said: commits.Header, *, base: str | None, proposal: bool
+    call: Call, repository: git.Repository, made: str, header: commits.Header, *, base: str | None, proposal: bool
 ) -> int | None:
     """Move the branch to a new commit, or open a pull request for it and return its number."""
     if proposal:
-        title, _, text = said.message.partition("\n")
+        title, _, text = header.message.partition("\n")
         opened = discussion_files.open_one(
             repository, user=call.user, title=title[:500], text=text.strip() or title, head=made
         )
@@ -131,7 +133,7 @@ def _land(
         raise Refused(412, "A commit has happened since. Please refresh and try again.")
     if made != base and ref.startswith(PULLS):
         discussion = discussion_files.read(repository, int(ref.removeprefix(PULLS)))
-        event = discussion_files.event("commit", call.user, subject=said.message.partition("\n")[0], oid=made)
+        event = discussion_files.event("commit", call.user, subject=header.message.partition("\n")[0], oid=made)
         discussion_files.write(repository, discussion | {"events": [*discussion["events"], event]})
     return None
 
@@ -141,7 +143,7 @@ def create_tag(call: Call) -> Response:
     name = revisions.check_ref(call.text("tag"))
     with call.hub.repositories.writing(call.repo) as repository:
         target = revisions.resolve(repository, call.repo, call.words["revision"])
-        _new_ref(repository, TAGS + name, target, what="tag")
+        _new_ref(repository, TAGS, name, target=target)
     return JSONResponse({})
 
 
@@ -150,37 +152,33 @@ def create_branch(call: Call) -> Response:
     name = revisions.check_ref(call.words["branch"])
     with call.hub.repositories.writing(call.repo) as repository:
         target = revisions.resolve(repository, call.repo, call.text("startingPoint") or MAIN)
-        _new_ref(repository, HEADS + name, target, what="branch")
+        _new_ref(repository, HEADS, name, target=target)
     return JSONResponse({})
 
 
-def _new_ref(repository: git.Repository, ref: str, target: str, *, what: str) -> None:
-    base, name = (HEADS, ref.removeprefix(HEADS)) if ref.startswith(HEADS) else (TAGS, ref.removeprefix(TAGS))
-    taken = repository.refs(base)
-    clash = next(
-        (other for other in taken if f"{other}/".startswith(f"{name}/") or f"{name}/".startswith(f"{other}/")), ""
-    )
-    if clash:
-        raise Refused(409, f"Reference already exists: {base}{clash}")
-    if not repository.move(ref, None, target):
-        raise Refused(409, f"Reference already exists: {ref}")
+def _new_ref(repository: git.Repository, base: str, name: str, *, target: str) -> None:
+    """Add a tag or a branch; Refused where one is called so, or is a folder of the other's name."""
+    ends = ((other, f"{other}/", f"{name}/") for other in repository.refs(base))
+    clash = next((other for other, one, two in ends if one.startswith(two) or two.startswith(one)), None)
+    if clash is not None or not repository.move(base + name, None, target):
+        raise Refused(409, f"Reference already exists: {base}{clash or name}")
 
 
 def delete_tag(call: Call) -> Response:
     """Remove a tag."""
-    return _drop(call, TAGS + call.words["tag"])
+    return _drop(call, TAGS, call.words["tag"])
 
 
 def delete_branch(call: Call) -> Response:
     """Remove a branch other than the main one."""
     if call.words["branch"] == MAIN:
         raise Refused(403, "The main branch cannot be deleted.")
-    return _drop(call, HEADS + call.words["branch"])
+    return _drop(call, HEADS, call.words["branch"])
 
 
-def _drop(call: Call, ref: str) -> Response:
+def _drop(call: Call, base: str, name: str) -> Response:
     with call.hub.repositories.writing(call.repo) as repository:
-        commit = repository.refs(ref[: ref.index("/", 5) + 1]).get(ref[ref.index("/", 5) + 1 :])
-        if commit is None or not repository.drop(ref, commit):
-            no_revision(ref)
+        commit = repository.refs(base).get(name)
+        if commit is None or not repository.drop(base + name, commit):
+            no_revision(base + name)
     return JSONResponse({})
