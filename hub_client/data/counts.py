@@ -20,23 +20,17 @@ _PIECE = 1 << 17
 
 @dataclass
 class Tally:
-    """What is known of the values seen so far.
-
-    Attributes
-    ----------
-    smallest, largest
-        Of the finite values and of the zeros that are not stored.
-    whole
-        Whether all values are integers.
-    nan, infinite
-        Whether any value is NaN, or infinite.
-    """
+    """What is known of the values seen so far."""
 
     smallest: float = 0.0
     largest: float = 0.0
+    """The bounds of the finite values and of the zeros that are not stored."""
     whole: bool = True
+    """Whether all values are integers."""
     nan: bool = False
+    """Whether any value is NaN."""
     infinite: bool = False
+    """Whether any value is."""
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in more values, ``(entries,)``, of any number type."""

@@ -80,26 +80,18 @@ def _organism(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Panel:
-    """A model's genes and every name that leads to them.
-
-    Attributes
-    ----------
-    names
-        The panel's own names, in order.
-    others
-        The genes' other names (id or symbol) to index; a name two genes share is left out.
-    entries
-        Row of the HGNC table to index and evidence; empty for organisms other than human.
-    table
-        The HGNC table, or None for organisms other than human.
-    """
+    """A model's genes and every name that leads to them."""
 
     names: tuple[str, ...]
+    """The panel's own names, in order."""
     id_type: str
     own: Mapping[str, int]
     others: Mapping[str, int]
+    """The genes' other names (id or symbol) to index; a name two genes share is left out."""
     entries: Mapping[int, tuple[int, How]] = field(default_factory=dict)
+    """Row of the HGNC table to index and evidence; empty for organisms other than human."""
     table: Hgnc | None = None
+    """The HGNC table, or None for organisms other than human."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Panel:
@@ -163,33 +155,22 @@ def _row(id: str | None, symbol: str | None, table: Hgnc) -> tuple[int, How] | N
 
 @dataclass(frozen=True)
 class Match:
-    """One set of query names against a panel.
-
-    Attributes
-    ----------
-    names
-        The query's names that were looked up, ``(query genes,)``.
-    panel
-        The panel's names.
-    column
-        Where the query's names came from: ``var_names`` or a column of var.
-    target
-        Index into the panel for each of the query's genes, ``(query genes,)``; -1 for genes the model does not read.
-    how
-        The evidence for each, ``(query genes,)``: values of :class:`~hub_client.data.hgnc.How`.
-    superseded
-        Query names not used because another of the query's genes is the same gene by better evidence.
-    ambiguous
-        Panel names not used because several of the query's genes have previous symbols or aliases of that gene.
-    """
+    """One set of query names against a panel."""
 
     names: Texts
+    """The query's names that were looked up, ``(query genes,)``."""
     panel: Texts
+    """The panel's names."""
     column: str
+    """Where the query's names came from: ``var_names`` or a column of var."""
     target: Indices
+    """Index into the panel for each of the query's genes, ``(query genes,)``; -1 for genes the model does not read."""
     how: Indices
+    """The evidence for each, ``(query genes,)``: values of :class:`~hub_client.data.hgnc.How`."""
     superseded: tuple[str, ...] = ()
+    """Query names not used because another of the query's genes is the same gene by better evidence."""
     ambiguous: tuple[str, ...] = ()
+    """Panel names not used because several of the query's genes have previous symbols or aliases of that gene."""
 
     @property
     def found(self) -> Indices:

@@ -42,30 +42,20 @@ def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What obs states of each cell.
-
-    Attributes
-    ----------
-    conditions
-        Condition key, or key of a categorical covariate, to category, ``(cells,)``.
-    labels
-        Label level to label, ``(cells,)``; ``""`` for cells without one.
-    size_factors
-        ``(cells,)``, or None where they are the counts' sums.
-    columns
-        The obs column each condition key was read from; a key that is not here gave all cells one new category.
-    notes
-        What the user should know, one sentence each.
-    continuous
-        Continuous covariates, ``(cells, continuous)``; None for a model without.
-    """
+    """What obs states of each cell."""
 
     conditions: dict[str, Names]
+    """Condition key, or key of a categorical covariate, to category, ``(cells,)``."""
     labels: dict[str, Names]
+    """Label level to label, ``(cells,)``; ``""`` for cells without one."""
     size_factors: NDArray[np.float32] | None
+    """``(cells,)``, or None where they are the counts' sums."""
     columns: dict[str, str]
+    """The obs column each condition key was read from; a key that is not here gave all cells one new category."""
     notes: tuple[str, ...]
+    """What the user should know, one sentence each."""
     continuous: NDArray[np.float32] | None
+    """Continuous covariates, ``(cells, continuous)``; None for a model without."""
 
 
 def read_obs(

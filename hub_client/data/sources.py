@@ -20,18 +20,12 @@ from hub_client.manifest.v1 import InputSpec
 
 @dataclass(frozen=True)
 class Source:
-    """One matrix of a query, with the genes of its columns.
-
-    Attributes
-    ----------
-    name
-        ``X``, ``raw`` or ``layers/<name>``.
-    adata
-        The query.
-    """
+    """One matrix of a query, with the genes of its columns."""
 
     name: str
+    """``X``, ``raw`` or ``layers/<name>``."""
     adata: AnnData
+    """The query."""
 
     @cached_property
     def matrix(self) -> Any:

@@ -21,18 +21,12 @@ Points = NDArray[np.float32]
 
 
 class Neighbors(NamedTuple):
-    """The nearest reference cells of each query cell, the nearest first.
-
-    Attributes
-    ----------
-    distances
-        ``(cells, neighbors)``, in latent units.
-    indices
-        Which reference cells they are, ``(cells, neighbors)``.
-    """
+    """The nearest reference cells of each query cell, the nearest first."""
 
     distances: NDArray[np.float64]
+    """``(cells, neighbors)``, in latent units."""
     indices: NDArray[np.int64]
+    """Which reference cells they are, ``(cells, neighbors)``."""
 
 
 class Search(Protocol):

@@ -17,19 +17,13 @@ Method = Literal["expression", "sum", "counts"]
 
 
 class Directions(NamedTuple):
-    """Which way terms point.
-
-    Attributes
-    ----------
-    signs
-        1 where a high score means high expression of the term's genes, -1 where it means low, 0 where neither, or
-        where the term has no weights, ``(terms,)``.
-    confidence
-        How far the share of positive weights is from a half, in [0, 1], ``(terms,)``; None but for ``counts``.
-    """
+    """Which way terms point."""
 
     signs: NDArray[np.float32]
+    """1 where a high score means high expression of the term's genes, -1 where it means low, 0 where neither, or where
+    the term has no weights, ``(terms,)``."""
     confidence: NDArray[np.float32] | None
+    """How far the share of positive weights is from a half, in [0, 1], ``(terms,)``; None but for ``counts``."""
 
 
 def term_weights(model: Model) -> Array:

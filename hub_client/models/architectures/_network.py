@@ -34,43 +34,28 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scores:
-    """One label level's evidence.
-
-    Attributes
-    ----------
-    labels
-        The level's categories, in manifest order.
-    values
-        ``(cells, labels)``: distances in the latent (smaller is closer) or probabilities.
-    kind
-        Which of the two ``values`` holds.
-    mahalanobis_squared
-        ``(cells, labels)``: squared Mahalanobis distances to the labels' prototypes, under the covariance their cells
-        share; None where there is none.
-    label_frequencies
-        ``(labels,)``: each label's share of the labelled reference cells; None where it is not known.
-    """
+    """One label level's evidence."""
 
     labels: tuple[str, ...]
+    """The level's categories, in manifest order."""
     values: Array
+    """``(cells, labels)``: distances in the latent (smaller is closer) or probabilities."""
     kind: Literal["distance", "probability"]
+    """Which of the two ``values`` holds."""
     mahalanobis_squared: Array | None = None
+    """``(cells, labels)``: squared Mahalanobis distances to the labels' prototypes, under the covariance their cells
+    share; None where there is none."""
     label_frequencies: Array | None = None
+    """``(labels,)``: each label's share of the labelled reference cells; None where it is not known."""
 
 
 class Decoded(NamedTuple):
-    """The parameters of the distribution of a minibatch's expression.
-
-    Attributes
-    ----------
-    mean
-        Expected counts (or log1p counts for mse), ``(cells, genes)``; for zinb before counts are dropped.
-    dropout_logits
-        Log-odds that a count was dropped, ``(cells, genes)``; None but for zinb.
-    """
+    """The parameters of the distribution of a minibatch's expression."""
 
     mean: Tensor
+    """Expected counts (or log1p counts for mse), ``(cells, genes)``; for zinb before counts are dropped."""
     dropout_logits: Tensor | None = None
+    """Log-odds that a count was dropped, ``(cells, genes)``; None but for zinb."""
 
 
 class Network(Trainee):

@@ -33,27 +33,18 @@ class Stack(NamedTuple):
 
 
 class PerCategory(NamedTuple):
-    """A tensor with an entry for each batch or label.
-
-    Attributes
-    ----------
-    name
-        Where it is in the module.
-    other
-        Its other axis, ``"1"`` if that is of length one; None if it has no other.
-    per
-        What it has entries for.
-    dim
-        The dimension they are along.
-    trained
-        Whether training moves it.
-    """
+    """A tensor with an entry for each batch or label."""
 
     name: str
+    """Where it is in the module."""
     other: str | None
+    """Its other axis, ``"1"`` if that is of length one; None if it has no other."""
     per: Literal["batch", "label"]
+    """What it has entries for."""
     dim: int
+    """The dimension they are along."""
     trained: bool = True
+    """Whether training moves it."""
 
 
 Generative = Callable[[Any, Batch, Mapping[str, Tensor], Mapping[str, Any]], dict[str, Any]]
@@ -61,38 +52,28 @@ Generative = Callable[[Any, Batch, Mapping[str, Tensor], Mapping[str, Any]], dic
 
 @dataclass(frozen=True)
 class Kind:
-    """One of scvi-tools' models.
-
-    Attributes
-    ----------
-    module, model
-        Names of its classes in ``scvi.module`` and ``scvi.model``.
-    parameters
-        scvi-tools' parameter to the config's field.
-    nested
-        The same for parameters in keyword dictionaries, by the dictionary's name.
-    sizes
-        The parameters of its module that follow from the manifest's axes.
-    stacks, dense
-        Where its fully connected layers are; where its linear maps are, and the axes of their outputs and inputs.
-    per_category
-        Its tensors with an entry for each batch or label.
-    initial
-        As ``parameters``, for those of its model alone, which set how training starts.
-    generative
-        What its losses are computed of: module, minibatch, the same as scvi-tools reads it, and what was inferred.
-    """
+    """One of scvi-tools' models."""
 
     module: str
+    """The name of its class in ``scvi.module``."""
     model: str
+    """And of its class in ``scvi.model``."""
     parameters: Mapping[str, str]
+    """scvi-tools' parameter to the config's field."""
     nested: Mapping[str, Mapping[str, str]]
+    """The same for parameters in keyword dictionaries, by the dictionary's name."""
     sizes: Callable[[Manifest], dict[str, Any]]
+    """The parameters of its module that follow from the manifest's axes."""
     stacks: Mapping[str, Stack]
+    """Where its fully connected layers are."""
     dense: Mapping[str, tuple[str, str]]
+    """Where its linear maps are, and the axes of their outputs and inputs."""
     per_category: Callable[[Manifest], list[PerCategory]]
+    """Its tensors with an entry for each batch or label."""
     initial: Mapping[str, str] = field(default_factory=dict)
+    """As ``parameters``, for those of its model alone, which set how training starts."""
     generative: Generative = likelihood.whole
+    """What its losses are computed of: module, minibatch, the same as scvi-tools reads it, and what was inferred."""
 
 
 def batch_key(manifest: Manifest) -> Condition | None:
