@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.hgnc import Hgnc, How, hgnc
-from hub_client.manifest.v1 import Genes, Manifest
+from hub_client.manifest.inputs import Genes
+from hub_client.manifest.v1 import Manifest
 
 Texts = NDArray[np.object_]
 Indices = NDArray[np.int64]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from hub_client import errors
-from hub_client.manifest.v1 import Manifest, Proteins
+from hub_client.manifest.inputs import Proteins
+from hub_client.manifest.v1 import Manifest
 
 Counts = NDArray[np.float32]
 TAG = re.compile(r"[-_. ]*total[-_ ]?(seq)?[-_ ]?[abcd]?$|[-_. ]+(adt|protein|prot)$|^(adt|prot)[-_. ]+", re.IGNORECASE)

@@ -15,7 +15,7 @@ from hub_client import errors
 from hub_client.data import counts
 from hub_client.data import matrix as matrices
 from hub_client.data.counts import Tally
-from hub_client.manifest.v1 import InputSpec
+from hub_client.manifest.inputs import InputSpec
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hub_client import errors
-from hub_client.manifest.v1 import Calibration, Transfer
+from hub_client.manifest.calibration import Calibration, Transfer
 from hub_client.models.architectures import Array
 
 Probabilities = NDArray[np.float64]

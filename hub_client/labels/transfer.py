@@ -13,7 +13,7 @@ from hub_client.labels.expression import LinearClassifier
 from hub_client.labels.mixtures import log_densities
 from hub_client.labels.neighbors import votes
 from hub_client.labels.rules import RULES, Evidence, Probabilities, unfitted
-from hub_client.manifest.v1 import Calibration
+from hub_client.manifest.calibration import Calibration
 from hub_client.models.architectures import Array, Scores
 from hub_client.models.model import Model
 from hub_client.release.atlas_file import LATENT

@@ -30,12 +30,7 @@ SAMPLED = 16
 
 
 def receipt(
-    cells: Cells,
-    reference: Model,
-    predictions: Predictions,
-    *,
-    settings: MappingSettings,
-    device: str,
+    cells: Cells, reference: Model, predictions: Predictions, *, settings: MappingSettings, device: str
 ) -> Receipt:
     """Return the receipt of a mapping.
 

@@ -9,12 +9,8 @@ from typing import Any, Literal, get_args
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
 from hub_client.data.proteins import lacking, measured
-from hub_client.manifest.v1 import (
-    Lineage,
-    Manifest,
-    Parent,
-    Term,
-)
+from hub_client.manifest.provenance import Lineage, Parent
+from hub_client.manifest.v1 import Manifest, Term
 from hub_client.models.architectures import Start
 from hub_client.models.model import Model
 
@@ -219,6 +215,3 @@ def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
     network.load(model.network.tensors())
     network.restrict(parts)
     return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
-
-
-__all__ = ["Extensions", "add_label", "retraining", "surgery"]

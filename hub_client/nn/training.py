@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from hub_client import errors
-from hub_client.data.batches import Batch, Batches
+from hub_client.data.batches import Batches
 from hub_client.data.cells import Cells
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.plan import EarlyStopping, Plan
@@ -291,7 +291,7 @@ def _split(network: nn.Module, cells: Cells, plan: Plan, seed: int, fabric: Fabr
     if not any(parameter.requires_grad and parameter.numel() for parameter in network.parameters()):
         raise errors.InvalidInput(
             "there is nothing to train: all conditions of these cells are known to the model, and its rows are frozen. "
-            "Use predict() as it is.",
+            "Use predict() as it is."
         )
     return Split(Batches(cells, vocabulary, device=fabric.device), train, validation)
 
@@ -338,10 +338,7 @@ class _Loop:
         self.network.to(self.fabric.device)
         self.trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
-            self.network.parameter_groups(self.plan),
-            lr=self.plan.learning_rate,
-            eps=self.plan.adam_epsilon,
-            fused=True,
+            self.network.parameter_groups(self.plan), lr=self.plan.learning_rate, eps=self.plan.adam_epsilon, fused=True
         )
         self.module, self.optimizer = self.fabric.setup(self.network, self.optimizer)
         self.network.before_training(self.plan, self.data)
@@ -486,6 +483,3 @@ class _Bar:
         values = {key.removeprefix("train_"): row[key] for key in row if key.startswith("train_") and key not in sums}
         terms = "  ".join(f"{SHORT.get(term, term)} {value:.1f}" for term, value in values.items() if value)
         self._progress.update(self._task, advance=1, description=f"{terms}  {row['cells/s']:,.0f} cells/s")
-
-
-__all__ = ["Batch", "History", "Runtime", "Split", "Trainee", "run", "split"]

@@ -301,6 +301,3 @@ def _legend(figure: Figure, colours: dict[str, str]) -> None:
 
     handles = [Patch(color=colour, label=label) for label, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower right", ncols=len(handles), frameon=False, fontsize=8)
-
-
-__all__ = ["bayes_factors", "term_genes", "term_scores"]

@@ -70,10 +70,7 @@ class ScPoli(ConditionalVae):
             )
         axis = self.vocabulary.conditions[key]
         return GrowingTable(
-            named[f"conditions.{key}"],
-            named[f"embedding.{key}"],
-            reference=axis.reference,
-            max_norm=encoding.max_norm,
+            named[f"conditions.{key}"], named[f"embedding.{key}"], reference=axis.reference, max_norm=encoding.max_norm
         )
 
     def _prototype_levels(self) -> list[str]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from hub_client import errors
 from hub_client.data.batches import Batch
 from hub_client.manifest.configs import ScANVIConfig, ScVIConfig, TotalVIConfig
-from hub_client.manifest.v1 import Condition, Embedding, Manifest, Proteins
+from hub_client.manifest.inputs import Proteins
+from hub_client.manifest.v1 import Condition, Embedding, Manifest
 from hub_client.models.architectures.scvi import likelihood
 
 Config = ScVIConfig | ScANVIConfig | TotalVIConfig
