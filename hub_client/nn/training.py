@@ -111,10 +111,8 @@ class History:
                 axes.plot(self.epochs.index, self.epochs[f"{split}_{term}"], label=split)
         if self.best_epoch is not None:
             axes.axvline(self.best_epoch, color="0.6", linestyle=":", label="kept")
-        axes.set(title=term, xlabel="epoch", ylabel=self._unit(term))
-
-    def _unit(self, term: str) -> str:
-        return f"{self.reconstruction_unit} per cell" if term == "reconstruction" else UNITS.get(term, term)
+        unit = f"{self.reconstruction_unit} per cell" if term == "reconstruction" else UNITS.get(term, term)
+        axes.set(title=term, xlabel="epoch", ylabel=unit)
 
 
 class Trainee(nn.Module, ABC):
@@ -216,7 +214,8 @@ def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runti
         If there is nothing to train or nothing to train on, or the loss becomes NaN.
     """
     fabric = _fabric(runtime)
-    with torch.random.fork_rng(devices=_cuda(fabric)), _quiet():
+    cuda = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), _quiet():
         torch.manual_seed(seed)
         data = _split(network, cells, plan, seed, fabric, vocabulary)
         loop = _Loop(network, plan, data, fabric, runtime.progress, np.random.SeedSequence(seed))
@@ -264,10 +263,6 @@ def _fabric(runtime: Runtime) -> Fabric:
     return fabric
 
 
-def _cuda(fabric: Fabric) -> list[int]:
-    return [fabric.device.index or 0] if fabric.device.type == "cuda" else []
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Lightning's remarks on hardware; they are about the machine, not about the data."""
@@ -284,11 +279,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _split(network: nn.Module, cells: Cells, plan: Plan, seed: int, fabric: Fabric, vocabulary: Vocabulary) -> Split:
+def _split(network: Trainee, cells: Cells, plan: Plan, seed: int, fabric: Fabric, vocabulary: Vocabulary) -> Split:
     train, validation = split(cells, vocabulary, fraction=plan.validation_fraction, seed=seed)
     if not len(train):
         raise errors.InvalidInput("there are no cells to train on: the query is empty.", facts={"cells": len(cells)})
-    if not any(parameter.requires_grad and parameter.numel() for parameter in network.parameters()):
+    if not network.moving():
         raise errors.InvalidInput(
             "there is nothing to train: all conditions of these cells are known to the model, and its rows are frozen. "
             "Use predict() as it is."
@@ -381,7 +376,7 @@ class _Loop:
         self.network.eval()
         for module in self.network.in_training():
             module.train()
-        sums: _Sums = _Sums()
+        sums = _Sums()
         for index in self._shuffled():
             batch = self.data.batches.take(index)
             terms: Terms = self.module(batch, **objective)
@@ -397,7 +392,9 @@ class _Loop:
     def _shuffled(self) -> Iterator[Tensor]:
         train = self.data.train.numpy()
         if self.plan.sampling == "stratified":
-            order = self.shuffle.choice(train, size=len(train), p=self._condition_weights(train))
+            codes = self.data.batches.combinations.cpu().numpy()[train]
+            weights = 1.0 / np.bincount(codes)[codes]
+            order = self.shuffle.choice(train, size=len(train), p=weights / weights.sum())
         else:
             order = self.shuffle.permutation(train)
         parts = torch.split(torch.from_numpy(order), self.plan.batch_size)
@@ -405,17 +402,12 @@ class _Loop:
         usable = len(parts) - len(parts) % world if len(parts) >= world else len(parts)
         yield from parts[rank:usable:world] if world > 1 else parts
 
-    def _condition_weights(self, train: NDArray[np.int64]) -> NDArray[np.float64]:
-        codes = self.data.batches.combinations.cpu().numpy()[train]
-        weights = 1.0 / np.bincount(codes)[codes]
-        shares: NDArray[np.float64] = weights / weights.sum()
-        return shares
-
     @torch.no_grad()
     def _validate(self, objective: dict[str, float]) -> dict[str, float]:
         self.network.eval()
-        sums = _Sums()
-        for index in _cross_sections(self.data.validation, JUDGED_AT_ONCE):
+        sums, parts = _Sums(), -(-len(self.data.validation) // JUDGED_AT_ONCE)
+        for first in range(parts):  # each part is from all of the file: terms may compare conditions within one
+            index = self.data.validation[first::parts]
             sums.add(self.network(self.data.batches.take(index), sample=False, **objective), len(index))
         return sums.means()
 
@@ -437,12 +429,6 @@ class _Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] *= self.plan.early_stopping.reduce_factor
         return stop
-
-
-def _cross_sections(index: Tensor, size: int) -> list[Tensor]:
-    """Return cells in parts of at most ``size``, each from all of the file: terms may compare conditions within one."""
-    parts = -(-len(index) // size)
-    return [index[first::parts] for first in range(parts)]
 
 
 class _Sums:

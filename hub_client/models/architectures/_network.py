@@ -220,7 +220,8 @@ class Network(Trainee):
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0."""
-        return {"kl_weight": kl_weight(plan, epoch)}
+        rise = epoch / plan.kl_anneal_epochs if plan.kl_anneal_epochs else 1.0
+        return {"kl_weight": plan.kl_weight * min(rise, 1.0)}
 
     def in_training(self) -> list[nn.Module]:
         """Return what runs in training mode: everything, or after surgery the tables that grew.
@@ -307,12 +308,6 @@ class Network(Trainee):
     def best_sources(self, new: Vocabulary, cells: Cells, *, seed: int) -> dict[str, dict[int, int]]:
         """Return, for each axis, the reference's entry that each new entry starts best from."""
         return _new_rows.by_key(self, new, cells, seed)
-
-
-def kl_weight(plan: Plan, epoch: int) -> float:
-    """Return the KL term's weight in an epoch: it rises linearly from 0."""
-    rise = epoch / plan.kl_anneal_epochs if plan.kl_anneal_epochs else 1.0
-    return plan.kl_weight * min(rise, 1.0)
 
 
 def with_sum(loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
