@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -93,19 +93,15 @@ def _labels(manifest: Manifest) -> dict[str, Any]:
     return {"labels_key": manifest.labels[0].key if manifest.labels else None}
 
 
-def _labels_and_unlabelled(manifest: Manifest) -> dict[str, Any]:
-    return _labels(manifest) | {"unlabeled_category": manifest.labels[0].unlabelled or UNLABELLED}
-
-
-def _proteins(manifest: Manifest) -> dict[str, Any]:
-    return {"protein_expression_obsm_key": _protein_key(manifest)}
-
-
 def _protein_key(manifest: Manifest) -> str:
     return (manifest.proteins and manifest.proteins.source) or "protein_expression"
 
 
-SETUP = {"scvi": _labels, "scanvi": _labels_and_unlabelled, "totalvi": _proteins}
+SETUP: Mapping[str, Callable[[Manifest], dict[str, Any]]] = {
+    "scvi": _labels,
+    "scanvi": lambda manifest: _labels(manifest) | {"unlabeled_category": manifest.labels[0].unlabelled or UNLABELLED},
+    "totalvi": lambda manifest: {"protein_expression_obsm_key": _protein_key(manifest)},
+}
 """What each kind's ``setup_anndata`` is given besides."""
 
 
@@ -144,6 +140,7 @@ def _without_counts(manifest: Manifest) -> AnnData:
     names = {key.key: key.categories for key in manifest.categorical}
     labels = {level.key: level.categories for level in manifest.labels[:1]}
     count = CELLS_PER_CATEGORY * max([1, *map(len, (names | labels).values())])
+    continuous = len(manifest.covariates.continuous)
     cells = Cells(
         x=csr_matrix((count, len(manifest.genes.panel)), dtype=np.float32),
         obs_names=np.array([f"without counts {number}" for number in range(count)], dtype=object),
@@ -151,9 +148,7 @@ def _without_counts(manifest: Manifest) -> AnnData:
         labels={key: np.resize(categories, count) for key, categories in labels.items()},
         size_factor=np.ones(count, dtype=np.float32),
         report=GeneReport(coverage=1.0),
-        continuous=np.zeros((count, len(manifest.covariates.continuous)), np.float32)
-        if manifest.covariates.continuous
-        else None,
+        continuous=np.zeros((count, continuous), np.float32) if continuous else None,
         proteins=_measured(manifest, count),
     )
     return _with_counts(manifest, cells, None)

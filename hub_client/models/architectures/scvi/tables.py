@@ -199,11 +199,10 @@ def _totalvae_sizes(manifest: Manifest) -> dict[str, Any]:
             "a dispersion for each label is not to be had: scvi-tools gives totalVI no labels.", path="architecture"
         )
     sizes = _shared_sizes(manifest)
-    panel = len(cast(Proteins, manifest.proteins).panel)
     return sizes | {
         "n_labels": 0,
         "n_input_genes": len(manifest.genes.panel),
-        "n_input_proteins": panel,
+        "n_input_proteins": len(cast(Proteins, manifest.proteins).panel),
         "n_panel": sizes["n_batch"],
         "protein_batch_mask": protein_masks(manifest),
     }
@@ -250,23 +249,16 @@ TOTALVAE_PARAMETERS = {
 TOTALVAE_STACKS = {
     "encoder.encoder": Stack(("genes", "proteins"), "encoder"),
     "encoder.l_gene_encoder": Stack(("genes", "proteins"), "encoder"),
-    **{
-        f"decoder.{name}": Stack(("latent",), "decoder")
-        for name in ("px_decoder", "py_back_decoder", "py_fore_decoder", "sigmoid_decoder")
-    },
-    **{
-        f"decoder.{name}": Stack(("hidden.0", "latent"), "decoder", "genes")
-        for name in ("px_scale_decoder", "px_dropout_decoder_gene")
-    },
-    **{
-        f"decoder.{name}": Stack(("hidden.0", "latent"), "decoder", "proteins")
-        for name in (
-            "py_back_mean_log_alpha",
-            "py_back_mean_log_beta",
-            "py_fore_scale_decoder",
-            "py_background_decoder",
-        )
-    },
+    "decoder.px_decoder": Stack(("latent",), "decoder"),
+    "decoder.py_back_decoder": Stack(("latent",), "decoder"),
+    "decoder.py_fore_decoder": Stack(("latent",), "decoder"),
+    "decoder.sigmoid_decoder": Stack(("latent",), "decoder"),
+    "decoder.px_scale_decoder": Stack(("hidden.0", "latent"), "decoder", "genes"),
+    "decoder.px_dropout_decoder_gene": Stack(("hidden.0", "latent"), "decoder", "genes"),
+    "decoder.py_back_mean_log_alpha": Stack(("hidden.0", "latent"), "decoder", "proteins"),
+    "decoder.py_back_mean_log_beta": Stack(("hidden.0", "latent"), "decoder", "proteins"),
+    "decoder.py_fore_scale_decoder": Stack(("hidden.0", "latent"), "decoder", "proteins"),
+    "decoder.py_background_decoder": Stack(("hidden.0", "latent"), "decoder", "proteins"),
 }
 TOTALVAE_DENSE = {
     "encoder.z_mean_encoder": ("latent", "hidden.0"),
