@@ -35,14 +35,12 @@ class Tally:
     def add(self, values: NDArray[Any]) -> None:
         """Take in more values, ``(entries,)``, of any number type."""
         for start in range(0, values.size, _PIECE):
-            self._add(values[start : start + _PIECE])
-
-    def _add(self, piece: NDArray[Any]) -> None:
-        low, high = float(piece.min()), float(piece.max())
-        self.nan |= low != low
-        self.infinite |= bool(np.isinf(low) or np.isinf(high))
-        self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
-        self.whole &= piece.dtype.kind in "iub" or bool((np.rint(piece) == piece).all())
+            piece = values[start : start + _PIECE]
+            low, high = float(piece.min()), float(piece.max())
+            self.nan |= low != low
+            self.infinite |= bool(np.isinf(low) or np.isinf(high))
+            self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
+            self.whole &= piece.dtype.kind in "iub" or bool((np.rint(piece) == piece).all())
 
     @property
     def finite(self) -> bool:

@@ -85,10 +85,10 @@ def aligned_proteins(
     panel = manifest.proteins
     if panel is None:
         return None, None
-    found = _frames(query) if key is None else {key: named(query, key)}
+    every = {str(name): _named(query, str(name)) for name in query.obsm} if key is None else {key: named(query, key)}
+    found = {name: frame for name, frame in every.items() if frame is not None}
     matches = {name: _match(list(map(str, frame.columns)), panel.panel) for name, frame in found.items()}
-    hinted = panel.source
-    best = max(matches, key=lambda name: (len(matches[name]), name == hinted), default=None)
+    best = max(matches, key=lambda name: (len(matches[name]), name == panel.source), default=None)
     if best is None or not matches[best]:
         if key is not None:
             raise errors.AlignmentError(
@@ -143,12 +143,6 @@ def _match(names: Sequence[str], panel: Sequence[str]) -> dict[int, int]:
         elif len(alike) == 1 and wanted.count(wanted[protein]) == 1:
             found[protein] = alike[0]
     return found
-
-
-def _frames(query: AnnData) -> dict[str, pd.DataFrame]:
-    """Return the matrices of ``obsm`` whose columns have names."""
-    named = {str(key): _named(query, str(key)) for key in query.obsm}
-    return {key: frame for key, frame in named.items() if frame is not None}
 
 
 def named(query: AnnData, key: str) -> pd.DataFrame:

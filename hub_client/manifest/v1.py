@@ -294,7 +294,8 @@ class Manifest(Frozen):
         VocabularyError
             If a category is new to a condition that takes none.
         """
-        version = _next_minor(self.version)
+        major, minor, _ = self.version.split(".")
+        version = f"{major}.{int(minor) + 1}.0"
         covariates = tuple(c.grown(values[c.key], version=version) for c in self.covariates.categorical)
         return self.changed(
             version=version,
@@ -352,11 +353,6 @@ class Manifest(Frozen):
         for check in CHECKS:
             check(self)
         return self
-
-
-def _next_minor(version: str) -> str:
-    major, minor, _ = version.split(".")
-    return f"{major}.{int(minor) + 1}.0"
 
 
 def _grown_combinations(

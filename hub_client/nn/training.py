@@ -180,17 +180,12 @@ def split(cells: Cells, vocabulary: Vocabulary, *, fraction: float, seed: int) -
     held: list[NDArray[np.int64]] = []
     for group in np.unique(groups):
         members = generator.permutation(np.flatnonzero(groups == group))
-        held.append(members[: _held_out(len(members), fraction, generator)])
+        wanted = len(members) * fraction  # its remainder is drawn; never all
+        count = int(wanted) + int(generator.random() < wanted - int(wanted))
+        held.append(members[: min(count, len(members) - 1)])
     validation = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
     train = np.setdiff1d(np.arange(len(cells)), validation)
     return torch.from_numpy(train), torch.from_numpy(validation)
-
-
-def _held_out(members: int, fraction: float, generator: np.random.Generator) -> int:
-    """Return how many of a stratum's cells are held out: the fraction, its remainder drawn, never all."""
-    wanted = members * fraction
-    count = int(wanted) + int(generator.random() < wanted - int(wanted))
-    return min(count, members - 1)
 
 
 def _strata(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:

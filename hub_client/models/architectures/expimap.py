@@ -262,7 +262,9 @@ class ExpiMap(OneHotVae):
         if not self.config.hsic or not free:
             return z.new_zeros(())
         groups = [[position] for position in free] if self.config.hsic_one_vs_all else [free]
-        return torch.stack([_dependence(z, group) for group in groups]).sum()
+        others = [[column for column in range(z.shape[1]) if column not in group] for group in groups]
+        pairs = zip(groups, others, strict=True)
+        return torch.stack([losses.hsic(z[:, group], z[:, rest]) for group, rest in pairs]).sum()
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -339,8 +341,3 @@ def share(epoch: int, *, epochs: int, every: int) -> float:
         return 1.0
     passed = (epoch - 1) // every * every
     return min(max(passed, 1) / epochs, 1.0)
-
-
-def _dependence(z: Tensor, columns: list[int]) -> Tensor:
-    others = [column for column in range(z.shape[1]) if column not in columns]
-    return losses.hsic(z[:, columns], z[:, others])
