@@ -193,12 +193,9 @@ def measured(counts: Counts | None, batches: NDArray[Any]) -> dict[str, tuple[in
     batches
         The batch of each cell, ``(cells,)``.
     """
-    if counts is None:
-        return {str(batch): () for batch in np.unique(batches)}
-    return {
-        str(batch): tuple(map(int, np.flatnonzero((counts[batches == batch] > 0).any(axis=0))))
-        for batch in np.unique(batches)
-    }
+    seen = np.empty((len(batches), 0)) if counts is None else counts > 0
+    found = {str(batch): np.flatnonzero(seen[batches == batch].any(axis=0)) for batch in np.unique(batches)}
+    return {batch: tuple(map(int, proteins)) for batch, proteins in found.items()}
 
 
 def lacking(found: Mapping[str, tuple[int, ...]], proteins: int) -> dict[str, tuple[int, ...]]:

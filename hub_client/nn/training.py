@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Terms = dict[str, Tensor]
+LIGHTNING = ("lightning.fabric", "lightning.pytorch")
+"""Loggers whose remarks are about the machine, not about the data."""
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Weights, counts and losses are always float32; in mixed precision, matrix products are not."""
 JUDGED_AT_ONCE = 1024
@@ -210,7 +212,7 @@ def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runti
     """
     fabric = _fabric(runtime)
     cuda = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _quiet():
+    with torch.random.fork_rng(devices=cuda), quiet(*LIGHTNING, level=logging.ERROR, module="lightning"):
         torch.manual_seed(seed)
         data = _split(network, cells, plan, seed, fabric, vocabulary)
         loop = _Loop(network, plan, data, fabric, runtime.progress, np.random.SeedSequence(seed))
@@ -246,7 +248,7 @@ def _fabric(runtime: Runtime) -> Fabric:
             f"precision is {runtime.precision!r}; it is one of {errors.names(PRECISIONS)}.",
             facts={"precision": runtime.precision},
         )
-    with _quiet():
+    with quiet(*LIGHTNING, level=logging.ERROR, module="lightning"):
         try:
             fabric = Fabric(accelerator=runtime.accelerator, devices=runtime.devices, precision=runtime.precision)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -259,15 +261,15 @@ def _fabric(runtime: Runtime) -> Fabric:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's remarks on hardware; they are about the machine, not about the data."""
-    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+def quiet(*names: str, level: int, module: str = "") -> Iterator[None]:
+    """Silence what loggers of these names report below a level, and the warnings of a module, by default of all."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(level)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", module=module)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -343,11 +345,15 @@ class _Loop:
         return History(frame, self.best_epoch, stopped, time.perf_counter() - started, str(self.fabric.device))
 
     def _epochs(self) -> str:
-        with _Bar(self.plan.epochs, shown=self.progress and self.fabric.is_global_zero) as bar:
+        columns = (TextColumn("training"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.description}"))
+        shown = self.progress and self.fabric.is_global_zero
+        # on standard error, as it is no result
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown) as bar:
+            task = bar.add_task("", total=self.plan.epochs)
             try:
                 for epoch in range(self.plan.epochs):
                     row, stop = self._epoch(epoch)
-                    bar.advance(row)
+                    bar.update(task, advance=1, description=_described(row))
                     if stop:
                         return "early stopping"
             except KeyboardInterrupt:
@@ -444,23 +450,9 @@ class _Sums:
         return {name: value / self.cells for name, value in zip(self.names, sums, strict=True)}
 
 
-class _Bar:
-    """A rich progress bar over epochs with loss terms and cells per second, on standard error as it is no result."""
-
-    def __init__(self, epochs: int, *, shown: bool) -> None:
-        columns = (TextColumn("training"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.description}"))
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown)
-        self._task = self._progress.add_task("", total=epochs)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, row: dict[str, float]) -> None:
-        sums = ("train_loss", "train_unweighted")
-        values = {key.removeprefix("train_"): row[key] for key in row if key.startswith("train_") and key not in sums}
-        terms = "  ".join(f"{SHORT.get(term, term)} {value:.1f}" for term, value in values.items() if value)
-        self._progress.update(self._task, advance=1, description=f"{terms}  {row['cells/s']:,.0f} cells/s")
+def _described(row: dict[str, float]) -> str:
+    """Return an epoch's loss terms and cells per second."""
+    sums = ("train_loss", "train_unweighted")
+    values = {key.removeprefix("train_"): row[key] for key in row if key.startswith("train_") and key not in sums}
+    terms = "  ".join(f"{SHORT.get(term, term)} {value:.1f}" for term, value in values.items() if value)
+    return f"{terms}  {row['cells/s']:,.0f} cells/s"

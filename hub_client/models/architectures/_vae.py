@@ -242,8 +242,8 @@ class OneHotVae(ConditionalVae):
     def condition(self) -> OneHot | None:
         """Return how layers read the condition; None where the model has none."""
         named = self.named_axes()
-        axes = [OneHot(named[f"conditions.{key}"], a.reference) for key, a in self.vocabulary.conditions.items()]
-        return axes[0] if axes else None
+        axes = (OneHot(named[f"conditions.{key}"], a.reference) for key, a in self.vocabulary.conditions.items())
+        return next(axes, None)
 
     def condition_inputs(self, batch: Batch) -> Tensor | None:
         """Return the code of each cell's condition, ``(cells,)``."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from hub_client.data.cells import Cells, GeneReport
 from hub_client.manifest.v1 import LabelLevel, Manifest
 from hub_client.models.architectures.scvi.modules import parameters, scvi_tools
 from hub_client.models.architectures.scvi.tables import KINDS, batch_key, protein_masks
+from hub_client.nn import training
 
 if TYPE_CHECKING:
     from hub_client.models.architectures.scvi.network import ScviTools
@@ -64,18 +64,9 @@ def scvi_model(network: ScviTools, cells: Cells | None = None, *, obs: pd.DataFr
     return model
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Silence what scvi-tools reports about data: it was checked when it was aligned."""
-    logger = logging.getLogger("scvi")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return training.quiet("scvi", level=logging.WARNING)
 
 
 def _setup(manifest: Manifest) -> dict[str, Any]:
