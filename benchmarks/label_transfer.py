@@ -36,7 +36,8 @@ from hub_client.labels.calibrate import calibrate
 from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.transfer import evidence
 from hub_client.manifest import Manifest, Plan
-from hub_client.manifest.v1 import Calibration, PrototypeLevel
+from hub_client.manifest.calibration import Calibration
+from hub_client.manifest.v1 import PrototypeLevel
 from hub_client.models.architectures import Start
 from hub_client.nn.training import split
 

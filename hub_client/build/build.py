@@ -28,25 +28,14 @@ from hub_client.labels.evaluate import evaluate
 from hub_client.labels.predict import Predictions, joined, predict
 from hub_client.labels.rules import RULES, Part
 from hub_client.labels.transfer import evidence
+from hub_client.manifest.calibration import Calibration, Metric, Trust
 from hub_client.manifest.configs import having
+from hub_client.manifest.inputs import Gene, Genes, Proteins
 from hub_client.manifest.plan import Plan
+from hub_client.manifest.provenance import Training
 from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
 from hub_client.manifest.report import Report
-from hub_client.manifest.v1 import (
-    Calibration,
-    Combination,
-    Condition,
-    Gene,
-    Genes,
-    LabelLevel,
-    Manifest,
-    Metric,
-    Proteins,
-    PrototypeLevel,
-    Prototypes,
-    Training,
-    Trust,
-)
+from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 from hub_client.models.train import train

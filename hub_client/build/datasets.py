@@ -18,8 +18,8 @@ from hub_client.data.fingerprint import fingerprint
 from hub_client.data.obs import texts
 from hub_client.data.open_query import read_cells
 from hub_client.data.proteins import named, spelling
+from hub_client.manifest.provenance import DatasetRecord
 from hub_client.manifest.recipe import Constant, Dataset, LabelRule, ProteinCounts, Recipe
-from hub_client.manifest.v1 import DatasetRecord
 
 PROTEINS = "proteins"
 """The key of ``obsm`` that holds a reference's protein counts."""

@@ -14,8 +14,8 @@ from hub_client import errors
 from hub_client.data.genes import is_ensembl
 from hub_client.data.hgnc import How, hgnc
 from hub_client.data.threads import same_threads
+from hub_client.manifest.inputs import Gene
 from hub_client.manifest.recipe import Panel
-from hub_client.manifest.v1 import Gene
 
 if TYPE_CHECKING:
     from anndata import AnnData

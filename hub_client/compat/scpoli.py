@@ -37,7 +37,8 @@ from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved
 from hub_client.interop.scarches_vaes import genes_of
 from hub_client.manifest.configs import ScPoliConfig as Config
-from hub_client.manifest.v1 import Embedding, Genes, InputSpec, Manifest, PrototypeLevel, Prototypes
+from hub_client.manifest.inputs import Genes, InputSpec
+from hub_client.manifest.v1 import Embedding, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.models.embed import embed
 from hub_client.models.model import Model

@@ -15,19 +15,14 @@ from hub_client.data.vocabulary import Vocabulary
 
 
 class Nonzero(NamedTuple):
-    """The counts of a minibatch that are not zero, in any order, each position once.
-
-    Attributes
-    ----------
-    rows, columns
-        Cell and gene of each count, int64 ``(counts,)``.
-    values
-        The counts, ``(counts,)``.
-    """
+    """The counts of a minibatch that are not zero, in any order, each position once."""
 
     rows: Tensor
+    """The cell of each count, int64 ``(counts,)``."""
     columns: Tensor
+    """Its gene, int64 ``(counts,)``."""
     values: Tensor
+    """The counts, ``(counts,)``."""
 
 
 class Batch:

@@ -20,35 +20,27 @@ _PIECE = 1 << 17
 
 @dataclass
 class Tally:
-    """What is known of the values seen so far.
-
-    Attributes
-    ----------
-    smallest, largest
-        Of the finite values and of the zeros that are not stored.
-    whole
-        Whether all values are integers.
-    nan, infinite
-        Whether any value is NaN, or infinite.
-    """
+    """What is known of the values seen so far."""
 
     smallest: float = 0.0
     largest: float = 0.0
+    """The bounds of the finite values and of the zeros that are not stored."""
     whole: bool = True
+    """Whether all values are integers."""
     nan: bool = False
+    """Whether any value is NaN."""
     infinite: bool = False
+    """Whether any value is."""
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in more values, ``(entries,)``, of any number type."""
         for start in range(0, values.size, _PIECE):
-            self._add(values[start : start + _PIECE])
-
-    def _add(self, piece: NDArray[Any]) -> None:
-        low, high = float(piece.min()), float(piece.max())
-        self.nan |= low != low
-        self.infinite |= bool(np.isinf(low) or np.isinf(high))
-        self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
-        self.whole &= piece.dtype.kind in "iub" or bool((np.rint(piece) == piece).all())
+            piece = values[start : start + _PIECE]
+            low, high = float(piece.min()), float(piece.max())
+            self.nan |= low != low
+            self.infinite |= bool(np.isinf(low) or np.isinf(high))
+            self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
+            self.whole &= piece.dtype.kind in "iub" or bool((np.rint(piece) == piece).all())
 
     @property
     def finite(self) -> bool:

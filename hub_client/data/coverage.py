@@ -19,24 +19,16 @@ _LIKE_GENES = 0.1
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which of a model's genes a query measured.
-
-    Attributes
-    ----------
-    plain
-        Share of the genes, in [0, 1].
-    weighted
-        Share of the encoder's use of genes, in [0, 1]; None without weights.
-    measured
-        How many genes.
-    missing
-        The other genes, the most used first (in panel order without weights).
-    """
+    """Which of a model's genes a query measured."""
 
     plain: float
+    """Share of the genes, in [0, 1]."""
     weighted: float | None
+    """Share of the encoder's use of genes, in [0, 1]; None without weights."""
     measured: int
+    """How many genes."""
     missing: tuple[str, ...]
+    """The other genes, the most used first (in panel order without weights)."""
 
     @classmethod
     def of(cls, match: Match, usage: NDArray[np.float32] | None) -> Coverage:

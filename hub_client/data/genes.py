@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.hgnc import Hgnc, How, hgnc
-from hub_client.manifest.v1 import Genes, Manifest
+from hub_client.manifest.inputs import Genes
+from hub_client.manifest.v1 import Manifest
 
 Texts = NDArray[np.object_]
 Indices = NDArray[np.int64]
@@ -80,26 +81,18 @@ def _organism(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Panel:
-    """A model's genes and every name that leads to them.
-
-    Attributes
-    ----------
-    names
-        The panel's own names, in order.
-    others
-        The genes' other names (id or symbol) to index; a name two genes share is left out.
-    entries
-        Row of the HGNC table to index and evidence; empty for organisms other than human.
-    table
-        The HGNC table, or None for organisms other than human.
-    """
+    """A model's genes and every name that leads to them."""
 
     names: tuple[str, ...]
+    """The panel's own names, in order."""
     id_type: str
     own: Mapping[str, int]
     others: Mapping[str, int]
+    """The genes' other names (id or symbol) to index; a name two genes share is left out."""
     entries: Mapping[int, tuple[int, How]] = field(default_factory=dict)
+    """Row of the HGNC table to index and evidence; empty for organisms other than human."""
     table: Hgnc | None = None
+    """The HGNC table, or None for organisms other than human."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Panel:
@@ -110,7 +103,9 @@ class Panel:
     def over(cls, genes: Genes, *, human: bool) -> Panel:
         """Return the panel of these genes, with the HGNC table if they are human."""
         own = {name: index for index, name in enumerate(genes.names)}
-        others = _other_names(genes, own)
+        other = [gene.symbol if genes.id_type == "ensembl" else gene.id for gene in genes.panel]
+        times = Counter(other)
+        others = {name: i for i, name in enumerate(other) if name and times[name] == 1 and name not in own}
         table = hgnc() if human else None
         entries = _entries(genes, table) if table else {}
         return cls(genes.names, genes.id_type, own, others, entries, table)
@@ -124,20 +119,11 @@ class Panel:
             return self.own[bare], How.VERSION
         if bare in self.others:
             return self.others[bare], How.PAIR
-        return self._by_table(bare)
-
-    def _by_table(self, name: str) -> tuple[int, How] | None:
-        gene = self.table.find(name) if self.table else None
+        gene = self.table.find(bare) if self.table else None
         if gene is None or gene[0] not in self.entries:
             return None
         index, how = self.entries[gene[0]]
         return index, max(how, gene[1])
-
-
-def _other_names(genes: Genes, own: Mapping[str, int]) -> dict[str, int]:
-    other = [gene.symbol if genes.id_type == "ensembl" else gene.id for gene in genes.panel]
-    times = Counter(other)
-    return {name: i for i, name in enumerate(other) if name and times[name] == 1 and name not in own}
 
 
 def _entries(genes: Genes, table: Hgnc) -> dict[int, tuple[int, How]]:
@@ -145,7 +131,8 @@ def _entries(genes: Genes, table: Hgnc) -> dict[int, tuple[int, How]]:
     best: dict[int, tuple[int, How]] = {}
     tied: set[int] = set()
     for index, gene in enumerate(genes.panel):
-        row = _row(gene.id, gene.symbol, table)
+        rows = [row for name in (gene.id, gene.symbol) if name and (row := table.find(name))]
+        row = min(rows, key=lambda row: row[1], default=None)
         if row is None:
             continue
         if row[0] not in best or row[1] < best[row[0]][1]:
@@ -156,40 +143,24 @@ def _entries(genes: Genes, table: Hgnc) -> dict[int, tuple[int, How]]:
     return {row: found for row, found in best.items() if row not in tied}
 
 
-def _row(id: str | None, symbol: str | None, table: Hgnc) -> tuple[int, How] | None:
-    found = [row for name in (id, symbol) if name and (row := table.find(name))]
-    return min(found, key=lambda row: row[1], default=None)
-
-
 @dataclass(frozen=True)
 class Match:
-    """One set of query names against a panel.
-
-    Attributes
-    ----------
-    names
-        The query's names that were looked up, ``(query genes,)``.
-    panel
-        The panel's names.
-    column
-        Where the query's names came from: ``var_names`` or a column of var.
-    target
-        Index into the panel for each of the query's genes, ``(query genes,)``; -1 for genes the model does not read.
-    how
-        The evidence for each, ``(query genes,)``: values of :class:`~hub_client.data.hgnc.How`.
-    superseded
-        Query names not used because another of the query's genes is the same gene by better evidence.
-    ambiguous
-        Panel names not used because several of the query's genes have previous symbols or aliases of that gene.
-    """
+    """One set of query names against a panel."""
 
     names: Texts
+    """The query's names that were looked up, ``(query genes,)``."""
     panel: Texts
+    """The panel's names."""
     column: str
+    """Where the query's names came from: ``var_names`` or a column of var."""
     target: Indices
+    """Index into the panel for each of the query's genes, ``(query genes,)``; -1 for genes the model does not read."""
     how: Indices
+    """The evidence for each, ``(query genes,)``: values of :class:`~hub_client.data.hgnc.How`."""
     superseded: tuple[str, ...] = ()
+    """Query names not used because another of the query's genes is the same gene by better evidence."""
     ambiguous: tuple[str, ...] = ()
+    """Panel names not used because several of the query's genes have previous symbols or aliases of that gene."""
 
     @property
     def found(self) -> Indices:
@@ -227,10 +198,6 @@ class Match:
             *([f"{better}its current name: {errors.names(self.superseded)}."] if self.superseded else ()),
             *([f"{twice}old name or alias of each: {errors.names(self.ambiguous)}."] if self.ambiguous else ()),
         )
-
-    def claimants(self, gene: int) -> list[str]:
-        """Return the query's names for one gene of the panel."""
-        return [str(name) for name in self.names[self.target == gene]]
 
     def without(self, dropped: NDArray[np.bool_]) -> Match:
         """Return the match with some of the query's genes unused."""
@@ -305,7 +272,7 @@ def _refuse(match: Match) -> Match:
     repeated = np.isin(match.target, match.repeated)
     if (certain := repeated & (match.how < How.PREVIOUS)).any():
         genes = np.unique(match.target[certain])
-        shown = [f"{match.panel[gene]} ({errors.names(match.claimants(gene))})" for gene in genes]
+        shown = [f"{match.panel[gene]} ({errors.names(match.names[match.target == gene])})" for gene in genes]
         raise errors.AlignmentError(
             f"{len(genes):,} of the model's genes are measured more than once by the query ({match.column}): "
             f"{errors.names(shown)}. This model takes each gene once: make the names unique with "

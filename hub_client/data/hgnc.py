@@ -43,15 +43,10 @@ class How(IntEnum):
 
 @dataclass(frozen=True)
 class Hgnc:
-    """Name to gene, where a gene is its row in the table; a name that could mean two genes is in no mapping.
-
-    Attributes
-    ----------
-    names
-        One mapping for each kind of evidence, the best first.
-    """
+    """Name to gene, where a gene is its row in the table; a name that could mean two genes is in no mapping."""
 
     names: Mapping[How, Mapping[str, int]]
+    """One mapping for each kind of evidence, the best first."""
 
     def find(self, name: str) -> tuple[int, How] | None:
         """Return the gene this name means and how that is known; None for unknown or ambiguous names."""

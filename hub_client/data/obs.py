@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import count
+from itertools import chain, count
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.cells import Names
-from hub_client.manifest.v1 import Condition, LabelLevel, Manifest
+from hub_client.manifest.v1 import Condition, Manifest
 
 NEW = "query"
 """The category of a query that does not state which conditions its cells come from."""
@@ -42,30 +42,20 @@ def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What obs states of each cell.
-
-    Attributes
-    ----------
-    conditions
-        Condition key, or key of a categorical covariate, to category, ``(cells,)``.
-    labels
-        Label level to label, ``(cells,)``; ``""`` for cells without one.
-    size_factors
-        ``(cells,)``, or None where they are the counts' sums.
-    columns
-        The obs column each condition key was read from; a key that is not here gave all cells one new category.
-    notes
-        What the user should know, one sentence each.
-    continuous
-        Continuous covariates, ``(cells, continuous)``; None for a model without.
-    """
+    """What obs states of each cell."""
 
     conditions: dict[str, Names]
+    """Condition key, or key of a categorical covariate, to category, ``(cells,)``."""
     labels: dict[str, Names]
+    """Label level to label, ``(cells,)``; ``""`` for cells without one."""
     size_factors: NDArray[np.float32] | None
+    """``(cells,)``, or None where they are the counts' sums."""
     columns: dict[str, str]
+    """The obs column each condition key was read from; a key that is not here gave all cells one new category."""
     notes: tuple[str, ...]
+    """What the user should know, one sentence each."""
     continuous: NDArray[np.float32] | None
+    """Continuous covariates, ``(cells, continuous)``; None for a model without."""
 
 
 def read_obs(
@@ -137,7 +127,9 @@ def _condition_columns(obs: pd.DataFrame, manifest: Manifest, *, given: Mapping[
 
 def _condition(obs: pd.DataFrame, condition: Condition, name: str | None) -> Names:
     if name is None:
-        values = np.full(len(obs), _unused(condition.categories))
+        numbered = (f"{NEW}-{number}" for number in count(2))
+        unused = next(name for name in chain([NEW], numbered) if name not in condition.categories)
+        values = np.full(len(obs), unused)
     else:
         values = _whole_column(column(obs, name, purpose=f"the condition {condition.key!r}"), condition.key)
     strangers = sorted(set(np.unique(values).tolist()) - set(condition.categories))
@@ -151,11 +143,6 @@ def _condition(obs: pd.DataFrame, condition: Condition, name: str | None) -> Nam
             known=condition.categories,
         )
     return values
-
-
-def _unused(taken: Sequence[str]) -> str:
-    numbered = (f"{NEW}-{number}" for number in count(2))
-    return NEW if NEW not in taken else next(name for name in numbered if name not in taken)
 
 
 def _whole_column(values: pd.Series, key: str) -> Names:
@@ -173,14 +160,9 @@ def _whole_column(values: pd.Series, key: str) -> Names:
 def _label_levels(obs: pd.DataFrame, manifest: Manifest, *, columns: Mapping[str, str]) -> dict[str, Names]:
     levels = {level.key: level for level in manifest.labels}
     _check_keys(columns, levels, argument="labels")
-    return {
-        key: _labels(column(obs, name, purpose=f"the labels {key!r}"), levels[key]) for key, name in columns.items()
-    }
-
-
-def _labels(values: pd.Series, level: LabelLevel) -> Names:
-    found = texts(values)
-    return np.where(found == level.unlabelled, "", found) if level.unlabelled else found
+    found = {key: texts(column(obs, name, purpose=f"the labels {key!r}")) for key, name in columns.items()}
+    blank = {key: level.unlabelled for key, level in levels.items() if level.unlabelled}
+    return {key: np.where(names == blank[key], "", names) if key in blank else names for key, names in found.items()}
 
 
 def _check_keys(given: Iterable[str], known: Iterable[str], *, argument: str) -> None:
@@ -214,13 +196,7 @@ def _text(value: object) -> str:
 
 
 def _continuous(obs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float32] | None:
-    """Return continuous covariates, ``(cells, continuous)``.
-
-    Raises
-    ------
-    VocabularyError
-        If a column is not there, or holds anything but finite numbers.
-    """
+    """Return continuous covariates, ``(cells, continuous)``; refuse columns that hold anything but finite numbers."""
     columns = [_numbers(column(obs, name, purpose="a continuous covariate")) for name in names]
     for name, values in zip(names, columns, strict=True):
         if wrong := int((~np.isfinite(values)).sum()):
@@ -240,13 +216,7 @@ def _numbers(values: pd.Series) -> NDArray[np.float64]:
 
 
 def _size_factors(obs: pd.DataFrame, name: str) -> NDArray[np.float32]:
-    """Return the size factor of each cell from a column of obs, ``(cells,)``.
-
-    Raises
-    ------
-    VocabularyError
-        If the column is not there, or holds anything but positive numbers.
-    """
+    """Return the size factor of each cell, ``(cells,)``; refuse a column that holds anything but positive numbers."""
     factors = _numbers(column(obs, name, purpose="each cell's size factor (its total counts)"))
     wrong = int((~(np.isfinite(factors) & (factors > 0))).sum())
     if wrong:

@@ -107,15 +107,11 @@ def _group(path: Path) -> Group:
     return _OPENERS[path.suffix](path)
 
 
-def _open_hdf5(path: Path) -> h5py.Group:
-    return h5py.File(path, "r")
-
-
-def _open_zip(path: Path) -> zarr.Group:
-    return zarr.open_group(ZipStore(path, mode="r"), mode="r")
-
-
-_OPENERS: dict[str, Callable[[Path], Group]] = {".h5ad": _open_hdf5, ".h5mu": _open_hdf5, ".zip": _open_zip}
+_OPENERS: dict[str, Callable[[Path], Group]] = {
+    ".h5ad": lambda path: h5py.File(path, "r"),
+    ".h5mu": lambda path: h5py.File(path, "r"),
+    ".zip": lambda path: zarr.open_group(ZipStore(path, mode="r"), mode="r"),
+}
 _PICKLE = "Pickles can run any code when they are opened, so archzoo never does: save the AnnData with write_h5ad()."
 _OTHERWISE = "Read it with scanpy, and pass the AnnData or save it with write_h5ad()."
 _ADVICE = {

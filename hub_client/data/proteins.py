@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from hub_client import errors
-from hub_client.manifest.v1 import Manifest, Proteins
+from hub_client.manifest.inputs import Proteins
+from hub_client.manifest.v1 import Manifest
 
 Counts = NDArray[np.float32]
 TAG = re.compile(r"[-_. ]*total[-_ ]?(seq)?[-_ ]?[abcd]?$|[-_. ]+(adt|protein|prot)$|^(adt|prot)[-_. ]+", re.IGNORECASE)
@@ -84,10 +85,10 @@ def aligned_proteins(
     panel = manifest.proteins
     if panel is None:
         return None, None
-    found = _frames(query) if key is None else {key: named(query, key)}
+    every = {str(name): _named(query, str(name)) for name in query.obsm} if key is None else {key: named(query, key)}
+    found = {name: frame for name, frame in every.items() if frame is not None}
     matches = {name: _match(list(map(str, frame.columns)), panel.panel) for name, frame in found.items()}
-    hinted = panel.source
-    best = max(matches, key=lambda name: (len(matches[name]), name == hinted), default=None)
+    best = max(matches, key=lambda name: (len(matches[name]), name == panel.source), default=None)
     if best is None or not matches[best]:
         if key is not None:
             raise errors.AlignmentError(
@@ -144,12 +145,6 @@ def _match(names: Sequence[str], panel: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def _frames(query: AnnData) -> dict[str, pd.DataFrame]:
-    """Return the matrices of ``obsm`` whose columns have names."""
-    named = {str(key): _named(query, str(key)) for key in query.obsm}
-    return {key: frame for key, frame in named.items() if frame is not None}
-
-
 def named(query: AnnData, key: str) -> pd.DataFrame:
     """Return the counts of the proteins under a key of ``obsm``, ``(cells, proteins)``, by name.
 
@@ -198,12 +193,9 @@ def measured(counts: Counts | None, batches: NDArray[Any]) -> dict[str, tuple[in
     batches
         The batch of each cell, ``(cells,)``.
     """
-    if counts is None:
-        return {str(batch): () for batch in np.unique(batches)}
-    return {
-        str(batch): tuple(map(int, np.flatnonzero((counts[batches == batch] > 0).any(axis=0))))
-        for batch in np.unique(batches)
-    }
+    seen = np.empty((len(batches), 0)) if counts is None else counts > 0
+    found = {str(batch): np.flatnonzero(seen[batches == batch].any(axis=0)) for batch in np.unique(batches)}
+    return {batch: tuple(map(int, proteins)) for batch, proteins in found.items()}
 
 
 def lacking(found: Mapping[str, tuple[int, ...]], proteins: int) -> dict[str, tuple[int, ...]]:

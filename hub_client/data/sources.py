@@ -15,23 +15,17 @@ from hub_client import errors
 from hub_client.data import counts
 from hub_client.data import matrix as matrices
 from hub_client.data.counts import Tally
-from hub_client.manifest.v1 import InputSpec
+from hub_client.manifest.inputs import InputSpec
 
 
 @dataclass(frozen=True)
 class Source:
-    """One matrix of a query, with the genes of its columns.
-
-    Attributes
-    ----------
-    name
-        ``X``, ``raw`` or ``layers/<name>``.
-    adata
-        The query.
-    """
+    """One matrix of a query, with the genes of its columns."""
 
     name: str
+    """``X``, ``raw`` or ``layers/<name>``."""
     adata: AnnData
+    """The query."""
 
     @cached_property
     def matrix(self) -> Any:
@@ -109,7 +103,8 @@ def check(source: Source, *, tally: Tally, spec: InputSpec) -> tuple[str, ...]:
     if tally.largest == 0 and tally.counts:
         raise errors.AlignmentError(f"{source.name} holds nothing but zeros.{_elsewhere(source)}")
     if tally.counts:
-        return _doubts(tally, source)
+        binary = f"{source.name} holds only zeros and ones: if the counts were binarised, pass the layer that has them."
+        return () if tally.largest > 1 else (binary,)
     sample = matrices.head(source.matrix, rows=counts.SAMPLE)
     if spec.kind == "log1p" and tally.smallest >= 0 and tally.largest <= counts.LOG_LARGEST and tally.finite:
         return _doubts_of_logs(sample, source, spec)
@@ -134,12 +129,6 @@ def _elsewhere(source: Source) -> str:
     others = [other for other in every(source.adata) if other.name != source.name and other.matrix is not None]
     shown = [f"{o.name} does: pass layer={o.argument!r}" for o in others if counts.are_counts(o.matrix)]
     return f" But {'; '.join(shown)}." if shown else ""
-
-
-def _doubts(tally: Tally, source: Source) -> tuple[str, ...]:
-    if tally.largest > 1:
-        return ()
-    return (f"{source.name} holds only zeros and ones: if the counts were binarised, pass the layer that has them.",)
 
 
 def _doubts_of_logs(sample: sparse.csr_matrix, source: Source, spec: InputSpec) -> tuple[str, ...]:

@@ -28,8 +28,9 @@ from hub_client import errors
 from hub_client.files import safetensors
 from hub_client.files.safetensors import ITEM_BYTES
 from hub_client.hub.lineage import Origins
+from hub_client.manifest.provenance import Parent
 from hub_client.manifest.reading import read_manifest
-from hub_client.manifest.v1 import Delta, Manifest, Parent, TensorSpec
+from hub_client.manifest.v1 import Delta, Manifest, TensorSpec
 from hub_client.release import folder as release_folder
 from hub_client.release import versioning
 from hub_client.release.ref import Ref

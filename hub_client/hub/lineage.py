@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hub_client import errors
+from hub_client.manifest.provenance import Parent
 from hub_client.manifest.reading import read_manifest
-from hub_client.manifest.v1 import Manifest, Parent
+from hub_client.manifest.v1 import Manifest
 from hub_client.release.store import DOCUMENT, Store
 from hub_client.store.catalogue import Found
 

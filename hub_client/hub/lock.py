@@ -14,7 +14,8 @@ from hub_client.files import atomic
 from hub_client.hub.client import Hub
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import Frozen, problems
-from hub_client.manifest.v1 import Commit, Doi, Manifest, RelativePath, SemVer, Sha256
+from hub_client.manifest.scalars import Commit, Doi, RelativePath, SemVer, Sha256
+from hub_client.manifest.v1 import Manifest
 from hub_client.release.ref import Ref
 
 FILE = "archzoo.lock"

@@ -11,7 +11,8 @@ from torch import nn
 
 from hub_client import errors
 from hub_client.interop.scvi_registry import manifest_of
-from hub_client.manifest.v1 import Embedding, Manifest, Training
+from hub_client.manifest.provenance import Training
+from hub_client.manifest.v1 import Embedding, Manifest
 from hub_client.models.architectures import architecture
 from hub_client.models.architectures.scvi.modules import plain_module
 from hub_client.models.architectures.scvi.network import ScviTools

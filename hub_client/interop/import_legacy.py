@@ -17,7 +17,8 @@ from hub_client.interop import expimap, scarches_files, scpoli, scvi_files, scvi
 from hub_client.interop import term_names as names_of_terms
 from hub_client.interop.scarches_files import Saved
 from hub_client.interop.scarches_vaes import key_of
-from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
+from hub_client.manifest.provenance import ImportedFrom, OntologyTerm
+from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures import architecture
 from hub_client.models.architectures.scvi.tables import KINDS as SCVI_KINDS
 from hub_client.models.model import Model

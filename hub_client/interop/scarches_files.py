@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.interop import pickled_values, pickles, torch_files
-from hub_client.manifest.v1 import OriginalFile
+from hub_client.manifest.provenance import OriginalFile
 
 ATTRIBUTES, WEIGHTS, GENES, CELLS = "attr.pkl", "model_params.pt", "var_names.csv", "adata.h5ad"
 NEEDED = (ATTRIBUTES, WEIGHTS, GENES)

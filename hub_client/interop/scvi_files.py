@@ -29,7 +29,7 @@ from hub_client import errors
 from hub_client.interop import pickled_frames, pickled_values, pickles, scarches_files, torch_files
 from hub_client.interop.pickles import Pickled
 from hub_client.interop.scarches_files import Request, bounded, named_attributes, originals
-from hub_client.manifest.v1 import OriginalFile
+from hub_client.manifest.provenance import OriginalFile
 from hub_client.models.architectures.scvi.modules import scvi_tools
 from hub_client.models.architectures.scvi.tables import KINDS
 

@@ -13,7 +13,7 @@ import yaml
 
 from hub_client import errors
 from hub_client.interop import scarches_files
-from hub_client.manifest.v1 import OriginalFile
+from hub_client.manifest.provenance import OriginalFile
 
 METADATA, CARD = "_scvi_required_metadata.json", "README.md"
 LONGEST = 1 << 20

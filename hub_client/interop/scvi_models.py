@@ -23,7 +23,8 @@ from hub_client.interop import scvi_files, torch_files
 from hub_client.interop.scarches_vaes import key_of
 from hub_client.interop.scvi_files import REGISTRY, Saved
 from hub_client.interop.scvi_registry import flattened, manifest_of
-from hub_client.manifest.v1 import Embedding, Manifest, Training
+from hub_client.manifest.provenance import Training
+from hub_client.manifest.v1 import Embedding, Manifest
 from hub_client.models.architectures import architecture
 from hub_client.models.architectures.scvi.modules import KNOWN, plain_module
 from hub_client.models.architectures.scvi.network import ScviTools

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from hub_client import errors
 from hub_client.labels.rules import RULES, SMALLEST, Evidence, probabilities
-from hub_client.manifest.v1 import Calibration
+from hub_client.manifest.calibration import Calibration
 
 COLDEST, HOTTEST = 1e-3, 1e3
 """Bounds of the temperature, in the scores' own units (latent distance)."""

@@ -10,7 +10,8 @@ import torch
 from hub_client import errors
 from hub_client.data.cells import Cells
 from hub_client.labels.expression import LinearClassifier, fit
-from hub_client.manifest.v1 import ExpressionClassifier, TensorSpec
+from hub_client.manifest.calibration import ExpressionClassifier
+from hub_client.manifest.v1 import TensorSpec
 from hub_client.models.model import Model
 
 PREFIX = "expression."

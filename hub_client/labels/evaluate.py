@@ -61,11 +61,14 @@ def evaluate(predictions: Predictions, truth: Mapping[str, ArrayLike] | pd.DataF
 
 
 def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport:
+    from sklearn.metrics import roc_auc_score
+
     predicted, truth = predictions.levels[key], _in_order(key, predictions, values)
     kept = known_cells(key, truth, known=list(predicted.probabilities.columns))
     strangers = pd.Series(truth[~kept & (truth != "")]).value_counts()
     truth, labels, uncertainty = truth[kept], predicted.labels[kept].astype(str), predicted.uncertainty[kept]
     right = labels == truth
+    ranked = not right.all() and right.any()
     scores = tuple(_score(label, truth, labels) for label in sorted(set(truth.tolist())))
     return LevelReport(
         level=key,
@@ -74,7 +77,7 @@ def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport
         macro_f1=float(np.mean([score.f1 for score in scores])),
         mean_uncertainty=float(uncertainty.mean()),
         calibration_error=calibration_error(1 - uncertainty, right),
-        error_auroc=_error_auroc(uncertainty, right),
+        error_auroc=float(roc_auc_score(~right, uncertainty)) if ranked else None,
         unknown=int((labels == UNKNOWN).sum()),
         not_in_model={str(name): int(count) for name, count in strangers.items()},
         labels=scores,
@@ -152,9 +155,3 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
     return float(np.sum(gaps))
-
-
-def _error_auroc(uncertainty: NDArray[np.float64], right: NDArray[np.bool_]) -> float | None:
-    from sklearn.metrics import roc_auc_score
-
-    return None if right.all() or not right.any() else float(roc_auc_score(~right, uncertainty))

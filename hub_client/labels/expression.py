@@ -20,21 +20,14 @@ NEVER = -30.0
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """Logits of labels as a linear map of log-normalised counts.
-
-    Attributes
-    ----------
-    weight
-        ``(labels, genes)``.
-    bias
-        ``(labels,)``.
-    centre
-        Mean log-normalised counts of the cells it was fitted on, ``(genes,)``: what a missing gene counts as.
-    """
+    """Logits of labels as a linear map of log-normalised counts."""
 
     weight: NDArray[np.float32]
+    """``(labels, genes)``."""
     bias: NDArray[np.float32]
+    """``(labels,)``."""
     centre: NDArray[np.float32]
+    """Mean log-normalised counts of the cells it was fitted on, ``(genes,)``: what a missing gene counts as."""
 
     def logits(self, counts: csr_matrix, *, missing: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the logit of each label, ``(cells, labels)``.

@@ -44,7 +44,9 @@ def log_densities(
     pairs, member = np.unique(np.stack([codes, groups], axis=1), axis=0, return_inverse=True)
     member = member.reshape(-1)
     cells = np.bincount(member)
-    means = _sums(reference.astype(np.float64), member, len(pairs)) / cells[:, None]
+    means = np.zeros((len(pairs), reference.shape[1]))
+    np.add.at(means, member, reference.astype(np.float64))
+    means /= cells[:, None]
     root = np.linalg.cholesky(_covariance(reference - means[member], member, cells))
     points, centres = (solve_triangular(root, places.T, lower=True).T for places in (query.astype(np.float64), means))
     seen, starts, components = np.unique(pairs[:, 0], return_index=True, return_counts=True)
@@ -54,12 +56,6 @@ def log_densities(
         densities = cdist(points[rows], centres, "sqeuclidean") / -2
         found[rows, seen] = np.logaddexp.reduceat(densities, starts, axis=1) - np.log(components)
     return found
-
-
-def _sums(values: NDArray[np.float64], member: NDArray[np.int64], components: int) -> NDArray[np.float64]:
-    sums = np.zeros((components, values.shape[1]))
-    np.add.at(sums, member, values)
-    return sums
 
 
 def _covariance(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,32 +16,16 @@ EPSILON = 0.2
 """How much farther than the farthest neighbour found the approximate search looks on (pynndescent's ``epsilon``)."""
 SEED = 0
 """Of the approximate search, which runs on one thread: the same cells get the same neighbours."""
-
-
 Points = NDArray[np.float32]
 
 
 class Neighbors(NamedTuple):
-    """The nearest reference cells of each query cell, the nearest first.
-
-    Attributes
-    ----------
-    distances
-        ``(cells, neighbors)``, in latent units.
-    indices
-        Which reference cells they are, ``(cells, neighbors)``.
-    """
+    """The nearest reference cells of each query cell, the nearest first."""
 
     distances: NDArray[np.float64]
+    """``(cells, neighbors)``, in latent units."""
     indices: NDArray[np.int64]
-
-
-class Search(Protocol):
-    """A way to find the nearest reference cells of each query cell, of which there are at least ``neighbors``."""
-
-    def __call__(self, reference: Points, query: Points, *, neighbors: int) -> Neighbors:
-        """Return them, the nearest first."""
-        ...
+    """Which reference cells they are, ``(cells, neighbors)``."""
 
 
 def nearest(reference: Points, query: Points, *, neighbors: int) -> Neighbors:
@@ -92,7 +77,7 @@ def votes(
     *,
     neighbors: int,
     labels: int,
-    search: Search | None = None,
+    search: Callable[..., Neighbors] | None = None,
 ) -> NDArray[np.float64]:
     """Return each label's share of the weighted votes of the nearest reference cells, ``(cells, labels)``.
 

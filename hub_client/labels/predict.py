@@ -13,7 +13,7 @@ from hub_client import errors
 from hub_client.data.cells import Cells
 from hub_client.labels.rules import Evidence, probabilities, uncertainty
 from hub_client.labels.transfer import calibration_of, evidence
-from hub_client.manifest.v1 import Calibration
+from hub_client.manifest.calibration import Calibration
 from hub_client.models.architectures import Array
 from hub_client.models.embed import embed
 from hub_client.models.model import Model

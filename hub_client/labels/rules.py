@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hub_client import errors
-from hub_client.manifest.v1 import Calibration, Transfer
+from hub_client.manifest.calibration import Calibration, Transfer
 from hub_client.models.architectures import Array
 
 Probabilities = NDArray[np.float64]
@@ -32,39 +32,26 @@ Part = Literal[
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence for each label of one level.
-
-    Attributes
-    ----------
-    labels
-        The level's categories, in manifest order.
-    distances
-        To each label's prototype, ``(cells, labels)``; infinite for a label without one; None without prototypes.
-    mahalanobis_squared
-        Squared Mahalanobis distances to each label's prototype, ``(cells, labels)``; None without covariances.
-    label_frequencies
-        Each label's share of the reference's cells, ``(labels,)``; None where that is not known.
-    votes
-        Each label's share of the nearest reference cells' votes, ``(cells, labels)``; None without reference cells.
-    densities
-        Log density of each label's reference cells, ``(cells, labels)``; None without reference cells.
-    reference_frequencies
-        Each label's share of the reference cells, ``(labels,)``; None without reference cells.
-    expression
-        Probability of each label by expression alone, ``(cells, labels)``; None without a classifier.
-    network
-        Probability of each label by the network's own classifier, ``(cells, labels)``; None without one.
-    """
+    """The evidence for each label of one level."""
 
     labels: tuple[str, ...]
+    """The level's categories, in manifest order."""
     distances: Array | None = None
+    """To each label's prototype, ``(cells, labels)``; infinite for a label without one; None without prototypes."""
     mahalanobis_squared: Array | None = None
+    """Squared Mahalanobis distances to each label's prototype, ``(cells, labels)``; None without covariances."""
     label_frequencies: Array | None = None
+    """Each label's share of the reference's cells, ``(labels,)``; None where that is not known."""
     votes: Probabilities | None = None
+    """Each label's share of the nearest reference cells' votes, ``(cells, labels)``; None without reference cells."""
     densities: Probabilities | None = None
+    """Log density of each label's reference cells, ``(cells, labels)``; None without reference cells."""
     reference_frequencies: Probabilities | None = None
+    """Each label's share of the reference cells, ``(labels,)``; None without reference cells."""
     expression: Probabilities | None = None
+    """Probability of each label by expression alone, ``(cells, labels)``; None without a classifier."""
     network: Probabilities | None = None
+    """Probability of each label by the network's own classifier, ``(cells, labels)``; None without one."""
 
     def rows(self, index: NDArray[np.int64]) -> Evidence:
         """Return the evidence of some cells."""
@@ -105,21 +92,14 @@ _SOURCES: Mapping[Part, str] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to transfer labels: the mean of what its logits and its probability give, or the one that it has.
-
-    Attributes
-    ----------
-    needs
-        The parts of the evidence that it reads.
-    logits
-        The logit of each label, ``(cells, labels)``, before its temperature.
-    probability
-        The part of the evidence that is the probability of each label as it stands.
-    """
+    """One way to transfer labels: the mean of what its logits and its probability give, or the one that it has."""
 
     needs: tuple[Part, ...]
+    """The parts of the evidence that it reads."""
     logits: Callable[[Evidence, Calibration], Probabilities] | None = None
+    """The logit of each label, ``(cells, labels)``, before its temperature."""
     probability: Part | None = None
+    """The part of the evidence that is the probability of each label as it stands."""
 
     @property
     def sharpened(self) -> bool:

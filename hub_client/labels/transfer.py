@@ -13,7 +13,7 @@ from hub_client.labels.expression import LinearClassifier
 from hub_client.labels.mixtures import log_densities
 from hub_client.labels.neighbors import votes
 from hub_client.labels.rules import RULES, Evidence, Probabilities, unfitted
-from hub_client.manifest.v1 import Calibration
+from hub_client.manifest.calibration import Calibration
 from hub_client.models.architectures import Array, Scores
 from hub_client.models.model import Model
 from hub_client.release.atlas_file import LATENT
@@ -38,7 +38,11 @@ def calibration_of(model: Model, level: str) -> Calibration | None:
 
 def _gathered(model: Model, level: str, latent: Array, cells: Cells | None, scores: Scores | None) -> Evidence | None:
     atlas = _atlas(model, level)
-    found = _by_scores(model.vocabulary.labels[level].names, scores)
+    found = Evidence(model.vocabulary.labels[level].names)
+    if scores is not None and scores.kind == "probability":
+        found = replace(found, network=scores.values.astype(np.float64))
+    elif scores is not None:
+        found = Evidence(found.labels, scores.values, scores.mahalanobis_squared, scores.label_frequencies)
     calibration = calibration_of(model, level) or unfitted(found)
     needs = RULES[calibration.transfer].needs
     if scores is None and atlas is None and needs != ("expression",):
@@ -94,14 +98,6 @@ def _atlas(model: Model, level: str) -> _Atlas | None:
     groups = obs.groupby(known, observed=True).ngroup().to_numpy() if known else np.zeros(len(obs), dtype=np.int64)
     latent = np.asarray(model.atlas.obsm[LATENT])
     return _Atlas(latent[labelled], axis.codes(names[labelled]), groups[labelled].astype(np.int64), len(axis))
-
-
-def _by_scores(labels: tuple[str, ...], scores: Scores | None) -> Evidence:
-    if scores is None:
-        return Evidence(labels)
-    if scores.kind == "probability":
-        return Evidence(labels, network=scores.values.astype(np.float64))
-    return Evidence(labels, scores.values, scores.mahalanobis_squared, scores.label_frequencies)
 
 
 def _expression(model: Model, level: str, cells: Cells) -> Probabilities | None:

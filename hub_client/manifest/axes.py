@@ -116,10 +116,7 @@ def _new(values: Iterable[str], known: tuple[str, ...]) -> list[str]:
 
 
 def _appended(record: Condition | LabelLevel, new: list[str], version: str) -> dict[str, Any]:
-    return {
-        "categories": (*record.categories, *new),
-        "added_in": record.added_in | dict.fromkeys(new, version),
-    }
+    return {"categories": (*record.categories, *new), "added_in": record.added_in | dict.fromkeys(new, version)}
 
 
 def _appended_last(what: str, categories: tuple[str, ...], added_in: dict[str, str]) -> None:

@@ -18,32 +18,22 @@ Part = Literal["terms", "proteins", "prototypes", "classifier"]
 
 
 class KindConfig(Frozen, ABC):
-    """Hyperparameters of one kind of architecture, and the facts that hold for every model of the kind.
-
-    Attributes
-    ----------
-    title
-        What the architecture is called.
-    doi
-        The paper to cite for it.
-    encoding
-        How it encodes every condition; None takes both ways.
-    parts
-        What its models have that others have not: gene programs (``terms``), ``proteins``, ``prototypes`` of labels, or
-        a ``classifier`` of its own.
-    grown
-        The hyperparameters that surgery changes.
-    package
-        The package whose model it is, which training records the version of; None for our own.
-    """
+    """Hyperparameters of one kind of architecture, and the facts that hold for every model of the kind."""
 
     kind: str
     title: ClassVar[str]
+    """What the architecture is called."""
     doi: ClassVar[str]
+    """The paper to cite for it."""
     encoding: ClassVar[Literal["one-hot", "embedding"] | None] = None
+    """How it encodes every condition; None takes both ways."""
     parts: ClassVar[frozenset[Part]] = frozenset()
+    """What its models have that others have not: gene programs (``terms``), ``proteins``, ``prototypes`` of labels, or
+    a ``classifier`` of its own."""
     grown: ClassVar[frozenset[str]] = frozenset()
+    """The hyperparameters that surgery changes."""
     package: ClassVar[str | None] = None
+    """The package whose model it is, which training records the version of; None for our own."""
 
     @abstractmethod
     def axes(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from hub_client import errors
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import Frozen, problems
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.v1 import Commit, SemVer, Sha256
+from hub_client.manifest.scalars import Commit, SemVer, Sha256
 
 MAX_BYTES = 16 * 2**20
 ALIGNMENT = ("conditions", "labels", "layer", "min_coverage", "size_factor", "proteins")

@@ -13,29 +13,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen
+from hub_client.manifest.calibration import Transfer
 from hub_client.manifest.configs import ArchitectureConfig, having
+from hub_client.manifest.inputs import GeneAnnotation, InputSpec
 from hub_client.manifest.plan import Plan
+from hub_client.manifest.provenance import Author, Citation, OntologyTerm
 from hub_client.manifest.reading import read_toml
-from hub_client.manifest.v1 import (
-    Author,
-    Citation,
-    Curie,
-    Doi,
-    Embedding,
-    GeneAnnotation,
-    InputSpec,
-    Key,
-    OneHot,
-    OntologyTerm,
-    RelativePath,
-    SemVer,
-    Sha256,
-    Slug,
-    Spdx,
-    Text,
-    Transfer,
-    UnitInterval,
-)
+from hub_client.manifest.scalars import Curie, Doi, Key, RelativePath, SemVer, Sha256, Slug, Spdx, Text, UnitInterval
+from hub_client.manifest.v1 import Embedding, OneHot
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 DataPath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")]
@@ -359,6 +344,3 @@ def _check_ontologies(recipe: Recipe) -> None:
 
 def _prefix(curie: str) -> str:
     return curie.partition(":")[0]
-
-
-__all__ = ["Recipe"]

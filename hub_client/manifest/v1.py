@@ -39,35 +39,13 @@ from hub_client.manifest.axes import (
     TensorSpec,
     Term,
 )
-from hub_client.manifest.calibration import Calibration, ExpressionClassifier, Metric, Transfer, Trust
+from hub_client.manifest.calibration import Metric, Trust
 from hub_client.manifest.configs import ArchitectureConfig
 from hub_client.manifest.consistency import CHECKS
-from hub_client.manifest.inputs import Gene, GeneAnnotation, Genes, InputSpec, Proteins
+from hub_client.manifest.inputs import GeneAnnotation, Genes, InputSpec, Proteins
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.provenance import (
-    Author,
-    Citation,
-    DatasetRecord,
-    ImportedFrom,
-    Lineage,
-    OntologyTerm,
-    OriginalFile,
-    Parent,
-    Training,
-)
-from hub_client.manifest.scalars import (
-    Commit,
-    Curie,
-    Doi,
-    Key,
-    RelativePath,
-    SemVer,
-    Sha256,
-    Slug,
-    Spdx,
-    Text,
-    UnitInterval,
-)
+from hub_client.manifest.provenance import Author, Citation, ImportedFrom, Lineage, OntologyTerm, Training
+from hub_client.manifest.scalars import RelativePath, SemVer, Sha256, Slug, Spdx, Text
 
 SCHEMA_VERSION = "1.0"
 
@@ -316,7 +294,8 @@ class Manifest(Frozen):
         VocabularyError
             If a category is new to a condition that takes none.
         """
-        version = _next_minor(self.version)
+        major, minor, _ = self.version.split(".")
+        version = f"{major}.{int(minor) + 1}.0"
         covariates = tuple(c.grown(values[c.key], version=version) for c in self.covariates.categorical)
         return self.changed(
             version=version,
@@ -376,11 +355,6 @@ class Manifest(Frozen):
         return self
 
 
-def _next_minor(version: str) -> str:
-    major, minor, _ = version.split(".")
-    return f"{major}.{int(minor) + 1}.0"
-
-
 def _grown_combinations(
     manifest: Manifest, values: Mapping[str, Iterable[str]], version: str
 ) -> tuple[Combination, ...]:
@@ -429,49 +403,19 @@ def _term_axes(manifest: Manifest) -> dict[str, int]:
 
 __all__ = [
     "SCHEMA_VERSION",
-    "Author",
-    "Calibration",
-    "Citation",
     "Combination",
-    "Commit",
     "Condition",
     "Covariates",
-    "Curie",
-    "DatasetRecord",
     "Delta",
-    "Doi",
     "Embedding",
-    "ExpressionClassifier",
     "FileSpec",
-    "Gene",
-    "GeneAnnotation",
-    "Genes",
-    "ImportedFrom",
-    "InputSpec",
-    "Key",
     "LabelLevel",
-    "Lineage",
     "Manifest",
-    "Metric",
     "OneHot",
-    "OntologyTerm",
-    "OriginalFile",
-    "Parent",
-    "Proteins",
     "PrototypeLevel",
     "Prototypes",
-    "RelativePath",
-    "SemVer",
-    "Sha256",
     "Signature",
-    "Slug",
-    "Spdx",
     "TensorSpec",
     "Term",
     "TestVectors",
-    "Text",
-    "Training",
-    "Transfer",
-    "Trust",
-    "UnitInterval",
 ]

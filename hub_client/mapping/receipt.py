@@ -30,12 +30,7 @@ SAMPLED = 16
 
 
 def receipt(
-    cells: Cells,
-    reference: Model,
-    predictions: Predictions,
-    *,
-    settings: MappingSettings,
-    device: str,
+    cells: Cells, reference: Model, predictions: Predictions, *, settings: MappingSettings, device: str
 ) -> Receipt:
     """Return the receipt of a mapping.
 
@@ -66,19 +61,15 @@ def receipt(
 
 def query_record(cells: Cells, reference: Model) -> QueryRecord:
     """Return what a query is recognised by."""
+    panel = reference.manifest.proteins
     return QueryRecord(
         cells=len(cells),
         fingerprint=fingerprint(cells.x, reference.manifest.genes.names),
         names=_hash(cells.obs_names),
         conditions={key: _hash(names) for key, names in cells.conditions.items()},
         labels={level: _hash(names) for level, names in cells.labels.items()},
-        proteins=_proteins(cells, reference),
+        proteins=None if panel is None or cells.proteins is None else fingerprint(cells.proteins, panel.panel),
     )
-
-
-def _proteins(cells: Cells, reference: Model) -> str | None:
-    panel = reference.manifest.proteins
-    return None if panel is None or cells.proteins is None else fingerprint(cells.proteins, panel.panel)
 
 
 def identity(reference: Model) -> ReferenceRecord:

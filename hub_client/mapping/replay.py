@@ -89,14 +89,17 @@ def replay(
     if threads is not None and threads < 1:
         raise errors.InvalidInput(f"threads is {threads}; it is 1 or more.", facts={"threads": threads})
     reference = _reference(receipt, hub, model)
-    if changed := _changed_query(receipt, query, reference):
+    found = query_record(align(open_query.opened(query), reference, **receipt.asked.alignment), reference)
+    if changed := differences(receipt, receipt.model_copy(update={"query": found})):
         return Replay(None, changed)
     kept = receipt.asked.plan and receipt.asked.plan.only(reference.manifest.architecture.kind)
     settings = dict(receipt.asked) | {"plan": kept} | ({} if seed is None else {"seed": seed})
     with same_threads():
         torch.set_num_threads(threads or torch.get_num_threads())
         new = map_query(query, reference, **settings, progress=progress).receipt
-    return Replay(new, differences(receipt, new), _largest(receipt, new))
+    before, after = np.array(receipt.result.sample), np.array(new.result.sample)
+    largest = float(np.abs(before - after).max()) if before.shape == after.shape else float("inf")
+    return Replay(new, differences(receipt, new), largest)
 
 
 def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> Model:
@@ -111,14 +114,3 @@ def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> 
             facts={"model": model.manifest.digest},
         )
     return model
-
-
-def _changed_query(receipt: Receipt, query: Query, reference: Model) -> tuple[Difference, ...]:
-    """Return how a query differs from the one that was mapped; nothing if it is that one."""
-    cells = align(open_query.opened(query), reference, **receipt.asked.alignment)
-    return differences(receipt, receipt.model_copy(update={"query": query_record(cells, reference)}))
-
-
-def _largest(before: Receipt, after: Receipt) -> float:
-    old, new = np.array(before.result.sample), np.array(after.result.sample)
-    return float(np.abs(old - new).max()) if old.shape == new.shape else float("inf")

@@ -16,7 +16,8 @@ from hub_client import errors
 from hub_client.data.align import align
 from hub_client.data.open_query import Query, opened
 from hub_client.data.vocabulary import Vocabulary
-from hub_client.manifest.v1 import Manifest, Training
+from hub_client.manifest.provenance import Training
+from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures import Network, architecture
 from hub_client.release import atlas_file
 from hub_client.release import folder as release_folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hub_client.manifest.v1 import Training
+from hub_client.manifest.provenance import Training
 from hub_client.models.model import Model
 
 

@@ -9,12 +9,8 @@ from typing import Any, Literal, get_args
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
 from hub_client.data.proteins import lacking, measured
-from hub_client.manifest.v1 import (
-    Lineage,
-    Manifest,
-    Parent,
-    Term,
-)
+from hub_client.manifest.provenance import Lineage, Parent
+from hub_client.manifest.v1 import Manifest, Term
 from hub_client.models.architectures import Start
 from hub_client.models.model import Model
 
@@ -152,15 +148,13 @@ def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
     if old.proteins is not None and old.conditions:
         batches = cells.conditions[old.conditions[0].key]
         found = lacking(measured(cells.proteins, batches), len(old.proteins.panel))
-    lineage = Lineage(parent=_parent(reference), relation="surgery", new_rows=start)
+    ref, parent = reference.ref, None
+    if ref is not None:
+        parent = Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
+    elif old.files:
+        parent = Parent(name=old.name, version=old.version, digest=old.digest)
+    lineage = Lineage(parent=parent, relation="surgery", new_rows=start)
     return old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage)
-
-
-def _parent(reference: Model) -> Parent | None:
-    ref, manifest = reference.ref, reference.manifest
-    if ref is None:
-        return Parent(name=manifest.name, version=manifest.version, digest=manifest.digest) if manifest.files else None
-    return Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
 
 
 def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], cells: Cells) -> Model:
@@ -219,6 +213,3 @@ def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
     network.load(model.network.tensors())
     network.restrict(parts)
     return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
-
-
-__all__ = ["Extensions", "add_label", "retraining", "surgery"]

@@ -10,7 +10,7 @@ from hub_client import errors
 from hub_client._version import __version__
 from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.v1 import Training
+from hub_client.manifest.provenance import Training
 from hub_client.models.model import Model
 from hub_client.nn.training import History, Runtime
 

@@ -145,10 +145,6 @@ def _add_counts(zeros: _Terms, counts: _Terms, positions: Tensor) -> None:
             _add(dense, positions, values)
 
 
-def _scaled(slope: Tensor, grad: Tensor) -> Tensor:
-    return slope * grad[:, None]
-
-
 class NegativeBinomial(torch.autograd.Function):
     """Negative log-likelihood in nats, ``(cells,)``; differentiable in ``mean`` and ``log_theta``."""
 
@@ -168,8 +164,8 @@ class NegativeBinomial(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         by_mean, by_theta, theta, codes = ctx.saved_tensors
         return (
-            _scaled(by_mean, grad) if ctx.needs_input_grad[0] else None,
-            _sum_by_code(_scaled(by_theta, grad), codes, theta) if ctx.needs_input_grad[1] else None,
+            by_mean * grad[:, None] if ctx.needs_input_grad[0] else None,
+            _sum_by_code(by_theta * grad[:, None], codes, theta) if ctx.needs_input_grad[1] else None,
             *[None] * 3,
         )
 
@@ -197,9 +193,9 @@ class ZeroInflatedNegativeBinomial(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         by_mean, by_theta, by_logits, theta, codes = ctx.saved_tensors
         return (
-            _scaled(by_mean, grad) if ctx.needs_input_grad[0] else None,
-            _sum_by_code(_scaled(by_theta, grad), codes, theta) if ctx.needs_input_grad[1] else None,
-            _scaled(by_logits, grad) if ctx.needs_input_grad[2] else None,
+            by_mean * grad[:, None] if ctx.needs_input_grad[0] else None,
+            _sum_by_code(by_theta * grad[:, None], codes, theta) if ctx.needs_input_grad[1] else None,
+            by_logits * grad[:, None] if ctx.needs_input_grad[2] else None,
             *[None] * 3,
         )
 
@@ -231,4 +227,4 @@ class Poisson(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return _scaled(slope, grad), None, None
+        return slope * grad[:, None], None, None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hub_client.nn.layers import Axis, BatchNorm, Dense, GrowingTable, NoNorm
+from hub_client.nn.layers import Axis, BatchNorm, Dense, GrowingTable
 
 
 class Categories(NamedTuple):
@@ -141,10 +141,10 @@ class InjectedLayers(nn.Module):
         return tensors
 
 
-def _norm(norm: nn.BatchNorm1d | None, axis: Axis) -> BatchNorm | NoNorm:
+def _norm(norm: nn.BatchNorm1d | None, axis: Axis) -> BatchNorm | nn.Identity:
     """Return scvi-tools' own normalisation, under a name for its axis."""
     if norm is None:
-        return NoNorm(axis)
+        return nn.Identity()
     batch_norm = BatchNorm(axis)
     batch_norm.norm = norm
     return batch_norm

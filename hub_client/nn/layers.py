@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -231,33 +232,10 @@ class BatchNorm(NamedModule):
         return {f"norm.{name}": (self._axis,) for name in ("weight", "bias", "running_mean", "running_var")}
 
 
-class LayerNorm(nn.Module):
-    """Layer normalisation without parameters."""
-
-    def __init__(self, axis: Axis) -> None:
-        super().__init__()
-        self._shape = (axis.size,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each row of ``(cells, axis)``."""
-        return F.layer_norm(x, self._shape)
-
-
-class NoNorm(nn.Module):
-    """Nothing, where a normalisation could stand."""
-
-    def __init__(self, axis: Axis) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x``."""
-        return x
-
-
-NORMALIZATIONS: dict[Normalization, type[BatchNorm | LayerNorm | NoNorm]] = {
+NORMALIZATIONS: dict[Normalization, Callable[[Axis], nn.Module]] = {
     "batch": BatchNorm,
-    "layer": LayerNorm,
-    "none": NoNorm,
+    "layer": lambda axis: nn.LayerNorm(axis.size, elementwise_affine=False),
+    "none": nn.Identity,
 }
 
 
@@ -328,12 +306,8 @@ class HiddenLayers(nn.Module):
 def tensor_axes(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """Return the axis names of every tensor of a network, by full name, in a fixed order."""
     return {
-        _full(prefix, name): axes
+        f"{prefix}.{name}".removeprefix("."): axes
         for prefix, module in network.named_modules()
         if isinstance(module, NamedModule)
         for name, axes in module.axes().items()
     }
-
-
-def _full(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name

@@ -17,20 +17,6 @@ from torch.nn.functional import one_hot
 from hub_client.data.batches import Nonzero
 from hub_client.nn._counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, entries
 
-__all__ = [
-    "Nonzero",
-    "covariance",
-    "hsic",
-    "kl_standard_normal",
-    "mean_squared_error",
-    "mmd",
-    "multi_scale_kernel",
-    "negative_binomial",
-    "poisson",
-    "radial_kernel",
-    "zero_inflated_negative_binomial",
-]
-
 _MMD_SCALES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
 _HSIC_FLOOR = 1e-12
 
@@ -59,12 +45,7 @@ def negative_binomial(x: Tensor | Nonzero, mean: Tensor, *, log_theta: Tensor, c
 
 
 def zero_inflated_negative_binomial(
-    x: Tensor | Nonzero,
-    mean: Tensor,
-    *,
-    log_theta: Tensor,
-    codes: Tensor,
-    dropout_logits: Tensor,
+    x: Tensor | Nonzero, mean: Tensor, *, log_theta: Tensor, codes: Tensor, dropout_logits: Tensor
 ) -> Tensor:
     """Return the negative log-likelihood under a zero-inflated negative binomial, ``(cells,)`` nats.
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from hub_client import errors
-from hub_client.data.batches import Batch, Batches
+from hub_client.data.batches import Batches
 from hub_client.data.cells import Cells
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.plan import EarlyStopping, Plan
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Terms = dict[str, Tensor]
+LIGHTNING = ("lightning.fabric", "lightning.pytorch")
+"""Loggers whose remarks are about the machine, not about the data."""
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Weights, counts and losses are always float32; in mixed precision, matrix products are not."""
 JUDGED_AT_ONCE = 1024
@@ -111,10 +113,8 @@ class History:
                 axes.plot(self.epochs.index, self.epochs[f"{split}_{term}"], label=split)
         if self.best_epoch is not None:
             axes.axvline(self.best_epoch, color="0.6", linestyle=":", label="kept")
-        axes.set(title=term, xlabel="epoch", ylabel=self._unit(term))
-
-    def _unit(self, term: str) -> str:
-        return f"{self.reconstruction_unit} per cell" if term == "reconstruction" else UNITS.get(term, term)
+        unit = f"{self.reconstruction_unit} per cell" if term == "reconstruction" else UNITS.get(term, term)
+        axes.set(title=term, xlabel="epoch", ylabel=unit)
 
 
 class Trainee(nn.Module, ABC):
@@ -182,17 +182,12 @@ def split(cells: Cells, vocabulary: Vocabulary, *, fraction: float, seed: int) -
     held: list[NDArray[np.int64]] = []
     for group in np.unique(groups):
         members = generator.permutation(np.flatnonzero(groups == group))
-        held.append(members[: _held_out(len(members), fraction, generator)])
+        wanted = len(members) * fraction  # its remainder is drawn; never all
+        count = int(wanted) + int(generator.random() < wanted - int(wanted))
+        held.append(members[: min(count, len(members) - 1)])
     validation = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
     train = np.setdiff1d(np.arange(len(cells)), validation)
     return torch.from_numpy(train), torch.from_numpy(validation)
-
-
-def _held_out(members: int, fraction: float, generator: np.random.Generator) -> int:
-    """Return how many of a stratum's cells are held out: the fraction, its remainder drawn, never all."""
-    wanted = members * fraction
-    count = int(wanted) + int(generator.random() < wanted - int(wanted))
-    return min(count, members - 1)
 
 
 def _strata(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:
@@ -216,7 +211,8 @@ def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runti
         If there is nothing to train or nothing to train on, or the loss becomes NaN.
     """
     fabric = _fabric(runtime)
-    with torch.random.fork_rng(devices=_cuda(fabric)), _quiet():
+    cuda = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), quiet(*LIGHTNING, level=logging.ERROR, module="lightning"):
         torch.manual_seed(seed)
         data = _split(network, cells, plan, seed, fabric, vocabulary)
         loop = _Loop(network, plan, data, fabric, runtime.progress, np.random.SeedSequence(seed))
@@ -252,7 +248,7 @@ def _fabric(runtime: Runtime) -> Fabric:
             f"precision is {runtime.precision!r}; it is one of {errors.names(PRECISIONS)}.",
             facts={"precision": runtime.precision},
         )
-    with _quiet():
+    with quiet(*LIGHTNING, level=logging.ERROR, module="lightning"):
         try:
             fabric = Fabric(accelerator=runtime.accelerator, devices=runtime.devices, precision=runtime.precision)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -264,34 +260,30 @@ def _fabric(runtime: Runtime) -> Fabric:
     return fabric
 
 
-def _cuda(fabric: Fabric) -> list[int]:
-    return [fabric.device.index or 0] if fabric.device.type == "cuda" else []
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's remarks on hardware; they are about the machine, not about the data."""
-    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+def quiet(*names: str, level: int, module: str = "") -> Iterator[None]:
+    """Silence what loggers of these names report below a level, and the warnings of a module, by default of all."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(level)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", module=module)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _split(network: nn.Module, cells: Cells, plan: Plan, seed: int, fabric: Fabric, vocabulary: Vocabulary) -> Split:
+def _split(network: Trainee, cells: Cells, plan: Plan, seed: int, fabric: Fabric, vocabulary: Vocabulary) -> Split:
     train, validation = split(cells, vocabulary, fraction=plan.validation_fraction, seed=seed)
     if not len(train):
         raise errors.InvalidInput("there are no cells to train on: the query is empty.", facts={"cells": len(cells)})
-    if not any(parameter.requires_grad and parameter.numel() for parameter in network.parameters()):
+    if not network.moving():
         raise errors.InvalidInput(
             "there is nothing to train: all conditions of these cells are known to the model, and its rows are frozen. "
-            "Use predict() as it is.",
+            "Use predict() as it is."
         )
     return Split(Batches(cells, vocabulary, device=fabric.device), train, validation)
 
@@ -338,10 +330,7 @@ class _Loop:
         self.network.to(self.fabric.device)
         self.trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
-            self.network.parameter_groups(self.plan),
-            lr=self.plan.learning_rate,
-            eps=self.plan.adam_epsilon,
-            fused=True,
+            self.network.parameter_groups(self.plan), lr=self.plan.learning_rate, eps=self.plan.adam_epsilon, fused=True
         )
         self.module, self.optimizer = self.fabric.setup(self.network, self.optimizer)
         self.network.before_training(self.plan, self.data)
@@ -356,11 +345,15 @@ class _Loop:
         return History(frame, self.best_epoch, stopped, time.perf_counter() - started, str(self.fabric.device))
 
     def _epochs(self) -> str:
-        with _Bar(self.plan.epochs, shown=self.progress and self.fabric.is_global_zero) as bar:
+        columns = (TextColumn("training"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.description}"))
+        shown = self.progress and self.fabric.is_global_zero
+        # on standard error, as it is no result
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown) as bar:
+            task = bar.add_task("", total=self.plan.epochs)
             try:
                 for epoch in range(self.plan.epochs):
                     row, stop = self._epoch(epoch)
-                    bar.advance(row)
+                    bar.update(task, advance=1, description=_described(row))
                     if stop:
                         return "early stopping"
             except KeyboardInterrupt:
@@ -384,7 +377,7 @@ class _Loop:
         self.network.eval()
         for module in self.network.in_training():
             module.train()
-        sums: _Sums = _Sums()
+        sums = _Sums()
         for index in self._shuffled():
             batch = self.data.batches.take(index)
             terms: Terms = self.module(batch, **objective)
@@ -400,7 +393,9 @@ class _Loop:
     def _shuffled(self) -> Iterator[Tensor]:
         train = self.data.train.numpy()
         if self.plan.sampling == "stratified":
-            order = self.shuffle.choice(train, size=len(train), p=self._condition_weights(train))
+            codes = self.data.batches.combinations.cpu().numpy()[train]
+            weights = 1.0 / np.bincount(codes)[codes]
+            order = self.shuffle.choice(train, size=len(train), p=weights / weights.sum())
         else:
             order = self.shuffle.permutation(train)
         parts = torch.split(torch.from_numpy(order), self.plan.batch_size)
@@ -408,17 +403,12 @@ class _Loop:
         usable = len(parts) - len(parts) % world if len(parts) >= world else len(parts)
         yield from parts[rank:usable:world] if world > 1 else parts
 
-    def _condition_weights(self, train: NDArray[np.int64]) -> NDArray[np.float64]:
-        codes = self.data.batches.combinations.cpu().numpy()[train]
-        weights = 1.0 / np.bincount(codes)[codes]
-        shares: NDArray[np.float64] = weights / weights.sum()
-        return shares
-
     @torch.no_grad()
     def _validate(self, objective: dict[str, float]) -> dict[str, float]:
         self.network.eval()
-        sums = _Sums()
-        for index in _cross_sections(self.data.validation, JUDGED_AT_ONCE):
+        sums, parts = _Sums(), -(-len(self.data.validation) // JUDGED_AT_ONCE)
+        for first in range(parts):  # each part is from all of the file: terms may compare conditions within one
+            index = self.data.validation[first::parts]
             sums.add(self.network(self.data.batches.take(index), sample=False, **objective), len(index))
         return sums.means()
 
@@ -442,12 +432,6 @@ class _Loop:
         return stop
 
 
-def _cross_sections(index: Tensor, size: int) -> list[Tensor]:
-    """Return cells in parts of at most ``size``, each from all of the file: terms may compare conditions within one."""
-    parts = -(-len(index) // size)
-    return [index[first::parts] for first in range(parts)]
-
-
 class _Sums:
     """Cell-weighted sums of loss terms, kept on the device until an epoch ends."""
 
@@ -466,26 +450,9 @@ class _Sums:
         return {name: value / self.cells for name, value in zip(self.names, sums, strict=True)}
 
 
-class _Bar:
-    """A rich progress bar over epochs with loss terms and cells per second, on standard error as it is no result."""
-
-    def __init__(self, epochs: int, *, shown: bool) -> None:
-        columns = (TextColumn("training"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.description}"))
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown)
-        self._task = self._progress.add_task("", total=epochs)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, row: dict[str, float]) -> None:
-        sums = ("train_loss", "train_unweighted")
-        values = {key.removeprefix("train_"): row[key] for key in row if key.startswith("train_") and key not in sums}
-        terms = "  ".join(f"{SHORT.get(term, term)} {value:.1f}" for term, value in values.items() if value)
-        self._progress.update(self._task, advance=1, description=f"{terms}  {row['cells/s']:,.0f} cells/s")
-
-
-__all__ = ["Batch", "History", "Runtime", "Split", "Trainee", "run", "split"]
+def _described(row: dict[str, float]) -> str:
+    """Return an epoch's loss terms and cells per second."""
+    sums = ("train_loss", "train_unweighted")
+    values = {key.removeprefix("train_"): row[key] for key in row if key.startswith("train_") and key not in sums}
+    terms = "  ".join(f"{SHORT.get(term, term)} {value:.1f}" for term, value in values.items() if value)
+    return f"{terms}  {row['cells/s']:,.0f} cells/s"

@@ -209,13 +209,10 @@ def _map(adata: AnnData, scores: pd.DataFrame, basis: str) -> NDArray[np.floatin
             unknown=[basis],
             known=list(adata.obsm),
         )
-    return _umap(scores.to_numpy(dtype=np.float32))
-
-
-def _umap(points: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
     import anndata
     import scanpy as sc
 
+    points = scores.to_numpy(dtype=np.float32)
     cells = anndata.AnnData(obsm={"scores": points}, shape=(len(points), 0))
     with same_threads(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_jobs value")  # umap warns that a seed means one thread
@@ -301,6 +298,3 @@ def _legend(figure: Figure, colours: dict[str, str]) -> None:
 
     handles = [Patch(color=colour, label=label) for label, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower right", ncols=len(handles), frameon=False, fontsize=8)
-
-
-__all__ = ["bayes_factors", "term_genes", "term_scores"]

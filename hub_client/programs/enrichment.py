@@ -33,21 +33,15 @@ SCORES_KEY = "X_terms"
 
 
 class BayesFactors(NamedTuple):
-    """How likely a program scores higher in a group than elsewhere.
-
-    Attributes
-    ----------
-    p_h0
-        Probability that a cell of the group scores higher than one of the others, ``(terms,)``.
-    p_h1
-        That it scores lower, ``(terms,)``.
-    bf
-        ``log(p_h0 / p_h1)``, ``(terms,)``: positive where the program is up in the group; 2.3 means odds of ten to one.
-    """
+    """How likely a program scores higher in a group than elsewhere."""
 
     p_h0: NDArray[np.float64]
+    """Probability that a cell of the group scores higher than one of the others, ``(terms,)``."""
     p_h1: NDArray[np.float64]
+    """That it scores lower, ``(terms,)``."""
     bf: NDArray[np.float64]
+    """``log(p_h0 / p_h1)``, ``(terms,)``: positive where the program is up in the group; 2.3 means odds of ten to
+    one."""
 
 
 def bayes_factors(

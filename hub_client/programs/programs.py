@@ -321,18 +321,14 @@ def _redundant(found: Sequence[tuple[int, ...]], why: Sequence[str], max_overlap
     kept: list[int] = []
     instead = {}
     for place in order:
-        overlaps = [_overlap(set(found[place]), found[larger]) for larger in kept]
+        shared = [len(set(found[place]).intersection(found[larger])) for larger in kept]
+        unions = [len(found[place]) + len(found[larger]) for larger in kept]
+        overlaps = [common / (both - common) for common, both in zip(shared, unions, strict=True)]  # Jaccard indices
         if overlaps and max(overlaps) > max_overlap:
             instead[place] = kept[overlaps.index(max(overlaps))]
         else:
             kept.append(place)
     return instead
-
-
-def _overlap(one: set[int], other: tuple[int, ...]) -> float:
-    """Return the Jaccard index of two programs' genes."""
-    shared = len(one.intersection(other))
-    return shared / (len(one) + len(other) - shared)
 
 
 def _report(

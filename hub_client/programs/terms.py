@@ -17,19 +17,13 @@ Method = Literal["expression", "sum", "counts"]
 
 
 class Directions(NamedTuple):
-    """Which way terms point.
-
-    Attributes
-    ----------
-    signs
-        1 where a high score means high expression of the term's genes, -1 where it means low, 0 where neither, or
-        where the term has no weights, ``(terms,)``.
-    confidence
-        How far the share of positive weights is from a half, in [0, 1], ``(terms,)``; None but for ``counts``.
-    """
+    """Which way terms point."""
 
     signs: NDArray[np.float32]
-    confidence: NDArray[np.float32] | None
+    """1 where a high score means high expression of the term's genes, -1 where it means low, 0 where neither, or where
+    the term has no weights, ``(terms,)``."""
+    confidence: NDArray[np.float32] | None = None
+    """How far the share of positive weights is from a half, in [0, 1], ``(terms,)``; None but for ``counts``."""
 
 
 def term_weights(model: Model) -> Array:
@@ -84,14 +78,6 @@ def term_directions(model: Model, *, method: Method = "expression") -> Direction
     return METHODS[method](model.network)
 
 
-def _by_expression(network: Network) -> Directions:
-    return Directions(network.directions().astype(np.float32), None)
-
-
-def _by_sum(network: Network) -> Directions:
-    return Directions(np.sign(network.term_weights().sum(axis=0, dtype=np.float64)).astype(np.float32), None)
-
-
 def _by_counts(network: Network) -> Directions:
     weights = network.term_weights()
     weighing, positive = np.count_nonzero(weights, axis=0), np.count_nonzero(weights > 0, axis=0)
@@ -100,8 +86,8 @@ def _by_counts(network: Network) -> Directions:
 
 
 METHODS: Mapping[str, Callable[[Network], Directions]] = {
-    "expression": _by_expression,
-    "sum": _by_sum,
+    "expression": lambda network: Directions(network.directions().astype(np.float32)),
+    "sum": lambda network: Directions(np.sign(network.term_weights().sum(axis=0, dtype=np.float64)).astype(np.float32)),
     "counts": _by_counts,
 }
 

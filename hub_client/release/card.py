@@ -14,8 +14,10 @@ from string import Template
 
 from hub_client import _resources
 from hub_client.files import markdown as md
+from hub_client.manifest.calibration import Metric
+from hub_client.manifest.provenance import DatasetRecord, OntologyTerm
 from hub_client.manifest.reading import read_manifest
-from hub_client.manifest.v1 import Condition, DatasetRecord, Embedding, LabelLevel, Manifest, Metric, OntologyTerm, Term
+from hub_client.manifest.v1 import Condition, Embedding, LabelLevel, Manifest, Term
 
 HUB_LICENSES = frozenset(
     {"agpl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "mit", "mpl-2.0"}

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hub_client.files import markdown as md
-from hub_client.manifest.v1 import Author, DatasetRecord, Manifest
+from hub_client.manifest.provenance import Author, DatasetRecord
+from hub_client.manifest.v1 import Manifest
 from hub_client.release.ref import Ref
 
 _SPECIAL = re.compile(r"([&%$#_{}])")

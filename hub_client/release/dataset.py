@@ -22,7 +22,7 @@ from hub_client import errors
 from hub_client.files import atomic, zarr_zip
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import Frozen, problems
-from hub_client.manifest.v1 import Doi, RelativePath, SemVer, Sha256, Slug, Spdx, Text
+from hub_client.manifest.scalars import Doi, RelativePath, SemVer, Sha256, Slug, Spdx, Text
 from hub_client.release.store import DOCUMENT
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from hub_client import errors
-from hub_client.manifest.v1 import Commit
+from hub_client.manifest.scalars import Commit
 from hub_client.release.names import SHORT_COMMIT, is_version, semver
 from hub_client.release.ref import Ref
 

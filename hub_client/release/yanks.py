@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from hub_client import errors
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import Frozen, problems
-from hub_client.manifest.v1 import SemVer, Sha256
+from hub_client.manifest.scalars import SemVer, Sha256
 
 FILE = "yanked.json"
 BRANCH = "yanked"

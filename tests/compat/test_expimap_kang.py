@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from hub_client import plot
 from hub_client.compat import EXPIMAP
 from hub_client.data.genes import Panel
-from hub_client.manifest.v1 import Gene, Genes
+from hub_client.manifest.inputs import Gene, Genes
 from hub_client.programs.programs import as_terms, read_gmt
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from numpy.testing import assert_allclose
 import hub_client
 from hub_client import errors
 from hub_client.interop.import_legacy import KINDS, NAMES, ORGANISMS, TRAINING, UNTRAINED, import_legacy
-from hub_client.manifest.v1 import OntologyTerm
+from hub_client.manifest.provenance import OntologyTerm
 from hub_client.models.architectures import ARCHITECTURES
 from hub_client.models.architectures.expimap import ExpiMap
 from hub_client.models.architectures.scpoli import ScPoli

@@ -9,7 +9,8 @@ import pytest
 from hub_client import errors
 from hub_client.interop.term_names import named, read
 from hub_client.manifest.configs import ExpiMapConfig
-from hub_client.manifest.v1 import Condition, Gene, Genes, Manifest, OneHot, Term
+from hub_client.manifest.inputs import Gene, Genes
+from hub_client.manifest.v1 import Condition, Manifest, OneHot, Term
 from hub_client.programs.programs import Program
 from tests import simulated
 

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from hub_client import errors
 from hub_client.labels.calibrate import calibrate
 from hub_client.labels.rules import Evidence, probabilities
-from hub_client.manifest.v1 import Calibration
+from hub_client.manifest.calibration import Calibration
 
 LABELS = ("B", "NK", "T")
 RULE = Calibration(level="cell_type", temperature=3.0)

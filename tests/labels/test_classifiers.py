@@ -17,8 +17,8 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.expression import LEAST_SPREAD, PENALTY, fit, normalised
 from hub_client.labels.predict import predict
+from hub_client.manifest.calibration import Calibration
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.v1 import Calibration
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
 from hub_client.models.train import train

@@ -13,8 +13,8 @@ from scipy.special import softmax
 from hub_client import errors
 from hub_client.data.cells import Cells
 from hub_client.labels.predict import UNKNOWN, joined, predict
+from hub_client.manifest.calibration import Calibration, Trust
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.v1 import Calibration, Trust
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 from hub_client.models.train import train

@@ -9,7 +9,7 @@ import pytest
 
 from hub_client import errors
 from hub_client.labels.rules import RULES, Evidence, Rule, probabilities
-from hub_client.manifest.v1 import Calibration, Transfer
+from hub_client.manifest.calibration import Calibration, Transfer
 
 BOTH = Evidence(
     ("B", "T"),

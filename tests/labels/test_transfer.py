@@ -11,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from hub_client.labels.mixtures import log_densities
 from hub_client.labels.neighbors import votes
 from hub_client.labels.rules import Evidence, probabilities, uncertainty
-from hub_client.manifest.v1 import Calibration
+from hub_client.manifest.calibration import Calibration
 from hub_client.nn.layers import Axis
 from hub_client.nn.prototypes import PrototypeTable
 

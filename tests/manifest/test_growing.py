@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hub_client import errors
-from hub_client.manifest.v1 import Condition, Covariates, Lineage, Manifest, TensorSpec
+from hub_client.manifest.provenance import Lineage
+from hub_client.manifest.v1 import Condition, Covariates, Manifest, TensorSpec
 from tests.simulated import manifest
 
 BOTH = ("batch", "tech")

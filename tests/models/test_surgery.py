@@ -12,7 +12,7 @@ from hub_client import errors
 from hub_client.data.cells import Cells
 from hub_client.labels.predict import predict
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.v1 import Parent
+from hub_client.manifest.provenance import Parent
 from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.models.embed import embed
 from hub_client.models.model import Model

@@ -9,7 +9,7 @@ import torch
 import hub_client
 from hub_client import errors
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.v1 import DatasetRecord, Training
+from hub_client.manifest.provenance import DatasetRecord, Training
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
 from hub_client.models.train import query_plan, train

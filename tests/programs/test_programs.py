@@ -10,7 +10,7 @@ import pytest
 
 from hub_client import errors
 from hub_client.data.genes import Panel
-from hub_client.manifest.v1 import Gene, Genes
+from hub_client.manifest.inputs import Gene, Genes
 from hub_client.programs.programs import Program, as_terms, from_frame, genes_of, read, read_gmt
 from tests.contract.examples import trained
 

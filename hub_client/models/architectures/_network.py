@@ -34,43 +34,28 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scores:
-    """One label level's evidence.
-
-    Attributes
-    ----------
-    labels
-        The level's categories, in manifest order.
-    values
-        ``(cells, labels)``: distances in the latent (smaller is closer) or probabilities.
-    kind
-        Which of the two ``values`` holds.
-    mahalanobis_squared
-        ``(cells, labels)``: squared Mahalanobis distances to the labels' prototypes, under the covariance their cells
-        share; None where there is none.
-    label_frequencies
-        ``(labels,)``: each label's share of the labelled reference cells; None where it is not known.
-    """
+    """One label level's evidence."""
 
     labels: tuple[str, ...]
+    """The level's categories, in manifest order."""
     values: Array
+    """``(cells, labels)``: distances in the latent (smaller is closer) or probabilities."""
     kind: Literal["distance", "probability"]
+    """Which of the two ``values`` holds."""
     mahalanobis_squared: Array | None = None
+    """``(cells, labels)``: squared Mahalanobis distances to the labels' prototypes, under the covariance their cells
+    share; None where there is none."""
     label_frequencies: Array | None = None
+    """``(labels,)``: each label's share of the labelled reference cells; None where it is not known."""
 
 
 class Decoded(NamedTuple):
-    """The parameters of the distribution of a minibatch's expression.
-
-    Attributes
-    ----------
-    mean
-        Expected counts (or log1p counts for mse), ``(cells, genes)``; for zinb before counts are dropped.
-    dropout_logits
-        Log-odds that a count was dropped, ``(cells, genes)``; None but for zinb.
-    """
+    """The parameters of the distribution of a minibatch's expression."""
 
     mean: Tensor
+    """Expected counts (or log1p counts for mse), ``(cells, genes)``; for zinb before counts are dropped."""
     dropout_logits: Tensor | None = None
+    """Log-odds that a count was dropped, ``(cells, genes)``; None but for zinb."""
 
 
 class Network(Trainee):
@@ -235,7 +220,8 @@ class Network(Trainee):
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0."""
-        return {"kl_weight": kl_weight(plan, epoch)}
+        rise = epoch / plan.kl_anneal_epochs if plan.kl_anneal_epochs else 1.0
+        return {"kl_weight": plan.kl_weight * min(rise, 1.0)}
 
     def in_training(self) -> list[nn.Module]:
         """Return what runs in training mode: everything, or after surgery the tables that grew.
@@ -322,12 +308,6 @@ class Network(Trainee):
     def best_sources(self, new: Vocabulary, cells: Cells, *, seed: int) -> dict[str, dict[int, int]]:
         """Return, for each axis, the reference's entry that each new entry starts best from."""
         return _new_rows.by_key(self, new, cells, seed)
-
-
-def kl_weight(plan: Plan, epoch: int) -> float:
-    """Return the KL term's weight in an epoch: it rises linearly from 0."""
-    rise = epoch / plan.kl_anneal_epochs if plan.kl_anneal_epochs else 1.0
-    return plan.kl_weight * min(rise, 1.0)
 
 
 def with_sum(loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,10 +22,6 @@ Sources = dict[str, dict[int, int]]
 """For each axis, the position of a new entry among the new ones to the reference's entry that it starts from."""
 
 
-def _random(old: Network, new: Network, cells: Cells, seed: int) -> dict[str, str]:
-    return {}
-
-
 @torch.no_grad()
 def _mean(old: Network, new: Network, cells: Cells, seed: int) -> dict[str, str]:
     for part in (part for parts in new.growing().values() for part in parts):
@@ -50,7 +46,7 @@ def _best(old: Network, new: Network, cells: Cells, seed: int) -> dict[str, str]
 
 
 START: Mapping[str, Callable[[Network, Network, Cells, int], dict[str, str]]] = {
-    "random": _random,
+    "random": lambda *_: {},
     "mean": _mean,
     "best": _best,
 }

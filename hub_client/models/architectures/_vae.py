@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hub_client import errors
-from hub_client.data.batches import Batch, Batches
+from hub_client.data.batches import Batch
 from hub_client.data.cells import Cells
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.configs import ExpiMapConfig, ScPoliConfig, TrVAEConfig
@@ -33,7 +33,6 @@ from hub_client.nn.layers import Axis, Dense, Embedded, GrowingTable, HiddenLaye
 from hub_client.nn.training import Split
 
 VARIANCE_FLOOR = 1e-4
-DISPERSED = ("nb", "zinb")
 Config = ScPoliConfig | TrVAEConfig | ExpiMapConfig
 Conditions = Embedded | OneHot | None
 """How a layer reads the conditions; None where they are not injected."""
@@ -102,20 +101,11 @@ def _scaled_fraction(outputs: Tensor, size_factor: Tensor) -> Tensor:
     return torch.softmax(outputs, dim=1) * size_factor[:, None]
 
 
-def _fraction(outputs: Tensor, size_factor: Tensor) -> Tensor:
-    """Poisson: like scArches, the rate is the softmax itself, without the size factor."""
-    return torch.softmax(outputs, dim=1)
-
-
-def _positive(outputs: Tensor, size_factor: Tensor) -> Tensor:
-    return F.relu(outputs)
-
-
 EXPECTED: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nb": _scaled_fraction,
     "zinb": _scaled_fraction,
-    "poisson": _fraction,
-    "mse": _positive,
+    "poisson": lambda outputs, _: torch.softmax(outputs, dim=1),  # like scArches' rate, without the size factor
+    "mse": lambda outputs, _: F.relu(outputs),
 }
 """The mean that hidden decoders give, from the last linear map's outputs and the size factor."""
 
@@ -163,7 +153,7 @@ class ConditionalVae(Network):
 
     def dispersion_table(self) -> GrowingTable | None:
         """Return a table of log inverse dispersions for likelihoods that have them, ``(combinations, genes)``."""
-        if self.config.likelihood not in DISPERSED:
+        if self.config.likelihood not in ("nb", "zinb"):
             return None
         named = self.named_axes()
         return GrowingTable(named["combinations"], named["genes"], reference=self.vocabulary.reference_combinations)
@@ -229,14 +219,11 @@ class ConditionalVae(Network):
         dropouts = [module for module in self.modules() if isinstance(module, nn.Dropout)]
         return [*super().in_training(), *(dropouts if kept else [])]
 
+    @torch.no_grad()
     def before_training(self, plan: Plan, data: Split) -> None:
         """Compute frozen first-layer products once instead of once an epoch."""
         if not self.first_weight().requires_grad:
-            data.batches.expression = self._products(data.batches)
-
-    @torch.no_grad()
-    def _products(self, batches: Batches) -> Tensor:
-        return batches.rows(self.expression_product, batch_size=1024)
+            data.batches.expression = data.batches.rows(self.expression_product, batch_size=1024)
 
 
 class OneHotVae(ConditionalVae):
@@ -255,8 +242,8 @@ class OneHotVae(ConditionalVae):
     def condition(self) -> OneHot | None:
         """Return how layers read the condition; None where the model has none."""
         named = self.named_axes()
-        axes = [OneHot(named[f"conditions.{key}"], a.reference) for key, a in self.vocabulary.conditions.items()]
-        return axes[0] if axes else None
+        axes = (OneHot(named[f"conditions.{key}"], a.reference) for key, a in self.vocabulary.conditions.items())
+        return next(axes, None)
 
     def condition_inputs(self, batch: Batch) -> Tensor | None:
         """Return the code of each cell's condition, ``(cells,)``."""
@@ -294,17 +281,9 @@ def _inflated_loss(network: ConditionalVae, batch: Batch, decoded: Decoded) -> T
     )
 
 
-def _poisson_loss(network: ConditionalVae, batch: Batch, decoded: Decoded) -> Tensor:
-    return losses.poisson(batch.nonzero, decoded.mean)
-
-
-def _squared_error(network: ConditionalVae, batch: Batch, decoded: Decoded) -> Tensor:
-    return losses.mean_squared_error(batch.dense(batch.values), decoded.mean)
-
-
 RECONSTRUCTIONS: Mapping[str, Callable[[ConditionalVae, Batch, Decoded], Tensor]] = {
     "nb": _counts_loss,
     "zinb": _inflated_loss,
-    "poisson": _poisson_loss,
-    "mse": _squared_error,
+    "poisson": lambda _, batch, decoded: losses.poisson(batch.nonzero, decoded.mean),
+    "mse": lambda _, batch, decoded: losses.mean_squared_error(batch.dense(batch.values), decoded.mean),
 }

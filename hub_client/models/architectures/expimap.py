@@ -93,20 +93,12 @@ class LinearDecoder(nn.Module):
         return cast(Tensor, sum(parts[1:], start=parts[0]))
 
 
-def _softmax(outputs: Tensor) -> Tensor:
-    return torch.softmax(outputs, dim=1)
-
-
-def _same(outputs: Tensor) -> Tensor:
-    return outputs
-
-
 LAST_LAYERS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "softmax": _softmax,
+    "softmax": lambda outputs: torch.softmax(outputs, dim=1),
     "softplus": F.softplus,
     "exp": torch.exp,
     "relu": F.relu,
-    "identity": _same,
+    "identity": lambda outputs: outputs,
 }
 """What makes a mean of the decoder's outputs, ``(cells, genes)``; only the softmax is multiplied by the size factor."""
 
@@ -126,11 +118,9 @@ class ExpiMap(OneHotVae):
         self.encoder = TermEncoder(self.config, [named["genes"], *self.hidden_axes()], axes, condition)
         programs = [self._program(*pair, genes=named["genes"]) for pair in zip(axes, self.blocks, strict=True)]
         self.decoder = LinearDecoder(programs, named["genes"], condition)
-        self.library_encoder = (
-            Encoder(self.config, [named["genes"], LIBRARY_HIDDEN], LIBRARY, condition)
-            if self.config.library_encoder
-            else None
-        )
+        self.library_encoder = None
+        if self.config.library_encoder:
+            self.library_encoder = Encoder(self.config, [named["genes"], LIBRARY_HIDDEN], LIBRARY, condition)
         self.theta = self.dispersion_table()
         self.freeze_reference()
         for module in self._free_layers() if self.grown_by_surgery else ():
@@ -272,7 +262,9 @@ class ExpiMap(OneHotVae):
         if not self.config.hsic or not free:
             return z.new_zeros(())
         groups = [[position] for position in free] if self.config.hsic_one_vs_all else [free]
-        return torch.stack([_dependence(z, group) for group in groups]).sum()
+        others = [[column for column in range(z.shape[1]) if column not in group] for group in groups]
+        pairs = zip(groups, others, strict=True)
+        return torch.stack([losses.hsic(z[:, group], z[:, rest]) for group, rest in pairs]).sum()
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -290,23 +282,17 @@ class ExpiMap(OneHotVae):
     def _shrink(
         self, program: MaskedLinear, block: tuple[Term, ...], plan: Plan, *, learning_rate: float, epoch: int
     ) -> None:
-        outside = (
-            plan.expimap.soft_mask_l1
-            * learning_rate
-            * share(epoch, epochs=plan.expimap.soft_mask_l1_anneal_epochs, every=plan.expimap.soft_mask_l1_anneal_every)
-        )
-        anywhere = (
-            plan.expimap.extension_l1
-            * learning_rate
-            * share(epoch, epochs=plan.expimap.extension_l1_anneal_epochs, every=plan.expimap.extension_l1_anneal_every)
-        )
+        options = plan.expimap
+        risen = share(epoch, epochs=options.soft_mask_l1_anneal_epochs, every=options.soft_mask_l1_anneal_every)
+        outside = options.soft_mask_l1 * learning_rate * risen
+        risen = share(epoch, epochs=options.extension_l1_anneal_epochs, every=options.extension_l1_anneal_every)
+        anywhere = options.extension_l1 * learning_rate * risen
         free = sum(term.kind == "unconstrained" for term in block)
         masked, unmasked = torch.split(program.weight, [len(block) - free, free], dim=1)
         if program.soft and outside:
             soft_threshold_(masked, outside, allowed=program.mask[:, : len(block) - free])
-        if block[0].kind == "annotated" and plan.expimap.group_lasso:
-            scale = self._lasso_scale(plan, len(block))
-            group_lasso_(masked, plan.expimap.group_lasso * learning_rate, scale=scale)
+        if block[0].kind == "annotated" and options.group_lasso:
+            group_lasso_(masked, options.group_lasso * learning_rate, scale=self._lasso_scale(plan, len(block)))
         if anywhere:
             soft_threshold_(unmasked, anywhere)
 
@@ -355,8 +341,3 @@ def share(epoch: int, *, epochs: int, every: int) -> float:
         return 1.0
     passed = (epoch - 1) // every * every
     return min(max(passed, 1) / epochs, 1.0)
-
-
-def _dependence(z: Tensor, columns: list[int]) -> Tensor:
-    others = [column for column in range(z.shape[1]) if column not in columns]
-    return losses.hsic(z[:, columns], z[:, others])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -45,22 +45,14 @@ class ScPoli(ConditionalVae):
         super().__init__(manifest)
         named, hidden = self.named_axes(), self.hidden_axes()
         self.embeddings = nn.ModuleList([self._embedding(c.key, c.encoding, named) for c in manifest.conditions])
-        self.encoder = Encoder(
-            self.config, [named["genes"], *hidden], named["latent"], self._injected("encoder", named["embedding"])
-        )
-        self.decoder = Decoder(
-            self.config,
-            [named["latent"], *reversed(hidden)],
-            named["genes"],
-            self._injected("decoder", named["embedding"]),
-        )
+        embedding = Embedded(named["embedding"]) if named["embedding"].size else None
+        encoded, decoded = (embedding if part in self.config.inject else None for part in ("encoder", "decoder"))
+        self.encoder = Encoder(self.config, [named["genes"], *hidden], named["latent"], encoded)
+        self.decoder = Decoder(self.config, [named["latent"], *reversed(hidden)], named["genes"], decoded)
         self.theta = self.dispersion_table()
         self.prototypes = nn.ModuleList([self._prototypes(key, named) for key in self._prototype_levels()])
         self.register_buffer("unlabelled", torch.zeros(manifest.prototypes.unlabelled, self.config.latent))
         self.freeze_reference()
-
-    def _injected(self, part: Literal["encoder", "decoder"], embedding: Axis) -> Embedded | None:
-        return Embedded(embedding) if embedding.size and part in self.config.inject else None
 
     def _embedding(self, key: str, encoding: object, named: dict[str, Axis]) -> GrowingTable:
         if not isinstance(encoding, Embedding):
@@ -70,10 +62,7 @@ class ScPoli(ConditionalVae):
             )
         axis = self.vocabulary.conditions[key]
         return GrowingTable(
-            named[f"conditions.{key}"],
-            named[f"embedding.{key}"],
-            reference=axis.reference,
-            max_norm=encoding.max_norm,
+            named[f"conditions.{key}"], named[f"embedding.{key}"], reference=axis.reference, max_norm=encoding.max_norm
         )
 
     def _prototype_levels(self) -> list[str]:
@@ -99,8 +88,7 @@ class ScPoli(ConditionalVae):
 
     def facts(self) -> dict[str, object]:
         """Return the manifest's fields that training can change."""
-        prototypes = self.manifest.prototypes.model_copy(update={"unlabelled": len(self.unlabelled)})
-        return {"prototypes": prototypes}
+        return {"prototypes": self.manifest.prototypes.model_copy(update={"unlabelled": len(self.unlabelled)})}
 
     # --- the function ----------------------------------------------------------------------------------------------
 
@@ -135,8 +123,10 @@ class ScPoli(ConditionalVae):
         terms = {
             "reconstruction": self.compared(batch, self.decoded(batch, z, conditions)).mean(),
             "kl": losses.kl_standard_normal(mean, variance).mean(),
-            "prototype": self._weighted_prototypes(z, batch, prototype_weight, unlabelled_weight),
+            "prototype": z.new_zeros(()),
         }
+        if prototype_weight:
+            terms["prototype"] = self.prototype_loss(z, batch.labels, unlabelled_weight=unlabelled_weight)
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + prototype_weight * terms["prototype"]
         return with_sum(loss, terms)
 
@@ -147,9 +137,6 @@ class ScPoli(ConditionalVae):
             parts.append(unlabelled_weight * unlabelled_loss(z, self.unlabelled))
         return torch.stack(parts).sum() if parts else z.new_zeros(())
 
-    def _weighted_prototypes(self, z: Tensor, batch: Batch, weight: float, unlabelled_weight: float) -> Tensor:
-        return self.prototype_loss(z, batch.labels, unlabelled_weight=unlabelled_weight) if weight else z.new_zeros(())
-
     # --- training: what the loop asks --------------------------------------------------------------------------------
 
     def fit(self, cells: Cells, plan: Plan, *, seed: int, runtime: Runtime) -> History:
@@ -157,13 +144,9 @@ class ScPoli(ConditionalVae):
 
         A query that brings new labels but no new conditions has no rows to train; its prototypes are placed.
         """
-        if not self.parameter_groups(plan) and self._moves(self.batches(cells).labels):
-            return self._fit_labels(cells)
-        return super().fit(cells, plan, seed=seed, runtime=runtime)
-
-    def _fit_labels(self, cells: Cells) -> History:
-        started = time.perf_counter()
-        batches = self.batches(cells)
+        started, batches = time.perf_counter(), self.batches(cells)
+        if self.parameter_groups(plan) or not self._moves(batches.labels):
+            return super().fit(cells, plan, seed=seed, runtime=runtime)
         self._place(self.means(batches), batches.labels)
         return History(pd.DataFrame(), None, "finished", time.perf_counter() - started, str(batches.device))
 
@@ -247,8 +230,7 @@ class ScPoli(ConditionalVae):
         prototypes = nn.Parameter(self.unlabelled.clone())
         with torch.enable_grad():
             unlabelled_loss(latent, prototypes).backward()  # type: ignore[no-untyped-call]
-        optimizer = torch.optim.Adam([prototypes], lr=plan.learning_rate, eps=plan.adam_epsilon)
-        optimizer.step()
+        torch.optim.Adam([prototypes], lr=plan.learning_rate, eps=plan.adam_epsilon).step()
         self.unlabelled = prototypes.detach()
 
     def cluster_unlabelled(self, cells: Cells, plan: Plan, *, seed: int = 0) -> None:
@@ -326,8 +308,7 @@ class ScPoli(ConditionalVae):
                 facts={"prototypes": len(means), "labels": sum(sizes)},
             )
         blocks = (torch.split(means, sizes), torch.split(covariances, sizes))
-        parts = zip(self._prototype_tables(), *blocks, strict=True)
-        for table, mean, covariance in parts:
+        for table, mean, covariance in zip(self._prototype_tables(), *blocks, strict=True):
             table.means.copy_(mean)
             table.covariances.copy_(covariance)
             table.cells.fill_(1.0)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hub_client import errors
 from hub_client.files import atomic, locks
-from hub_client.manifest.v1 import Commit, Sha256
+from hub_client.manifest.scalars import Commit, Sha256
 from hub_client.release.store import Logged, RepoType
 from hub_client.store.cache.downloads import Cache
 

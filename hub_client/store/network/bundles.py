@@ -29,7 +29,7 @@ from hub_client import errors
 from hub_client.files import atomic
 from hub_client.manifest import _json
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.manifest.v1 import Commit, Sha256
+from hub_client.manifest.scalars import Commit, Sha256
 from hub_client.release import files as release_files
 from hub_client.release.files import Wanted
 from hub_client.release.names import is_file, is_repository

@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from hub_client import errors
 from hub_client.files import markdown
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.manifest.v1 import Commit
+from hub_client.manifest.scalars import Commit
 from hub_client.release import card, dataset, yanks
 from hub_client.release.files import Wanted
 from hub_client.release.names import COMMIT, SHA256

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from hub_client.data.cells import Cells, GeneReport
 from hub_client.manifest.v1 import LabelLevel, Manifest
 from hub_client.models.architectures.scvi.modules import parameters, scvi_tools
 from hub_client.models.architectures.scvi.tables import KINDS, batch_key, protein_masks
+from hub_client.nn import training
 
 if TYPE_CHECKING:
     from hub_client.models.architectures.scvi.network import ScviTools
@@ -64,18 +64,9 @@ def scvi_model(network: ScviTools, cells: Cells | None = None, *, obs: pd.DataFr
     return model
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Silence what scvi-tools reports about data: it was checked when it was aligned."""
-    logger = logging.getLogger("scvi")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return training.quiet("scvi", level=logging.WARNING)
 
 
 def _setup(manifest: Manifest) -> dict[str, Any]:
@@ -93,19 +84,15 @@ def _labels(manifest: Manifest) -> dict[str, Any]:
     return {"labels_key": manifest.labels[0].key if manifest.labels else None}
 
 
-def _labels_and_unlabelled(manifest: Manifest) -> dict[str, Any]:
-    return _labels(manifest) | {"unlabeled_category": manifest.labels[0].unlabelled or UNLABELLED}
-
-
-def _proteins(manifest: Manifest) -> dict[str, Any]:
-    return {"protein_expression_obsm_key": _protein_key(manifest)}
-
-
 def _protein_key(manifest: Manifest) -> str:
     return (manifest.proteins and manifest.proteins.source) or "protein_expression"
 
 
-SETUP = {"scvi": _labels, "scanvi": _labels_and_unlabelled, "totalvi": _proteins}
+SETUP: Mapping[str, Callable[[Manifest], dict[str, Any]]] = {
+    "scvi": _labels,
+    "scanvi": lambda manifest: _labels(manifest) | {"unlabeled_category": manifest.labels[0].unlabelled or UNLABELLED},
+    "totalvi": lambda manifest: {"protein_expression_obsm_key": _protein_key(manifest)},
+}
 """What each kind's ``setup_anndata`` is given besides."""
 
 
@@ -144,6 +131,7 @@ def _without_counts(manifest: Manifest) -> AnnData:
     names = {key.key: key.categories for key in manifest.categorical}
     labels = {level.key: level.categories for level in manifest.labels[:1]}
     count = CELLS_PER_CATEGORY * max([1, *map(len, (names | labels).values())])
+    continuous = len(manifest.covariates.continuous)
     cells = Cells(
         x=csr_matrix((count, len(manifest.genes.panel)), dtype=np.float32),
         obs_names=np.array([f"without counts {number}" for number in range(count)], dtype=object),
@@ -151,9 +139,7 @@ def _without_counts(manifest: Manifest) -> AnnData:
         labels={key: np.resize(categories, count) for key, categories in labels.items()},
         size_factor=np.ones(count, dtype=np.float32),
         report=GeneReport(coverage=1.0),
-        continuous=np.zeros((count, len(manifest.covariates.continuous)), np.float32)
-        if manifest.covariates.continuous
-        else None,
+        continuous=np.zeros((count, continuous), np.float32) if continuous else None,
         proteins=_measured(manifest, count),
     )
     return _with_counts(manifest, cells, None)

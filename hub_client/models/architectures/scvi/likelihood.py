@@ -56,10 +56,13 @@ def generative(module: Any, batch: Batch, tensors: Mapping[str, Tensor], inferre
     rate, dispersion, logits = _decoded(module, given)
     log_theta, codes = _dispersion(module, given, dispersion)
     negative = LIKELIHOODS[module.gene_likelihood](batch, rate, log_theta, codes, logits)
-    z = given["z"]
+    z, library = given["z"], None
+    if not module.use_observed_lib_size:
+        mean, variance = module._compute_local_library_params(given["batch_index"])
+        library = Normal(mean, variance.sqrt(), validate_args=False)
     return {
         "px": SparseLikelihood(negative),
-        "pl": None if module.use_observed_lib_size else _library(module, given["batch_index"]),
+        "pl": library,
         "pz": Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False),
     }
 
@@ -93,12 +96,6 @@ def _dispersion(module: Any, given: Mapping[str, Any], decoded: Tensor | None) -
         return module.px_r[None, :], torch.zeros_like(cells)
     key = {"gene-batch": "batch_index", "gene-label": "y"}[module.dispersion]
     return module.px_r.T, given[key].squeeze(-1).long()
-
-
-def _library(module: Any, batch_index: Tensor) -> Normal:
-    """Return the prior of each cell's log library size, ``(cells, 1)``."""
-    mean, variance = module._compute_local_library_params(batch_index)
-    return Normal(mean, variance.sqrt(), validate_args=False)
 
 
 def _zero_inflated(batch: Batch, rate: Tensor, log_theta: Tensor, codes: Tensor, logits: Tensor) -> Tensor:

@@ -80,16 +80,13 @@ def parameters(manifest: Manifest) -> dict[str, Any]:
     kind = KINDS[config.kind]
     given = {parameter: getattr(config, field) for parameter, field in kind.parameters.items()}
     for group, fields in kind.nested.items():
-        chosen = {parameter: getattr(config, field) for parameter, field in fields.items() if _chosen(config, field)}
+        usual = {field: type(config).model_fields[field].default for field in fields.values()}
+        chosen = {name: value for name, field in fields.items() if (value := getattr(config, field)) != usual[field]}
         given |= {group: chosen} if chosen else {}
     if embedding := embedded(manifest):
         sizes = {"embedding_dim": embedding.dim, "max_norm": embedding.max_norm}
         given |= {"batch_representation": "embedding", "batch_embedding_kwargs": sizes}
     return given
-
-
-def _chosen(config: Any, field: str) -> bool:
-    return bool(getattr(config, field) != type(config).model_fields[field].default)
 
 
 class ModuleAxes:
@@ -164,7 +161,8 @@ def split_categories(module: Any, axes: ModuleAxes) -> None:
         layers = module.get_submodule(path)
         if hasattr(layers, "fc_layers"):
             widths = axes.widths(stack, len(layers.fc_layers))
-            _replace(module, path, InjectedLayers(layers, widths=widths, keys=axes.keys(stack)))
+            owner, attribute = owner_of(module, path)
+            owner._modules[attribute] = InjectedLayers(layers, widths=widths, keys=axes.keys(stack))
     if embedding := embedded(axes.manifest):
         _embed(module, axes, embedding)
     for entry in axes.kind.per_category(axes.manifest):
@@ -180,11 +178,6 @@ def _embed(module: Any, axes: ModuleAxes, embedding: Embedding) -> None:
     table = GrowingTable(batch.axis, width, reference=batch.reference, max_norm=embedding.max_norm)
     table.load(module.embeddings_dict[BATCH].weight.detach())
     module.embeddings_dict[BATCH] = table
-
-
-def _replace(module: nn.Module, path: str, part: nn.Module) -> None:
-    owner, attribute = owner_of(module, path)
-    owner._modules[attribute] = part
 
 
 def plain_state(module: nn.Module, plain: nn.Module) -> dict[str, Tensor]:

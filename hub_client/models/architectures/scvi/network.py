@@ -159,10 +159,12 @@ class ScviTools(Network):
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Return what scvi-tools' modules read of a minibatch, by its registry's keys."""
+        none = torch.zeros_like(batch.index)
         found = {
             "X": batch.dense(batch.values),
-            "batch": batch.conditions[:, :1] if batch.conditions.shape[1] else torch.zeros_like(batch.index)[:, None],
-            "labels": self._label_codes(batch)[:, None],
+            "batch": batch.conditions[:, :1] if batch.conditions.shape[1] else none[:, None],
+            # where a cell has no label 0 stands, which only some dispersions read
+            "labels": batch.labels[:, :1].clamp(min=0) if batch.labels.shape[1] else none[:, None],
         }
         if batch.covariates.shape[1]:
             found["extra_categorical_covs"] = batch.covariates
@@ -171,13 +173,9 @@ class ScviTools(Network):
         if self.manifest.input.size_factor is not None:
             found["size_factor"] = batch.size_factor[:, None]
         if self.manifest.proteins is not None:
-            none = batch.size_factor.new_zeros((len(batch), len(self.manifest.proteins.panel)))
-            found["proteins"] = batch.proteins if batch.proteins.shape[1] else none
+            unmeasured = batch.size_factor.new_zeros((len(batch), len(self.manifest.proteins.panel)))
+            found["proteins"] = batch.proteins if batch.proteins.shape[1] else unmeasured
         return found
-
-    def _label_codes(self, batch: Batch) -> Tensor:
-        """Return the code of each cell's label, ``(cells,)``; 0 where it has none, which only some dispersions read."""
-        return batch.labels[:, 0].clamp(min=0) if batch.labels.shape[1] else torch.zeros_like(batch.index)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the latent's posterior mean and variance, ``(cells, latent)`` each."""
@@ -196,8 +194,7 @@ class ScviTools(Network):
     def expected(self, generated: Mapping[str, Any]) -> Decoded:
         """Return the parameters of the genes' counts from what a module's ``generative`` returned."""
         found = generated["px"]
-        zero_inflated = self.config.likelihood == "zinb"
-        return Decoded(found.mu, found.zi_logits) if zero_inflated else Decoded(found.mean)
+        return Decoded(found.mu, found.zi_logits) if self.config.likelihood == "zinb" else Decoded(found.mean)
 
     def losses(self, batch: Batch, *, sample: bool, **weights: Any) -> tuple[Tensor, Any]:
         """Return points of the latent, ``(cells, latent)``, and scvi-tools' losses at them.

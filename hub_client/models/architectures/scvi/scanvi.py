@@ -40,10 +40,8 @@ class ScANVI(ScviTools):
         """Return what the classifier's loss reads: labelled cells, in training drawn apart from the minibatch's."""
         drawn = self._labelled.take(len(batch)) if self._labelled and sample else batch
         labelled = drawn.labels[:, 0] >= 0
-        inputs = (
-            {name: tensor[labelled] for name, tensor in self.inputs(drawn).items()} if bool(labelled.any()) else None
-        )
-        return {"labelled_tensors": inputs, "classification_ratio": weight}
+        inputs = {name: tensor[labelled] for name, tensor in self.inputs(drawn).items()}
+        return {"labelled_tensors": inputs if bool(labelled.any()) else None, "classification_ratio": weight}
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0, the classifier has the plan's."""

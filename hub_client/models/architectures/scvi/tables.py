@@ -13,7 +13,8 @@ from torch import Tensor
 from hub_client import errors
 from hub_client.data.batches import Batch
 from hub_client.manifest.configs import ScANVIConfig, ScVIConfig, TotalVIConfig
-from hub_client.manifest.v1 import Condition, Embedding, Manifest, Proteins
+from hub_client.manifest.inputs import Proteins
+from hub_client.manifest.v1 import Condition, Embedding, Manifest
 from hub_client.models.architectures.scvi import likelihood
 
 Config = ScVIConfig | ScANVIConfig | TotalVIConfig
@@ -33,27 +34,18 @@ class Stack(NamedTuple):
 
 
 class PerCategory(NamedTuple):
-    """A tensor with an entry for each batch or label.
-
-    Attributes
-    ----------
-    name
-        Where it is in the module.
-    other
-        Its other axis, ``"1"`` if that is of length one; None if it has no other.
-    per
-        What it has entries for.
-    dim
-        The dimension they are along.
-    trained
-        Whether training moves it.
-    """
+    """A tensor with an entry for each batch or label."""
 
     name: str
+    """Where it is in the module."""
     other: str | None
+    """Its other axis, ``"1"`` if that is of length one; None if it has no other."""
     per: Literal["batch", "label"]
+    """What it has entries for."""
     dim: int
+    """The dimension they are along."""
     trained: bool = True
+    """Whether training moves it."""
 
 
 Generative = Callable[[Any, Batch, Mapping[str, Tensor], Mapping[str, Any]], dict[str, Any]]
@@ -61,38 +53,28 @@ Generative = Callable[[Any, Batch, Mapping[str, Tensor], Mapping[str, Any]], dic
 
 @dataclass(frozen=True)
 class Kind:
-    """One of scvi-tools' models.
-
-    Attributes
-    ----------
-    module, model
-        Names of its classes in ``scvi.module`` and ``scvi.model``.
-    parameters
-        scvi-tools' parameter to the config's field.
-    nested
-        The same for parameters in keyword dictionaries, by the dictionary's name.
-    sizes
-        The parameters of its module that follow from the manifest's axes.
-    stacks, dense
-        Where its fully connected layers are; where its linear maps are, and the axes of their outputs and inputs.
-    per_category
-        Its tensors with an entry for each batch or label.
-    initial
-        As ``parameters``, for those of its model alone, which set how training starts.
-    generative
-        What its losses are computed of: module, minibatch, the same as scvi-tools reads it, and what was inferred.
-    """
+    """One of scvi-tools' models."""
 
     module: str
+    """The name of its class in ``scvi.module``."""
     model: str
+    """And of its class in ``scvi.model``."""
     parameters: Mapping[str, str]
+    """scvi-tools' parameter to the config's field."""
     nested: Mapping[str, Mapping[str, str]]
+    """The same for parameters in keyword dictionaries, by the dictionary's name."""
     sizes: Callable[[Manifest], dict[str, Any]]
+    """The parameters of its module that follow from the manifest's axes."""
     stacks: Mapping[str, Stack]
+    """Where its fully connected layers are."""
     dense: Mapping[str, tuple[str, str]]
+    """Where its linear maps are, and the axes of their outputs and inputs."""
     per_category: Callable[[Manifest], list[PerCategory]]
+    """Its tensors with an entry for each batch or label."""
     initial: Mapping[str, str] = field(default_factory=dict)
+    """As ``parameters``, for those of its model alone, which set how training starts."""
     generative: Generative = likelihood.whole
+    """What its losses are computed of: module, minibatch, the same as scvi-tools reads it, and what was inferred."""
 
 
 def batch_key(manifest: Manifest) -> Condition | None:
@@ -217,11 +199,10 @@ def _totalvae_sizes(manifest: Manifest) -> dict[str, Any]:
             "a dispersion for each label is not to be had: scvi-tools gives totalVI no labels.", path="architecture"
         )
     sizes = _shared_sizes(manifest)
-    panel = len(cast(Proteins, manifest.proteins).panel)
     return sizes | {
         "n_labels": 0,
         "n_input_genes": len(manifest.genes.panel),
-        "n_input_proteins": panel,
+        "n_input_proteins": len(cast(Proteins, manifest.proteins).panel),
         "n_panel": sizes["n_batch"],
         "protein_batch_mask": protein_masks(manifest),
     }
@@ -268,23 +249,16 @@ TOTALVAE_PARAMETERS = {
 TOTALVAE_STACKS = {
     "encoder.encoder": Stack(("genes", "proteins"), "encoder"),
     "encoder.l_gene_encoder": Stack(("genes", "proteins"), "encoder"),
-    **{
-        f"decoder.{name}": Stack(("latent",), "decoder")
-        for name in ("px_decoder", "py_back_decoder", "py_fore_decoder", "sigmoid_decoder")
-    },
-    **{
-        f"decoder.{name}": Stack(("hidden.0", "latent"), "decoder", "genes")
-        for name in ("px_scale_decoder", "px_dropout_decoder_gene")
-    },
-    **{
-        f"decoder.{name}": Stack(("hidden.0", "latent"), "decoder", "proteins")
-        for name in (
-            "py_back_mean_log_alpha",
-            "py_back_mean_log_beta",
-            "py_fore_scale_decoder",
-            "py_background_decoder",
-        )
-    },
+    "decoder.px_decoder": Stack(("latent",), "decoder"),
+    "decoder.py_back_decoder": Stack(("latent",), "decoder"),
+    "decoder.py_fore_decoder": Stack(("latent",), "decoder"),
+    "decoder.sigmoid_decoder": Stack(("latent",), "decoder"),
+    "decoder.px_scale_decoder": Stack(("hidden.0", "latent"), "decoder", "genes"),
+    "decoder.px_dropout_decoder_gene": Stack(("hidden.0", "latent"), "decoder", "genes"),
+    "decoder.py_back_mean_log_alpha": Stack(("hidden.0", "latent"), "decoder", "proteins"),
+    "decoder.py_back_mean_log_beta": Stack(("hidden.0", "latent"), "decoder", "proteins"),
+    "decoder.py_fore_scale_decoder": Stack(("hidden.0", "latent"), "decoder", "proteins"),
+    "decoder.py_background_decoder": Stack(("hidden.0", "latent"), "decoder", "proteins"),
 }
 TOTALVAE_DENSE = {
     "encoder.z_mean_encoder": ("latent", "hidden.0"),

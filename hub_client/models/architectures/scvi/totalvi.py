@@ -65,12 +65,10 @@ class TotalVI(ScviTools):
 
     def before_training(self, plan: Plan, data: Split) -> None:
         """Make an adversary of the batches where a reference lacks proteins in some."""
-        wanted = self._lacks_proteins() if plan.totalvi.adversarial is None else plan.totalvi.adversarial
+        lacks = self.manifest.proteins is not None and bool(self.manifest.proteins.measured)
+        wanted = lacks if plan.totalvi.adversarial is None else plan.totalvi.adversarial
         if wanted and not self.grown_by_surgery and self.module.n_batch > 1:
             self._adversary = Adversary(self.module, plan)
-
-    def _lacks_proteins(self) -> bool:
-        return self.manifest.proteins is not None and bool(self.manifest.proteins.measured)
 
     def after_step(self, plan: Plan, learning_rate: float, *, epoch: int) -> None:
         """Let the adversary learn."""
@@ -118,13 +116,13 @@ class Adversary:
     """
 
     def __init__(self, module: Any, plan: Plan) -> None:
-        parts = scvi_tools().module
-        self.classifier = parts.Classifier(
-            n_input=module.n_latent, n_hidden=32, n_labels=module.n_batch, n_layers=2, logits=True
-        ).to(module.device)
-        self.optimizer = torch.optim.Adam(
-            self.classifier.parameters(), lr=1e-3, eps=0.01, weight_decay=plan.weight_decay
+        self.classifier = (
+            scvi_tools()
+            .module.Classifier(n_input=module.n_latent, n_hidden=32, n_labels=module.n_batch, n_layers=2, logits=True)
+            .to(module.device)
         )
+        weights = self.classifier.parameters()
+        self.optimizer = torch.optim.Adam(weights, lr=1e-3, eps=0.01, weight_decay=plan.weight_decay)
         self.seen: tuple[Tensor, Tensor, float] | None = None
 
     def fooled(self, z: Tensor, batches: Tensor, weight: float) -> Tensor:
