@@ -27,21 +27,15 @@ PROTEINS = "proteins"
 
 @dataclass(frozen=True)
 class Reference:
-    """The cells a recipe asks for.
-
-    Attributes
-    ----------
-    counts
-        Counts over the genes all data sets share, ``(cells, genes)``; ``obs`` has one column per condition key and
-        label level, named as in the recipe and ``""`` for no label, and the size factor's where the recipe names one.
-        Cells are numbered: no barcode gets past this point. ``obsm["proteins"]`` holds counts of every protein that a
-        data set measured, if any, under the name that the first of these spells it by; 0 where it was not measured.
-    records
-        What the release records of each data set.
-    """
+    """The cells a recipe asks for."""
 
     counts: AnnData
+    """Counts over the genes all data sets share, ``(cells, genes)``; ``obs`` has one column per condition key and label
+    level, named as in the recipe and ``""`` for no label, and the size factor's where the recipe names one. Cells are
+    numbered: no barcode gets past this point. ``obsm["proteins"]`` holds counts of every protein that a data set
+    measured, if any, under the name that the first of these spells it by; 0 where it was not measured."""
     records: tuple[DatasetRecord, ...]
+    """What the release records of each data set."""
 
 
 def load(recipe: Recipe, folder: Path) -> Reference:

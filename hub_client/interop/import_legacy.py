@@ -156,24 +156,16 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of scArches' models becomes ours.
-
-    Attributes
-    ----------
-    mark
-        An attribute that the kinds below it do not have.
-    convert
-        What was saved, the name and what was saved of the reference, to a manifest and tensors.
-    attributes
-        All that scArches saves of such a model, by name.
-    lost
-        Attribute to what it holds that a release does not.
-    """
+    """How a kind of scArches' models becomes ours."""
 
     mark: str
+    """An attribute that the kinds below it do not have."""
     convert: Callable[[Saved, str, Saved | None], tuple[Manifest, Tensors]]
+    """What was saved, the name and what was saved of the reference, to a manifest and tensors."""
     attributes: frozenset[str]
+    """All that scArches saves of such a model, by name."""
     lost: Mapping[str, str]
+    """Attribute to what it holds that a release does not."""
 
 
 def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:

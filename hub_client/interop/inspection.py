@@ -24,28 +24,19 @@ LONGEST = 8
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a folder holds.
-
-    Attributes
-    ----------
-    kind
-        The kind of model; None if it is none that can be imported.
-    conditions, labels
-        Condition key and label level to categories.
-    programs
-        How many gene programs it has, by how they came to be.
-    settings
-        Further attributes that are a number, a text or a short list of them.
-    contents
-        Files, names, tensors and genes.
-    """
+    """What a folder holds."""
 
     kind: str | None
+    """The kind of model; None if it is none that can be imported."""
     conditions: dict[str, list[str]]
     labels: dict[str, list[str]]
+    """Condition key and label level to categories."""
     programs: dict[str, int]
+    """How many gene programs it has, by how they came to be."""
     settings: dict[str, Any]
+    """Further attributes that are a number, a text or a short list of them."""
     contents: Contents
+    """Files, names, tensors and genes."""
 
     @property
     def refused(self) -> tuple[str, ...]:

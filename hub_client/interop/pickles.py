@@ -52,24 +52,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Pickled:
-    """The content of a pickle, as data.
-
-    Attributes
-    ----------
-    value
-        Its object: builtin types, :class:`Named` and :class:`Call`.
-    names
-        All that it names, as ``module:name``, in the order of appearance.
-    persistent
-        The ids of what it keeps outside of itself, such as the storages of PyTorch's files.
-    end
-        Where it ends in the bytes.
-    """
+    """The content of a pickle, as data."""
 
     value: Any
+    """Its object: builtin types, :class:`Named` and :class:`Call`."""
     names: tuple[str, ...]
+    """All that it names, as ``module:name``, in the order of appearance."""
     persistent: tuple[Any, ...]
+    """The ids of what it keeps outside of itself, such as the storages of PyTorch's files."""
     end: int
+    """Where it ends in the bytes."""
 
 
 def read(content: bytes, *, file: str, start: int = 0) -> Pickled:

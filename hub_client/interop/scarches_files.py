@@ -26,30 +26,20 @@ POSITIONS = "labeled_indices_"
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder holds.
-
-    Attributes
-    ----------
-    folder
-        Where it lies.
-    attributes
-        The model's attributes, by the names scArches has for them, with their trailing underscore.
-    state
-        Its tensors by name, on the CPU.
-    genes
-        Its genes, in order.
-    cells
-        Its AnnData's file, if it was saved too.
-    files
-        Every file with its sha256.
-    """
+    """What a folder holds."""
 
     folder: Path
+    """Where it lies."""
     attributes: dict[str, Any]
+    """The model's attributes, by the names scArches has for them, with their trailing underscore."""
     state: dict[str, Tensor]
+    """Its tensors by name, on the CPU."""
     genes: tuple[str, ...]
+    """Its genes, in order."""
     cells: Path | None
+    """Its AnnData's file, if it was saved too."""
     files: tuple[OriginalFile, ...]
+    """Every file with its sha256."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +53,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder holds by its own account, with nothing loaded.
-
-    Attributes
-    ----------
-    attributes
-        The model's attributes as :mod:`hub_client.interop.pickles` reads them.
-    requests
-        All that its files ask for.
-    shapes
-        The sizes of each tensor; None where the file of tensors is refused.
-    genes
-        The genes, in order.
-    cells
-        Its AnnData's file, if it was saved too.
-    """
+    """What a folder holds by its own account, with nothing loaded."""
 
     attributes: dict[str, Any]
+    """The model's attributes as :mod:`hub_client.interop.pickles` reads them."""
     requests: tuple[Request, ...]
+    """All that its files ask for."""
     shapes: dict[str, tuple[int, ...]] | None
+    """The sizes of each tensor; None where the file of tensors is refused."""
     genes: tuple[str, ...]
+    """The genes, in order."""
     cells: Path | None
+    """Its AnnData's file, if it was saved too."""
 
 
 def read(path: str | Path) -> Saved:

@@ -52,31 +52,21 @@ Genes = NDArray[Any] | dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder holds.
-
-    Attributes
-    ----------
-    folder, prefix
-        Where it lies, and what its files' names begin with.
-    attributes
-        The model's attributes, by the names scvi-tools has for them, with their trailing underscore.
-    state
-        Its tensors by name, on the CPU.
-    genes
-        Its genes in order; of a MuData, by modality where scvi-tools kept them so.
-    cells
-        Its AnnData's or MuData's file, if it was saved too.
-    files
-        Every file with its sha256.
-    """
+    """What a folder holds."""
 
     folder: Path
     prefix: str
+    """Where it lies, and what its files' names begin with."""
     attributes: dict[str, Any]
+    """The model's attributes, by the names scvi-tools has for them, with their trailing underscore."""
     state: dict[str, Tensor]
+    """Its tensors by name, on the CPU."""
     genes: Genes
+    """Its genes in order; of a MuData, by modality where scvi-tools kept them so."""
     cells: Path | None
+    """Its AnnData's or MuData's file, if it was saved too."""
     files: tuple[OriginalFile, ...]
+    """Every file with its sha256."""
 
     @property
     def is_old(self) -> bool:

@@ -37,21 +37,14 @@ LICENCES = {
 
 @dataclass(frozen=True)
 class HubMetadata:
-    """What a repository records of its model.
-
-    Attributes
-    ----------
-    fields
-        Fields of a manifest.
-    lost
-        What has no place there, in words.
-    files
-        The files it was read from.
-    """
+    """What a repository records of its model."""
 
     fields: dict[str, Any]
+    """Fields of a manifest."""
     lost: tuple[str, ...]
+    """What has no place there, in words."""
     files: tuple[OriginalFile, ...]
+    """The files it was read from."""
 
 
 def metadata(folder: Path, *, model: str) -> HubMetadata:

@@ -56,22 +56,15 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class Converted:
-    """A saved model as ours.
-
-    Attributes
-    ----------
-    manifest, network
-        Its description and its weights.
-    atlas
-        Where its cells lie in the latent, if they were saved minified.
-    lost
-        What could not be kept, in words.
-    """
+    """A saved model as ours."""
 
     manifest: Manifest
     network: ScviTools
+    """Its description and its weights."""
     atlas: AnnData | None
+    """Where its cells lie in the latent, if they were saved minified."""
     lost: tuple[str, ...]
+    """What could not be kept, in words."""
 
 
 def converted(saved: Saved, *, name: str) -> Converted:

@@ -153,15 +153,10 @@ def _zipped(content: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Archive:
-    """A zipped file of PyTorch, of which nothing is loaded.
-
-    Attributes
-    ----------
-    pickled
-        Its pickle, as data. Numbers are outside of it.
-    """
+    """A zipped file of PyTorch, of which nothing is loaded."""
 
     pickled: Pickled
+    """Its pickle, as data. Numbers are outside of it."""
     _opened: zipfile.ZipFile
     _folder: str
     _read: dict[str, Tensor] = field(default_factory=dict)
