@@ -125,14 +125,13 @@ def _missing_line(genes: dict[str, Any]) -> str:
 
 
 def _show_labels(level: str, rows: list[dict[str, Any]], *, total: int) -> None:
-    columns = [Column(level), Column("cells", "right"), Column("share", "right"), Column("mean uncertainty", "right")]
-    screen.say_table(
-        columns,
-        [
-            [row["label"], f"{row['cells']:,}", f"{row['cells'] / total:.1%}", f"{row['mean_uncertainty']:.3f}"]
-            for row in rows
-        ],
-    )
+    columns = [
+        Column(level, text=lambda row: row["label"]),
+        Column("cells", "right", text=lambda row: f"{row['cells']:,}"),
+        Column("share", "right", text=lambda row: f"{row['cells'] / total:.1%}"),
+        Column("mean uncertainty", "right", text=lambda row: f"{row['mean_uncertainty']:.3f}"),
+    ]
+    screen.say_table(columns, rows)
 
 
 def _show_evaluation(level: dict[str, Any]) -> None:
@@ -142,10 +141,6 @@ def _show_evaluation(level: dict[str, Any]) -> None:
         f"cells" + (f"; {left_out:,} cells with labels unknown to the model left out" if left_out else "")
     )
     columns = [Column("true label"), *(Column(name, "right") for name in ("cells", "precision", "recall", "F1"))]
-    screen.say_table(
-        columns,
-        [
-            [row["label"], f"{row['cells']:,}", *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))]
-            for row in level["labels"]
-        ],
-    )
+    shares = [[f"{row[name]:.3f}" for name in ("precision", "recall", "f1")] for row in level["labels"]]
+    rows = zip(level["labels"], shares, strict=True)
+    screen.say_table(columns, [[row["label"], f"{row['cells']:,}", *each] for row, each in rows])

@@ -418,12 +418,7 @@ class scPoli(ScArchesModel):
         return points, [str(number) for number in range(len(points))]
 
     def add_new_cell_type(
-        self,
-        cell_type_name: str,
-        obs_key: str,
-        prototypes: list[int],
-        x: AnnData | None = None,
-        c: object = None,
+        self, cell_type_name: str, obs_key: str, prototypes: list[int], x: AnnData | None = None, c: object = None
     ) -> None:
         """Name unlabelled prototypes: their mean becomes the prototype of a new label.
 

@@ -220,18 +220,8 @@ KINDS: Mapping[str, Kind] = {
             "prototypes_labeled_": "how many cells are behind each prototype (scArches does not save it)",
         },
     ),
-    "expimap": Kind(
-        mark="mask_",
-        convert=_expimap,
-        attributes=frozenset(_ALL + _PROGRAMS),
-        lost={},
-    ),
-    "trvae": Kind(
-        mark="mmd_on_",
-        convert=_trvae,
-        attributes=frozenset([*_ALL, *_MMD, "condition_key_"]),
-        lost={},
-    ),
+    "expimap": Kind(mark="mask_", convert=_expimap, attributes=frozenset(_ALL + _PROGRAMS), lost={}),
+    "trvae": Kind(mark="mmd_on_", convert=_trvae, attributes=frozenset([*_ALL, *_MMD, "condition_key_"]), lost={}),
 }
 """scArches' models; the first whose mark is among the attributes is the one."""
 KEYS = ("condition_key_", "condition_keys_", "cell_type_keys_")

@@ -36,12 +36,7 @@ OLD_NAMES = {"embedding.weight": "embeddings.0.weight"}
 
 
 def manifest_of(
-    attributes: Attributes,
-    genes: Sequence[str],
-    *,
-    name: str,
-    unlabelled: int = 0,
-    reference: Attributes | None = None,
+    attributes: Attributes, genes: Sequence[str], *, name: str, unlabelled: int = 0, reference: Attributes | None = None
 ) -> Manifest:
     """Return the manifest of a scArches scPoli.
 
@@ -70,11 +65,7 @@ def manifest_of(
 
 
 def tensors_of(
-    state: State,
-    attributes: Attributes,
-    *,
-    labelled: State | None = None,
-    unlabelled: State | None = None,
+    state: State, attributes: Attributes, *, labelled: State | None = None, unlabelled: State | None = None
 ) -> dict[str, Tensor]:
     """Return our network's tensors (float32) from scArches' state.
 

@@ -249,6 +249,5 @@ def _readable(file: str) -> Iterator[None]:
 def _broken(file: str, error: BaseException) -> errors.IntegrityError:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return errors.IntegrityError(
-        f"{file} is no file of tensors that can be read ({first}). Copy it again from where it was saved.",
-        file=file,
+        f"{file} is no file of tensors that can be read ({first}). Copy it again from where it was saved.", file=file
     )
