@@ -116,8 +116,10 @@ class _ScviToolsModel:
             ``freeze_decoder_first_layer``, ``freeze_batchnorm_encoder``, ``freeze_batchnorm_decoder``,
             ``freeze_classifier``, ``registry``, ``transfer_batch``, ``datamodule``.
         """
+        from scvi.model.base._archesmixin import _get_loaded_data
+
         with _readable(reference_model) as known:
-            old, _, weights, _ = _surgery_data(known)
+            old, _, weights, _ = _get_loaded_data(known, device="cpu")  # as scvi-tools' own surgery reads a model
             registry = old["registry_"]
             model = super().load_query_data(  # type: ignore[misc]
                 adata,
@@ -193,13 +195,6 @@ def _readable(reference: Any) -> Iterator[Any]:
             yield str(folder)
     else:
         yield reference
-
-
-def _surgery_data(reference: Any) -> Any:
-    """Return attributes, genes and weights of a model or a safe copy, as scvi-tools' own surgery reads them."""
-    from scvi.model.base._archesmixin import _get_loaded_data
-
-    return _get_loaded_data(reference, device="cpu")
 
 
 class SCVI(_ScviToolsModel, _models.SCVI):  # type: ignore[misc, name-defined]
