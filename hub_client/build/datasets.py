@@ -67,7 +67,14 @@ def load(recipe: Recipe, folder: Path) -> Reference:
 
 
 def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> Reference:
-    adata = read_cells(_file(dataset, folder)).to_memory()
+    path = folder / dataset.file
+    if not path.is_file():
+        raise errors.NotFound(
+            f"the data set {dataset.name!r} is not at {path}. It can be had from: {dataset.source}",
+            name=dataset.file,
+            suggestions=sorted(found.name for found in folder.glob("*.h5ad"))[:5],
+        )
+    adata = read_cells(path).to_memory()
     _check_fingerprint(dataset, fingerprint(adata), expected=dataset.fingerprint, what="genes")
     proteins = None if dataset.proteins is None else _counted(dataset, adata, dataset.proteins)
     kept = _kept(dataset, adata.obs)
@@ -77,18 +84,8 @@ def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> Reference:
     counts.obs = _obs(dataset, recipe, adata.obs)
     if proteins is not None:
         counts.obsm[PROTEINS] = proteins[kept].set_axis(counts.obs_names)
-    return Reference(counts, (_record(dataset, cells=counts.n_obs),))
-
-
-def _file(dataset: Dataset, folder: Path) -> Path:
-    path = folder / dataset.file
-    if not path.is_file():
-        raise errors.NotFound(
-            f"the data set {dataset.name!r} is not at {path}. It can be had from: {dataset.source}",
-            name=dataset.file,
-            suggestions=sorted(found.name for found in folder.glob("*.h5ad"))[:5],
-        )
-    return path
+    same = {name: getattr(dataset, name) for name in ("name", "doi", "source", "license", "fingerprint")}
+    return Reference(counts, (DatasetRecord(**same, cells=counts.n_obs),))
 
 
 def _check_fingerprint(dataset: Dataset, actual: str, *, expected: str, what: str) -> None:
@@ -188,17 +185,6 @@ def _column(dataset: Dataset, frame: pd.DataFrame, name: str, *, table: str = "o
             known=frame.columns,
         )
     return frame[name]
-
-
-def _record(dataset: Dataset, *, cells: int) -> DatasetRecord:
-    return DatasetRecord(
-        name=dataset.name,
-        doi=dataset.doi,
-        source=dataset.source,
-        license=dataset.license,
-        cells=cells,
-        fingerprint=dataset.fingerprint,
-    )
 
 
 def _check_labels(obs: pd.DataFrame, recipe: Recipe) -> None:

@@ -323,7 +323,9 @@ def _origin(saved: Saved, row: Kind, *, named: bool) -> ImportedFrom:
     lost = [f"{what}: {sentence}" for what, sentence in row.lost.items() if _is_filled(attributes.get(what))]
     lost += [NAMES] if not named and "mask_" in attributes else []
     lost += [f"{what}: no attribute of scArches' models" for what in sorted(attributes.keys() - row.attributes)]
-    lost += [f"the obs column {old!r}, called {new!r} here" for old, new in _renamed(attributes)]
+    named_columns = [attributes.get(key) or [] for key in KEYS]
+    columns = [column for each in named_columns for column in ([each] if isinstance(each, str) else each)]
+    lost += [f"the obs column {one!r}, called {key_of(one)!r} here" for one in columns if key_of(one) != one]
     lost += [f"{scarches_files.CELLS}: its cells"] if saved.cells else []
     lost += [TRAINING if attributes.get("is_trained_", True) else UNTRAINED]
     return ImportedFrom(format=FORMAT, files=saved.files, lost=tuple(lost))
@@ -333,13 +335,6 @@ def _is_filled(value: Any) -> bool:
     if isinstance(value, dict):
         return any(part is not None for part in value.values())
     return value is not None and not (hasattr(value, "__len__") and len(value) == 0)
-
-
-def _renamed(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the obs columns whose name no manifest can hold, with the name they have there."""
-    named = [attributes.get(key) or [] for key in KEYS]
-    columns = [column for given in named for column in ([given] if isinstance(given, str) else given)]
-    return [(column, key_of(column)) for column in columns if key_of(column) != column]
 
 
 def _organism(given: str | OntologyTerm | None) -> OntologyTerm | None:

@@ -88,7 +88,7 @@ def tensors_of(
     ManifestError
         If the state holds a tensor that a scPoli with these attributes does not have.
     """
-    attributes, state = modern(attributes), modern_state(state)
+    attributes, state = modern(attributes), {OLD_NAMES.get(name, name): values for name, values in state.items()}
     embeddings = [f"embeddings.{i}" for i in range(len(attributes["condition_keys_"]))]
     tables = {"theta", *(f"{name}.weight" for name in embeddings)}
     layers = {name: values for name, values in state.items() if name not in tables}
@@ -114,11 +114,6 @@ def modern(attributes: Attributes) -> Attributes:
         "conditions_combined_": known,
         "embedding_dims_": [attributes["embedding_dim_"]],
     }
-
-
-def modern_state(state: State) -> State:
-    """Return the state by the names scArches has had since 0.5.9."""
-    return {OLD_NAMES.get(name, name): values for name, values in state.items()}
 
 
 def relative_uncertainty(distances: ArrayLike) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,10 @@ def metadata(folder: Path, *, model: str) -> HubMetadata:
     kept = {name: record[name] for name in RECORDED if _is_filled(record.get(name))} | _tags(card)
     licence = str(card.get("license", "")).lower()
     fields = {"extensions": {EXTENSION: kept}} | ({"license": LICENCES[licence]} if licence in LICENCES else {})
-    return HubMetadata(fields, tuple(_lost(contents, licence)), scarches_files.originals(contents))
-
-
-def _lost(contents: Mapping[str, bytes], licence: str) -> Iterator[str]:
-    if CARD in contents:
-        yield f"{CARD}: its text"
+    lost = [f"{CARD}: its text"] if CARD in contents else []
     if licence and licence not in LICENCES:
-        yield f"{CARD}: the licence {licence!r:.60}, which is no identifier of SPDX"
+        lost.append(f"{CARD}: the licence {licence!r:.60}, which is no identifier of SPDX")
+    return HubMetadata(fields, tuple(lost), scarches_files.originals(contents))
 
 
 def _tags(card: Mapping[str, Any]) -> dict[str, list[str]]:

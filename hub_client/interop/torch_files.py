@@ -72,8 +72,8 @@ def names(content: bytes, *, file: str) -> tuple[str, ...]:
         If it is no file of tensors.
     """
     with _readable(file):
-        everything = list(_archive(content, file).pickled.names) if _zipped(content) else _old_names(content, file)
-    return tuple(dict.fromkeys(everything))
+        found = archive(content, file=file).pickled.names if _zipped(content) else _old_names(content, file)
+    return tuple(dict.fromkeys(found))
 
 
 def load(content: bytes, *, file: str) -> Any:
@@ -182,23 +182,19 @@ def archive(content: bytes, *, file: str) -> Archive:
         If it is none, or its parts are compressed, overlap, have the same or odd names, or other sizes than is claimed.
     """
     with _readable(file):
-        return _archive(content, file)
-
-
-def _archive(content: bytes, file: str) -> Archive:
-    if not _zipped(content):
-        raise ValueError("it is no zip archive")
-    opened = zipfile.ZipFile(io.BytesIO(content))
-    entries = opened.infolist()
-    _check_entries(entries, len(content))
-    (data,) = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
-    folder = data.removesuffix("data.pkl")
-    sizes = {entry.filename.removeprefix(folder): entry.file_size for entry in entries}
-    if "byteorder" in sizes and opened.read(f"{folder}byteorder") != b"little":
-        raise ValueError("its numbers are of a big-endian machine")
-    pickled = pickles.read(opened.read(data), file=file)
-    _check_storages(pickled.persistent, sizes)
-    return Archive(pickled, opened, folder)
+        if not _zipped(content):
+            raise ValueError("it is no zip archive")
+        opened = zipfile.ZipFile(io.BytesIO(content))
+        entries = opened.infolist()
+        _check_entries(entries, len(content))
+        (data,) = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
+        folder = data.removesuffix("data.pkl")
+        sizes = {entry.filename.removeprefix(folder): entry.file_size for entry in entries}
+        if "byteorder" in sizes and opened.read(f"{folder}byteorder") != b"little":
+            raise ValueError("its numbers are of a big-endian machine")
+        pickled = pickles.read(opened.read(data), file=file)
+        _check_storages(pickled.persistent, sizes)
+        return Archive(pickled, opened, folder)
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
