@@ -58,11 +58,9 @@ def complain(text: str) -> None:
 
 def harmless(text: str) -> str:
     """Return a text in which control characters are their codes: names in files can be a stranger's."""
-    return text if text.isprintable() else "".join(map(_shown, text))
-
-
-def _shown(character: str) -> str:
-    return character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1]
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
 
 
 def say_json(value: Any) -> None:

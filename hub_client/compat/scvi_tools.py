@@ -20,6 +20,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -182,10 +184,6 @@ class _ScviToolsModel:
         with _readable(reference_model) as known:
             return _models.base.ArchesMixin.prepare_query_anndata(adata, known, return_reference_var_names, inplace)
 
-    def _plan(self, plan_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return arguments of a training plan that leave frozen weights alone, where this model has any."""
-        return {"weight_decay": 0.0} | (plan_kwargs or {}) if self._grown else plan_kwargs
-
 
 @contextmanager
 def _readable(reference: Any) -> Iterator[Any]:
@@ -197,10 +195,24 @@ def _readable(reference: Any) -> Iterator[Any]:
         yield reference
 
 
+def _sparing(train: Any) -> Any:
+    """Return a ``train`` whose plan leaves frozen weights alone, where a model has any."""
+
+    @wraps(train)
+    def spared(*args: Any, **kwargs: Any) -> Any:
+        given = signature(train).bind(*args, **kwargs)
+        if args[0]._grown:
+            given.arguments["plan_kwargs"] = {"weight_decay": 0.0} | (given.arguments.get("plan_kwargs") or {})
+        return train(*given.args, **given.kwargs)
+
+    return spared
+
+
 class SCVI(_ScviToolsModel, _models.SCVI):  # type: ignore[misc, name-defined]
     """scVI; parameters as in :class:`scvi.model.SCVI`."""
 
     _module_cls = splitting(_models.SCVI._module_cls)
+    train = _sparing(_models.SCVI.train)
 
     def __init__(
         self,
@@ -230,18 +242,6 @@ class SCVI(_ScviToolsModel, _models.SCVI):  # type: ignore[misc, name-defined]
             latent_distribution=latent_distribution,
             **kwargs,
         )
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        *,
-        plan_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Train, with scvi-tools' own parameters."""
-        return super().train(max_epochs, accelerator, devices, plan_kwargs=self._plan(plan_kwargs), **kwargs)
 
 
 class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-defined]
@@ -319,6 +319,7 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
         ours.was_pretrained = True
         return ours
 
+    @_sparing
     def train(
         self,
         max_epochs: int | None = None,
@@ -346,7 +347,7 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
             accelerator=accelerator,
             devices=devices,
             datasplitter_kwargs=datasplitter_kwargs,
-            plan_kwargs=self._plan(plan_kwargs),
+            plan_kwargs=plan_kwargs,
             **trainer_kwargs,
         )
 
@@ -355,6 +356,7 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
     """totalVI; parameters as in :class:`scvi.model.TOTALVI`."""
 
     _module_cls = splitting(_models.TOTALVI._module_cls)
+    train = _sparing(_models.TOTALVI.train)
 
     @classmethod
     def setup_anndata(
@@ -405,47 +407,6 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             modalities=modalities,
-            **kwargs,
-        )
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        lr: float = 4e-3,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float = 0.9,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        batch_size: int = 256,
-        early_stopping: bool = True,
-        check_val_every_n_epoch: int | None = None,
-        reduce_lr_on_plateau: bool = True,
-        n_steps_kl_warmup: int | None = None,
-        n_epochs_kl_warmup: int | None = None,
-        adversarial_classifier: bool | None = None,
-        datasplitter_kwargs: dict[str, Any] | None = None,
-        plan_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Train, with scvi-tools' own parameters."""
-        return super().train(
-            max_epochs=max_epochs,
-            lr=lr,
-            accelerator=accelerator,
-            devices=devices,
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            check_val_every_n_epoch=check_val_every_n_epoch,
-            reduce_lr_on_plateau=reduce_lr_on_plateau,
-            n_steps_kl_warmup=n_steps_kl_warmup,
-            n_epochs_kl_warmup=n_epochs_kl_warmup,
-            adversarial_classifier=adversarial_classifier,
-            datasplitter_kwargs=datasplitter_kwargs,
-            plan_kwargs=self._plan(plan_kwargs),
             **kwargs,
         )
 

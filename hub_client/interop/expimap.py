@@ -37,6 +37,16 @@ KINDS = {"term": "annotated"}
 """The kind of a term, where its name does not begin with it."""
 EXTENSIONS = ("encoder.expand_", "decoder.L0.ext_L")
 """How the names of extension terms' tensors begin."""
+LAYERS = {
+    "encoder.mean_encoder": "encoder.heads.0.mean",
+    "encoder.log_var_encoder": "encoder.heads.0.log_variance",
+    "decoder.L0.expr_L": "decoder.programs.0",
+    "l_encoder.FC.L0.expr_L": "library_encoder.hidden.first.expression",
+    "l_encoder.FC.N0": "library_encoder.hidden.activations.0.norm.norm",
+    "l_encoder.mean_encoder": "library_encoder.mean",
+    "l_encoder.log_var_encoder": "library_encoder.log_variance",
+}
+"""Our names of the layers that are not the encoder's hidden ones."""
 HEADS = {"expand_mean_encoder": "mean", "expand_var_encoder": "log_variance"}
 """scArches' encoder layers of all extension terms, constrained ones first, and what a block of ours has of them."""
 
@@ -86,7 +96,9 @@ def tensors_of(state: State, attributes: Attributes, *, reference: Attributes | 
             kept[name] = kept[name] * mask
     extensions = {name for name in kept if any(_extensions(attributes)) and name.startswith(EXTENSIONS)}
     layers = {name: values for name, values in kept.items() if name not in {*CONDITION_WEIGHTS, *extensions}}
-    tensors = layer_tensors(layers, _layer_names(attributes), what="expiMap") | one_hot_rows(kept)
+    hidden = layer_names(len(attributes["hidden_layer_sizes_"]))
+    names = LAYERS | {theirs: ours for theirs, ours in hidden.items() if theirs.startswith("encoder.FC.")}
+    tensors = layer_tensors(layers, names, what="expiMap") | one_hot_rows(kept)
     return tensors | _extension_tensors({name: kept[name] for name in extensions}, attributes, reference)
 
 
@@ -144,20 +156,6 @@ def _known_extensions(attributes: Attributes, reference: Attributes | None) -> i
 
 
 # --- the tensors -----------------------------------------------------------------------------------------------------
-
-
-def _layer_names(attributes: Attributes) -> dict[str, str]:
-    hidden = layer_names(len(attributes["hidden_layer_sizes_"]))
-    names = {theirs: ours for theirs, ours in hidden.items() if theirs.startswith("encoder.FC.")}
-    return names | {
-        "encoder.mean_encoder": "encoder.heads.0.mean",
-        "encoder.log_var_encoder": "encoder.heads.0.log_variance",
-        "decoder.L0.expr_L": "decoder.programs.0",
-        "l_encoder.FC.L0.expr_L": "library_encoder.hidden.first.expression",
-        "l_encoder.FC.N0": "library_encoder.hidden.activations.0.norm.norm",
-        "l_encoder.mean_encoder": "library_encoder.mean",
-        "l_encoder.log_var_encoder": "library_encoder.log_variance",
-    }
 
 
 def _extension_tensors(
