@@ -273,6 +273,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
     obs = source.counts.obs
     panel = _panel(recipe, source, programs)
     chosen = _chosen(recipe, panel, programs)
+    prototypical = recipe.labels if "prototypes" in recipe.architecture.parts else ()
     return Manifest(
         **{name: getattr(recipe, name) for name in _COPIED},
         created=datetime.now(UTC).replace(microsecond=0),
@@ -288,7 +289,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         ),
         combinations=_combinations(recipe, obs),
         labels=tuple(_level(recipe, rule) for rule in recipe.labels),
-        prototypes=_prototypes(recipe),
+        prototypes=Prototypes(levels=tuple(PrototypeLevel.of(i, rule.key) for i, rule in enumerate(prototypical))),
         training=Training(datasets=source.records),
     )
 
@@ -338,11 +339,6 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
         parents=rule.parents,
         unlabelled=rule.unlabelled,
     )
-
-
-def _prototypes(recipe: Recipe) -> Prototypes:
-    rules = recipe.labels if "prototypes" in recipe.architecture.parts else ()
-    return Prototypes(levels=tuple(PrototypeLevel.of(position, rule.key) for position, rule in enumerate(rules)))
 
 
 # --- judged by the held-out cells --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hub_client.data.genes import plain
 from hub_client.interop import expimap, scarches_files, scpoli, scvi_files, scvi_hub, scvi_models, torch_files, trvae
 from hub_client.interop import term_names as names_of_terms
 from hub_client.interop.scarches_files import Saved
-from hub_client.interop.scarches_vaes import key_of
+from hub_client.interop.scarches_vaes import Attributes, key_of
 from hub_client.manifest.v1 import ImportedFrom, Manifest, OntologyTerm
 from hub_client.models.architectures import architecture
 from hub_client.models.architectures.scvi.tables import KINDS as SCVI_KINDS
@@ -127,7 +127,7 @@ def from_scarches(
     if reference:
         _kind(reference.attributes, wanted=actual)
         _check_reference(manifest, _converted(row, reference, name=name)[0])
-        manifest, tensors = _converted(row, saved, name=name, reference=reference)
+        manifest, tensors = _converted(row, saved, name=name, reference=reference.attributes)
     known = {key: value for key, value in (known or {}).items() if value is not None}
     manifest = _completed(manifest, known, origin=_origin(saved, row, named="term_names" in known))
     _check(tensors, manifest)
@@ -160,15 +160,15 @@ class Kind:
 
     mark: str
     """An attribute that the kinds below it do not have."""
-    convert: Callable[[Saved, str, Saved | None], tuple[Manifest, Tensors]]
-    """What was saved, the name and what was saved of the reference, to a manifest and tensors."""
+    convert: Callable[[Saved, str, Attributes | None], tuple[Manifest, Tensors]]
+    """What was saved, the name and the reference's attributes, to a manifest and tensors."""
     attributes: frozenset[str]
     """All that scArches saves of such a model, by name."""
     lost: Mapping[str, str]
     """Attribute to what it holds that a release does not."""
 
 
-def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
+def _scpoli(saved: Saved, name: str, reference: Attributes | None) -> tuple[Manifest, Tensors]:
     labelled, unlabelled = (saved.attributes[f"prototypes_{kind}_"] for kind in ("labeled", "unlabeled"))
     points = None if unlabelled["mean"] is None else unlabelled["mean"].reshape(-1, saved.attributes["latent_dim_"])
     manifest = scpoli.manifest_of(
@@ -176,7 +176,7 @@ def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest,
         saved.genes,
         name=name,
         unlabelled=0 if points is None else len(points),
-        reference=reference.attributes if reference else None,
+        reference=reference,
     )
     tensors = scpoli.tensors_of(
         saved.state,
@@ -187,15 +187,13 @@ def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest,
     return manifest, tensors
 
 
-def _expimap(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
-    before = reference.attributes if reference else None
-    manifest = expimap.manifest_of(saved.attributes, saved.genes, name=name, reference=before)
-    return manifest, expimap.tensors_of(saved.state, saved.attributes, reference=before)
+def _expimap(saved: Saved, name: str, reference: Attributes | None) -> tuple[Manifest, Tensors]:
+    manifest = expimap.manifest_of(saved.attributes, saved.genes, name=name, reference=reference)
+    return manifest, expimap.tensors_of(saved.state, saved.attributes, reference=reference)
 
 
-def _trvae(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
-    before = reference.attributes if reference else None
-    manifest = trvae.manifest_of(saved.attributes, saved.genes, name=name, reference=before)
+def _trvae(saved: Saved, name: str, reference: Attributes | None) -> tuple[Manifest, Tensors]:
+    manifest = trvae.manifest_of(saved.attributes, saved.genes, name=name, reference=reference)
     return manifest, trvae.tensors_of(saved.state, saved.attributes)
 
 
@@ -268,7 +266,7 @@ def _slug(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:96].rstrip("-") or FORMAT
 
 
-def _converted(row: Kind, saved: Saved, *, name: str, reference: Saved | None = None) -> tuple[Manifest, Tensors]:
+def _converted(row: Kind, saved: Saved, *, name: str, reference: Attributes | None = None) -> tuple[Manifest, Tensors]:
     try:
         return row.convert(saved, name, reference)
     except errors.HubClientError:

@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from anndata import AnnData
-from torch import Tensor
 
 from hub_client import errors
 from hub_client.data.open_query import read_cells
@@ -174,13 +173,16 @@ def _minor(version: str) -> Version:
 
 def _manifest(saved: Saved, kind: str, name: str) -> Manifest:
     version, parameters = version_of(saved), _parameters(saved.attributes["init_params_"])
-    given = flattened(parameters)
+    given, embedding = flattened(parameters), None
+    if EMBEDDING in saved.state:
+        settings = given.get("batch_embedding_kwargs") or {}
+        embedding = Embedding(dim=saved.state[EMBEDDING].shape[1], max_norm=settings.get("max_norm"))
     manifest = manifest_of(
         _with_genes(saved),
         parameters,
         kind=kind,
         name=name,
-        embedding=_embedding(saved.state, given),
+        embedding=embedding,
         old_defaults=_old_defaults(kind, given, _minor(version)),
     )
     history = saved.attributes.get("history_") or {}
@@ -205,13 +207,6 @@ def _with_genes(saved: Saved) -> dict[str, Any]:
         return registry
     named = field | {"state_registry": field["state_registry"] | {"column_names": saved.genes}}
     return registry | {"field_registries": registry["field_registries"] | {"X": named}}
-
-
-def _embedding(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Embedding | None:
-    if EMBEDDING not in state:
-        return None
-    settings = given.get("batch_embedding_kwargs") or {}
-    return Embedding(dim=state[EMBEDDING].shape[1], max_norm=settings.get("max_norm"))
 
 
 CHOSEN_SINCE: Mapping[str, tuple[Version, str, str, dict[str, Any]]] = {
