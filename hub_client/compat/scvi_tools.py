@@ -356,7 +356,6 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
     """totalVI; parameters as in :class:`scvi.model.TOTALVI`."""
 
     _module_cls = splitting(_models.TOTALVI._module_cls)
-    train = _sparing(_models.TOTALVI.train)
 
     @classmethod
     def setup_anndata(
@@ -407,6 +406,48 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             modalities=modalities,
+            **kwargs,
+        )
+
+    @_sparing
+    def train(
+        self,
+        max_epochs: int | None = None,
+        lr: float = 4e-3,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float = 0.9,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 256,
+        early_stopping: bool = True,
+        check_val_every_n_epoch: int | None = None,
+        reduce_lr_on_plateau: bool = True,
+        n_steps_kl_warmup: int | None = None,
+        n_epochs_kl_warmup: int | None = None,
+        adversarial_classifier: bool | None = None,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Train, with scvi-tools' own parameters."""
+        return super().train(
+            max_epochs=max_epochs,
+            lr=lr,
+            accelerator=accelerator,
+            devices=devices,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            check_val_every_n_epoch=check_val_every_n_epoch,
+            reduce_lr_on_plateau=reduce_lr_on_plateau,
+            n_steps_kl_warmup=n_steps_kl_warmup,
+            n_epochs_kl_warmup=n_epochs_kl_warmup,
+            adversarial_classifier=adversarial_classifier,
+            datasplitter_kwargs=datasplitter_kwargs,
+            plan_kwargs=plan_kwargs,
             **kwargs,
         )
 
