@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData, concat
-from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.cells import Names
@@ -77,7 +76,11 @@ def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> Reference:
     adata = read_cells(path).to_memory()
     _check_fingerprint(dataset, fingerprint(adata), expected=dataset.fingerprint, what="genes")
     proteins = None if dataset.proteins is None else _counted(dataset, adata, dataset.proteins)
-    kept = _kept(dataset, adata.obs)
+    kept = np.ones(adata.n_obs, dtype=bool)
+    for column, values in dataset.keep.items():
+        kept &= np.isin(texts(_column(dataset, adata.obs, column)), values)
+    if not kept.any():
+        raise errors.AlignmentError(f"data set {dataset.name!r}: keep = {dataset.keep} leaves no cell.")
     adata = adata[kept]
     counts = AnnData(adata.X if dataset.layer is None else adata.layers[dataset.layer])
     counts.var_names = _gene_names(dataset, adata.var)
@@ -122,15 +125,6 @@ def _proteins(parts: Sequence[AnnData]) -> pd.DataFrame:
         frame = part.obsm[PROTEINS] if PROTEINS in part.obsm else pd.DataFrame(index=part.obs_names)
         frames.append(frame.rename(columns={name: spellings.setdefault(spelling(name), name) for name in frame}))
     return pd.concat(frames, ignore_index=True).fillna(0).astype(np.float32)
-
-
-def _kept(dataset: Dataset, obs: pd.DataFrame) -> NDArray[np.bool_]:
-    kept = np.ones(len(obs), dtype=bool)
-    for column, values in dataset.keep.items():
-        kept &= np.isin(texts(_column(dataset, obs, column)), values)
-    if not kept.any():
-        raise errors.AlignmentError(f"data set {dataset.name!r}: keep = {dataset.keep} leaves no cell.")
-    return kept
 
 
 def _gene_names(dataset: Dataset, var: pd.DataFrame) -> list[str]:

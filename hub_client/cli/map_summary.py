@@ -73,9 +73,11 @@ def _labels(found: LabelPrediction) -> list[dict[str, Any]]:
 
 def show(record: dict[str, Any]) -> None:
     """Print a summary for people."""
+    reference = record["reference"]
+    commit = f", commit {reference['commit'][:12]}" if reference["commit"] else ""
     screen.say_facts(
         {
-            "reference": _reference_line(record["reference"]),
+            "reference": f"{reference['name']} {reference['version']}{commit}",
             "cells": f"{record['cells']:,}",
             "genes": _gene_line(record["genes"]),
             "not measured": _missing_line(record["genes"]),
@@ -97,11 +99,6 @@ def _training_line(training: dict[str, Any] | None) -> str:
     if training is None:
         return "none: the model knew all conditions already"
     return f"{training['epochs']} epochs in {training['seconds']:.1f} s on {training['device']} ({training['stopped']})"
-
-
-def _reference_line(reference: dict[str, Any]) -> str:
-    commit = f", commit {reference['commit'][:12]}" if reference["commit"] else ""
-    return f"{reference['name']} {reference['version']}{commit}"
 
 
 def _gene_line(genes: dict[str, Any]) -> str:

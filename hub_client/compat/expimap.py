@@ -484,9 +484,16 @@ class EXPIMAP(OneHotModel):
         target = self._target(adata)
         rows = _groups.grouped(target, groups)
         chosen = slice(None) if select_terms is None else np.asarray(select_terms)
-        signs = self._signs(target, directions_key) if use_directions else np.ones(len(self.model.manifest.terms))
+        number = len(self.model.manifest.terms)
+        if use_directions and len(target.uns.get(directions_key, ())) != number:
+            raise errors.InvalidInput(
+                f"adata.uns has no {directions_key!r} with a direction for each of the {number:,} terms; "
+                "write it with latent_directions().",
+                facts={"directions_key": directions_key},
+            )
+        signs = np.asarray(target.uns[directions_key] if use_directions else np.ones(number), dtype=np.float32)
         mean, variance = self._expimap.posterior(self._cells(target, None))
-        posterior = _groups.Posterior(mean, variance, signs.astype(np.float32), chosen)
+        posterior = _groups.Posterior(mean, variance, signs, chosen)
         draw = np.random.default_rng(SAMPLE_SEED)
         target.uns[key_added] = {
             group: posterior.compared(draw.choice(one, n_sample), draw.choice(other, n_sample), exact, draw)._asdict()
@@ -517,12 +524,3 @@ class EXPIMAP(OneHotModel):
                 facts={"names": len(given), "terms": annotated, "extensions": len(terms) - annotated},
             )
         return [*map(str, given), *(term.name for term in terms[len(given) :])]
-
-    def _signs(self, adata: AnnData, key: str) -> NDArray[np.float32]:
-        if key not in adata.uns or len(adata.uns[key]) != len(self.model.manifest.terms):
-            raise errors.InvalidInput(
-                f"adata.uns has no {key!r} with a direction for each of the {len(self.model.manifest.terms):,} terms; "
-                "write it with latent_directions().",
-                facts={"directions_key": key},
-            )
-        return np.asarray(adata.uns[key], dtype=np.float32)

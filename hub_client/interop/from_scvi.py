@@ -82,16 +82,12 @@ def from_scvi(model: Any, *, name: str) -> Model:
     return made
 
 
-def _background(module: Any) -> dict[str, Any]:
-    """Return what makes the background's scale positive: scvi-tools puts its own exp into modules from before 1.2."""
-    softplus = isinstance(module.decoder.activation_function_bg, nn.Softplus)
-    return {"background_activation": "softplus" if softplus else "exp"}
-
-
 READ_FROM_MODULE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "scvi": lambda module: {},
     "scanvi": lambda module: {"classifier_logits": module.classifier.logits},
-    "totalvi": _background,
+    "totalvi": lambda module: {  # scvi-tools puts its own exp into modules from before 1.2
+        "background_activation": "softplus" if isinstance(module.decoder.activation_function_bg, nn.Softplus) else "exp"
+    },
 }
 """Fields of the config that are read from the module, as the parameters of an older scvi-tools lack them."""
 

@@ -94,7 +94,11 @@ def tensors_of(
     layers = {name: values for name, values in state.items() if name not in tables}
     tensors = layer_tensors(layers, network_names(attributes), what="scPoli")
     longest = attributes["embedding_max_norm_"]
-    tensors |= {f"{name}.rows": _shortened(tensor(state[f"{name}.weight"]), longest) for name in embeddings}
+    for name in embeddings:
+        rows = tensor(state[f"{name}.weight"])
+        if longest is not None:
+            torch.embedding_renorm_(rows, torch.arange(len(rows)), longest, 2.0)
+        tensors[f"{name}.rows"] = rows
     if "theta" in state:
         tensors["theta.rows"] = transposed(state["theta"])
     latent = int(attributes["latent_dim_"])
@@ -196,10 +200,6 @@ def _labels(column: str, attributes: Attributes) -> list[str]:
 
 
 # --- the tensors -----------------------------------------------------------------------------------------------------
-
-
-def _shortened(rows: Tensor, longest: float | None) -> Tensor:
-    return rows if longest is None else torch.embedding_renorm_(rows, torch.arange(len(rows)), longest, 2.0)
 
 
 def _labelled(prototypes: State | None, attributes: Attributes, latent: int) -> dict[str, Tensor]:

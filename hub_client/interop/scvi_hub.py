@@ -65,7 +65,12 @@ def metadata(folder: Path, *, model: str) -> HubMetadata:
     contents = {name: _content(folder, name) for name in (METADATA, CARD) if (folder / name).is_file()}
     if METADATA not in contents:
         return HubMetadata({}, (), ())
-    record = _record(contents[METADATA])
+    try:
+        record = json.loads(contents[METADATA])
+    except (ValueError, RecursionError) as error:
+        raise _broken(METADATA, f"is no JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise _broken(METADATA, "does not hold names and values")
     if record.get("model_cls_name") not in (None, model):
         raise _broken(METADATA, f"names a {str(record['model_cls_name'])!r:.60}, and the model is a {model}")
     card = _card(contents.get(CARD, b""))
@@ -93,16 +98,6 @@ def _content(folder: Path, name: str) -> bytes:
     if (folder / name).stat().st_size > LONGEST:
         raise _broken(name, f"has more than {LONGEST:,} bytes")
     return (folder / name).read_bytes()
-
-
-def _record(content: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _broken(METADATA, f"is no JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise _broken(METADATA, "does not hold names and values")
-    return record
 
 
 def _card(content: bytes) -> dict[str, Any]:
