@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
 from hub_client import _resources, errors
 from hub_client.build import datasets
@@ -33,7 +32,7 @@ from hub_client.manifest.configs import having
 from hub_client.manifest.inputs import Gene, Genes, Proteins
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
-from hub_client.manifest.recipe import Gate, LabelRule, Panel, Programs, Recipe
+from hub_client.manifest.recipe import Gate, LabelRule, Programs, Recipe
 from hub_client.manifest.report import Report
 from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.embed import embed
@@ -101,7 +100,12 @@ def build(
     """
     recipe = _read(recipe)
     folder = Path(out) / recipe.name / recipe.version
-    _check_free(folder, overwrite=overwrite)
+    if folder.exists() and not overwrite:  # before hours of training what could not be written after them
+        raise errors.InvalidInput(
+            f"{folder} exists already, and a released version does not change. Raise the recipe's version, or pass "
+            "overwrite=True if it was never given to anybody.",
+            facts={"folder": folder},
+        )
     model, training, held_out = prepare(recipe, data=Path(data))
     runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
     if recipe.pretraining is not None:
@@ -190,16 +194,6 @@ def _lacking(recipe: Recipe) -> list[str]:
     return [what for part in needs if (what := lacking.get(part))]
 
 
-def _check_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuse before hours of training what could not be written after them."""
-    if folder.exists() and not overwrite:
-        raise errors.InvalidInput(
-            f"{folder} exists already, and a released version does not change. Raise the recipe's version, or pass "
-            "overwrite=True if it was never given to anybody.",
-            facts={"folder": folder},
-        )
-
-
 # --- the manifest before training ---------------------------------------------------------------------------------
 
 
@@ -223,7 +217,9 @@ def _programs(recipe: Recipe, data: Path) -> tuple[Program, ...]:
 
 def _panel(recipe: Recipe, source: datasets.Reference, programs: Sequence[Program]) -> Genes:
     rules = recipe.panel
-    counts = _expressed(source.counts, rules)
+    cells = np.asarray((source.counts.X > 0).sum(axis=0)).ravel()
+    expressed = (cells >= rules.min_cells) | source.counts.var_names.isin(rules.include)
+    counts = source.counts[:, expressed].copy()
     if recipe.programs is not None:
         shared = _genes(recipe, tuple(map(str, counts.var_names)))
         measured = genes.Panel.over(shared, human=_human(recipe))
@@ -234,12 +230,6 @@ def _panel(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
             kept = [index in covered or name in rules.include for index, name in enumerate(shared.names)]
             counts = counts[:, np.array(kept)].copy()
     return _genes(recipe, select_panel(counts, rules, batches=counts.obs[recipe.conditions[0].key].to_numpy(dtype=str)))
-
-
-def _expressed(counts: AnnData, rules: Panel) -> AnnData:
-    """Return counts of the genes that enough cells express, and of those that the rules include anyway."""
-    cells = np.asarray((counts.X > 0).sum(axis=0)).ravel()
-    return counts[:, (cells >= rules.min_cells) | counts.var_names.isin(rules.include)].copy()
 
 
 def _whole(rules: Programs, programs: Sequence[Program]) -> list[Program]:
@@ -272,6 +262,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
     obs = source.counts.obs
     panel = _panel(recipe, source, programs)
     chosen = _chosen(recipe, panel, programs)
+    prototypical = recipe.labels if "prototypes" in recipe.architecture.parts else ()
     return Manifest(
         **{name: getattr(recipe, name) for name in _COPIED},
         created=datetime.now(UTC).replace(microsecond=0),
@@ -287,7 +278,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         ),
         combinations=_combinations(recipe, obs),
         labels=tuple(_level(recipe, rule) for rule in recipe.labels),
-        prototypes=_prototypes(recipe),
+        prototypes=Prototypes(levels=tuple(PrototypeLevel.of(i, rule.key) for i, rule in enumerate(prototypical))),
         training=Training(datasets=source.records),
     )
 
@@ -301,21 +292,8 @@ def _proteins(recipe: Recipe, source: datasets.Reference) -> Proteins | None:
 
 
 _COPIED = (
-    "name",
-    "version",
-    "title",
-    "summary",
-    "authors",
-    "citation",
-    "license",
-    "data_license",
-    "suspension_type",
-    "gene_annotation",
-    "architecture",
-    "input",
-    "query_plan",
-    "intended_use",
-    "limitations",
+    *("name", "version", "title", "summary", "authors", "citation", "license", "data_license", "suspension_type"),
+    *("gene_annotation", "architecture", "input", "query_plan", "intended_use", "limitations"),
 )
 """Fields that a manifest takes over from the recipe."""
 
@@ -352,11 +330,6 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
     )
 
 
-def _prototypes(recipe: Recipe) -> Prototypes:
-    rules = recipe.labels if "prototypes" in recipe.architecture.parts else ()
-    return Prototypes(levels=tuple(PrototypeLevel.of(position, rule.key) for position, rule in enumerate(rules)))
-
-
 # --- judged by the held-out cells --------------------------------------------------------------------------------
 
 
@@ -364,24 +337,17 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
     """Calibrate a trained model, put its metrics into the manifest, and refuse it if it fails a gate."""
     if not recipe.labels:
         return
-    model.manifest = model.manifest.changed(trust=_unfitted(model, recipe))
-    report = evaluate(_cross_fitted(model, held_out, recipe), _by_name(held_out))
+    decided = recipe.trust.model_dump(exclude={"distance_quantile"})  # before anything is fitted
+    unfitted = [Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.labels]
+    model.manifest = model.manifest.changed(trust=_trust(model, unfitted))
+    labels = {level: pd.Series(names, index=held_out.obs_names) for level, names in held_out.labels.items()}
+    report = evaluate(_cross_fitted(model, held_out, recipe), labels)
     validated_on = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
     model.manifest = model.manifest.changed(
         trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=validated_on),
         metrics=_metrics(report, held_out, model.manifest, recipe),
     )
     _check_gates(recipe, report)
-
-
-def _by_name(cells: Cells) -> dict[str, pd.Series]:
-    return {level: pd.Series(names, index=cells.obs_names) for level, names in cells.labels.items()}
-
-
-def _unfitted(model: Model, recipe: Recipe) -> Trust:
-    """Return what the recipe decides of label transfer before anything is fitted."""
-    decided = recipe.trust.model_dump(exclude={"distance_quantile"})
-    return _trust(model, [Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.labels])
 
 
 def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: str | None = None) -> Trust:

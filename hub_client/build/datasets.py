@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData, concat
-from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.cells import Names
@@ -27,21 +26,15 @@ PROTEINS = "proteins"
 
 @dataclass(frozen=True)
 class Reference:
-    """The cells a recipe asks for.
-
-    Attributes
-    ----------
-    counts
-        Counts over the genes all data sets share, ``(cells, genes)``; ``obs`` has one column per condition key and
-        label level, named as in the recipe and ``""`` for no label, and the size factor's where the recipe names one.
-        Cells are numbered: no barcode gets past this point. ``obsm["proteins"]`` holds counts of every protein that a
-        data set measured, if any, under the name that the first of these spells it by; 0 where it was not measured.
-    records
-        What the release records of each data set.
-    """
+    """The cells a recipe asks for."""
 
     counts: AnnData
+    """Counts over the genes all data sets share, ``(cells, genes)``; ``obs`` has one column per condition key and label
+    level, named as in the recipe and ``""`` for no label, and the size factor's where the recipe names one. Cells are
+    numbered: no barcode gets past this point. ``obsm["proteins"]`` holds counts of every protein that a data set
+    measured, if any, under the name that the first of these spells it by; 0 where it was not measured."""
     records: tuple[DatasetRecord, ...]
+    """What the release records of each data set."""
 
 
 def load(recipe: Recipe, folder: Path) -> Reference:
@@ -73,20 +66,6 @@ def load(recipe: Recipe, folder: Path) -> Reference:
 
 
 def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> Reference:
-    adata = read_cells(_file(dataset, folder)).to_memory()
-    _check_fingerprint(dataset, fingerprint(adata), expected=dataset.fingerprint, what="genes")
-    proteins = None if dataset.proteins is None else _counted(dataset, adata, dataset.proteins)
-    kept = _kept(dataset, adata.obs)
-    adata = adata[kept]
-    counts = AnnData(adata.X if dataset.layer is None else adata.layers[dataset.layer])
-    counts.var_names = _gene_names(dataset, adata.var)
-    counts.obs = _obs(dataset, recipe, adata.obs)
-    if proteins is not None:
-        counts.obsm[PROTEINS] = proteins[kept].set_axis(counts.obs_names)
-    return Reference(counts, (_record(dataset, cells=counts.n_obs),))
-
-
-def _file(dataset: Dataset, folder: Path) -> Path:
     path = folder / dataset.file
     if not path.is_file():
         raise errors.NotFound(
@@ -94,7 +73,22 @@ def _file(dataset: Dataset, folder: Path) -> Path:
             name=dataset.file,
             suggestions=sorted(found.name for found in folder.glob("*.h5ad"))[:5],
         )
-    return path
+    adata = read_cells(path).to_memory()
+    _check_fingerprint(dataset, fingerprint(adata), expected=dataset.fingerprint, what="genes")
+    proteins = None if dataset.proteins is None else _counted(dataset, adata, dataset.proteins)
+    kept = np.ones(adata.n_obs, dtype=bool)
+    for column, values in dataset.keep.items():
+        kept &= np.isin(texts(_column(dataset, adata.obs, column)), values)
+    if not kept.any():
+        raise errors.AlignmentError(f"data set {dataset.name!r}: keep = {dataset.keep} leaves no cell.")
+    adata = adata[kept]
+    counts = AnnData(adata.X if dataset.layer is None else adata.layers[dataset.layer])
+    counts.var_names = _gene_names(dataset, adata.var)
+    counts.obs = _obs(dataset, recipe, adata.obs)
+    if proteins is not None:
+        counts.obsm[PROTEINS] = proteins[kept].set_axis(counts.obs_names)
+    same = {name: getattr(dataset, name) for name in ("name", "doi", "source", "license", "fingerprint")}
+    return Reference(counts, (DatasetRecord(**same, cells=counts.n_obs),))
 
 
 def _check_fingerprint(dataset: Dataset, actual: str, *, expected: str, what: str) -> None:
@@ -131,15 +125,6 @@ def _proteins(parts: Sequence[AnnData]) -> pd.DataFrame:
         frame = part.obsm[PROTEINS] if PROTEINS in part.obsm else pd.DataFrame(index=part.obs_names)
         frames.append(frame.rename(columns={name: spellings.setdefault(spelling(name), name) for name in frame}))
     return pd.concat(frames, ignore_index=True).fillna(0).astype(np.float32)
-
-
-def _kept(dataset: Dataset, obs: pd.DataFrame) -> NDArray[np.bool_]:
-    kept = np.ones(len(obs), dtype=bool)
-    for column, values in dataset.keep.items():
-        kept &= np.isin(texts(_column(dataset, obs, column)), values)
-    if not kept.any():
-        raise errors.AlignmentError(f"data set {dataset.name!r}: keep = {dataset.keep} leaves no cell.")
-    return kept
 
 
 def _gene_names(dataset: Dataset, var: pd.DataFrame) -> list[str]:
@@ -194,17 +179,6 @@ def _column(dataset: Dataset, frame: pd.DataFrame, name: str, *, table: str = "o
             known=frame.columns,
         )
     return frame[name]
-
-
-def _record(dataset: Dataset, *, cells: int) -> DatasetRecord:
-    return DatasetRecord(
-        name=dataset.name,
-        doi=dataset.doi,
-        source=dataset.source,
-        license=dataset.license,
-        cells=cells,
-        fingerprint=dataset.fingerprint,
-    )
 
 
 def _check_labels(obs: pd.DataFrame, recipe: Recipe) -> None:

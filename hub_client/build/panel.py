@@ -44,7 +44,12 @@ def select_panel(counts: AnnData, rules: Panel, *, batches: NDArray[Any]) -> tup
         If a gene to include is not measured by every data set, or fewer genes are shared than the panel needs.
     """
     names = sorted(map(str, counts.var_names))
-    included = _included(rules, set(names))
+    if missing := sorted(set(rules.include) - set(names)):
+        raise errors.AlignmentError(
+            f"panel.include names genes that not every data set measures: {errors.names(missing)}.", missing=missing
+        )
+    measured = {gene for name in rules.include_measured for gene in MEASURED[name]()}
+    included = {*rules.include, *measured.intersection(names)}
     size = len(names) if rules.size is None else rules.size
     if size > len(names) or len(included) > size:
         raise errors.AlignmentError(
@@ -58,15 +63,6 @@ def select_panel(counts: AnnData, rules: Panel, *, batches: NDArray[Any]) -> tup
             f"the panel is to have {size:,} genes, but panel.exclude leaves {len(chosen):,}. Exclude fewer genes."
         )
     return tuple(chosen)
-
-
-def _included(rules: Panel, shared: set[str]) -> set[str]:
-    if missing := sorted(set(rules.include) - shared):
-        raise errors.AlignmentError(
-            f"panel.include names genes that not every data set measures: {errors.names(missing)}.", missing=missing
-        )
-    measured = {gene for name in rules.include_measured for gene in MEASURED[name]()}
-    return {*rules.include, *(measured & shared)}
 
 
 def allowed(names: Iterable[str], rules: Panel) -> list[str]:

@@ -15,19 +15,25 @@ from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
     from hub_client.manifest.v1 import Manifest
-    from hub_client.release.listing import Listing
 
 COLUMNS = (
-    Column("name"),
-    Column("version"),
-    Column("architecture"),
-    Column("organism", rank=4),
-    Column("tissue", rank=3),
-    Column("genes", "right"),
-    Column("cells", "right", rank=2),
-    Column("labels", "right", rank=1),
-    Column("licence", rank=5),
-    Column("hub", rank=6),
+    Column("name", text=lambda listing: listing.name),
+    Column("version", text=lambda listing: listing.version or ""),
+    Column("architecture", text=lambda listing: listing.architecture),
+    Column("organism", rank=4, text=lambda listing: listing.organism or ""),
+    Column("tissue", rank=3, text=lambda listing: ", ".join(listing.tissue)),
+    Column("genes", "right", text=lambda listing: f"{listing.genes:,}"),
+    Column("cells", "right", rank=2, text=lambda listing: f"{listing.cells:,}" if listing.cells else ""),
+    Column("labels", "right", rank=1, text=lambda listing: f"{len(listing.labels):,}" if listing.labels else ""),
+    Column("licence", rank=5, text=lambda listing: listing.license or ""),
+    Column("hub", rank=6, text=lambda listing: listing.hub),
+)
+METRICS = (
+    Column("metric", text=lambda metric: metric.name),
+    Column("value", "right", text=lambda metric: f"{metric.value:.3f}"),
+    Column("data", text=lambda metric: metric.dataset),
+    Column("cells", "right", text=lambda metric: f"{metric.n:,}"),
+    Column("split", rank=1, text=lambda metric: metric.split),
 )
 SHOWN = 8
 """Categories or labels named in a line of ``info``."""
@@ -50,15 +56,13 @@ def list_models(
     archzoo list --json | jq -r '.[].name'
     ```
     """
-    from hub_client.hub.client import Hub
-
-    found = Hub(hub).search(query)
+    found = options.hub_at(hub).search(query)
     if as_json:
         screen.say_json([asdict(listing) for listing in found])
     elif not found:
         screen.complain(f"no model matches {query!r}; `archzoo list` shows all." if query else _empty(hub))
     else:
-        screen.say_table(COLUMNS, [_row(listing) for listing in found])
+        screen.say_table(COLUMNS, found)
 
 
 def _empty(hub: str | None) -> str:
@@ -76,9 +80,7 @@ def info(model: options.ModelName, hub: options.HubFolder = None, as_json: optio
     archzoo info pbmc-scpoli@1.0.0 --json
     ```
     """
-    from hub_client.hub.client import Hub
-
-    place = Hub(hub)
+    place = options.hub_at(hub)
     ref, manifest = place.resolve(model), place.manifest(model)
     if as_json:
         screen.say_json({"ref": options.record(ref), "manifest": manifest.model_dump(mode="json")})
@@ -93,21 +95,6 @@ def info(model: options.ModelName, hub: options.HubFolder = None, as_json: optio
     if manifest.metrics:
         screen.say()
         show_metrics(manifest)
-
-
-def _row(listing: Listing) -> list[str]:
-    return [
-        listing.name,
-        listing.version or "",
-        listing.architecture,
-        listing.organism or "",
-        ", ".join(listing.tissue),
-        f"{listing.genes:,}",
-        f"{listing.cells:,}" if listing.cells else "",
-        f"{len(listing.labels):,}" if listing.labels else "",
-        listing.license or "",
-        listing.hub,
-    ]
 
 
 def facts(manifest: Manifest) -> dict[str, str]:
@@ -155,10 +142,8 @@ def _programs(manifest: Manifest) -> str:
 
 
 def _training(manifest: Manifest) -> str:
-    training = manifest.training
-    if training.plan is None:
-        return ""
-    return f"{training.epochs} epochs, batches of {training.plan.batch_size}, seed {training.seed}"
+    training, plan = manifest.training, manifest.training.plan
+    return f"{training.epochs} epochs, batches of {plan.batch_size}, seed {training.seed}" if plan else ""
 
 
 def _lineage(manifest: Manifest) -> str:
@@ -171,12 +156,4 @@ def _lineage(manifest: Manifest) -> str:
 
 def show_metrics(manifest: Manifest) -> None:
     """Print a release's metrics as a table."""
-    columns = [
-        Column("metric"),
-        Column("value", "right"),
-        Column("data"),
-        Column("cells", "right"),
-        Column("split", rank=1),
-    ]
-    rows = [[m.name, f"{m.value:.3f}", m.dataset, f"{m.n:,}", m.split] for m in manifest.metrics]
-    screen.say_table(columns, rows)
+    screen.say_table(METRICS, manifest.metrics)

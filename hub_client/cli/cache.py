@@ -18,7 +18,6 @@ from hub_client.cli.screen import Column
 if TYPE_CHECKING:
     from hub_client.release.store import Entry
     from hub_client.store.cache.downloads import Cache
-    from hub_client.store.cache.prune import Kept
     from hub_client.store.folder.folder_store import FolderStore
 
 app = typer.Typer(no_args_is_help=True, help="See, check and tidy up what is on this computer.")
@@ -33,19 +32,19 @@ UnusedFor = Annotated[
     typer.Option(metavar="DAYS", min=0, help="Also releases that were not read for so long.", show_default=False),
 ]
 COLUMNS = (
-    Column("kind", rank=1),
-    Column("name"),
-    Column("releases", "right"),
-    Column("commits", "right", rank=2),
-    Column("size", "right"),
+    Column("kind", rank=1, text=lambda record: record["kind"]),
+    Column("name", text=lambda record: record["name"]),
+    Column("releases", "right", text=lambda record: _count(record["releases"])),
+    Column("commits", "right", rank=2, text=lambda record: _count(record["commits"])),
+    Column("size", "right", text=lambda record: readable(record["bytes"])),
 )
 DOWNLOADED = (
-    Column("downloaded"),
-    Column("version"),
-    Column("hub", rank=2),
-    Column("digest", rank=1),
-    Column("size", "right"),
-    Column("last read", rank=3),
+    Column("downloaded", text=lambda one: one.repo),
+    Column("version", text=lambda one: one.version or one.commit[:12]),
+    Column("hub", rank=2, text=lambda one: one.hub),
+    Column("digest", rank=1, text=lambda one: f"sha256:{one.digest[:12]}"),
+    Column("size", "right", text=lambda one: readable(one.size) + ("" if one.complete else ", partly here")),
+    Column("last read", rank=3, text=lambda one: datetime.fromtimestamp(one.used, tz=UTC).date().isoformat()),
 )
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -73,17 +72,11 @@ def show(hub: Folder = None, as_json: options.Json = False) -> None:
         return
     screen.say(str(_folder(hub)))
     if records:
-        screen.say_table(
-            COLUMNS,
-            [
-                [r["kind"], r["name"], _count(r["releases"]), _count(r["commits"]), readable(r["bytes"])]
-                for r in records
-            ],
-        )
+        screen.say_table(COLUMNS, records)
     screen.say(f"in all: {readable(sum(r['bytes'] for r in records))}")
     if downloads:
         screen.say(f"\n{_cache().root}")
-        screen.say_table(DOWNLOADED, [_row(one) for one in downloads])
+        screen.say_table(DOWNLOADED, downloads)
         each = {file.sha256: file.size for one in downloads if one.complete for file in one.files}
         screen.say(f"in all: {readable(sum(each.values()))}, files that releases share counted once")
 
@@ -153,12 +146,6 @@ def _cache() -> Cache:
     from hub_client.store.cache.downloads import Cache
 
     return Cache.default()
-
-
-def _row(one: Kept) -> list[str]:
-    here = readable(one.size) if one.complete else f"{readable(one.size)}, partly here"
-    read = datetime.fromtimestamp(one.used, tz=UTC).date().isoformat()
-    return [one.repo, one.version or one.commit[:12], one.hub, f"sha256:{one.digest[:12]}", here, read]
 
 
 def readable(size: int) -> str:

@@ -28,9 +28,7 @@ def bundle(model: options.ModelName, out: Out, hub: options.HubFolder = None, as
     archzoo pull pbmc-scpoli.tar
     ```
     """
-    from hub_client.hub.client import Hub
-
-    place = Hub(hub)
+    place = options.hub_at(hub)
     ref, path = place.resolve(model), place.bundle(model, out)
     size = path.stat().st_size
     more = {"file": str(path), "bytes": size} if as_json else {"file": f"{path} ({cache.readable(size)})"}

@@ -30,8 +30,7 @@ GeneIds = Annotated[
 Terms = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE",
-        help="Names of an expiMap's gene programs: one a line, in their order; or a GMT file.",
+        metavar="FILE", help="Names of an expiMap's gene programs: one a line, in their order; or a GMT file."
     ),
 ]
 Reference = Annotated[
@@ -117,10 +116,9 @@ def export_model(
     archzoo export pbmc-scvi --scvi pbmc-scvi-tools
     ```
     """
-    from hub_client.hub.client import Hub
     from hub_client.interop.export_scvi import export_scvi
 
-    written = export_scvi(Hub(hub).pull(model), scvi, overwrite=force)
+    written = export_scvi(options.hub_at(hub).pull(model), scvi, overwrite=force)
     if as_json:
         screen.say_json({"folder": str(written)})
     else:
@@ -143,8 +141,8 @@ def _inspect(folder: Path, *, prefix: str, as_json: bool) -> None:
     screen.say_table(REQUESTS, [["allowed" if one.allowed else "refused", one.name, one.file] for one in requests])
     if inspection.contents.shapes is not None:
         screen.say()
-        shapes = {name: " x ".join(map(str, shape)) or "1 number" for name, shape in inspection.contents.shapes.items()}
-        screen.say_table(TENSORS, [[name, shape] for name, shape in shapes.items()])
+        shapes = inspection.contents.shapes.items()
+        screen.say_table(TENSORS, [[name, " x ".join(map(str, shape)) or "1 number"] for name, shape in shapes])
 
 
 def _record(folder: Path, inspection: Inspection) -> dict[str, Any]:
@@ -180,8 +178,7 @@ def _facts(folder: Path, inspection: Inspection) -> dict[str, str]:
 
 
 def _outlook(inspection: Inspection) -> str:
-    refused = len(inspection.refused)
-    if refused:
+    if refused := len(inspection.refused):
         return f"refused: it asks for {refused} {'thing' if refused == 1 else 'things'} that no saved model needs"
     return "can be imported" if inspection.kind else "refused: it is none of the kinds that archzoo imports"
 
@@ -206,9 +203,7 @@ def _gene_ids(file: Path) -> list[str] | dict[str, str]:
 
 
 def _show_import(folder: Path, *, as_json: bool) -> None:
-    from hub_client.hub.client import Hub
-
-    place = Hub()
+    place = options.hub_at()
     ref, manifest = place.resolve(folder), place.manifest(folder)
     origin = manifest.imported_from
     lost = list(origin.lost) if origin else []

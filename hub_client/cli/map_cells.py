@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,8 +35,7 @@ Query = Annotated[
     str, _option("FILE", "Cells to map, raw counts: `.h5ad`, `.zarr`, `.h5mu`; or `pbmc68k`, an example.", CELLS)
 ]
 Conditions = Annotated[
-    list[str] | None,
-    _option("KEY=COLUMN", "The obs column of a condition. Repeatable.", CELLS, "--condition", "-c"),
+    list[str] | None, _option("KEY=COLUMN", "The obs column of a condition. Repeatable.", CELLS, "--condition", "-c")
 ]
 Labels = Annotated[
     list[str] | None, _option("LEVEL=COLUMN", "The obs column of labels to train with. Repeatable.", CELLS)
@@ -112,13 +110,14 @@ def map_cells(
     archzoo map pbmc-cite-totalvi --query cite.h5ad --proteins adt --out mapped.h5ad
     ```
     """
-    from hub_client.hub.client import Hub
+    from hub_client.data.examples import QUERIES, bundled_query
     from hub_client.manifest.receipts import MappingSettings
 
     _check_outputs(out, save_model, force=force)
-    conditions = options.pairs(condition, option="--condition") or _example_conditions(query)
+    given = {"batch": "batch"} if query in QUERIES else None
+    conditions = options.pairs(condition, option="--condition") or given
     learned, judged = options.pairs(labels, option="--labels"), options.pairs(truth, option="--truth") or {}
-    reference = Hub(hub).pull(model)
+    reference = options.hub_at(hub).pull(model)
     settings = MappingSettings(
         conditions=conditions,
         labels=learned,
@@ -133,10 +132,11 @@ def map_cells(
         precision=precision,
     )
 
+    from hub_client.data.open_query import opened
     from hub_client.labels.evaluate import evaluate  # not before cheap mistakes are reported: this loads torch
     from hub_client.mapping.map_query import map_query
 
-    cells = _query(query)
+    cells = bundled_query(query) if query in QUERIES else opened(query)
     known = _truth(cells, judged, reference=reference, taught=learned or {})
     mapping = map_query(cells, reference, **dict(settings), progress=not quiet)
     if save_model:
@@ -164,14 +164,10 @@ def _write_zarr(adata: AnnData, path: Path) -> None:
 
 
 def _write_h5ad(adata: AnnData, path: Path) -> None:
-    atomic.reserve(path, int(1.1 * _size(adata)) + 2**20)  # HDF5 that runs out of room takes the process down
-    adata.write_h5ad(path)
-
-
-def _size(adata: AnnData) -> int:
-    """Return about how many bytes an AnnData takes, in memory and in an uncompressed file."""
     raw = 0 if adata.raw is None else sys.getsizeof(type(adata)(adata.raw.X))
-    return sys.getsizeof(adata) + raw
+    size = sys.getsizeof(adata) + raw  # about as many bytes, in memory and in an uncompressed file
+    atomic.reserve(path, int(1.1 * size) + 2**20)  # HDF5 that runs out of room takes the process down
+    adata.write_h5ad(path)
 
 
 WRITERS = {".h5ad": _write_h5ad, ".zarr": _write_zarr}
@@ -218,42 +214,19 @@ def _check_writable(option: str, path: Path) -> None:
         ) from error
 
 
-def _query(name: str) -> AnnData:
-    from hub_client.data.examples import QUERIES, bundled_query
-    from hub_client.data.open_query import opened
-
-    if name in QUERIES:
-        return bundled_query(name)
-    return opened(name)
-
-
-def _example_conditions(name: str) -> dict[str, str] | None:
-    from hub_client.data.examples import QUERIES
-
-    return {"batch": "batch"} if name in QUERIES else None
-
-
 def _truth(
     cells: AnnData, columns: dict[str, str], *, reference: Model, taught: dict[str, str]
 ) -> dict[str, pd.Series]:
     """Return the obs columns predictions shall be judged by, checked before training, so that a slip costs no time."""
-    from hub_client.data.obs import column
+    from hub_client.data.obs import column, texts
+    from hub_client.labels.evaluate import known_cells
     from hub_client.labels.predict import predictable
 
     if not columns:
         return {}
     judged = {*predictable(reference), *taught}
-    _check_levels(columns, known=[level for level in reference.vocabulary.labels if level in judged])
-    truth = {
-        level: column(cells.obs, name, purpose=f"the truth of {level!r} (--truth)") for level, name in columns.items()
-    }
-    for level, values in truth.items():
-        _check_overlap(level, values, reference=reference, taught=cells.obs.get(taught.get(level)))
-    return truth
-
-
-def _check_levels(wanted: Iterable[str], *, known: Sequence[str]) -> None:
-    if strangers := [level for level in wanted if level not in known]:
+    known = [level for level in reference.vocabulary.labels if level in judged]
+    if strangers := [level for level in columns if level not in known]:
         raise errors.VocabularyError(
             f"--truth names {errors.names(strangers)}, but this model predicts {errors.names(known) or 'no labels'}. "
             "Write --truth LEVEL=COLUMN with one of its levels.",
@@ -261,15 +234,14 @@ def _check_levels(wanted: Iterable[str], *, known: Sequence[str]) -> None:
             unknown=strangers,
             known=known,
         )
-
-
-def _check_overlap(level: str, truth: pd.Series, *, reference: Model, taught: pd.Series | None) -> None:
-    """Raise VocabularyError if no true label is one that the model knows or will have learned from the query."""
-    from hub_client.data.obs import texts
-    from hub_client.labels.evaluate import known_cells
-
-    learned = () if taught is None else texts(taught.drop_duplicates())
-    known_cells(level, texts(truth), known=[*reference.vocabulary.labels[level].names, *learned])
+    truth = {}
+    for level, name in columns.items():
+        truth[level] = column(cells.obs, name, purpose=f"the truth of {level!r} (--truth)")
+    for level, values in truth.items():  # raises if no true label is known, or will be learned from the query
+        labels = cells.obs.get(taught.get(level))
+        learned = () if labels is None else texts(labels.drop_duplicates())
+        known_cells(level, texts(values), known=[*reference.vocabulary.labels[level].names, *learned])
+    return truth
 
 
 def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:

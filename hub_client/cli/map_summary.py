@@ -73,9 +73,11 @@ def _labels(found: LabelPrediction) -> list[dict[str, Any]]:
 
 def show(record: dict[str, Any]) -> None:
     """Print a summary for people."""
+    reference = record["reference"]
+    commit = f", commit {reference['commit'][:12]}" if reference["commit"] else ""
     screen.say_facts(
         {
-            "reference": _reference_line(record["reference"]),
+            "reference": f"{reference['name']} {reference['version']}{commit}",
             "cells": f"{record['cells']:,}",
             "genes": _gene_line(record["genes"]),
             "not measured": _missing_line(record["genes"]),
@@ -99,11 +101,6 @@ def _training_line(training: dict[str, Any] | None) -> str:
     return f"{training['epochs']} epochs in {training['seconds']:.1f} s on {training['device']} ({training['stopped']})"
 
 
-def _reference_line(reference: dict[str, Any]) -> str:
-    commit = f", commit {reference['commit'][:12]}" if reference["commit"] else ""
-    return f"{reference['name']} {reference['version']}{commit}"
-
-
 def _gene_line(genes: dict[str, Any]) -> str:
     found = genes["total"] - genes["missing"]
     line = f"{found:,} of {genes['total']:,} measured ({genes['coverage']:.1%})"
@@ -125,14 +122,13 @@ def _missing_line(genes: dict[str, Any]) -> str:
 
 
 def _show_labels(level: str, rows: list[dict[str, Any]], *, total: int) -> None:
-    columns = [Column(level), Column("cells", "right"), Column("share", "right"), Column("mean uncertainty", "right")]
-    screen.say_table(
-        columns,
-        [
-            [row["label"], f"{row['cells']:,}", f"{row['cells'] / total:.1%}", f"{row['mean_uncertainty']:.3f}"]
-            for row in rows
-        ],
-    )
+    columns = [
+        Column(level, text=lambda row: row["label"]),
+        Column("cells", "right", text=lambda row: f"{row['cells']:,}"),
+        Column("share", "right", text=lambda row: f"{row['cells'] / total:.1%}"),
+        Column("mean uncertainty", "right", text=lambda row: f"{row['mean_uncertainty']:.3f}"),
+    ]
+    screen.say_table(columns, rows)
 
 
 def _show_evaluation(level: dict[str, Any]) -> None:
@@ -142,10 +138,6 @@ def _show_evaluation(level: dict[str, Any]) -> None:
         f"cells" + (f"; {left_out:,} cells with labels unknown to the model left out" if left_out else "")
     )
     columns = [Column("true label"), *(Column(name, "right") for name in ("cells", "precision", "recall", "F1"))]
-    screen.say_table(
-        columns,
-        [
-            [row["label"], f"{row['cells']:,}", *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))]
-            for row in level["labels"]
-        ],
-    )
+    shares = [[f"{row[name]:.3f}" for name in ("precision", "recall", "f1")] for row in level["labels"]]
+    rows = zip(level["labels"], shares, strict=True)
+    screen.say_table(columns, [[row["label"], f"{row['cells']:,}", *each] for row, each in rows])

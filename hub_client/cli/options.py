@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,15 +12,24 @@ from hub_client import errors
 from hub_client.cli import screen
 from hub_client.release.ref import Ref
 
+if TYPE_CHECKING:
+    from hub_client.hub.client import Hub
+
+
+def hub_at(place: str | None = None) -> Hub:
+    """Return the hub that ``--hub`` names; it is imported here, so that no command's help waits for it."""
+    from hub_client.hub.client import Hub
+
+    return Hub(place)
+
 
 def complete_model(incomplete: str) -> list[str]:
     """Return the names of models that begin so, for the shell; of hubs on the network, those in the cache."""
-    from hub_client.hub.client import Hub
     from hub_client.store import settings
 
     try:
         with settings.without_network():
-            return [name for name in Hub().names() if name.startswith(incomplete)]
+            return [name for name in hub_at().names() if name.startswith(incomplete)]
     except (errors.HubClientError, OSError):
         return []
 

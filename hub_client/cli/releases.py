@@ -15,7 +15,7 @@ from hub_client.cli.screen import Column
 from hub_client.release.ref import Ref
 
 if TYPE_CHECKING:
-    from hub_client.checks.validate import Finding, Validation
+    from hub_client.checks.validate import Validation
     from hub_client.hub.client import Hub
     from hub_client.hub.preview import Preview
     from hub_client.release.signing import Signer
@@ -75,12 +75,10 @@ def pull(
     archzoo pull my-lab/kidney --locked archzoo.lock --out kidney
     ```
     """
-    from hub_client.hub.client import Hub
-
     if out is None:
         options.show_release(_kept(model), as_json=as_json)
         return
-    place = Hub(hub)
+    place = options.hub_at(hub)
     if locked:
         from hub_client.hub.lock import locked as pinned
         from hub_client.hub.lock import read_lock
@@ -123,9 +121,7 @@ def push(
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --sign lab.pem --publisher "My lab"
     ```
     """
-    from hub_client.hub.client import Hub
-
-    place = Hub(hub)
+    place = options.hub_at(hub)
     settings: dict[str, Any] = {"version": version, "parent": parent, "delta": delta}
     if dry_run:
         _preview(place.preview(folder, to, **settings), as_json=as_json)
@@ -151,9 +147,7 @@ def _signer(key: Path | None, publisher: str | None) -> Signer | None:
     return Signer(key, publisher)
 
 
-def make_key(
-    file: Annotated[Path, typer.Argument(help="A new file for the private key.", show_default=False)],
-) -> None:
+def make_key(file: Annotated[Path, typer.Argument(help="A new file for the private key.", show_default=False)]) -> None:
     """Make a key to sign releases with.
 
     Writes the private key to a file that only you can read, and prints the public one: the line that others put under
@@ -195,9 +189,7 @@ def validate(
     archzoo validate my-lab/kidney --trust trusted.toml
     ```
     """
-    from hub_client.hub.client import Hub
-
-    place = Hub(hub)
+    place = options.hub_at(hub)
     ref = place.resolve(model)
     place.manifest(model)  # one that cannot be read raises its own error
     validation = _validation(place, model, ref, trust)
@@ -208,7 +200,8 @@ def validate(
     if as_json:
         screen.say_json({**options.record(ref), **asdict(validation), "publishable": validation.publishable})
     else:
-        screen.say("\n  ".join([f"{ref}: {'; '.join(validation.passed)}", *map(_line, validation.findings)]))
+        findings = [f"{finding.severity}: {finding.check}: {finding.message}" for finding in validation.findings]
+        screen.say("\n  ".join([f"{ref}: {'; '.join(validation.passed)}", *findings]))
     if not validation.publishable:
         raise typer.Exit(1)
 
@@ -222,10 +215,6 @@ def _validation(place: Hub, model: str, ref: Ref, trust: Path | None) -> Validat
         except errors.IntegrityError as error:
             return Validation((), (Finding("files", "error", str(error)),))
         return validate(folder, stores=place.stores, trust=trust, name=ref.repo)
-
-
-def _line(finding: Finding) -> str:
-    return f"{finding.severity}: {finding.check}: {finding.message}"
 
 
 def build(
@@ -248,11 +237,10 @@ def build(
     """
     from hub_client.build.build import build as build_release
     from hub_client.build.build import choose_programs
-    from hub_client.hub.client import Hub
 
     chosen = choose_programs(recipe, data=data)
     folder = build_release(recipe, data=data, out=out, overwrite=force, progress=not quiet)
-    place = Hub()
+    place = options.hub_at()
     programs = {} if chosen is None else {"gene programs": str(chosen)}
     options.show_release(place.resolve(folder), as_json=as_json, folder=str(folder), **programs)
     if not as_json:

@@ -42,11 +42,10 @@ def lock(
     archzoo pull my-lab/kidney --locked archzoo.lock --out kidney
     ```
     """
-    from hub_client.hub.client import Hub
     from hub_client.hub.lock import lock as pin
     from hub_client.hub.lock import write_lock
 
-    pinned = pin(models, Hub(hub))
+    pinned = pin(models, options.hub_at(hub))
     write_lock(out, pinned)
     if as_json:
         screen.say_json(pinned.model_dump(mode="json"))
@@ -70,9 +69,8 @@ def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: opt
     ```
     """
     from hub_client.hub.claims import check_claims
-    from hub_client.hub.client import Hub
 
-    claims = check_claims(model, hub=Hub(hub))
+    claims = check_claims(model, hub=options.hub_at(hub))
     if as_json:
         screen.say_json([asdict(claim) for claim in claims])
     else:
@@ -94,10 +92,9 @@ def cite(model: options.ModelName, format: Format = "bibtex", hub: options.HubFo
     archzoo cite pbmc-scpoli --format cff > CITATION.cff
     ```
     """
-    from hub_client.hub.client import Hub
     from hub_client.release import citation
 
-    place = Hub(hub)
+    place = options.hub_at(hub)
     writers = {"bibtex": citation.bibtex, "cff": citation.cff}
     screen.say(writers[format](place.manifest(model), place.resolve(model)).rstrip("\n"))
 
@@ -124,11 +121,10 @@ def replay(
     archzoo replay mapped.receipt.json --query lupus.h5ad --seed 1
     ```
     """
-    from hub_client.hub.client import Hub
     from hub_client.manifest.receipts import read_receipt
 
     given = read_receipt(_content(receipt), source=str(receipt))
-    place = Hub(hub)
+    place = options.hub_at(hub)
     reference = place.pull(model or f"{given.reference.name}@sha256:{given.reference.digest}")
 
     from hub_client.data.examples import QUERIES, bundled_query

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,11 +24,15 @@ GAP = 3
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading; of columns that do not fit together, those with the highest ``rank`` are left out."""
+    """A column's heading; of columns that do not fit together, those with the highest ``rank`` are left out.
+
+    ``text`` reads the column's text from a row's record; without it, rows are lists of texts.
+    """
 
     title: str
     justify: Literal["left", "right"] = "left"
     rank: int = 0
+    text: Callable[[Any], str] | None = None
 
 
 def console() -> Console:
@@ -54,11 +58,9 @@ def complain(text: str) -> None:
 
 def harmless(text: str) -> str:
     """Return a text in which control characters are their codes: names in files can be a stranger's."""
-    return text if text.isprintable() else "".join(map(_shown, text))
-
-
-def _shown(character: str) -> str:
-    return character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1]
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
 
 
 def say_json(value: Any) -> None:
@@ -66,9 +68,10 @@ def say_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def say_table(columns: Sequence[Column], records: Sequence[Any]) -> None:
     """Write a table, without the least important columns where the terminal is too narrow for all."""
     out = console()
+    rows = [[one.text(record) if one.text else record[i] for i, one in enumerate(columns)] for record in records]
     shown = _fitting(columns, rows, width=out.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index in shown:

@@ -17,7 +17,7 @@ from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
     from hub_client.serve.garbage import Removed
-    from hub_client.serve.tokens import Token, Tokens
+    from hub_client.serve.tokens import Tokens
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
 token = typer.Typer(no_args_is_help=True, help="Make, list and revoke the tokens that let people in.")
@@ -39,16 +39,15 @@ class Visibility(StrEnum):
     public = "public"
 
 
-Root = Annotated[
-    Path, typer.Option("--root", metavar="DIR", help="The hub's folder; made if missing.", show_default=False)
-]
+_ROOT = typer.Option("--root", metavar="DIR", help="The hub's folder; made if missing.", show_default=False)
+Root = Annotated[Path, _ROOT]
 COLUMNS = (
-    Column("id"),
-    Column("user"),
-    Column("scope"),
-    Column("namespaces"),
-    Column("created", rank=2),
-    Column("expires", rank=1),
+    Column("id", text=lambda token: token.id),
+    Column("user", text=lambda token: token.user),
+    Column("scope", text=lambda token: token.scope),
+    Column("namespaces", text=lambda token: ", ".join(token.namespaces)),
+    Column("created", rank=2, text=lambda token: token.created[:10]),
+    Column("expires", rank=1, text=lambda token: (token.expires or "never")[:10]),
 )
 _GIGABYTE = 10**9
 
@@ -56,15 +55,11 @@ _GIGABYTE = 10**9
 @app.callback()
 def serve(
     context: typer.Context,
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", metavar="DIR", help="The hub's folder; made if missing.", show_default=False),
-    ] = None,
+    root: Annotated[Path | None, _ROOT] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 is any free one.")] = 8400,
     url: Annotated[
-        str | None,
-        typer.Option(help="The hub's address as people see it, behind a proxy.", show_default=False),
+        str | None, typer.Option(help="The hub's address as people see it, behind a proxy.", show_default=False)
     ] = None,
     certificate: Annotated[
         Path | None, typer.Option(help="Certificate chain (PEM), for https.", show_default=False)
@@ -173,7 +168,7 @@ def list_tokens(root: Root, as_json: options.Json = False) -> None:
     if as_json:
         screen.say_json([{key: value for key, value in asdict(token).items() if key != "sha256"} for token in found])
     elif found:
-        screen.say_table(COLUMNS, [_row(token) for token in found])
+        screen.say_table(COLUMNS, found)
     else:
         screen.say(f"no tokens yet: `archzoo serve token create --root {root} --user NAME --scope write`")
 
@@ -243,17 +238,6 @@ def _tokens(root: Path) -> Tokens:
     from hub_client.serve.tokens import Tokens
 
     return Tokens(root.expanduser().absolute())
-
-
-def _row(token: Token) -> list[str]:
-    return [
-        token.id,
-        token.user,
-        token.scope,
-        ", ".join(token.namespaces),
-        token.created[:10],
-        (token.expires or "never")[:10],
-    ]
 
 
 def _check_installed() -> None:

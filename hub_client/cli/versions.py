@@ -22,13 +22,13 @@ Reason = Annotated[
     str, typer.Option("--reason", "-r", metavar="TEXT", help="What is wrong, and what to use.", show_default=False)
 ]
 STEPS = (
-    Column("name"),
-    Column("version"),
-    Column("how"),
-    Column("created", rank=2),
-    Column("digest"),
-    Column("hub", rank=3),
-    Column("message", rank=1),
+    Column("name", text=lambda step: step.name),
+    Column("version", text=lambda step: step.version or ""),
+    Column("how", text=lambda step: _how(step)),
+    Column("created", rank=2, text=lambda step: (step.created or "")[:10]),
+    Column("digest", text=lambda step: f"sha256:{step.digest[:12]}"),
+    Column("hub", rank=3, text=lambda step: step.hub or "in no hub at hand"),
+    Column("message", rank=1, text=lambda step: step.message),
 )
 
 
@@ -49,9 +49,7 @@ def yank(
     archzoo yank my-lab/kidney@1.1.0 --reason "two donors were swapped; use 1.1.1"
     ```
     """
-    from hub_client.hub.client import Hub
-
-    ref = Hub(hub).yank(model, reason=reason)
+    ref = options.hub_at(hub).yank(model, reason=reason)
     if as_json:
         screen.say_json({**options.record(ref), "yanked": reason})
     else:
@@ -71,9 +69,7 @@ def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, 
     archzoo diff pbmc-scpoli ./mapped-model
     ```
     """
-    from hub_client.hub.client import Hub
-
-    place = Hub(hub)
+    place = options.hub_at(hub)
     before, after = place.pull(model), place.pull(other)
 
     from hub_client.checks.diff import diff as compare  # after the names were found: this loads torch
@@ -138,23 +134,13 @@ def log(model: options.ModelName, hub: options.HubFolder = None, as_json: option
     archzoo log my-lab/pbmc-scpoli-68k
     ```
     """
-    from hub_client.hub.client import Hub
-
-    steps = Hub(hub).lineage(model)
+    steps = options.hub_at(hub).lineage(model)
     if as_json:
         screen.say_json([asdict(step) for step in steps])
     else:
-        screen.say_table(STEPS, [_row(step) for step in steps])
+        screen.say_table(STEPS, steps)
 
 
-def _row(step: Step) -> list[str]:
+def _how(step: Step) -> str:
     how = step.relation or ("the first" if step.hub else "")
-    return [
-        step.name,
-        step.version or "",
-        f"{how}, yanked: {step.yanked}" if step.yanked else how,
-        (step.created or "")[:10],
-        f"sha256:{step.digest[:12]}",
-        step.hub or "in no hub at hand",
-        step.message,
-    ]
+    return f"{how}, yanked: {step.yanked}" if step.yanked else how

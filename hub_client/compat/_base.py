@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,11 @@ SAMPLE_SEED = 0
 """Seed of the latent that is sampled."""
 
 
+def setting(field: str, doc: str) -> Any:
+    """Return the property that reads a field of the config, for an attribute that is annotated with its type."""
+    return property(attrgetter(f"_config.{field}"), doc=doc)
+
+
 class ScArchesModel(ABC):
     """A model with its training cells, by scArches' names."""
 
@@ -28,6 +34,7 @@ class ScArchesModel(ABC):
     adata: AnnData | None
     history: History | None
     is_trained_: bool
+    recon_loss_: str = setting("likelihood", "Likelihood.")
 
     @property
     @abstractmethod
@@ -49,11 +56,6 @@ class ScArchesModel(ABC):
         """Dropout; 0 where surgery removed it."""
         network = self._network
         return 0.0 if network.grown_by_surgery and not network.keep_dropout else self._config.dropout
-
-    @property
-    def recon_loss_(self) -> str:
-        """Likelihood."""
-        return self._config.likelihood
 
     @property
     def use_bn_(self) -> bool:

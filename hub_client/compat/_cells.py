@@ -37,7 +37,9 @@ def cell_labels(
 
 def _positions(labelled: Sequence[int], cells: int) -> NDArray[np.int64]:
     """Return positions of cells, from the end where they are negative; a saved range may claim any length."""
-    first, last = _extremes(labelled)
+    whole_range = isinstance(labelled, range) and labelled
+    ends = (labelled[0], labelled[-1]) if whole_range else labelled  # those of a range take no walk along it
+    first, last = min(ends, default=0), max(ends, default=0)
     if len(labelled) > cells or not -cells <= first <= last < cells:
         raise errors.InvalidInput(
             f"labeled_indices has {len(labelled):,} positions, up to {last:,}, and there are {cells:,} cells; "
@@ -45,12 +47,6 @@ def _positions(labelled: Sequence[int], cells: int) -> NDArray[np.int64]:
             facts={"labeled_indices": len(labelled), "cells": cells},
         )
     return np.asarray(labelled, dtype=np.int64)
-
-
-def _extremes(positions: Sequence[int]) -> tuple[int, int]:
-    """Return the smallest and the largest position; those of a range are its ends, which takes no walk along it."""
-    ends = (positions[0], positions[-1]) if isinstance(positions, range) and positions else positions
-    return min(ends, default=0), max(ends, default=0)
 
 
 def subsample_groups(cells: Cells, share: float) -> NDArray[np.int64]:

@@ -89,9 +89,8 @@ class OneHotModel(ScArchesModel):
 
     @classmethod
     def _from_scarches(cls, saved: Saved, adata: AnnData | None) -> Self:
-        return cls._around(
-            import_legacy.from_scarches(saved, kind=cls.kind), adata, saved.attributes.get("condition_key_")
-        )
+        model = import_legacy.from_scarches(saved, kind=cls.kind)
+        return cls._around(model, adata, saved.attributes.get("condition_key_"))
 
     # --- what the documented methods do ------------------------------------------------------------------------------
 
@@ -128,6 +127,19 @@ class OneHotModel(ScArchesModel):
         made._network.keep_dropout = not remove_dropout or "dropout" in changes
         return made
 
+    def get_y(self, x: Expression | None = None, c: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Return a decoder's layer at a seeded sample of the latent.
+
+        In trVAE it is the first one, ``(cells, width)``; in expiMap the outputs before the last, ``(cells, genes)``.
+
+        Parameters
+        ----------
+        x, c
+            As for ``get_latent``.
+        """
+        cells = self._cells(x, c)
+        return self._network.decoder_layer(cells, self._sampled(cells))
+
     # --- cells -------------------------------------------------------------------------------------------------------
 
     def _cells(self, x: Expression | None, c: ArrayLike | None) -> Cells:
@@ -138,7 +150,13 @@ class OneHotModel(ScArchesModel):
         column = self.condition_key_
         adata = self._given(x)
         if column is not None and c is not None:
-            adata = AnnData(adata.X, obs=adata.obs.assign(**{column: self._of_each(c, adata)}), var=adata.var)
+            names = np.asarray(c, dtype=str).reshape(-1)
+            if len(names) != adata.n_obs:
+                raise errors.InvalidInput(
+                    f"c has {len(names):,} conditions for {adata.n_obs:,} cells; give one for each.",
+                    facts={"c": len(names), "cells": adata.n_obs},
+                )
+            adata = AnnData(adata.X, obs=adata.obs.assign(**{column: names}), var=adata.var)
         if column is not None and column not in adata.obs:
             raise errors.InvalidInput(
                 f"x comes without conditions: pass c, the {column} of each of its {adata.n_obs:,} cells.",
@@ -159,16 +177,6 @@ class OneHotModel(ScArchesModel):
                 facts={"shape": x.shape, "genes": self.input_dim_},
             )
         return AnnData(x, var=pd.DataFrame(index=list(self.model.manifest.genes.names)))
-
-    @staticmethod
-    def _of_each(c: ArrayLike, adata: AnnData) -> NDArray[np.str_]:
-        names = np.asarray(c, dtype=str).reshape(-1)
-        if len(names) != adata.n_obs:
-            raise errors.InvalidInput(
-                f"c has {len(names):,} conditions for {adata.n_obs:,} cells; give one for each.",
-                facts={"c": len(names), "cells": adata.n_obs},
-            )
-        return names
 
 
 def reconfigured(model: Model, changes: Mapping[str, Any]) -> Model:

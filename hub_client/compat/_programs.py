@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,20 +54,13 @@ def extension_mask(mask: ArrayLike | None, rows: int, *, genes: int) -> list[lis
 
 
 def names_of(adata: AnnData, number: int) -> list[str]:
-    """Return the names in ``uns`` if there is one for each term, made unique by numbers; else numbers."""
+    """Return the names in ``uns``, made unique by numbers, if there is one for each term; else numbers."""
     stored = adata.uns.get(TERMS)
     given = [] if stored is None else [str(name) for name in stored]
-    return _unique(given) if len(given) == number else numbered("term", number)
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Return names with numbers behind those that come again."""
-    seen: Counter[str] = Counter()
-    unique = []
-    for name in names:
-        seen[name] += 1
-        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return unique
+    if len(given) != number:
+        return numbered("term", number)
+    before = (given[:position].count(name) for position, name in enumerate(given))
+    return [f"{name} ({count + 1})" if count else name for name, count in zip(given, before, strict=True)]
 
 
 def numbered(word: str, number: int) -> list[str]:

@@ -8,7 +8,7 @@ weights of each key stay together, and only those of new categories are trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,8 +99,6 @@ def _width(categories: int) -> int:
 def _keep(parameter: nn.Parameter, columns: Tensor, *, unfrozen: bool) -> None:
     """Let training leave some columns of a parameter as they are."""
     if parameter.requires_grad and not unfrozen:
-        parameter.register_hook(_without(columns))  # type: ignore[no-untyped-call]
-
-
-def _without(columns: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda gradient: gradient.masked_fill(columns.to(gradient.device), 0)
+        parameter.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: gradient.masked_fill(columns.to(gradient.device), 0)
+        )

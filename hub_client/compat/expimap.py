@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
 from hub_client.compat import _groups, _plans, _programs
-from hub_client.compat._base import SAMPLE_SEED, normalization
+from hub_client.compat._base import SAMPLE_SEED, normalization, setting
 from hub_client.compat._groups import REST, Values
 from hub_client.compat._one_hot import Expression, OneHotModel, overrides
 from hub_client.compat._programs import TERMS
@@ -118,6 +118,7 @@ class EXPIMAP(OneHotModel):
     ) -> None:
         programs = _programs.of_shape(_programs.mask_of(adata, mask, mask_key), genes=adata.n_vars, argument="mask")
         constrained = _programs.extension_mask(ext_mask, n_ext_m, genes=adata.n_vars)
+        softmax = (decoder_last_layer or {"nb": "softmax"}.get(recon_loss)) == "softmax"
         architecture = {
             "kind": self.kind,
             "hidden": tuple(hidden_layer_sizes),
@@ -125,7 +126,7 @@ class EXPIMAP(OneHotModel):
             "likelihood": recon_loss,
             "normalization": normalization(use_bn, use_ln),
             "last_layer": decoder_last_layer,
-            "library_encoder": use_l_encoder and _is_softmax(recon_loss, decoder_last_layer),
+            "library_encoder": use_l_encoder and softmax,
             "soft_mask": soft_mask,
             "constrained_extensions": n_ext_m,
             "unconstrained_extensions": n_ext,
@@ -165,45 +166,21 @@ class EXPIMAP(OneHotModel):
         """1 where a gene is in a constrained extension's program, ``(terms, genes)``; None where there are none."""
         return self._masks("constrained") or None
 
-    @property
-    def n_ext_(self) -> int:
-        """Number of unconstrained extensions."""
-        return self._settings.unconstrained_extensions
-
-    @property
-    def n_ext_m_(self) -> int:
-        """Number of constrained extensions."""
-        return self._settings.constrained_extensions
-
-    @property
-    def soft_mask_(self) -> bool:
-        """Whether genes outside an annotated program may have weights."""
-        return self._settings.soft_mask
-
-    @property
-    def soft_ext_mask_(self) -> bool:
-        """Whether genes outside a constrained extension's program may have weights."""
-        return self._settings.soft_extension_mask
+    n_ext_: int = setting("unconstrained_extensions", "Number of unconstrained extensions.")
+    n_ext_m_: int = setting("constrained_extensions", "Number of constrained extensions.")
+    soft_mask_: bool = setting("soft_mask", "Whether genes outside an annotated program may have weights.")
+    soft_ext_mask_: bool = setting(
+        "soft_extension_mask", "Whether genes outside a constrained extension's program may have weights."
+    )
 
     @property
     def use_hsic_(self) -> bool:
         """Whether unconstrained extensions are kept independent."""
         return self._settings.hsic and self.n_ext_ > 0
 
-    @property
-    def hsic_one_vs_all_(self) -> bool:
-        """Whether they are compared one by one."""
-        return self._settings.hsic_one_vs_all
-
-    @property
-    def use_l_encoder_(self) -> bool:
-        """Whether library sizes are inferred."""
-        return self._settings.library_encoder
-
-    @property
-    def decoder_last_layer_(self) -> str:
-        """The last layer."""
-        return self._settings.mean_layer
+    hsic_one_vs_all_: bool = setting("hsic_one_vs_all", "Whether they are compared one by one.")
+    use_l_encoder_: bool = setting("library_encoder", "Whether library sizes are inferred.")
+    decoder_last_layer_: str = setting("mean_layer", "The last layer.")
 
     def _of_kind(self, kind: str) -> list[Term]:
         return [term for term in self.model.manifest.terms if term.kind == kind]
@@ -279,18 +256,12 @@ class EXPIMAP(OneHotModel):
 
         Parameters
         ----------
-        adata
-            The query.
-        reference_model
-            A model, or where one is saved.
+        adata, reference_model, freeze_expression, remove_dropout
+            As for :meth:`hub_client.compat.TRVAE.load_query_data`.
         freeze
             Train the rows of new conditions, and extensions, only. False trains everything, and moves the reference.
-        freeze_expression
-            False also trains the first layers of encoder and decoder, and moves the reference.
         unfreeze_ext
             Train extension terms, new ones and those the reference has. False leaves new ones as they start, at random.
-        remove_dropout
-            Whether the query trains without dropout.
         new_n_ext, new_n_ext_m
             How many unconstrained and constrained terms to add.
         new_ext_mask
@@ -355,17 +326,10 @@ class EXPIMAP(OneHotModel):
 
         Parameters
         ----------
-        x
-            ``(cells, genes)`` in the order of the model's genes, or an AnnData, whose genes are matched by name; None:
-            the model's own cells.
-        c
-            The condition of each cell, by name; None takes those of the AnnData.
+        x, c, mean, mean_var
+            As for :meth:`hub_client.compat.TRVAE.get_latent`.
         only_active
             Return the columns of :meth:`nonzero_terms` only.
-        mean
-            Return the mean.
-        mean_var
-            Return mean and variance, a tuple, unless ``mean`` is asked for.
         """
         cells = self._cells(x, c)
         chosen = self.nonzero_terms() if only_active else np.ones(len(self.model.manifest.terms), dtype=bool)
@@ -375,17 +339,6 @@ class EXPIMAP(OneHotModel):
             centre, variance = self._expimap.posterior(cells)
             return centre[:, chosen], variance[:, chosen]
         return self._sampled(cells)[:, chosen]
-
-    def get_y(self, x: Expression | None = None, c: ArrayLike | None = None) -> Values:
-        """Return the decoder's outputs before its last layer at a seeded sample of the latent, ``(cells, genes)``.
-
-        Parameters
-        ----------
-        x, c
-            As for :meth:`get_latent`.
-        """
-        cells = self._cells(x, c)
-        return self._expimap.decoder_layer(cells, self._sampled(cells))
 
     # --- terms -------------------------------------------------------------------------------------------------------
 
@@ -531,9 +484,16 @@ class EXPIMAP(OneHotModel):
         target = self._target(adata)
         rows = _groups.grouped(target, groups)
         chosen = slice(None) if select_terms is None else np.asarray(select_terms)
-        signs = self._signs(target, directions_key) if use_directions else np.ones(len(self.model.manifest.terms))
+        number = len(self.model.manifest.terms)
+        if use_directions and len(target.uns.get(directions_key, ())) != number:
+            raise errors.InvalidInput(
+                f"adata.uns has no {directions_key!r} with a direction for each of the {number:,} terms; "
+                "write it with latent_directions().",
+                facts={"directions_key": directions_key},
+            )
+        signs = np.asarray(target.uns[directions_key] if use_directions else np.ones(number), dtype=np.float32)
         mean, variance = self._expimap.posterior(self._cells(target, None))
-        posterior = _groups.Posterior(mean, variance, signs.astype(np.float32), chosen)
+        posterior = _groups.Posterior(mean, variance, signs, chosen)
         draw = np.random.default_rng(SAMPLE_SEED)
         target.uns[key_added] = {
             group: posterior.compared(draw.choice(one, n_sample), draw.choice(other, n_sample), exact, draw)._asdict()
@@ -564,16 +524,3 @@ class EXPIMAP(OneHotModel):
                 facts={"names": len(given), "terms": annotated, "extensions": len(terms) - annotated},
             )
         return [*map(str, given), *(term.name for term in terms[len(given) :])]
-
-    def _signs(self, adata: AnnData, key: str) -> NDArray[np.float32]:
-        if key not in adata.uns or len(adata.uns[key]) != len(self.model.manifest.terms):
-            raise errors.InvalidInput(
-                f"adata.uns has no {key!r} with a direction for each of the {len(self.model.manifest.terms):,} terms; "
-                "write it with latent_directions().",
-                facts={"directions_key": key},
-            )
-        return np.asarray(adata.uns[key], dtype=np.float32)
-
-
-def _is_softmax(recon_loss: str, last_layer: str | None) -> bool:
-    return (last_layer or {"nb": "softmax"}.get(recon_loss)) == "softmax"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._base import ScArchesModel, normalization
+from hub_client.compat._base import ScArchesModel, normalization, setting
 from hub_client.compat._cells import (
     cell_labels,
     check_combined,
@@ -155,7 +155,10 @@ class scPoli(ScArchesModel):
         )
         model = Model.build(manifest)
         self._hold(model, adata, labeled_indices, unknown_ct_names, share=share_metadata, metadata=obs_metadata)
-        self._place(prototypes_labeled, prototypes_unlabeled)
+        if prototypes_labeled:
+            self._network.place_prototypes(_tensor(prototypes_labeled["mean"]), _tensor(prototypes_labeled["cov"]))
+        if prototypes_unlabeled:
+            self._network.unlabelled = _tensor(prototypes_unlabeled["mean"])
 
     def _hold(
         self,
@@ -170,12 +173,6 @@ class scPoli(ScArchesModel):
         self.model, self.adata, self.labeled_indices_, self.unknown_ct_names_ = model, adata, labeled, unknown
         self.share_metadata_, self.obs_metadata_ = share, metadata
         self.history, self.is_trained_ = None, False
-
-    def _place(self, labelled: dict[str, Any] | None, unlabelled: dict[str, Any] | None) -> None:
-        if labelled:
-            self._network.place_prototypes(_tensor(labelled["mean"]), _tensor(labelled["cov"]))
-        if unlabelled:
-            self._network.unlabelled = _tensor(unlabelled["mean"])
 
     @classmethod
     def _around(cls, model: Model, adata: AnnData | None, **kept: Any) -> Self:
@@ -225,10 +222,7 @@ class scPoli(ScArchesModel):
                 levels.setdefault(name, []).append(level.key)
         return levels
 
-    @property
-    def latent_dim_(self) -> int:
-        """Size of the latent."""
-        return self._config.latent
+    latent_dim_: int = setting("latent", "Size of the latent.")
 
     @property
     def inject_condition_(self) -> list[str]:
@@ -329,9 +323,7 @@ class scPoli(ScArchesModel):
     def get_latent(self, adata: AnnData, mean: bool = False) -> NDArray[np.float32]:
         """Return the latent of cells, ``(cells, latent)``: a seeded sample of the posterior, or its mean."""
         cells = self._cells(adata)
-        if mean:
-            return embed(self.model, cells)
-        return self._sampled(cells)
+        return embed(self.model, cells) if mean else self._sampled(cells)
 
     def classify(
         self,
@@ -382,16 +374,12 @@ class scPoli(ScArchesModel):
     def _embeddings(self, key: str, rows: torch.Tensor) -> AnnData:
         names = self.conditions_[key]
         obs = pd.DataFrame(index=pd.Index(names, name=key))
-        metadata = self._metadata(key) if self.share_metadata_ else None
-        return AnnData(rows.cpu().numpy(), obs=obs if metadata is None else metadata.reindex(names))
-
-    def _metadata(self, key: str) -> pd.DataFrame | None:
-        """Return the obs columns that have one value per condition."""
-        if self.obs_metadata_ is not None:
-            return self.obs_metadata_
-        if self.adata is None or key not in self.adata.obs:
-            return None
-        return constant_columns(self.adata.obs, key)
+        if self.share_metadata_:  # the obs columns that have one value per condition
+            if self.obs_metadata_ is not None:
+                obs = self.obs_metadata_.reindex(names)
+            elif self.adata is not None and key in self.adata.obs:
+                obs = constant_columns(self.adata.obs, key).reindex(names)
+        return AnnData(rows.cpu().numpy(), obs=obs)
 
     def get_prototypes_info(self, prototype_set: Literal["labeled", "unlabeled"] = "labeled") -> AnnData:
         """Return prototypes as AnnData, ``(prototypes, latent)``, with names and labels by :meth:`classify`."""
@@ -419,12 +407,7 @@ class scPoli(ScArchesModel):
         return points, [str(number) for number in range(len(points))]
 
     def add_new_cell_type(
-        self,
-        cell_type_name: str,
-        obs_key: str,
-        prototypes: list[int],
-        x: AnnData | None = None,
-        c: object = None,
+        self, cell_type_name: str, obs_key: str, prototypes: list[int], x: AnnData | None = None, c: object = None
     ) -> None:
         """Name unlabelled prototypes: their mean becomes the prototype of a new label.
 

@@ -20,6 +20,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -116,8 +118,10 @@ class _ScviToolsModel:
             ``freeze_decoder_first_layer``, ``freeze_batchnorm_encoder``, ``freeze_batchnorm_decoder``,
             ``freeze_classifier``, ``registry``, ``transfer_batch``, ``datamodule``.
         """
+        from scvi.model.base._archesmixin import _get_loaded_data
+
         with _readable(reference_model) as known:
-            old, _, weights, _ = _surgery_data(known)
+            old, _, weights, _ = _get_loaded_data(known, device="cpu")  # as scvi-tools' own surgery reads a model
             registry = old["registry_"]
             model = super().load_query_data(  # type: ignore[misc]
                 adata,
@@ -180,10 +184,6 @@ class _ScviToolsModel:
         with _readable(reference_model) as known:
             return _models.base.ArchesMixin.prepare_query_anndata(adata, known, return_reference_var_names, inplace)
 
-    def _plan(self, plan_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return arguments of a training plan that leave frozen weights alone, where this model has any."""
-        return {"weight_decay": 0.0} | (plan_kwargs or {}) if self._grown else plan_kwargs
-
 
 @contextmanager
 def _readable(reference: Any) -> Iterator[Any]:
@@ -195,17 +195,24 @@ def _readable(reference: Any) -> Iterator[Any]:
         yield reference
 
 
-def _surgery_data(reference: Any) -> Any:
-    """Return attributes, genes and weights of a model or a safe copy, as scvi-tools' own surgery reads them."""
-    from scvi.model.base._archesmixin import _get_loaded_data
+def _sparing(train: Any) -> Any:
+    """Return a ``train`` whose plan leaves frozen weights alone, where a model has any."""
 
-    return _get_loaded_data(reference, device="cpu")
+    @wraps(train)
+    def spared(*args: Any, **kwargs: Any) -> Any:
+        given = signature(train).bind(*args, **kwargs)
+        if args[0]._grown:
+            given.arguments["plan_kwargs"] = {"weight_decay": 0.0} | (given.arguments.get("plan_kwargs") or {})
+        return train(*given.args, **given.kwargs)
+
+    return spared
 
 
 class SCVI(_ScviToolsModel, _models.SCVI):  # type: ignore[misc, name-defined]
     """scVI; parameters as in :class:`scvi.model.SCVI`."""
 
     _module_cls = splitting(_models.SCVI._module_cls)
+    train = _sparing(_models.SCVI.train)
 
     def __init__(
         self,
@@ -235,18 +242,6 @@ class SCVI(_ScviToolsModel, _models.SCVI):  # type: ignore[misc, name-defined]
             latent_distribution=latent_distribution,
             **kwargs,
         )
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        *,
-        plan_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Train, with scvi-tools' own parameters."""
-        return super().train(max_epochs, accelerator, devices, plan_kwargs=self._plan(plan_kwargs), **kwargs)
 
 
 class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-defined]
@@ -324,6 +319,7 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
         ours.was_pretrained = True
         return ours
 
+    @_sparing
     def train(
         self,
         max_epochs: int | None = None,
@@ -351,7 +347,7 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
             accelerator=accelerator,
             devices=devices,
             datasplitter_kwargs=datasplitter_kwargs,
-            plan_kwargs=self._plan(plan_kwargs),
+            plan_kwargs=plan_kwargs,
             **trainer_kwargs,
         )
 
@@ -413,6 +409,7 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
             **kwargs,
         )
 
+    @_sparing
     def train(
         self,
         max_epochs: int | None = None,
@@ -450,7 +447,7 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             adversarial_classifier=adversarial_classifier,
             datasplitter_kwargs=datasplitter_kwargs,
-            plan_kwargs=self._plan(plan_kwargs),
+            plan_kwargs=plan_kwargs,
             **kwargs,
         )
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
 from hub_client.compat import _plans
-from hub_client.compat._base import normalization
+from hub_client.compat._base import normalization, setting
 from hub_client.compat._one_hot import Expression, OneHotModel, overrides
-from hub_client.manifest.configs import TrVAEConfig as Config
-from hub_client.models.architectures.trvae import TrVAE
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 
@@ -107,35 +105,11 @@ class TRVAE(OneHotModel):
 
     # --- what scArches keeps as attributes ---------------------------------------------------------------------------
 
-    @property
-    def _trvae(self) -> Config:
-        return cast(Config, self._config)
-
-    @property
-    def latent_dim_(self) -> int:
-        """Size of the latent."""
-        return self._trvae.latent
-
-    @property
-    def use_mmd_(self) -> bool:
-        """Whether conditions are pulled together."""
-        return self._trvae.mmd
-
-    @property
-    def mmd_on_(self) -> str:
-        """Where: ``z`` or ``y``."""
-        return self._trvae.mmd_on
-
-    @property
-    def mmd_boundary_(self) -> int | None:
-        """The position that parts the conditions that are compared."""
-        return self._trvae.mmd_boundary
-
-    @property
-    def beta_(self) -> float:
-        """Weight of the discrepancy."""
-        return self._trvae.mmd_weight
-
+    latent_dim_: int = setting("latent", "Size of the latent.")
+    use_mmd_: bool = setting("mmd", "Whether conditions are pulled together.")
+    mmd_on_: str = setting("mmd_on", "Where: ``z`` or ``y``.")
+    mmd_boundary_: int | None = setting("mmd_boundary", "The position that parts the conditions that are compared.")
+    beta_: float = setting("mmd_weight", "Weight of the discrepancy.")
     # --- the documented methods --------------------------------------------------------------------------------------
 
     def train(self, n_epochs: int = 400, lr: float = 0.001, eps: float = 0.01, **kwargs: Any) -> None:
@@ -182,17 +156,6 @@ class TRVAE(OneHotModel):
         if mean:
             return embed(self.model, cells)
         return self._network.posterior(cells) if mean_var else self._sampled(cells)
-
-    def get_y(self, x: Expression | None = None, c: ArrayLike | None = None) -> NDArray[np.float32]:
-        """Return the decoder's first layer at a seeded sample of the latent, ``(cells, width)``.
-
-        Parameters
-        ----------
-        x, c
-            As for :meth:`get_latent`.
-        """
-        cells = self._cells(x, c)
-        return cast(TrVAE, self._network).decoder_layer(cells, self._sampled(cells))
 
     @classmethod
     def load_query_data(

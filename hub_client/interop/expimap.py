@@ -37,6 +37,16 @@ KINDS = {"term": "annotated"}
 """The kind of a term, where its name does not begin with it."""
 EXTENSIONS = ("encoder.expand_", "decoder.L0.ext_L")
 """How the names of extension terms' tensors begin."""
+LAYERS = {
+    "encoder.mean_encoder": "encoder.heads.0.mean",
+    "encoder.log_var_encoder": "encoder.heads.0.log_variance",
+    "decoder.L0.expr_L": "decoder.programs.0",
+    "l_encoder.FC.L0.expr_L": "library_encoder.hidden.first.expression",
+    "l_encoder.FC.N0": "library_encoder.hidden.activations.0.norm.norm",
+    "l_encoder.mean_encoder": "library_encoder.mean",
+    "l_encoder.log_var_encoder": "library_encoder.log_variance",
+}
+"""Our names of the layers that are not the encoder's hidden ones."""
 HEADS = {"expand_mean_encoder": "mean", "expand_var_encoder": "log_variance"}
 """scArches' encoder layers of all extension terms, constrained ones first, and what a block of ours has of them."""
 
@@ -50,9 +60,22 @@ def manifest_of(
     ``n_ext_`` and ``n_ext_m_`` are read: conditions and extension terms that it lacks can be trained, its own are
     frozen.
     """
+    constrained, unconstrained = _extensions(attributes)
+    architecture = {
+        "kind": "expimap",
+        **layers_of(attributes),
+        "last_layer": attributes.get("decoder_last_layer_"),  # models older than the choice had today's default
+        "library_encoder": _library(attributes),
+        "soft_mask": attributes.get("soft_mask_", False),
+        "constrained_extensions": constrained,
+        "unconstrained_extensions": unconstrained,
+        "soft_extension_mask": attributes.get("soft_ext_mask_", False) or _unmasked(attributes),
+        "hsic": attributes.get("use_hsic_", False),
+        "hsic_one_vs_all": attributes.get("hsic_one_vs_all_", False),
+    }
     fields = {
         **shared_fields(attributes, genes, name=name, reference=reference),
-        "architecture": _architecture(attributes),
+        "architecture": architecture,
         "conditions": one_hot_condition(attributes, attributes if reference is None else reference),
         "terms": _terms(attributes, reference),
     }
@@ -67,30 +90,19 @@ def tensors_of(state: State, attributes: Attributes, *, reference: Attributes | 
     """
     unread = () if _library(attributes) else (LIBRARY,)
     read = {name: tensor(values) for name, values in state.items() if not name.startswith(unread)}
-    kept = {name: _masked(name, values, read) for name, values in read.items() if not name.endswith(MASK)}
+    kept = {name: values for name, values in read.items() if not name.endswith(MASK)}
+    for name in kept:  # scArches multiplies weights by the hard mask beside them whenever it uses them
+        if (mask := read.get(name.removesuffix(".weight") + MASK)) is not None:
+            kept[name] = kept[name] * mask
     extensions = {name for name in kept if any(_extensions(attributes)) and name.startswith(EXTENSIONS)}
     layers = {name: values for name, values in kept.items() if name not in {*CONDITION_WEIGHTS, *extensions}}
-    tensors = layer_tensors(layers, _layer_names(attributes), what="expiMap") | one_hot_rows(kept)
+    hidden = layer_names(len(attributes["hidden_layer_sizes_"]))
+    names = LAYERS | {theirs: ours for theirs, ours in hidden.items() if theirs.startswith("encoder.FC.")}
+    tensors = layer_tensors(layers, names, what="expiMap") | one_hot_rows(kept)
     return tensors | _extension_tensors({name: kept[name] for name in extensions}, attributes, reference)
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
-
-
-def _architecture(attributes: Attributes) -> dict[str, Any]:
-    constrained, unconstrained = _extensions(attributes)
-    return {
-        "kind": "expimap",
-        **layers_of(attributes),
-        "last_layer": attributes.get("decoder_last_layer_"),  # models older than the choice had today's default
-        "library_encoder": _library(attributes),
-        "soft_mask": attributes.get("soft_mask_", False),
-        "constrained_extensions": constrained,
-        "unconstrained_extensions": unconstrained,
-        "soft_extension_mask": attributes.get("soft_ext_mask_", False) or _unmasked(attributes),
-        "hsic": attributes.get("use_hsic_", False),
-        "hsic_one_vs_all": attributes.get("hsic_one_vs_all_", False),
-    }
 
 
 def _library(attributes: Attributes) -> bool:
@@ -144,26 +156,6 @@ def _known_extensions(attributes: Attributes, reference: Attributes | None) -> i
 
 
 # --- the tensors -----------------------------------------------------------------------------------------------------
-
-
-def _layer_names(attributes: Attributes) -> dict[str, str]:
-    hidden = layer_names(len(attributes["hidden_layer_sizes_"]))
-    names = {theirs: ours for theirs, ours in hidden.items() if theirs.startswith("encoder.FC.")}
-    return names | {
-        "encoder.mean_encoder": "encoder.heads.0.mean",
-        "encoder.log_var_encoder": "encoder.heads.0.log_variance",
-        "decoder.L0.expr_L": "decoder.programs.0",
-        "l_encoder.FC.L0.expr_L": "library_encoder.hidden.first.expression",
-        "l_encoder.FC.N0": "library_encoder.hidden.activations.0.norm.norm",
-        "l_encoder.mean_encoder": "library_encoder.mean",
-        "l_encoder.log_var_encoder": "library_encoder.log_variance",
-    }
-
-
-def _masked(name: str, values: Tensor, state: dict[str, Tensor]) -> Tensor:
-    """Return weights times the hard mask beside them, if any: scArches does so whenever it uses them."""
-    mask = state.get(name.removesuffix(".weight") + MASK)
-    return values if mask is None else values * mask
 
 
 def _extension_tensors(

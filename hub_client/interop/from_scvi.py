@@ -60,7 +60,10 @@ def from_scvi(model: Any, *, name: str) -> Model:
     """
     kind = _kind(model)
     module = model.module
-    embedding = _embedding(module)
+    embedding = None
+    if getattr(module, "batch_representation", "one-hot") == "embedding":
+        table = module.get_embedding("batch")
+        embedding = Embedding(dim=table.embedding_dim, max_norm=table.max_norm)
     manifest = manifest_of(
         model.registry_,
         model.init_params_,
@@ -69,7 +72,10 @@ def from_scvi(model: Any, *, name: str) -> Model:
         embedding=embedding,
         old_defaults=READ_FROM_MODULE[kind](module),
     )
-    manifest = manifest.changed(training=_training(model))
+    epochs = max((len(column) for column in (model.history_ or {}).values()), default=0)
+    made_by = str(model.registry_.get("scvi_version", ""))
+    training = Training(epochs=epochs, versions={"scvi-tools": made_by} if made_by else {})
+    manifest = manifest.changed(training=training)
     network = cast(ScviTools, architecture(kind).build(manifest))
     network.take(_copied(module, manifest))
     made = Model(manifest, network, atlas=_minified(model, manifest))
@@ -77,16 +83,12 @@ def from_scvi(model: Any, *, name: str) -> Model:
     return made
 
 
-def _background(module: Any) -> dict[str, Any]:
-    """Return what makes the background's scale positive: scvi-tools puts its own exp into modules from before 1.2."""
-    softplus = isinstance(module.decoder.activation_function_bg, nn.Softplus)
-    return {"background_activation": "softplus" if softplus else "exp"}
-
-
 READ_FROM_MODULE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "scvi": lambda module: {},
     "scanvi": lambda module: {"classifier_logits": module.classifier.logits},
-    "totalvi": _background,
+    "totalvi": lambda module: {  # scvi-tools puts its own exp into modules from before 1.2
+        "background_activation": "softplus" if isinstance(module.decoder.activation_function_bg, nn.Softplus) else "exp"
+    },
 }
 """Fields of the config that are read from the module, as the parameters of an older scvi-tools lack them."""
 
@@ -111,13 +113,6 @@ def _kind(model: object) -> str:
     return names[given]
 
 
-def _embedding(module: Any) -> Embedding | None:
-    if getattr(module, "batch_representation", "one-hot") != "embedding":
-        return None
-    table = module.get_embedding("batch")
-    return Embedding(dim=table.embedding_dim, max_norm=table.max_norm)
-
-
 def _copied(module: Any, manifest: Manifest) -> Any:
     """Return a module of our making with a module's weights."""
     plain = plain_module(manifest)
@@ -128,13 +123,6 @@ def _copied(module: Any, manifest: Manifest) -> Any:
             f"{manifest.name}: the weights of this {type(module).__name__} do not fit its parameters: {error}"
         ) from None
     return plain
-
-
-def _training(model: Any) -> Training:
-    history = model.history_ or {}
-    epochs = max((len(column) for column in history.values()), default=0)
-    made_by = str(model.registry_.get("scvi_version", ""))
-    return Training(epochs=epochs, versions={"scvi-tools": made_by} if made_by else {})
 
 
 def _minified(model: Any, manifest: Manifest) -> AnnData | None:

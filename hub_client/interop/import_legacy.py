@@ -16,7 +16,7 @@ from hub_client.data.genes import plain
 from hub_client.interop import expimap, scarches_files, scpoli, scvi_files, scvi_hub, scvi_models, torch_files, trvae
 from hub_client.interop import term_names as names_of_terms
 from hub_client.interop.scarches_files import Saved
-from hub_client.interop.scarches_vaes import key_of
+from hub_client.interop.scarches_vaes import Attributes, key_of
 from hub_client.manifest.provenance import ImportedFrom, OntologyTerm
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures import architecture
@@ -128,7 +128,7 @@ def from_scarches(
     if reference:
         _kind(reference.attributes, wanted=actual)
         _check_reference(manifest, _converted(row, reference, name=name)[0])
-        manifest, tensors = _converted(row, saved, name=name, reference=reference)
+        manifest, tensors = _converted(row, saved, name=name, reference=reference.attributes)
     known = {key: value for key, value in (known or {}).items() if value is not None}
     manifest = _completed(manifest, known, origin=_origin(saved, row, named="term_names" in known))
     _check(tensors, manifest)
@@ -157,27 +157,19 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of scArches' models becomes ours.
-
-    Attributes
-    ----------
-    mark
-        An attribute that the kinds below it do not have.
-    convert
-        What was saved, the name and what was saved of the reference, to a manifest and tensors.
-    attributes
-        All that scArches saves of such a model, by name.
-    lost
-        Attribute to what it holds that a release does not.
-    """
+    """How a kind of scArches' models becomes ours."""
 
     mark: str
-    convert: Callable[[Saved, str, Saved | None], tuple[Manifest, Tensors]]
+    """An attribute that the kinds below it do not have."""
+    convert: Callable[[Saved, str, Attributes | None], tuple[Manifest, Tensors]]
+    """What was saved, the name and the reference's attributes, to a manifest and tensors."""
     attributes: frozenset[str]
+    """All that scArches saves of such a model, by name."""
     lost: Mapping[str, str]
+    """Attribute to what it holds that a release does not."""
 
 
-def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
+def _scpoli(saved: Saved, name: str, reference: Attributes | None) -> tuple[Manifest, Tensors]:
     labelled, unlabelled = (saved.attributes[f"prototypes_{kind}_"] for kind in ("labeled", "unlabeled"))
     points = None if unlabelled["mean"] is None else unlabelled["mean"].reshape(-1, saved.attributes["latent_dim_"])
     manifest = scpoli.manifest_of(
@@ -185,7 +177,7 @@ def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest,
         saved.genes,
         name=name,
         unlabelled=0 if points is None else len(points),
-        reference=reference.attributes if reference else None,
+        reference=reference,
     )
     tensors = scpoli.tensors_of(
         saved.state,
@@ -196,15 +188,13 @@ def _scpoli(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest,
     return manifest, tensors
 
 
-def _expimap(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
-    before = reference.attributes if reference else None
-    manifest = expimap.manifest_of(saved.attributes, saved.genes, name=name, reference=before)
-    return manifest, expimap.tensors_of(saved.state, saved.attributes, reference=before)
+def _expimap(saved: Saved, name: str, reference: Attributes | None) -> tuple[Manifest, Tensors]:
+    manifest = expimap.manifest_of(saved.attributes, saved.genes, name=name, reference=reference)
+    return manifest, expimap.tensors_of(saved.state, saved.attributes, reference=reference)
 
 
-def _trvae(saved: Saved, name: str, reference: Saved | None) -> tuple[Manifest, Tensors]:
-    before = reference.attributes if reference else None
-    manifest = trvae.manifest_of(saved.attributes, saved.genes, name=name, reference=before)
+def _trvae(saved: Saved, name: str, reference: Attributes | None) -> tuple[Manifest, Tensors]:
+    manifest = trvae.manifest_of(saved.attributes, saved.genes, name=name, reference=reference)
     return manifest, trvae.tensors_of(saved.state, saved.attributes)
 
 
@@ -229,18 +219,8 @@ KINDS: Mapping[str, Kind] = {
             "prototypes_labeled_": "how many cells are behind each prototype (scArches does not save it)",
         },
     ),
-    "expimap": Kind(
-        mark="mask_",
-        convert=_expimap,
-        attributes=frozenset(_ALL + _PROGRAMS),
-        lost={},
-    ),
-    "trvae": Kind(
-        mark="mmd_on_",
-        convert=_trvae,
-        attributes=frozenset([*_ALL, *_MMD, "condition_key_"]),
-        lost={},
-    ),
+    "expimap": Kind(mark="mask_", convert=_expimap, attributes=frozenset(_ALL + _PROGRAMS), lost={}),
+    "trvae": Kind(mark="mmd_on_", convert=_trvae, attributes=frozenset([*_ALL, *_MMD, "condition_key_"]), lost={}),
 }
 """scArches' models; the first whose mark is among the attributes is the one."""
 KEYS = ("condition_key_", "condition_keys_", "cell_type_keys_")
@@ -287,7 +267,7 @@ def _slug(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:96].rstrip("-") or FORMAT
 
 
-def _converted(row: Kind, saved: Saved, *, name: str, reference: Saved | None = None) -> tuple[Manifest, Tensors]:
+def _converted(row: Kind, saved: Saved, *, name: str, reference: Attributes | None = None) -> tuple[Manifest, Tensors]:
     try:
         return row.convert(saved, name, reference)
     except errors.HubClientError:
@@ -342,7 +322,9 @@ def _origin(saved: Saved, row: Kind, *, named: bool) -> ImportedFrom:
     lost = [f"{what}: {sentence}" for what, sentence in row.lost.items() if _is_filled(attributes.get(what))]
     lost += [NAMES] if not named and "mask_" in attributes else []
     lost += [f"{what}: no attribute of scArches' models" for what in sorted(attributes.keys() - row.attributes)]
-    lost += [f"the obs column {old!r}, called {new!r} here" for old, new in _renamed(attributes)]
+    named_columns = [attributes.get(key) or [] for key in KEYS]
+    columns = [column for each in named_columns for column in ([each] if isinstance(each, str) else each)]
+    lost += [f"the obs column {one!r}, called {key_of(one)!r} here" for one in columns if key_of(one) != one]
     lost += [f"{scarches_files.CELLS}: its cells"] if saved.cells else []
     lost += [TRAINING if attributes.get("is_trained_", True) else UNTRAINED]
     return ImportedFrom(format=FORMAT, files=saved.files, lost=tuple(lost))
@@ -352,13 +334,6 @@ def _is_filled(value: Any) -> bool:
     if isinstance(value, dict):
         return any(part is not None for part in value.values())
     return value is not None and not (hasattr(value, "__len__") and len(value) == 0)
-
-
-def _renamed(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the obs columns whose name no manifest can hold, with the name they have there."""
-    named = [attributes.get(key) or [] for key in KEYS]
-    columns = [column for given in named for column in ([given] if isinstance(given, str) else given)]
-    return [(column, key_of(column)) for column in columns if key_of(column) != column]
 
 
 def _organism(given: str | OntologyTerm | None) -> OntologyTerm | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,28 +25,19 @@ LONGEST = 8
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a folder holds.
-
-    Attributes
-    ----------
-    kind
-        The kind of model; None if it is none that can be imported.
-    conditions, labels
-        Condition key and label level to categories.
-    programs
-        How many gene programs it has, by how they came to be.
-    settings
-        Further attributes that are a number, a text or a short list of them.
-    contents
-        Files, names, tensors and genes.
-    """
+    """What a folder holds."""
 
     kind: str | None
+    """The kind of model; None if it is none that can be imported."""
     conditions: dict[str, list[str]]
     labels: dict[str, list[str]]
+    """Condition key and label level to categories."""
     programs: dict[str, int]
+    """How many gene programs it has, by how they came to be."""
     settings: dict[str, Any]
+    """Further attributes that are a number, a text or a short list of them."""
     contents: Contents
+    """Files, names, tensors and genes."""
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -79,7 +71,7 @@ def inspect(path: str | Path, *, prefix: str = "") -> Inspection:
         kind=kind_of(attributes),
         conditions=_conditions(attributes),
         labels=_labels(attributes),
-        programs={name: count for name, count in _programs(attributes).items() if count},
+        programs=_programs(attributes),
         settings={
             _text(name.rstrip("_")): value
             for name, value in sorted(attributes.items())
@@ -98,27 +90,22 @@ def _of_scvi_tools(folder: Path, prefix: str) -> Inspection:
     genes = np.concatenate([*saved.genes.values()]) if isinstance(saved.genes, dict) else saved.genes
     shapes = {name: tuple(tensor.shape) for name, tensor in saved.state.items()}
     contents = Contents(saved.attributes, requests, shapes, tuple(map(str, genes)), saved.cells)
-    kind = _known_kind(saved)
+    kind = None
+    with suppress(errors.Unsupported):
+        kind = scvi_files.kind_of(saved)
     if kind is None and saved.is_old:
         return Inspection(None, {}, {}, {}, {}, contents)
     outline = scvi_models.outlined(saved)
-    parameters = {_text(name): value for name, value in sorted(outline.parameters.items()) if _is_short(value)}
+    shown = {"scvi-tools": outline.version}
+    shown |= {_text(name): value for name, value in sorted(outline.parameters.items()) if _is_short(value)}
     return Inspection(
         kind=kind,
         conditions={_text(key): _texts(names) for key, names in outline.conditions.items()},
         labels={_text(key): _texts(names) for key, names in outline.labels.items()},
         programs={},
-        settings={"scvi-tools": _text(outline.version)}
-        | {name: _text(value) if isinstance(value, str) else value for name, value in parameters.items()},
+        settings={name: _text(value) if isinstance(value, str) else value for name, value in shown.items()},
         contents=contents,
     )
-
-
-def _known_kind(saved: scvi_files.Saved) -> str | None:
-    try:
-        return scvi_files.kind_of(saved)
-    except errors.Unsupported:
-        return None
 
 
 def _conditions(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -139,27 +126,14 @@ def _labels(attributes: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _programs(attributes: Mapping[str, Any]) -> dict[str, int]:
-    mask = attributes.get("mask_")
-    return {
-        "annotated": len(mask) if isinstance(mask, list) else 0,
-        "constrained": _count(attributes.get("n_ext_m_")),
-        "unconstrained": _count(attributes.get("n_ext_")),
-    }
+    mask, extensions = attributes.get("mask_"), {"constrained": "n_ext_m_", "unconstrained": "n_ext_"}
+    counts: dict[str, Any] = {"annotated": len(mask) if isinstance(mask, list) else 0}
+    counts |= {kind: attributes.get(name) for kind, name in extensions.items()}
+    return {kind: count for kind, count in counts.items() if isinstance(count, int) and count}
 
 
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0
-
-
-_SHOWN_OTHERWISE = {
-    "conditions_",
-    "condition_key_",
-    "condition_keys_",
-    "conditions_combined_",
-    "cell_types_",
-    "cell_type_keys_",
-}
-_SHOWN_OTHERWISE |= {"ext_mask_", "input_dim_", "labeled_indices_", "mask_", "n_ext_", "n_ext_m_"}
+_SHOWN_OTHERWISE = {"conditions_", "condition_key_", "condition_keys_", "conditions_combined_", "cell_types_"}
+_SHOWN_OTHERWISE |= {"cell_type_keys_", "ext_mask_", "input_dim_", "labeled_indices_", "mask_", "n_ext_", "n_ext_m_"}
 """Attributes that are shown in words of ours, or are long."""
 
 

@@ -127,14 +127,10 @@ def _multi_index(parts: dict[str, Any]) -> pd.MultiIndex | Unread:
 
 
 _INDEXES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "CategoricalIndex": _plain_index,
-    "DatetimeIndex": _plain_index,
-    "Float64Index": _plain_index,
-    "Index": _plain_index,
-    "Int64Index": _plain_index,
+    **dict.fromkeys(("CategoricalIndex", "DatetimeIndex", "Index"), _plain_index),
+    **dict.fromkeys(("Float64Index", "Int64Index", "UInt64Index"), _plain_index),
     "MultiIndex": _multi_index,
     "RangeIndex": _range_index,
-    "UInt64Index": _plain_index,
 }
 
 
@@ -157,11 +153,8 @@ def _typed(values: Any, dtype: Any) -> Any:
     if isinstance(dtype, _Categories):
         names = dtype.names
         return names if isinstance(names, Unread) else pd.Categorical.from_codes(values, names, ordered=dtype.ordered)
-    return values if isinstance(dtype, np.dtype) or _is_text(dtype) else dtype
-
-
-def _is_text(dtype: Any) -> bool:
-    return isinstance(dtype, Unread) and dtype.name.endswith(":StringDtype")
+    is_text = isinstance(dtype, Unread) and dtype.name.endswith(":StringDtype")
+    return values if isinstance(dtype, np.dtype) or is_text else dtype
 
 
 def _arrow_texts(call: Call) -> Any:
@@ -199,10 +192,6 @@ def _masked(call: Call) -> Any:
     return values
 
 
-def _categories(call: Call) -> _Categories:
-    return _Categories(call.state["categories"], bool(call.state["ordered"]))
-
-
 def _in_modules(names: str, *modules: str) -> list[str]:
     return [f"{module}:{name}" for name in names.split() for module in modules]
 
@@ -227,7 +216,10 @@ READERS: dict[str, Callable[[Call], Any]] = {
     "pyarrow.lib:_restore_array": _arrow_texts,
     "pyarrow.lib:chunked_array": _joined,
     **dict.fromkeys(_in_modules("py_buffer type_for_alias", "pyarrow.lib"), lambda call: call.arguments[0]),
-    **dict.fromkeys(_in_modules("CategoricalDtype", "pandas", "pandas.core.dtypes.dtypes"), _categories),
+    **dict.fromkeys(
+        _in_modules("CategoricalDtype", "pandas", "pandas.core.dtypes.dtypes"),
+        lambda call: _Categories(call.state["categories"], bool(call.state["ordered"])),
+    ),
 }
 UNREAD = frozenset(
     [

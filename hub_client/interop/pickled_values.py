@@ -128,11 +128,6 @@ def _dict(call: Call) -> dict[Any, Any]:
     return dict(pairs) | dict(call.items)
 
 
-def _default_dict(call: Call) -> dict[Any, Any]:
-    """Return its items; what a missing key would stand for is forgotten."""
-    return dict(call.items)
-
-
 def _range(call: Call) -> range:
     numbers = range(*map(_whole, call.arguments))
     if numbers and max(abs(numbers[0]), abs(numbers[-1])) >= 1 << 63:
@@ -140,16 +135,8 @@ def _range(call: Call) -> range:
     return numbers
 
 
-def _slice(call: Call) -> slice:
-    return slice(*(None if bound is None else _whole(bound) for bound in call.arguments))
-
-
 def _collection(make: type[set[Any]] | type[frozenset[Any]]) -> Callable[[Call], Any]:
     return lambda call: make(*(_checked(part, list, tuple) for part in call.arguments))
-
-
-def _complex(call: Call) -> complex:
-    return complex(*(_checked(part, int, float) for part in call.arguments))
 
 
 def _bytes(call: Call) -> bytes:
@@ -192,13 +179,9 @@ def _dtype(call: Call) -> np.dtype[Any]:
         raise ValueError(f"dtype {code!r:.40}")
     state: tuple[Any, ...] = call.state or (3, "|")
     unit = _unit(state[8]) if len(state) > 8 and state[8] else ""
-    dtype: np.dtype[Any] = np.dtype(_byte_order(state[1]) + code + unit)
+    order = state[1].decode() if isinstance(state[1], bytes) else state[1]
+    dtype: np.dtype[Any] = np.dtype(_one_of(order, "|", "<", ">", "=").replace("|", "") + code + unit)
     return dtype
-
-
-def _byte_order(order: Any) -> str:
-    text = order.decode() if isinstance(order, bytes) else order
-    return _one_of(text, "|", "<", ">", "=").replace("|", "")
 
 
 def _unit(metadata: Any) -> str:
@@ -260,10 +243,6 @@ def _tensor(call: Call) -> Tensor:
     return tensor
 
 
-def _parameter(call: Call) -> Tensor:
-    return _checked(call.arguments[0], Tensor).detach()  # type: ignore[no-any-return]
-
-
 # --- what is known ---------------------------------------------------------------------------------------------------
 
 
@@ -271,19 +250,19 @@ Reader = Callable[[Call], Any]
 _PYTHON: dict[str, Reader] = {
     "_codecs:encode": _bytes,
     "collections:OrderedDict": _dict,
-    "collections:defaultdict": _default_dict,
+    "collections:defaultdict": lambda call: dict(call.items),  # what a missing key would stand for is forgotten
     **{
         f"{module}:{name}": reader
         for module in ("builtins", "__builtin__")
         for name, reader in {
             "bytearray": _byte_array,
             "bytes": lambda call: bytes(_byte_array(call)),
-            "complex": _complex,
+            "complex": lambda call: complex(*(_checked(part, int, float) for part in call.arguments)),
             "dict": _dict,
             "frozenset": _collection(frozenset),
             "range": _range,
             "set": _collection(set),
-            "slice": _slice,
+            "slice": lambda call: slice(*(None if bound is None else _whole(bound) for bound in call.arguments)),
             "xrange": _range,
         }.items()
     },
@@ -303,7 +282,7 @@ _NUMPY: dict[str, Reader] = {
 }
 _TORCH: dict[str, Reader] = {
     "torch:Size": lambda call: tuple(_whole(size) for size in call.arguments[0]),
-    "torch._utils:_rebuild_parameter": _parameter,
+    "torch._utils:_rebuild_parameter": lambda call: _checked(call.arguments[0], Tensor).detach(),
     "torch._utils:_rebuild_tensor": _tensor,
     "torch._utils:_rebuild_tensor_v2": _tensor,
     "torch.storage:_load_from_bytes": _storage,

@@ -52,24 +52,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Pickled:
-    """The content of a pickle, as data.
-
-    Attributes
-    ----------
-    value
-        Its object: builtin types, :class:`Named` and :class:`Call`.
-    names
-        All that it names, as ``module:name``, in the order of appearance.
-    persistent
-        The ids of what it keeps outside of itself, such as the storages of PyTorch's files.
-    end
-        Where it ends in the bytes.
-    """
+    """The content of a pickle, as data."""
 
     value: Any
+    """Its object: builtin types, :class:`Named` and :class:`Call`."""
     names: tuple[str, ...]
+    """All that it names, as ``module:name``, in the order of appearance."""
     persistent: tuple[Any, ...]
+    """The ids of what it keeps outside of itself, such as the storages of PyTorch's files."""
     end: int
+    """Where it ends in the bytes."""
 
 
 def read(content: bytes, *, file: str, start: int = 0) -> Pickled:
@@ -333,10 +325,6 @@ def _new(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
     return lambda machine, _: machine.push(make())
 
 
-def _pop_mark(machine: _Machine, _: Any) -> None:
-    machine.since_mark()
-
-
 def _nothing(machine: _Machine, _: Any) -> None:
     """Neither the protocol's number nor the length of a frame is part of the object."""
 
@@ -346,59 +334,41 @@ _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SH
 _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 CONSTANTS = frozenset(_NUMBERS + _TEXTS + _BYTES)
 """Instructions that push their argument."""
-HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+HANDLERS: dict[str, Callable[[_Machine, Any], object]] = {
     "ADDITEMS": _add_items,
     "APPEND": lambda machine, _: _extend(machine, [machine.pop()]),
     "APPENDS": lambda machine, _: _extend(machine, machine.since_mark()),
-    "BINGET": lambda machine, index: machine.push(machine.memo[index]),
+    **dict.fromkeys(("BINGET", "GET", "LONG_BINGET"), lambda machine, index: machine.push(machine.memo[index])),
     "BINPERSID": lambda machine, _: _persistent(machine, machine.pop()),
-    "BINPUT": _put,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "PUT"), _put),
     "BUILD": _build,
     "DICT": _collected(lambda values: {_hashable(key): value for key, value in _pairs(values)}),
     "DUP": lambda machine, _: machine.push(machine.top()),
-    "EMPTY_DICT": _new(dict),
-    "EMPTY_LIST": _new(list),
-    "EMPTY_SET": _new(set),
-    "EMPTY_TUPLE": _new(tuple),
-    "EXT1": _extension,
-    "EXT2": _extension,
-    "EXT4": _extension,
-    "FRAME": _nothing,
+    **{f"EMPTY_{make.__name__.upper()}": _new(make) for make in (dict, list, set, tuple)},
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _extension),
     "FROZENSET": _collected(lambda values: frozenset(map(_hashable, values))),
-    "GET": lambda machine, index: machine.push(machine.memo[index]),
     "GLOBAL": lambda machine, argument: machine.push(_named(machine, argument)),
     "INST": lambda machine, name: machine.push(Call(_named(machine, name), tuple(machine.since_mark()))),
-    "INT": _whole,
+    **dict.fromkeys(("INT", "LONG", "LONG1", "LONG4"), _whole),
     "LIST": _collected(list),
-    "LONG": _whole,
-    "LONG1": _whole,
-    "LONG4": _whole,
-    "LONG_BINGET": lambda machine, index: machine.push(machine.memo[index]),
-    "LONG_BINPUT": _put,
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "MEMOIZE": _memoize,
     "NEWFALSE": _new(lambda: False),
-    "NEWOBJ": _call,
     "NEWOBJ_EX": _call_with_keywords,
     "NEWTRUE": _new(lambda: True),
-    "NEXT_BUFFER": _out_of_band,
     "NONE": _new(lambda: None),
     "OBJ": _object,
     "PERSID": _persistent,
     "POP": _pop,
-    "POP_MARK": _pop_mark,
-    "PROTO": _nothing,
-    "PUT": _put,
-    "READONLY_BUFFER": _out_of_band,
-    "REDUCE": _call,
+    "POP_MARK": lambda machine, _: machine.since_mark(),
+    **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), _out_of_band),
+    **dict.fromkeys(("NEWOBJ", "REDUCE"), _call),
     "SETITEM": _set_item,
     "SETITEMS": lambda machine, _: _set_items(machine, machine.since_mark()),
     "STACK_GLOBAL": _stack_global,
-    "STOP": _nothing,
+    **dict.fromkeys(("FRAME", "PROTO", "STOP"), _nothing),
     "TUPLE": _collected(tuple),
-    "TUPLE1": _of_last(1),
-    "TUPLE2": _of_last(2),
-    "TUPLE3": _of_last(3),
+    **{f"TUPLE{count}": _of_last(count) for count in (1, 2, 3)},
 }
 
 

@@ -26,30 +26,20 @@ POSITIONS = "labeled_indices_"
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder holds.
-
-    Attributes
-    ----------
-    folder
-        Where it lies.
-    attributes
-        The model's attributes, by the names scArches has for them, with their trailing underscore.
-    state
-        Its tensors by name, on the CPU.
-    genes
-        Its genes, in order.
-    cells
-        Its AnnData's file, if it was saved too.
-    files
-        Every file with its sha256.
-    """
+    """What a folder holds."""
 
     folder: Path
+    """Where it lies."""
     attributes: dict[str, Any]
+    """The model's attributes, by the names scArches has for them, with their trailing underscore."""
     state: dict[str, Tensor]
+    """Its tensors by name, on the CPU."""
     genes: tuple[str, ...]
+    """Its genes, in order."""
     cells: Path | None
+    """Its AnnData's file, if it was saved too."""
     files: tuple[OriginalFile, ...]
+    """Every file with its sha256."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +53,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder holds by its own account, with nothing loaded.
-
-    Attributes
-    ----------
-    attributes
-        The model's attributes as :mod:`hub_client.interop.pickles` reads them.
-    requests
-        All that its files ask for.
-    shapes
-        The sizes of each tensor; None where the file of tensors is refused.
-    genes
-        The genes, in order.
-    cells
-        Its AnnData's file, if it was saved too.
-    """
+    """What a folder holds by its own account, with nothing loaded."""
 
     attributes: dict[str, Any]
+    """The model's attributes as :mod:`hub_client.interop.pickles` reads them."""
     requests: tuple[Request, ...]
+    """All that its files ask for."""
     shapes: dict[str, tuple[int, ...]] | None
+    """The sizes of each tensor; None where the file of tensors is refused."""
     genes: tuple[str, ...]
+    """The genes, in order."""
     cells: Path | None
+    """Its AnnData's file, if it was saved too."""
 
 
 def read(path: str | Path) -> Saved:
@@ -99,20 +80,12 @@ def read(path: str | Path) -> Saved:
     """
     folder = Path(path).expanduser()
     contents, cells = _contents(folder), _cells(folder)
-    attributes = named_attributes(
-        pickled_values.rebuilt(pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES), file=ATTRIBUTES)
-    )
+    pickled = pickles.read(contents[ATTRIBUTES], file=ATTRIBUTES)
+    attributes = named_attributes(pickled_values.rebuilt(pickled, file=ATTRIBUTES))
     _check_ranges(attributes)
     state = torch_files.state(contents[WEIGHTS], file=WEIGHTS)
     _check_sizes(attributes, state)
-    return Saved(
-        folder,
-        attributes,
-        state=state,
-        genes=_genes(contents[GENES], attributes),
-        cells=cells,
-        files=originals(contents, cells),
-    )
+    return Saved(folder, attributes, state, _genes(contents[GENES], attributes), cells, originals(contents, cells))
 
 
 def look(folder: Path) -> Contents:
@@ -139,8 +112,8 @@ def requests(file: str, names: Iterable[str], *, allowed: Container[str]) -> lis
     return [Request(file, name, name in allowed) for name in names]
 
 
-def _check(folder: Path) -> None:
-    """Refuse a folder that scArches did not save."""
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return a folder's files, if scArches saved it: each is read once, and what is hashed is what is parsed."""
     if not folder.is_dir():
         raise errors.NotFound(f"{folder}: no such folder.", name=str(folder))
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
@@ -150,17 +123,12 @@ def _check(folder: Path) -> None:
             name=str(folder),
             suggestions=[str(path.parent) for path in sorted(folder.glob(f"*/{ATTRIBUTES}"))],
         )
+    return {name: bounded(folder / name, most=most) for name, most in MAX_BYTES.items()}
 
 
 def is_saved(folder: Path) -> bool:
     """Return whether this is a folder that scArches saved."""
     return (folder / ATTRIBUTES).is_file()
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    """Return the folder's files: each is read once, and what is hashed is what is parsed."""
-    _check(folder)
-    return {name: bounded(folder / name, most=most) for name, most in MAX_BYTES.items()}
 
 
 def bounded(path: Path, *, most: int) -> bytes:
@@ -248,14 +216,11 @@ def _genes(content: bytes, attributes: Mapping[str, Any]) -> tuple[str, ...]:
 
 def lines(content: bytes) -> tuple[str, ...]:
     """Return the lines of a file of genes: names may hold commas, blanks and number signs."""
-    return tuple(line.rstrip("\r") for line in _text(content).rstrip("\r\n").split("\n"))
-
-
-def _text(content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:  # numpy writes text in the encoding of the computer it runs on
-        return content.decode("latin-1")
+        text = content.decode("latin-1")
+    return tuple(line.rstrip("\r") for line in text.rstrip("\r\n").split("\n"))
 
 
 def _cells(folder: Path) -> Path | None:

@@ -36,12 +36,7 @@ OLD_NAMES = {"embedding.weight": "embeddings.0.weight"}
 
 
 def manifest_of(
-    attributes: Attributes,
-    genes: Sequence[str],
-    *,
-    name: str,
-    unlabelled: int = 0,
-    reference: Attributes | None = None,
+    attributes: Attributes, genes: Sequence[str], *, name: str, unlabelled: int = 0, reference: Attributes | None = None
 ) -> Manifest:
     """Return the manifest of a scArches scPoli.
 
@@ -70,11 +65,7 @@ def manifest_of(
 
 
 def tensors_of(
-    state: State,
-    attributes: Attributes,
-    *,
-    labelled: State | None = None,
-    unlabelled: State | None = None,
+    state: State, attributes: Attributes, *, labelled: State | None = None, unlabelled: State | None = None
 ) -> dict[str, Tensor]:
     """Return our network's tensors (float32) from scArches' state.
 
@@ -97,13 +88,17 @@ def tensors_of(
     ManifestError
         If the state holds a tensor that a scPoli with these attributes does not have.
     """
-    attributes, state = modern(attributes), modern_state(state)
+    attributes, state = modern(attributes), {OLD_NAMES.get(name, name): values for name, values in state.items()}
     embeddings = [f"embeddings.{i}" for i in range(len(attributes["condition_keys_"]))]
     tables = {"theta", *(f"{name}.weight" for name in embeddings)}
     layers = {name: values for name, values in state.items() if name not in tables}
     tensors = layer_tensors(layers, network_names(attributes), what="scPoli")
     longest = attributes["embedding_max_norm_"]
-    tensors |= {f"{name}.rows": _shortened(tensor(state[f"{name}.weight"]), longest) for name in embeddings}
+    for name in embeddings:
+        rows = tensor(state[f"{name}.weight"])
+        if longest is not None:
+            torch.embedding_renorm_(rows, torch.arange(len(rows)), longest, 2.0)
+        tensors[f"{name}.rows"] = rows
     if "theta" in state:
         tensors["theta.rows"] = transposed(state["theta"])
     latent = int(attributes["latent_dim_"])
@@ -123,11 +118,6 @@ def modern(attributes: Attributes) -> Attributes:
         "conditions_combined_": known,
         "embedding_dims_": [attributes["embedding_dim_"]],
     }
-
-
-def modern_state(state: State) -> State:
-    """Return the state by the names scArches has had since 0.5.9."""
-    return {OLD_NAMES.get(name, name): values for name, values in state.items()}
 
 
 def relative_uncertainty(distances: ArrayLike) -> NDArray[np.float64]:
@@ -210,10 +200,6 @@ def _labels(column: str, attributes: Attributes) -> list[str]:
 
 
 # --- the tensors -----------------------------------------------------------------------------------------------------
-
-
-def _shortened(rows: Tensor, longest: float | None) -> Tensor:
-    return rows if longest is None else torch.embedding_renorm_(rows, torch.arange(len(rows)), longest, 2.0)
 
 
 def _labelled(prototypes: State | None, attributes: Attributes, latent: int) -> dict[str, Tensor]:

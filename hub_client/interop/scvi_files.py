@@ -52,31 +52,21 @@ Genes = NDArray[Any] | dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder holds.
-
-    Attributes
-    ----------
-    folder, prefix
-        Where it lies, and what its files' names begin with.
-    attributes
-        The model's attributes, by the names scvi-tools has for them, with their trailing underscore.
-    state
-        Its tensors by name, on the CPU.
-    genes
-        Its genes in order; of a MuData, by modality where scvi-tools kept them so.
-    cells
-        Its AnnData's or MuData's file, if it was saved too.
-    files
-        Every file with its sha256.
-    """
+    """What a folder holds."""
 
     folder: Path
     prefix: str
+    """Where it lies, and what its files' names begin with."""
     attributes: dict[str, Any]
+    """The model's attributes, by the names scvi-tools has for them, with their trailing underscore."""
     state: dict[str, Tensor]
+    """Its tensors by name, on the CPU."""
     genes: Genes
+    """Its genes in order; of a MuData, by modality where scvi-tools kept them so."""
     cells: Path | None
+    """Its AnnData's or MuData's file, if it was saved too."""
     files: tuple[OriginalFile, ...]
+    """Every file with its sha256."""
 
     @property
     def is_old(self) -> bool:
@@ -120,7 +110,11 @@ def read(folder: str | Path, *, prefix: str = "") -> Saved:
     """
     place = Path(folder).expanduser()
     _check(place, prefix)
-    return _read_model(place, prefix) if (place / f"{prefix}{MODEL}").is_file() else _read_triple(place, prefix)
+    read_parts = _model_parts if (place / f"{prefix}{MODEL}").is_file() else _triple_parts
+    attributes, state, genes, contents = read_parts(place, prefix)
+    cells = next((path for name in CELLS if (path := place / f"{prefix}{name}").is_file()), None)
+    attributes = named_attributes(plain(attributes), file=next(iter(contents)))
+    return Saved(place, prefix, attributes, state, genes, cells, originals(contents, cells))
 
 
 def _check(folder: Path, prefix: str) -> None:
@@ -205,7 +199,11 @@ def safe_copy(folder: str | Path, *, prefix: str = "") -> Iterator[Path]:
             _write_triple(saved, place)
         write_model(place / f"{prefix}{MODEL}", current(saved))
         if saved.cells:
-            _link(saved.cells.resolve(), place / saved.cells.name)
+            cells = place / saved.cells.name
+            try:
+                cells.symlink_to(saved.cells.resolve())
+            except OSError:  # where links are not allowed
+                shutil.copyfile(saved.cells, cells)
         yield place
 
 
@@ -273,7 +271,11 @@ def pickled(content: bytes, *, file: str) -> tuple[Pickled, Mapping[str, pickled
     return archive.pickled, beside
 
 
-def _read_model(folder: Path, prefix: str) -> Saved:
+Parts = tuple[Any, dict[str, Tensor], Genes, dict[str, bytes]]
+"""A model's attributes, tensors and genes, and the files they were read from, that of the attributes first."""
+
+
+def _model_parts(folder: Path, prefix: str) -> Parts:
     file = f"{prefix}{MODEL}"
     content = bounded(folder / file, most=MOST)
     model, beside = pickled(content, file=file)
@@ -285,42 +287,22 @@ def _read_model(folder: Path, prefix: str) -> Saved:
             file=file,
             actual=type(parts).__name__,
         )
-    state = {name: value for name, value in parts[STATE].items() if name != PYRO}
-    cells = _cells(folder, prefix)
-    return Saved(
-        folder,
-        prefix,
-        named_attributes(plain(parts[ATTRIBUTES]), file=file),
-        state=torch_files.named(state, file=file, size=len(content)),
-        genes=_genes(plain(parts.get(GENES)), file=file),
-        cells=cells,
-        files=originals({file: content}, cells),
-    )
+    tensors = {name: value for name, value in parts[STATE].items() if name != PYRO}
+    state = torch_files.named(tensors, file=file, size=len(content))
+    return parts[ATTRIBUTES], state, _genes(plain(parts.get(GENES)), file=file), {file: content}
 
 
-def _read_triple(folder: Path, prefix: str) -> Saved:
+def _triple_parts(folder: Path, prefix: str) -> Parts:
     contents = _triple(folder, prefix)
     file, weights, genes = contents
     attributes = pickled_values.rebuilt(pickles.read(contents[file], file=file), file=file)
-    cells = _cells(folder, prefix)
-    return Saved(
-        folder,
-        prefix,
-        named_attributes(plain(attributes), file=file),
-        state=torch_files.state(contents[weights], file=weights),
-        genes=np.array(scarches_files.lines(contents[genes]), dtype=object),
-        cells=cells,
-        files=originals(contents, cells),
-    )
+    state = torch_files.state(contents[weights], file=weights)
+    return attributes, state, np.array(scarches_files.lines(contents[genes]), dtype=object), contents
 
 
 def _triple(folder: Path, prefix: str) -> dict[str, bytes]:
     limits = {f"{prefix}{name}": scarches_files.MAX_BYTES[name] for name in TRIPLE}
     return {name: bounded(folder / name, most=most) for name, most in limits.items()}
-
-
-def _cells(folder: Path, prefix: str) -> Path | None:
-    return next((path for name in CELLS if (path := folder / f"{prefix}{name}").is_file()), None)
 
 
 def _genes(genes: Any, *, file: str) -> Genes:
@@ -395,11 +377,3 @@ def _write_triple(saved: Saved, folder: Path) -> None:
     (folder / f"{saved.prefix}{scarches_files.ATTRIBUTES}").write_bytes(pickle.dumps(saved.attributes))
     lines = "".join(f"{name}\n" for name in saved.genes)
     (folder / f"{saved.prefix}{scarches_files.GENES}").write_text(lines, encoding="utf-8")
-
-
-def _link(cells: Path, place: Path) -> None:
-    """Make a file reachable under another path; where links are not allowed, by a copy."""
-    try:
-        place.symlink_to(cells)
-    except OSError:
-        shutil.copyfile(cells, place)

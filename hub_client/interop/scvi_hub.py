@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,21 +37,14 @@ LICENCES = {
 
 @dataclass(frozen=True)
 class HubMetadata:
-    """What a repository records of its model.
-
-    Attributes
-    ----------
-    fields
-        Fields of a manifest.
-    lost
-        What has no place there, in words.
-    files
-        The files it was read from.
-    """
+    """What a repository records of its model."""
 
     fields: dict[str, Any]
+    """Fields of a manifest."""
     lost: tuple[str, ...]
+    """What has no place there, in words."""
     files: tuple[OriginalFile, ...]
+    """The files it was read from."""
 
 
 def metadata(folder: Path, *, model: str) -> HubMetadata:
@@ -72,21 +65,22 @@ def metadata(folder: Path, *, model: str) -> HubMetadata:
     contents = {name: _content(folder, name) for name in (METADATA, CARD) if (folder / name).is_file()}
     if METADATA not in contents:
         return HubMetadata({}, (), ())
-    record = _record(contents[METADATA])
+    try:
+        record = json.loads(contents[METADATA])
+    except (ValueError, RecursionError) as error:
+        raise _broken(METADATA, f"is no JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise _broken(METADATA, "does not hold names and values")
     if record.get("model_cls_name") not in (None, model):
         raise _broken(METADATA, f"names a {str(record['model_cls_name'])!r:.60}, and the model is a {model}")
     card = _card(contents.get(CARD, b""))
     kept = {name: record[name] for name in RECORDED if _is_filled(record.get(name))} | _tags(card)
     licence = str(card.get("license", "")).lower()
     fields = {"extensions": {EXTENSION: kept}} | ({"license": LICENCES[licence]} if licence in LICENCES else {})
-    return HubMetadata(fields, tuple(_lost(contents, licence)), scarches_files.originals(contents))
-
-
-def _lost(contents: Mapping[str, bytes], licence: str) -> Iterator[str]:
-    if CARD in contents:
-        yield f"{CARD}: its text"
+    lost = [f"{CARD}: its text"] if CARD in contents else []
     if licence and licence not in LICENCES:
-        yield f"{CARD}: the licence {licence!r:.60}, which is no identifier of SPDX"
+        lost.append(f"{CARD}: the licence {licence!r:.60}, which is no identifier of SPDX")
+    return HubMetadata(fields, tuple(lost), scarches_files.originals(contents))
 
 
 def _tags(card: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -104,16 +98,6 @@ def _content(folder: Path, name: str) -> bytes:
     if (folder / name).stat().st_size > LONGEST:
         raise _broken(name, f"has more than {LONGEST:,} bytes")
     return (folder / name).read_bytes()
-
-
-def _record(content: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _broken(METADATA, f"is no JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise _broken(METADATA, "does not hold names and values")
-    return record
 
 
 def _card(content: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ meant before it could be chosen, and tensors that came later.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from anndata import AnnData
-from torch import Tensor
 
 from hub_client import errors
 from hub_client.data.open_query import read_cells
@@ -57,22 +56,15 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class Converted:
-    """A saved model as ours.
-
-    Attributes
-    ----------
-    manifest, network
-        Its description and its weights.
-    atlas
-        Where its cells lie in the latent, if they were saved minified.
-    lost
-        What could not be kept, in words.
-    """
+    """A saved model as ours."""
 
     manifest: Manifest
     network: ScviTools
+    """Its description and its weights."""
     atlas: AnnData | None
+    """Where its cells lie in the latent, if they were saved minified."""
     lost: tuple[str, ...]
+    """What could not be kept, in words."""
 
 
 def converted(saved: Saved, *, name: str) -> Converted:
@@ -127,24 +119,20 @@ def outlined(saved: Saved) -> Outline:
     """
     now = scvi_files.current(saved)
     with _well_formed(now):
-        return _outlined(now)
-
-
-def _outlined(saved: Saved) -> Outline:
-    registry = saved.attributes[REGISTRY]
-    setup, fields = registry["setup_args"], registry["field_registries"]
-    states = {name: field.get("state_registry", {}) for name, field in fields.items()}
-    fields_of = {"batch_key": "batch", "labels_key": "labels"}
-    keys = {setup[key]: states[name]["categorical_mapping"] for key, name in fields_of.items() if setup.get(key)}
-    covariates = states.get("extra_categorical_covs", {}).get("mappings", {})
-    columns = {str(column): [str(name) for name in names] for column, names in {**keys, **covariates}.items()}
-    label = str(setup.get("labels_key"))
-    return Outline(
-        version_of(saved),
-        conditions={column: names for column, names in columns.items() if column != label},
-        labels={column: names for column, names in columns.items() if column == label},
-        parameters=flattened(_parameters(saved.attributes["init_params_"])),
-    )
+        registry = now.attributes[REGISTRY]
+        setup, fields = registry["setup_args"], registry["field_registries"]
+        states = {name: field.get("state_registry", {}) for name, field in fields.items()}
+        fields_of = {"batch_key": "batch", "labels_key": "labels"}
+        keys = {setup[key]: states[name]["categorical_mapping"] for key, name in fields_of.items() if setup.get(key)}
+        covariates = states.get("extra_categorical_covs", {}).get("mappings", {})
+        columns = {str(column): [str(name) for name in names] for column, names in {**keys, **covariates}.items()}
+        label = str(setup.get("labels_key"))
+        return Outline(
+            version_of(now),
+            conditions={column: names for column, names in columns.items() if column != label},
+            labels={column: names for column, names in columns.items() if column == label},
+            parameters=flattened(_parameters(now.attributes["init_params_"])),
+        )
 
 
 @contextmanager
@@ -186,14 +174,17 @@ def _minor(version: str) -> Version:
 
 def _manifest(saved: Saved, kind: str, name: str) -> Manifest:
     version, parameters = version_of(saved), _parameters(saved.attributes["init_params_"])
-    given = flattened(parameters)
+    given, embedding = flattened(parameters), None
+    if EMBEDDING in saved.state:
+        settings = given.get("batch_embedding_kwargs") or {}
+        embedding = Embedding(dim=saved.state[EMBEDDING].shape[1], max_norm=settings.get("max_norm"))
     manifest = manifest_of(
         _with_genes(saved),
         parameters,
         kind=kind,
         name=name,
-        embedding=_embedding(saved.state, given),
-        old_defaults=OLD_DEFAULTS[kind](given, _minor(version)),
+        embedding=embedding,
+        old_defaults=_old_defaults(kind, given, _minor(version)),
     )
     history = saved.attributes.get("history_") or {}
     epochs = max((len(column) for column in history.values()), default=0)
@@ -219,29 +210,18 @@ def _with_genes(saved: Saved) -> dict[str, Any]:
     return registry | {"field_registries": registry["field_registries"] | {"X": named}}
 
 
-def _embedding(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Embedding | None:
-    if EMBEDDING not in state:
-        return None
-    settings = given.get("batch_embedding_kwargs") or {}
-    return Embedding(dim=state[EMBEDDING].shape[1], max_norm=settings.get("max_norm"))
-
-
-def _classifier(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
-    chosen = "logits" in (given.get("classifier_parameters") or {})
-    return {} if chosen or version >= (1, 1) else {"classifier_logits": False}
-
-
-def _background(given: Mapping[str, Any], version: Version) -> dict[str, Any]:
-    chosen = "activation_function_bg" in (given.get("extra_decoder_kwargs") or {})
-    return {} if chosen or version >= (1, 2) else {"background_activation": "exp"}
-
-
-OLD_DEFAULTS: Mapping[str, Callable[[Mapping[str, Any], Version], dict[str, Any]]] = {
-    "scvi": lambda given, version: {},
-    "scanvi": _classifier,
-    "totalvi": _background,
+CHOSEN_SINCE: Mapping[str, tuple[Version, str, str, dict[str, Any]]] = {
+    "scanvi": ((1, 1), "classifier_parameters", "logits", {"classifier_logits": False}),
+    "totalvi": ((1, 2), "extra_decoder_kwargs", "activation_function_bg", {"background_activation": "exp"}),
 }
-"""What a version computed that could not be chosen then, by the config's field."""
+"""What can be chosen since a version, in an item of a parameter, and the config's field that older ones computed."""
+
+
+def _old_defaults(kind: str, given: Mapping[str, Any], version: Version) -> dict[str, Any]:
+    if kind not in CHOSEN_SINCE:
+        return {}
+    since, parameter, item, computed = CHOSEN_SINCE[kind]
+    return {} if version >= since or item in (given.get(parameter) or {}) else computed
 
 
 # --- the weights -----------------------------------------------------------------------------------------------------
@@ -330,18 +310,13 @@ def _lost(saved: Saved, manifest: Manifest, *, atlas: AnnData | None) -> Iterato
         yield f"{name}: no attribute of scvi-tools' models"
     if isinstance(saved.genes, dict):
         yield "the names of modalities: " + ", ".join(saved.genes)
-    for column, key in _renamed(attributes.get(REGISTRY), manifest):
-        yield f"the obs column {column!r}, called {key!r} here"
-    if saved.cells is not None:
-        yield f"{saved.cells.name}: its cells" + ("" if atlas is None else ", but for where they lie in the latent")
-    if not attributes.get("is_trained_", True):
-        yield "any training: the model was saved before it"
-
-
-def _renamed(registry: Any, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    setup = registry["setup_args"] if registry else {}
+    setup = attributes[REGISTRY]["setup_args"] if attributes.get(REGISTRY) else {}
     columns = [setup.get("batch_key"), setup.get("labels_key"), *(setup.get("categorical_covariate_keys") or [])]
     named = {key.key for key in manifest.categorical} | {level.key for level in manifest.labels}
     for column in columns:
         if column is not None and (key := key_of(column)) != column and key in named:
-            yield column, key
+            yield f"the obs column {column!r}, called {key!r} here"
+    if saved.cells is not None:
+        yield f"{saved.cells.name}: its cells" + ("" if atlas is None else ", but for where they lie in the latent")
+    if not attributes.get("is_trained_", True):
+        yield "any training: the model was saved before it"

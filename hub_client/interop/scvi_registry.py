@@ -85,7 +85,10 @@ def manifest_of(
         "proteins": _proteins(registry, given),
         "input": {"layer": setup.get("layer", setup.get("rna_layer")), "size_factor": setup.get("size_factor_key")},
         "conditions": _conditions(registry, embedding),
-        "covariates": {"categorical": _categorical(registry), "continuous": _continuous(registry)},
+        "covariates": {
+            "categorical": _categorical(registry),
+            "continuous": [str(column) for column in _state(registry, "extra_continuous_covs").get("columns", [])],
+        },
         "labels": _labels(registry),
     }
     return described(fields, what=f"{KINDS[kind].model} of scvi-tools")
@@ -108,9 +111,8 @@ def config_of(given: Mapping[str, Any], *, kind: str) -> dict[str, Any]:
         If a parameter has a value that a config has no field for.
     """
     fields, nested = {**KINDS[kind].parameters, **KINDS[kind].initial}, KINDS[kind].nested
-    if strangers := [
-        name for name in given if name not in {**fields, **nested} and _means_something(name, given[name])
-    ]:
+    unknown = given.keys() - {*fields, *nested, *IN_TENSORS}
+    if strangers := [p for p in given if p in unknown and given[p] and given[p] != WITHOUT_MEANING.get(p)]:
         raise _without_field(strangers[0], given[strangers[0]], kind)
     config = {field: _plain(given[parameter]) for parameter, field in fields.items() if parameter in given}
     for group, inner in nested.items():
@@ -128,10 +130,6 @@ def _without_field(parameter: str, value: object, kind: str) -> errors.Unsupport
         kind=kind,
         verb="from_scvi",
     )
-
-
-def _means_something(parameter: str, value: object) -> bool:
-    return parameter not in IN_TENSORS and bool(value) and value != WITHOUT_MEANING.get(parameter)
 
 
 def _plain(value: Any) -> Any:
@@ -185,10 +183,6 @@ def _proteins(registry: Registry, given: Mapping[str, Any]) -> dict[str, Any] | 
     measured = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
     source = setup.get("protein_expression_obsm_key") or (setup.get("modalities") or {}).get("protein_layer")
     return {"panel": panel, "measured": lacking(measured, len(panel)), "source": source}
-
-
-def _continuous(registry: Registry) -> list[str]:
-    return [str(column) for column in _state(registry, "extra_continuous_covs").get("columns", [])]
 
 
 def _labels(registry: Registry) -> list[dict[str, Any]]:

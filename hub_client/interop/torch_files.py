@@ -72,8 +72,8 @@ def names(content: bytes, *, file: str) -> tuple[str, ...]:
         If it is no file of tensors.
     """
     with _readable(file):
-        everything = list(_archive(content, file).pickled.names) if _zipped(content) else _old_names(content, file)
-    return tuple(dict.fromkeys(everything))
+        found = archive(content, file=file).pickled.names if _zipped(content) else _old_names(content, file)
+    return tuple(dict.fromkeys(found))
 
 
 def load(content: bytes, *, file: str) -> Any:
@@ -153,15 +153,10 @@ def _zipped(content: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Archive:
-    """A zipped file of PyTorch, of which nothing is loaded.
-
-    Attributes
-    ----------
-    pickled
-        Its pickle, as data. Numbers are outside of it.
-    """
+    """A zipped file of PyTorch, of which nothing is loaded."""
 
     pickled: Pickled
+    """Its pickle, as data. Numbers are outside of it."""
     _opened: zipfile.ZipFile
     _folder: str
     _read: dict[str, Tensor] = field(default_factory=dict)
@@ -187,23 +182,19 @@ def archive(content: bytes, *, file: str) -> Archive:
         If it is none, or its parts are compressed, overlap, have the same or odd names, or other sizes than is claimed.
     """
     with _readable(file):
-        return _archive(content, file)
-
-
-def _archive(content: bytes, file: str) -> Archive:
-    if not _zipped(content):
-        raise ValueError("it is no zip archive")
-    opened = zipfile.ZipFile(io.BytesIO(content))
-    entries = opened.infolist()
-    _check_entries(entries, len(content))
-    (data,) = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
-    folder = data.removesuffix("data.pkl")
-    sizes = {entry.filename.removeprefix(folder): entry.file_size for entry in entries}
-    if "byteorder" in sizes and opened.read(f"{folder}byteorder") != b"little":
-        raise ValueError("its numbers are of a big-endian machine")
-    pickled = pickles.read(opened.read(data), file=file)
-    _check_storages(pickled.persistent, sizes)
-    return Archive(pickled, opened, folder)
+        if not _zipped(content):
+            raise ValueError("it is no zip archive")
+        opened = zipfile.ZipFile(io.BytesIO(content))
+        entries = opened.infolist()
+        _check_entries(entries, len(content))
+        (data,) = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
+        folder = data.removesuffix("data.pkl")
+        sizes = {entry.filename.removeprefix(folder): entry.file_size for entry in entries}
+        if "byteorder" in sizes and opened.read(f"{folder}byteorder") != b"little":
+            raise ValueError("its numbers are of a big-endian machine")
+        pickled = pickles.read(opened.read(data), file=file)
+        _check_storages(pickled.persistent, sizes)
+        return Archive(pickled, opened, folder)
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -254,6 +245,5 @@ def _readable(file: str) -> Iterator[None]:
 def _broken(file: str, error: BaseException) -> errors.IntegrityError:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return errors.IntegrityError(
-        f"{file} is no file of tensors that can be read ({first}). Copy it again from where it was saved.",
-        file=file,
+        f"{file} is no file of tensors that can be read ({first}). Copy it again from where it was saved.", file=file
     )
