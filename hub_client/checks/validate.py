@@ -38,18 +38,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Validation:
-    """What all checks found.
-
-    Attributes
-    ----------
-    passed
-        What each check that found nothing made sure of.
-    findings
-        The worst first.
-    """
+    """What all checks found."""
 
     passed: tuple[str, ...]
+    """What each check that found nothing made sure of."""
     findings: tuple[Finding, ...]
+    """The worst first."""
 
     @property
     def publishable(self) -> bool:
@@ -63,24 +57,16 @@ class Validation:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at.
-
-    Attributes
-    ----------
-    release
-        The release, its files checked.
-    stores
-        Where other releases with the same weights are looked for.
-    trust
-        The file of trusted publishers; None asks nobody's signature.
-    name
-        What the release is called in its repository; weights of that name are not pointed out.
-    """
+    """What is looked at."""
 
     release: release_folder.Release
+    """The release, its files checked."""
     stores: Sequence[Store] = ()
+    """Where other releases with the same weights are looked for."""
     trust: Path | None = None
+    """The file of trusted publishers; None asks nobody's signature."""
     name: str = ""
+    """What the release is called in its repository; weights of that name are not pointed out."""
 
 
 def validate(

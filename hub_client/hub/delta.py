@@ -44,18 +44,12 @@ Array = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Whole:
-    """A source that gives whole releases, also where ``source`` keeps deltas.
-
-    Attributes
-    ----------
-    source
-        Where the release is.
-    origins
-        Where its parents are looked for.
-    """
+    """A source that gives whole releases, also where ``source`` keeps deltas."""
 
     source: Source
+    """Where the release is."""
     origins: Origins
+    """Where its parents are looked for."""
 
     def read(self, ref: Ref, path: str) -> bytes:
         """Return one small file of a release, checked."""

@@ -16,32 +16,22 @@ from hub_client.store.catalogue import Found
 
 @dataclass(frozen=True)
 class Step:
-    """One release on the way to the root.
-
-    Attributes
-    ----------
-    name, version, digest
-        As it calls itself, or as its child calls it.
-    relation
-        How it came to be: ``surgery``, ``retrain``, ``import``; None for a root, or where it was not found.
-    created
-        When, RFC 3339.
-    hub
-        Where it was found; None where no hub at hand has it, and the walk ends.
-    message
-        The message of the push that released it.
-    yanked
-        Why it was yanked, if it was.
-    """
+    """One release on the way to the root."""
 
     name: str
     version: str | None
     digest: str
+    """Name, version and digest are as it calls itself, or as its child calls it."""
     relation: str | None = None
+    """How it came to be: ``surgery``, ``retrain``, ``import``; None for a root, or where it was not found."""
     created: str | None = None
+    """When, RFC 3339."""
     hub: str | None = None
+    """Where it was found; None where no hub at hand has it, and the walk ends."""
     message: str = ""
+    """The message of the push that released it."""
     yanked: str | None = None
+    """Why it was yanked, if it was."""
 
 
 @dataclass(frozen=True)

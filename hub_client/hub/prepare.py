@@ -31,30 +31,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draft:
-    """What shall be released.
-
-    Attributes
-    ----------
-    model
-        A model, or a release folder.
-    version
-        The version to release as; None is the manifest's own.
-    message
-        One line for the history; None states the version.
-    parent
-        The revision it follows, where the user names one.
-    delta
-        Whether the hub shall keep only what it adds to its parent.
-    signer
-        Who signs its manifest, if anybody does.
-    """
+    """What shall be released."""
 
     model: Model | str | Path
+    """A model, or a release folder."""
     version: str | None = None
+    """The version to release as; None is the manifest's own."""
     message: str | None = None
+    """One line for the history; None states the version."""
     parent: str | None = None
+    """The revision it follows, where the user names one."""
     delta: bool = False
+    """Whether the hub shall keep only what it adds to its parent."""
     signer: signing.Signer | None = None
+    """Who signs its manifest, if anybody does."""
 
 
 @dataclass(frozen=True)

@@ -9,27 +9,18 @@ from hub_client import errors
 
 @dataclass(frozen=True)
 class Ref:
-    """Where a release is, exactly.
-
-    Attributes
-    ----------
-    repo
-        ``name`` or ``owner/name``.
-    commit
-        40 hex digits.
-    version
-        The release's semantic version, if it has a tag.
-    digest
-        sha256 of the manifest, 64 hex digits: what a paper cites.
-    hub
-        The hub's address: ``bundled``, a folder or a URL.
-    """
+    """Where a release is, exactly."""
 
     repo: str
+    """``name`` or ``owner/name``."""
     commit: str
+    """40 hex digits."""
     version: str | None
+    """The release's semantic version, if it has a tag."""
     digest: str
+    """sha256 of the manifest, 64 hex digits: what a paper cites."""
     hub: str = ""
+    """The hub's address: ``bundled``, a folder or a URL."""
 
     def __str__(self) -> str:
         version = f"@{self.version}" if self.version else ""

@@ -18,37 +18,28 @@ from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType, choose, 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository as its place shows it at one moment.
-
-    Attributes
-    ----------
-    name, hub, kind
-        Its full name, the address of the place, and what it holds.
-    branches, tags, proposals
-        Names to commits; the branch of yanks is none of them.
-    document
-        Returns a commit's document; None where it has none.
-    digest
-        Returns the sha256 of a commit's document; None where it has none.
-    line
-        Returns a commit and those before it, the newest first; none of None.
-    yanked
-        Returns the versions that were yanked, and why.
-    claimed
-        Whether others keep the place, so that a tag is held against the version that its document states.
-    """
+    """A repository as its place shows it at one moment."""
 
     name: str
+    """Its full name."""
     hub: str
+    """The address of the place."""
     kind: RepoType
+    """What it holds."""
     branches: Mapping[str, str]
     tags: Mapping[str, str]
+    """Like branches and proposals, names to commits; the branch of yanks is none of them."""
     document: Callable[[str], bytes | None]
+    """Returns a commit's document; None where it has none."""
     digest: Callable[[str], str | None]
+    """Returns the sha256 of a commit's document; None where it has none."""
     line: Callable[[str | None], Iterable[Logged]]
+    """Returns a commit and those before it, the newest first; none of None."""
     yanked: Callable[[], Mapping[str, str]]
+    """Returns the versions that were yanked, and why."""
     proposals: Mapping[str, str] = field(default_factory=dict)
     claimed: bool = False
+    """Whether others keep the place, so that a tag is held against the version that its document states."""
 
     # What is released
 

@@ -38,27 +38,18 @@ class Logged:
 
 @dataclass(frozen=True)
 class Entry:
-    """One commit of a repository.
-
-    Attributes
-    ----------
-    commit
-        40 hex digits.
-    version
-        The semantic version released with it, if any.
-    digest
-        sha256 of the release's manifest, 64 hex digits; empty for a commit that holds no release.
-    message
-        What its author wrote about it.
-    date
-        When it was made, UTC; None where the store does not know.
-    """
+    """One commit of a repository."""
 
     commit: str
+    """40 hex digits."""
     version: str | None
+    """The semantic version released with it, if any."""
     digest: str
+    """sha256 of the release's manifest, 64 hex digits; empty for a commit that holds no release."""
     message: str
+    """What its author wrote about it."""
     date: datetime | None
+    """When it was made, UTC; None where the store does not know."""
 
 
 class Source(Protocol):
@@ -66,7 +57,6 @@ class Source(Protocol):
 
     def read(self, ref: Ref, path: str) -> bytes:
         """Return one small file of a release, such as its manifest, checked."""
-        ...
 
     def fetch(self, ref: Ref, folder: Path) -> Path:
         """Write a release's files into a new or empty folder, every hash checked, and return the folder.
@@ -76,11 +66,9 @@ class Source(Protocol):
         IntegrityError
             If a stored file is not the one that was pushed.
         """
-        ...
 
     def opened(self, ref: Ref) -> AbstractContextManager[Path]:
         """Give a folder to read a release from while the context lasts; nobody may write to it."""
-        ...
 
 
 class Store(Source, Protocol):
@@ -91,15 +79,12 @@ class Store(Source, Protocol):
 
     def repos(self) -> list[str]:
         """Return the full names of all repositories with at least one release, sorted."""
-        ...
 
     def holds(self, repo: str) -> bool:
         """Return whether there is a repository of this full name with at least one release."""
-        ...
 
     def releases(self, repo: str) -> list[Ref]:
         """Return every released version, the newest last."""
-        ...
 
     def resolve(self, repo: str, revision: str | None = None) -> Ref:
         """Return the release a revision names, or the newest.
@@ -116,15 +101,12 @@ class Store(Source, Protocol):
         NotFound
             If there is no such repository or revision, or several revisions begin like this one.
         """
-        ...
 
     def history(self, repo: str) -> list[Entry]:
         """Return every commit, the newest first."""
-        ...
 
     def yanked(self, repo: str) -> Mapping[str, str]:
         """Return the versions that were yanked, and why."""
-        ...
 
 
 @runtime_checkable
@@ -150,7 +132,6 @@ class WritableStore(Store, Protocol):
         TransportError
             If the store cannot be written, its head is no longer ``parent``, or the version is taken by other bytes.
         """
-        ...
 
     def yank(self, repo: str, version: str, *, reason: str) -> Ref:
         """Yank a version, or give another reason for it, and return its release.
@@ -164,7 +145,6 @@ class WritableStore(Store, Protocol):
         TransportError
             If the store cannot be written.
         """
-        ...
 
 
 def writable(store: Store, repo: str) -> WritableStore:

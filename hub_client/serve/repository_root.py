@@ -28,24 +28,16 @@ _TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Record:
-    """What the server knows of a repository beside its content.
-
-    Attributes
-    ----------
-    id
-        The repository's for ever: another one of the same name has another. Empty before the server's first write.
-    private
-        Whether only tokens for its owner's namespace see it.
-    created
-        ISO 8601, UTC; None where a folder hub made it.
-    creator
-        A user's name.
-    """
+    """What the server knows of a repository beside its content."""
 
     id: str = ""
+    """The repository's for ever: another one of the same name has another. Empty before the server's first write."""
     private: bool = True
+    """Whether only tokens for its owner's namespace see it."""
     created: str | None = None
+    """ISO 8601, UTC; None where a folder hub made it."""
     creator: str = ""
+    """A user's name."""
 
 
 class Repositories:

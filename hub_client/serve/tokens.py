@@ -32,31 +32,22 @@ _TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Token:
-    """A token's record, from which the token itself cannot be found.
-
-    Attributes
-    ----------
-    id
-        What it is called in lists and in the audit log.
-    user
-        Whom it was given to.
-    scope
-        See :data:`Scope`.
-    namespaces
-        Owners of the repositories it holds for; ``*`` is all of them.
-    sha256
-        Of the token.
-    created, expires
-        ISO 8601, UTC; ``expires`` may be None: never.
-    """
+    """A token's record, from which the token itself cannot be found."""
 
     id: str
+    """What it is called in lists and in the audit log."""
     user: str
+    """Whom it was given to."""
     scope: Scope
+    """See :data:`Scope`."""
     namespaces: tuple[str, ...]
+    """Owners of the repositories it holds for; ``*`` is all of them."""
     sha256: str
+    """Of the token."""
     created: str
+    """ISO 8601, UTC."""
     expires: str | None = None
+    """As ``created``; None is never."""
 
     def allows(self, scope: Scope, namespace: str) -> bool:
         """Return whether the token may do this there."""

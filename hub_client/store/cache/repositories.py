@@ -29,21 +29,7 @@ _PATIENCE = 60.0
 
 
 class RepositoryRecord(BaseModel):
-    """What is known of a repository.
-
-    Attributes
-    ----------
-    hub, kind, repo
-        Which one.
-    branches, tags, proposals
-        Names, as last seen, to commits; proposals are pull requests, ``refs/pr/1``.
-    yanked
-        Versions that were yanked, as last seen, and why.
-    log
-        The commits of the main branch, the newest first, as last seen.
-    digests
-        Commit to the sha256 of the document in it, for each commit that was looked at.
-    """
+    """What is known of a repository, and which one it is."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,11 +38,16 @@ class RepositoryRecord(BaseModel):
     kind: RepoType
     repo: str
     branches: Mapping[str, Commit] = {}
+    """Names, as last seen, to commits."""
     tags: Mapping[str, Commit] = {}
     proposals: Mapping[str, Commit] = {}
+    """As branches and tags; these are pull requests, ``refs/pr/1``."""
     yanked: Mapping[str, str] = {}
+    """Versions that were yanked, as last seen, and why."""
     log: tuple[Logged, ...] = ()
+    """The commits of the main branch, the newest first, as last seen."""
     digests: Mapping[str, Sha256] = {}
+    """Commit to the sha256 of the document in it, for each commit that was looked at."""
 
 
 @dataclass(frozen=True)

@@ -49,27 +49,18 @@ class Heads:
 
 @dataclass(frozen=True)
 class Change:
-    """A commit to be made.
-
-    Attributes
-    ----------
-    folder
-        The release's files.
-    gone
-        Files of the parent that the release no longer has.
-    message
-        One line about it.
-    parent
-        The commit it has to follow; None where the repository has none.
-    proposal
-        Whether to open a pull request and leave the main branch as it is.
-    """
+    """A commit to be made."""
 
     folder: Path
+    """The release's files."""
     gone: tuple[str, ...]
+    """Files of the parent that the release no longer has."""
     message: str
+    """One line about it."""
     parent: str | None
+    """The commit it has to follow; None where the repository has none."""
     proposal: bool = False
+    """Whether to open a pull request and leave the main branch as it is."""
 
 
 @dataclass(frozen=True)
@@ -103,23 +94,18 @@ class Wire(Protocol):
 
     def repos(self) -> list[str]:
         """Return the full names of repositories that may hold releases."""
-        ...
 
     def heads(self, repo: str) -> Heads | None:
         """Return a repository's names; None where it does not exist, or we may not know of it."""
-        ...
 
     def log(self, repo: str) -> list[Logged]:
         """Return the commits of the main branch, the newest first."""
-        ...
 
     def document(self, repo: str, commit: str) -> bytes | None:
         """Return a commit's document; None where it has none."""
-        ...
 
     def stream(self, repo: str, commit: str, file: Wanted, start: int) -> AbstractContextManager[Stream]:
         """Give a file of a commit from a byte on."""
-        ...
 
 
 class WritableWire(Wire, Protocol):
@@ -127,19 +113,15 @@ class WritableWire(Wire, Protocol):
 
     def create(self, repo: str, *, private: bool | None) -> None:
         """Make a repository; nothing happens where it exists, unless it is not as private as was asked for."""
-        ...
 
     def publish(self, repo: str, change: Change) -> Published:
         """Make one commit; MovedOn if its parent is no longer the newest."""
-        ...
 
     def tag(self, repo: str, version: str, commit: str) -> None:
         """Give a commit its version's tag."""
-        ...
 
     def yank(self, repo: str, yank: yanks.Yank) -> None:
         """Add to what was yanked, in place of an earlier yank of that version; MovedOn if somebody was faster."""
-        ...
 
 
 class RemoteStore:
