@@ -25,8 +25,7 @@ from hub_client.serve.quota import LARGEST_COMMIT, LARGEST_JSON
 from hub_client.serve.refusals import BAD_TOKEN, Refused
 from hub_client.serve.request import Call, parsed_json
 from hub_client.serve.routes import ROUTES, Route, Table
-from hub_client.serve.sessions import COOKIE
-from hub_client.serve.tokens import Token
+from hub_client.serve.tokens import COOKIE, Token
 
 _log = logging.getLogger(__name__)
 _THREADS = {True: 12, False: 32}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub_client.serve.audit import Audit
 from hub_client.serve.links import Links
 from hub_client.serve.quota import Quota
 from hub_client.serve.repository_root import Repositories
-from hub_client.serve.sessions import Sessions
-from hub_client.serve.tokens import Tokens
+from hub_client.serve.server_files import Audit
+from hub_client.serve.tokens import Sessions, Tokens
 
 
 @dataclass(frozen=True)

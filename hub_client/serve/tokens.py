@@ -7,7 +7,10 @@ request costs one look-up.
 from __future__ import annotations
 
 import hashlib
+import hmac
+import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +21,7 @@ from typing import Any, Literal, get_args
 from hub_client import errors
 from hub_client.files import locks
 from hub_client.release.names import is_part
-from hub_client.serve import server_files
+from hub_client.serve import links, server_files
 
 Scope = Literal["read", "write", "admin"]
 """Each includes those before it. ``read`` pulls and opens pull requests, ``write`` creates repositories, pushes and
@@ -28,6 +31,9 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 EVERYWHERE = "*"
 _PREFIX = "azt_"
 _TIMEOUT = 30.0
+COOKIE = "archzoo_session"
+SESSION_SECONDS = 12 * 3600
+_COOKIE_VALUE = re.compile(r"([0-9a-f]{8})\.(\d{1,12})\.([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,31 @@ class Tokens:
         if self._seen != (seen := (status.st_mtime_ns, status.st_ino)):
             tokens = [_token(record) for record in server_files.read_json(self._path) or []]
             self._by_hash, self._seen = {token.sha256: token for token in tokens}, seen
+
+
+class Sessions:
+    """Staying logged in to the pages: a signed cookie that names a token and is good for reading only.
+
+    It ends with its token, or after half a day.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._key = links.key(server_files.folder(root) / links.KEY)
+
+    def begin(self, token: str) -> str:
+        """Return the value for a token, by its id."""
+        expires = str(int(time.time()) + SESSION_SECONDS)
+        return f"{token}.{expires}.{self._signed(token, expires)}"
+
+    def token(self, value: str) -> str | None:
+        """Return the id of the token that a value names; None if it was not made here, or is over."""
+        match = _COOKIE_VALUE.fullmatch(value)
+        if match is None or not hmac.compare_digest(self._signed(match[1], match[2]), match[3]):
+            return None
+        return match[1] if int(match[2]) > time.time() else None
+
+    def _signed(self, token: str, expires: str) -> str:
+        return hmac.new(self._key, f"session {token} {expires}".encode(), hashlib.sha256).hexdigest()
 
 
 def hashed(secret: str) -> str:

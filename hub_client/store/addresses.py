@@ -22,8 +22,8 @@ from hub_client import errors
 from hub_client.release.store import RepoType, Store
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.folder.bundled import ADDRESS, BundledStore
 from hub_client.store.folder.folder_store import FolderStore
+from hub_client.store.folder.plain import ADDRESS, BundledStore
 from hub_client.store.network.bundles import BundlesWire
 from hub_client.store.network.remote import RemoteStore, WritableRemoteStore
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from hub_client.serve import commit_tree, discussion_files, merging
+from hub_client.serve import commit_tree, discussion_files
 from hub_client.serve.refusals import Refused, no_revision
 from hub_client.serve.request import Call, flag, number
 from hub_client.serve.revisions import PULLS
@@ -134,7 +134,7 @@ def merge(call: Call) -> Response:
 def _merged(call: Call, repository: git.Repository, discussion: discussion_files.Discussion, head: str) -> str:
     """Return the merge's commit, to which the branch has been moved."""
     ours = repository.ref(discussion["base"]) or no_revision(discussion["base"])
-    result = merging.merge(repository, ours, head)
+    result = commit_tree.merge(repository, ours, head)
     if result.conflicts:
         raise Refused(409, f"Both sides changed {', '.join(result.conflicts[:5])}: resolve that in the pull request.")
     message = f"{discussion['title']} (#{discussion['num']})"

@@ -28,8 +28,7 @@ from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.cache.repositories import RepositoryCache, RepositoryRecord
-from hub_client.store.network import progress
-from hub_client.store.network.stream import Stream
+from hub_client.store.network.stream import Stream, progress
 
 _log = logging.getLogger(__name__)
 
@@ -285,7 +284,7 @@ class RemoteStore:
         missing = [file for file in files if self._cache.find(file) is None]
         if missing and settings.offline():
             raise _not_cached(errors.names(file.name for file in missing), str(ref), self._cache)
-        with progress.shown(sum(file.size for file in missing), what=f"{ref.repo} from {self.address}") as advance:
+        with progress(sum(file.size for file in missing), what=f"{ref.repo} from {self.address}") as advance:
             for file in missing:
                 self._cache.fill(file, self._source(ref, file), report=advance(file.name))
 
