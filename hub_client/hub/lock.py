@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -84,9 +83,8 @@ def lock(names: Iterable[str], hub: Hub) -> Lock:
 
 def write_lock(path: Path, content: Lock) -> Path:
     """Write a lock file, whole or not at all; the same releases give the same bytes."""
-    data = json.dumps(content.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n"
     with atomic.writing(str(path), otherwise="choose another place"):
-        atomic.write(path.absolute(), data.encode())
+        atomic.write(path.absolute(), content.canonical())
     return path
 
 

@@ -81,8 +81,15 @@ def prepared(draft: Draft, store: Store, repo: str, *, origins: Origins) -> Iter
         folder, pulled = _as_folder(draft.model, Path(scratch) / "draft")
         release = release_folder.read(folder)
         stores = [] if isinstance(store, RemoteStore) else [store]
-        _refuse_unfit(validate.check(release, stores=stores, name=repo, load=False), repo)
-        follows = parent(store, repo, named=draft.parent, made_from=(pulled, _origin(release.manifest)))
+        # what gives away donors, or does not compute what it states, is not released
+        found = validate.check(release, stores=stores, name=repo, load=False)
+        validate.refuse(found, what=repo)
+        for finding in found.findings:
+            if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
+                _log.warning("%s: %s", repo, finding.message)
+        grown = release.manifest.lineage.parent if release.manifest.lineage else None
+        made_from = (pulled, grown.commit if grown else None)
+        follows = parent(store, repo, named=draft.parent, made_from=made_from)
         yield _next(draft, release, store, repo, follows=follows, scratch=Path(scratch), origins=origins)
 
 
@@ -91,14 +98,6 @@ def _as_folder(model: Model | str | Path, folder: Path) -> tuple[Path, str | Non
     if isinstance(model, str | Path):
         return Path(model).expanduser(), None
     return model.save(folder), model.ref.commit if model.ref else None
-
-
-def _refuse_unfit(found: validate.Validation, repo: str) -> None:
-    """Refuse to release what gives away donors, or does not compute what it states."""
-    validate.refuse(found, what=repo)
-    for finding in found.findings:
-        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
-            _log.warning("%s: %s", repo, finding.message)
 
 
 def _next(
@@ -158,11 +157,6 @@ def parent(store: Store, repo: str, *, named: str | None = None, made_from: Iter
         return store.resolve(repo, named).commit
     here = [commit for commit in made_from if commit in commits]
     return named or next(iter([*here, *commits]), None)
-
-
-def _origin(manifest: Manifest) -> str | None:
-    """Return the commit of the release a model was grown from."""
-    return manifest.lineage.parent.commit if manifest.lineage and manifest.lineage.parent else None
 
 
 def _version(draft: Draft, manifest: Manifest) -> str:

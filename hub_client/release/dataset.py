@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -61,10 +60,6 @@ class Dataset(Frozen):
     """Of gene names and counts: :func:`hub_client.data.fingerprint.fingerprint`."""
     files: Annotated[tuple[DataFile, ...], Field(max_length=1)] = ()
 
-    def to_bytes(self) -> bytes:
-        """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
-
 
 def describe(**fields: Any) -> Dataset:
     """Return the record with these fields.
@@ -111,7 +106,7 @@ def write(folder: Path, adata: AnnData, record: Dataset) -> Path:
         with data.open("rb") as file:
             zarr_zip.check(file, name=DATA, counts=True)
         described = DataFile(path=DATA, size=data.stat().st_size, sha256=atomic.sha256(data))
-        (folder / RECORD).write_bytes(record.model_copy(update={"files": (described,)}).to_bytes())
+        (folder / RECORD).write_bytes(record.model_copy(update={"files": (described,)}).canonical())
     return folder
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from hub_client import errors
 from hub_client.manifest import _json
+from hub_client.manifest._frozen import problems
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.manifest.v1 import Sha256
 from hub_client.release.names import is_file
@@ -72,7 +73,7 @@ def files_of(document: bytes, *, source: str) -> tuple[Wanted, ...]:
     try:
         found = _Document.model_validate(_json.strict(document, limit=MAX_BYTES))
     except ValidationError as error:
-        raise errors.ManifestError(f"{source} does not list its files as it should: {_first(error)}.") from None
+        raise errors.ManifestError(f"{source} does not list its files as it should: {problems(error)[0]}.") from None
     except ValueError as error:
         raise errors.ManifestError(f"the document of {source} {error}.") from None
     kept = found.kept()
@@ -92,8 +93,3 @@ def _check_name(name: str, names: list[str], *, source: str) -> None:
         file=name[:120],
         actual=name[:120],
     )
-
-
-def _first(error: ValidationError) -> str:
-    one = error.errors()[0]
-    return f"{'.'.join(map(str, one['loc']))}: {one['msg']}"

@@ -183,17 +183,11 @@ def _admitted(call: Call, route: Route) -> Call:
     if route.access in ("open", "token"):
         return call
     call.seen(call.named)
-    _check_scope(call, route)
-    return replace(call, place=call.named)
-
-
-def _check_scope(call: Call, route: Route) -> None:
-    if route.access == "read":
-        return
-    if call.token is None:
+    if route.access != "read" and call.token is None:
         raise Refused(401, f"{call.named} is public to read; to change it, give a token.")
     if route.access in ("write", "admin") and not call.allows(route.access, call.named.owner):
         raise Refused(403, f"This needs a token with scope {route.access} for {call.named.owner!r}: {call.may}")
+    return replace(call, place=call.named)
 
 
 def _token(call: Call) -> Token | None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from hub_client import errors
 from hub_client.files import locks
@@ -105,7 +105,12 @@ class Tokens:
             If the user or a namespace is not a name.
         """
         for name in (user, *namespaces):
-            _check_name(name)
+            if name != EVERYWHERE and not is_part(name):
+                raise errors.InvalidInput(
+                    f"{name!r:.120} is not a user's or a namespace's name: expected 1 to 96 letters, digits, - _ . as "
+                    "in an owner's name, for example kidney-lab.",
+                    facts={"name": name},
+                )
         secret, now = _PREFIX + secrets.token_urlsafe(32), datetime.now(UTC).replace(microsecond=0)
         expires = (now + timedelta(days=days)).isoformat() if days is not None else None
         token = Token(
@@ -149,7 +154,8 @@ class Tokens:
             self._seen, self._by_hash = None, {}
             return
         if self._seen != (seen := (status.st_mtime_ns, status.st_ino)):
-            tokens = [_token(record) for record in server_files.read_json(self._path) or []]
+            records = server_files.read_json(self._path) or []
+            tokens = [Token(**record | {"namespaces": tuple(record["namespaces"])}) for record in records]
             self._by_hash, self._seen = {token.sha256: token for token in tokens}, seen
 
 
@@ -187,16 +193,3 @@ def _valid(token: Token | None) -> Token | None:
     """Return a token unless its time is over."""
     over = token is not None and token.expires and datetime.fromisoformat(token.expires) <= datetime.now(UTC)
     return None if over else token
-
-
-def _token(record: dict[str, Any]) -> Token:
-    return Token(**record | {"namespaces": tuple(record["namespaces"])})
-
-
-def _check_name(name: str) -> None:
-    if name != EVERYWHERE and not is_part(name):
-        raise errors.InvalidInput(
-            f"{name!r:.120} is not a user's or a namespace's name: expected 1 to 96 letters, digits, - _ . as in an "
-            "owner's name, for example kidney-lab.",
-            facts={"name": name},
-        )

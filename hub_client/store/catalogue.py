@@ -159,7 +159,7 @@ class Catalogue:
                 f"a {_NOUN[self.kind]} is named by text or a path, not by a {type(name).__name__}.",
                 facts={"name": name},
             )
-        if isinstance(name, Path) or _looks_like_path(name):
+        if isinstance(name, Path) or name.startswith((".", "/", "~", "\\")) or name.endswith(("/", "\\", SUFFIX)):
             return self._at(Path(name).expanduser())
         if name.startswith(PUBLIC):
             return self._public().find(_on_public(name, self.kind))
@@ -297,10 +297,6 @@ def _listed(store: Store, repo: str, show: Callable[[Ref, bytes], _Shown], *, al
     except errors.NotFound:
         _log.info("%s in %s holds no release", repo, store.address)
     return []
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~", "\\")) or name.endswith(("/", "\\", SUFFIX))
 
 
 def _close(name: str, known: Iterable[str]) -> list[str]:

@@ -47,17 +47,14 @@ def _outline(call: Call, discussion: Mapping[str, Any]) -> dict[str, Any]:
 def get_discussion(call: Call) -> Response:
     """Return one discussion with all that happened in it."""
     with call.hub.repositories.reading(call.repo) as repository:
-        return JSONResponse(_detailed(call, repository, discussion_files.named(repository, call.words["number"])))
-
-
-def _detailed(call: Call, repository: git.Repository, discussion: discussion_files.Discussion) -> dict[str, Any]:
-    shown = _outline(call, discussion) | {"events": discussion["events"], "filesWithConflicts": None, "diff": None}
-    if discussion["isPullRequest"]:
-        merged = discussion.get("mergeCommitId")
-        shown["changes"] = {"base": discussion["base"]} | ({"mergeCommitId": merged} if merged else {})
-        shown["filesWithConflicts"] = discussion_files.conflicts(repository, discussion)
-        shown["diff"] = discussion_files.diff(repository, discussion) if flag(call.query.get("diff")) else None
-    return shown
+        found = discussion_files.named(repository, call.words["number"])
+        shown = _outline(call, found) | {"events": found["events"], "filesWithConflicts": None, "diff": None}
+        if found["isPullRequest"]:
+            merged = found.get("mergeCommitId")
+            shown["changes"] = {"base": found["base"]} | ({"mergeCommitId": merged} if merged else {})
+            shown["filesWithConflicts"] = discussion_files.conflicts(repository, found)
+            shown["diff"] = discussion_files.diff(repository, found) if flag(call.query.get("diff")) else None
+        return JSONResponse(shown)
 
 
 def create_discussion(call: Call) -> Response:

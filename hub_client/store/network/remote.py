@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -286,10 +287,8 @@ class RemoteStore:
             raise _not_cached(errors.names(file.name for file in missing), str(ref), self._cache)
         with progress(sum(file.size for file in missing), what=f"{ref.repo} from {self.address}") as advance:
             for file in missing:
-                self._cache.fill(file, self._source(ref, file), report=advance(file.name))
-
-    def _source(self, ref: Ref, file: Wanted) -> Callable[[int], AbstractContextManager[Stream]]:
-        return lambda start: self._wire.stream(ref.repo, ref.commit, file, start)
+                source = partial(self._wire.stream, ref.repo, ref.commit, file)
+                self._cache.fill(file, source, report=advance(file.name))
 
     def _placed(self, ref: Ref, folder: Path, *, link: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
