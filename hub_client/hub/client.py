@@ -118,7 +118,9 @@ class Hub:
         """Write the release a name means into a new folder; see :func:`download`."""
         from hub_client.release import folder as release_folder
 
-        found, folder = _warned(self._models.find(name)), _vacant(Path(into))
+        found, folder = _warned(self._models.find(name)), Path(into).expanduser()
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise errors.InvalidInput(f"{folder} exists already. Choose another folder.", facts={"into": folder})
         _manifest(found)  # what is wrong with it is reported under the name that was asked for
         with atomic.staged(folder) as stage:
             self._whole(found).fetch(found.ref, stage)
@@ -535,10 +537,3 @@ def _manifest(found: Found) -> Manifest:
     manifest = read_manifest(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
     found.ref.check(manifest.digest, file=DOCUMENT["models"])
     return manifest
-
-
-def _vacant(folder: Path) -> Path:
-    folder = folder.expanduser()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise errors.InvalidInput(f"{folder} exists already. Choose another folder.", facts={"into": folder})
-    return folder

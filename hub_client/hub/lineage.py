@@ -53,8 +53,10 @@ class Origins:
         NotFound
             If none of the stores has it.
         """
+        last = parent.name.split("/")[-1]
         for store in self.stores:
-            for repo in _candidates(store.repos(), parent.name):
+            held = (repo for repo in store.repos() if repo.split("/")[-1] == last)
+            for repo in sorted(held, key=lambda repo: repo != parent.name):  # of this full name, then of its last part
                 with suppress(errors.NotFound):
                     ref = store.resolve(repo, f"sha256:{parent.digest}")
                     return Found(ref, store, store.yanked(repo).get(str(ref.version)))
@@ -83,14 +85,10 @@ def walk(found: Found, origins: Origins) -> Iterator[Step]:
             return
 
 
-def _candidates(repos: Sequence[str], name: str) -> list[str]:
-    """Return repositories that may hold a release: of this full name, then of the same last part."""
-    last = name.split("/")[-1]
-    return sorted((repo for repo in repos if repo.split("/")[-1] == last), key=lambda repo: repo != name)
-
-
 def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
     ref = found.ref
+    store = next((store for store in origins.stores if store is found.source), None)
+    entries = store.history(ref.repo) if store else []  # none of a folder that a user named by its path
     return Step(
         ref.repo,
         ref.version,
@@ -98,13 +96,6 @@ def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
         relation=manifest.lineage.relation if manifest.lineage else None,
         created=manifest.created.isoformat() if manifest.created else None,
         hub=ref.hub,
-        message=_message(found, origins),
+        message=next((entry.message for entry in entries if entry.commit == ref.commit), ""),
         yanked=found.yanked,
     )
-
-
-def _message(found: Found, origins: Origins) -> str:
-    """Return the message of the push that released it; nothing for a folder that a user named by its path."""
-    store = next((store for store in origins.stores if store is found.source), None)
-    entries = store.history(found.ref.repo) if store else []
-    return next((entry.message for entry in entries if entry.commit == found.ref.commit), "")

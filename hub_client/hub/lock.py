@@ -6,26 +6,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import ValidationError
 
 from hub_client import errors
 from hub_client.files import atomic
 from hub_client.hub.client import Hub
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import Frozen, problems
-from hub_client.manifest.v1 import Commit, Doi, Manifest, RelativePath, SemVer, Sha256
+from hub_client.manifest.v1 import Commit, Doi, Manifest, SemVer, Sha256
+from hub_client.release.files import ListedFile
 from hub_client.release.ref import Ref
 
 FILE = "archzoo.lock"
 MAX_BYTES = 16 * 2**20
-
-
-class LockedFile(Frozen):
-    """One file of a release."""
-
-    path: RelativePath
-    size: NonNegativeInt
-    sha256: Sha256
 
 
 class LockedDataset(Frozen):
@@ -43,7 +36,7 @@ class LockedModel(Frozen):
     version: SemVer | None
     commit: Commit
     digest: Sha256
-    files: tuple[LockedFile, ...]
+    files: tuple[ListedFile, ...]
     datasets: tuple[LockedDataset, ...] = ()
 
 
@@ -149,7 +142,7 @@ def _locked(ref: Ref, manifest: Manifest) -> LockedModel:
         version=ref.version,
         commit=ref.commit,
         digest=ref.digest,
-        files=tuple(LockedFile(path=file.path, size=file.size, sha256=file.sha256) for file in manifest.files),
+        files=tuple(ListedFile(path=file.path, size=file.size, sha256=file.sha256) for file in manifest.files),
         datasets=tuple(
             LockedDataset(name=data.name, fingerprint=data.fingerprint, doi=data.doi)
             for data in manifest.training.datasets

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from hub_client import errors
 from hub_client.manifest import _json
-from hub_client.manifest._frozen import problems
+from hub_client.manifest._frozen import Frozen, problems
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.manifest.v1 import Sha256
+from hub_client.manifest.v1 import RelativePath, Sha256
 from hub_client.release.names import is_file
 from hub_client.release.store import DOCUMENT
 
@@ -29,6 +29,14 @@ class Wanted:
     name: str
     sha256: str
     size: int
+
+
+class ListedFile(Frozen):
+    """One file of a data set's record or of a lock."""
+
+    path: RelativePath
+    size: NonNegativeInt
+    sha256: Sha256
 
 
 class _File(BaseModel):

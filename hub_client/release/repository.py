@@ -99,8 +99,15 @@ class Repository:
                 f"commit {commit[:12]} of {self.name} in {self.hub} holds no {DOCUMENT[self.kind]}: it is no release.",
                 name=f"{self.name}@{commit}",
             )
-        if self.claimed and version is not None:
-            self._check_stated(commit, version)
+        stated = stated_version(self.document(commit) or b"") if self.claimed and version is not None else version
+        if stated != version:
+            raise errors.IntegrityError(
+                f"{self.name}@{version} in {self.hub} points to a release that calls itself {stated}. Do not use it; "
+                "tell whoever runs the hub.",
+                file=DOCUMENT[self.kind],
+                expected=version,
+                actual=stated,
+            )
         return Ref(self.name, commit, version, digest, self.hub)
 
     def history(self) -> list[Entry]:
@@ -114,17 +121,6 @@ class Repository:
 
     def _entry(self, one: Logged) -> Entry:
         return Entry(one.commit, self.version_of(one.commit), self.digest(one.commit) or "", one.message, one.date)
-
-    def _check_stated(self, commit: str, version: str) -> None:
-        stated = stated_version(self.document(commit) or b"")
-        if stated != version:
-            raise errors.IntegrityError(
-                f"{self.name}@{version} in {self.hub} points to a release that calls itself {stated}. Do not use it; "
-                "tell whoever runs the hub.",
-                file=DOCUMENT[self.kind],
-                expected=version,
-                actual=stated,
-            )
 
     # What may join
 

@@ -17,7 +17,8 @@ from hub_client.serve.refusals import Refused
 
 PIECE = 1 << 19
 """Bytes that are held of each file that is being sent or received."""
-_READERS = 24
+READERS = 24
+"""How many threads at once read files."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
@@ -78,11 +79,6 @@ class FileAnswer(Response):
             async for piece in _pieces(self._source, self._part, limiter=scope["state"]["readers"]):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
-
-
-def readers() -> CapacityLimiter:
-    """Return what keeps the number of threads small that read files."""
-    return CapacityLimiter(_READERS)
 
 
 async def _pieces(source: Path | bytes, part: range, *, limiter: CapacityLimiter) -> AsyncIterator[bytes]:

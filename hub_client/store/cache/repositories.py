@@ -11,7 +11,8 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -57,10 +58,12 @@ class RepositoryCache:
     cache: Cache
     hub: str
     kind: RepoType
-    place: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "place", f"{_slug(self.hub)}/{self.kind}")
+    @cached_property
+    def place(self) -> str:
+        """The folder's name: readable, and no other hub's."""
+        host = re.sub(r"[^a-z0-9.-]", "-", (urlsplit(self.hub).hostname or self.hub).lower()).strip(".-")[:40]
+        return f"{host or 'hub'}-{hashlib.sha256(os.fsencode(self.hub)).hexdigest()[:12]}/{self.kind}"
 
     def known(self, repo: str) -> RepositoryRecord | None:
         """Return what is known of a repository; what the shared cache knows and ours does not is added."""
@@ -149,9 +152,3 @@ def _write(cache: Cache, path: Path, record: RepositoryRecord) -> None:
 def _alone(path: Path) -> AbstractContextManager[None]:
     waited = f"another process has held {path} for {_PATIENCE:g} seconds; end it, then try again."
     return locks.held(path.with_suffix(".lock"), timeout=_PATIENCE, otherwise=waited)
-
-
-def _slug(address: str) -> str:
-    """Return a folder's name for a hub: readable, and no other hub's."""
-    host = re.sub(r"[^a-z0-9.-]", "-", (urlsplit(address).hostname or address).lower()).strip(".-")[:40]
-    return f"{host or 'hub'}-{hashlib.sha256(os.fsencode(address)).hexdigest()[:12]}"
