@@ -12,8 +12,7 @@ from hub_client import errors
 from hub_client.files import atomic
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.release.names import document_name
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Entry, Source, Store, writable
+from hub_client.release.store import DOCUMENT, Entry, Ref, Source, Store, writable
 from hub_client.store import addresses
 from hub_client.store.addresses import Address, default_folder
 from hub_client.store.catalogue import Catalogue, Found

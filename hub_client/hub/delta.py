@@ -32,8 +32,7 @@ from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Delta, Manifest, Parent
 from hub_client.release import folder as release_folder
 from hub_client.release import versioning
-from hub_client.release.ref import Ref
-from hub_client.release.store import Source
+from hub_client.release.store import Ref, Source
 
 FILE = "delta.safetensors"
 HEADER = "header"

@@ -15,7 +15,7 @@ from hub_client.manifest import _json
 from hub_client.manifest._frozen import Frozen, problems
 from hub_client.manifest.v1 import Commit, Doi, Manifest, SemVer, Sha256
 from hub_client.release.files import ListedFile
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 
 FILE = "archzoo.lock"
 MAX_BYTES = 16 * 2**20

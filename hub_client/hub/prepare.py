@@ -22,8 +22,7 @@ from hub_client.release import folder as release_folder
 from hub_client.release import signing, versioning
 from hub_client.release.folder import Release
 from hub_client.release.names import document_name, is_version, semver
-from hub_client.release.ref import Ref
-from hub_client.release.store import Source, Store
+from hub_client.release.store import Ref, Source, Store
 from hub_client.store.network.remote import RemoteStore
 
 _log = logging.getLogger(__name__)

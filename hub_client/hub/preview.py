@@ -13,8 +13,7 @@ from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
 from hub_client.release.changes import Change, changes
 from hub_client.release.folder import MANIFEST
-from hub_client.release.ref import Ref
-from hub_client.release.store import Store
+from hub_client.release.store import Ref, Store
 
 
 @dataclass(frozen=True)

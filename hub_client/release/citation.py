@@ -8,7 +8,7 @@ from typing import Any
 
 from hub_client.files import markdown as md
 from hub_client.manifest.v1 import Author, DatasetRecord, Manifest
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 
 _SPECIAL = re.compile(r"([&%$#_{}])")
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hub_client import errors
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -22,7 +22,7 @@ class Listing:
     version: str | None
     title: str
     """Version, title, license, digest, commit and hub are those of its manifest and its
-    :class:`~hub_client.release.ref.Ref`."""
+    :class:`~hub_client.release.store.Ref`."""
     summary: str
     architecture: str
     """The kind, as in ``scpoli``."""
@@ -48,7 +48,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class DatasetListing:
-    """One released data set; the fields are those of its record and its :class:`~hub_client.release.ref.Ref`."""
+    """One released data set; the fields are those of its record and its :class:`~hub_client.release.store.Ref`."""
 
     name: str
     version: str | None

@@ -12,8 +12,7 @@ from pathlib import Path
 from hub_client import errors
 from hub_client.release import yanks
 from hub_client.release.names import is_version, semver
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType, choose, stated_version
+from hub_client.release.store import DOCUMENT, Entry, Logged, Ref, RepoType, choose, stated_version
 
 
 @dataclass(frozen=True)

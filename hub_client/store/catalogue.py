@@ -29,8 +29,7 @@ from typing import Self, TypeVar
 
 from hub_client import errors
 from hub_client.release.names import REVISION, is_part, is_repository
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, RepoType, Source, Store, WritableStore, writable
+from hub_client.release.store import DOCUMENT, Ref, RepoType, Source, Store, WritableStore, writable
 from hub_client.store import addresses, settings
 from hub_client.store.addresses import PUBLIC, Address
 from hub_client.store.folder.plain import PlainFolder

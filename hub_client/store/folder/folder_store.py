@@ -25,9 +25,8 @@ from hub_client import errors
 from hub_client.files import atomic, locks
 from hub_client.release import yanks
 from hub_client.release.names import check_new, is_repository
-from hub_client.release.ref import Ref
 from hub_client.release.repository import Repository, version_and_digest
-from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
+from hub_client.release.store import DOCUMENT, Entry, Logged, Ref, RepoType
 from hub_client.store.folder import git
 
 _SUFFIX = ".git"

@@ -18,9 +18,8 @@ from pathlib import Path
 from hub_client import _resources, errors
 from hub_client.release import yanks
 from hub_client.release.names import is_version, semver
-from hub_client.release.ref import Ref
 from hub_client.release.repository import Repository
-from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType, stated_version
+from hub_client.release.store import DOCUMENT, Entry, Logged, Ref, RepoType, stated_version
 
 ADDRESS = "bundled"
 

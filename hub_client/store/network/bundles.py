@@ -34,8 +34,7 @@ from hub_client.manifest.v1 import Commit, Sha256
 from hub_client.release import files as release_files
 from hub_client.release.files import Wanted
 from hub_client.release.names import is_file, is_repository
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Logged, RepoType, Source, stated_version
+from hub_client.release.store import DOCUMENT, Logged, Ref, RepoType, Source, stated_version
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.cache.repositories import RepositoryCache
 from hub_client.store.network.remote import Heads

@@ -23,9 +23,8 @@ from hub_client.release import files as release_files
 from hub_client.release import yanks
 from hub_client.release.files import Wanted
 from hub_client.release.names import COMMIT, DIGEST, is_repository, is_version
-from hub_client.release.ref import Ref
 from hub_client.release.repository import Repository, version_and_digest
-from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
+from hub_client.release.store import DOCUMENT, Entry, Logged, Ref, RepoType
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.cache.repositories import RepositoryCache, RepositoryRecord
