@@ -65,9 +65,8 @@ def check_path(path: str) -> str:
 def _problem(part: str) -> str | None:
     """Return what is wrong with one part of a path."""
     plain = unicodedata.normalize("NFKC", part).casefold()
-    visible = "".join(
-        letter for letter in plain if unicodedata.category(letter) != "Cf"
-    )  # some file systems ignore these
+    # without the characters that some file systems ignore
+    visible = "".join(letter for letter in plain if unicodedata.category(letter) != "Cf")
     surrogate = any("\ud800" <= letter <= "\udfff" for letter in part)
     rows = {
         "has an empty part": not part,
