@@ -32,49 +32,34 @@ NOT_FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the first release's test cells lie apart in the two latents.
-
-    Attributes
-    ----------
-    cells
-        How many were compared; 0 where they cannot be, and ``reason`` states why.
-    largest, mean
-        Euclidean distance (latent units).
-    spread
-        Mean distance of these cells from their mean in the first latent: what the drift compares with.
-    """
+    """How far the first release's test cells lie apart in the two latents."""
 
     cells: int
+    """How many were compared; 0 where they cannot be, and ``reason`` states why."""
     largest: float = 0.0
     mean: float = 0.0
+    """Like the largest, a Euclidean distance (latent units)."""
     spread: float = 0.0
+    """Mean distance of these cells from their mean in the first latent: what the drift compares with."""
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Diff:
-    """What is different between two releases.
-
-    Attributes
-    ----------
-    names
-        Genes, conditions, labels, gene programs, data sets.
-    values
-        Hyperparameters and other fields.
-    metrics
-        Figures by name, data set and split.
-    drift
-        Of the latent.
-    needed, reason
-        Which part of the version this change needs, and why.
-    """
+    """What is different between two releases."""
 
     names: tuple[Names, ...]
+    """Genes, conditions, labels, gene programs, data sets."""
     values: tuple[Change, ...]
+    """Hyperparameters and other fields."""
     metrics: tuple[Change, ...]
+    """Figures by name, data set and split."""
     drift: Drift
+    """Of the latent."""
     needed: str
+    """Which part of the version this change needs."""
     reason: str
+    """Why this change needs that part."""
 
 
 def diff(before: Model, after: Model) -> Diff:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Literal
@@ -38,18 +38,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Validation:
-    """What all checks found.
-
-    Attributes
-    ----------
-    passed
-        What each check that found nothing made sure of.
-    findings
-        The worst first.
-    """
+    """What all checks found."""
 
     passed: tuple[str, ...]
+    """What each check that found nothing made sure of."""
     findings: tuple[Finding, ...]
+    """The worst first."""
 
     @property
     def publishable(self) -> bool:
@@ -63,24 +57,16 @@ class Validation:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at.
-
-    Attributes
-    ----------
-    release
-        The release, its files checked.
-    stores
-        Where other releases with the same weights are looked for.
-    trust
-        The file of trusted publishers; None asks nobody's signature.
-    name
-        What the release is called in its repository; weights of that name are not pointed out.
-    """
+    """What is looked at."""
 
     release: release_folder.Release
+    """The release, its files checked."""
     stores: Sequence[Store] = ()
+    """Where other releases with the same weights are looked for."""
     trust: Path | None = None
+    """The file of trusted publishers; None asks nobody's signature."""
     name: str = ""
+    """What the release is called in its repository; weights of that name are not pointed out."""
 
 
 def validate(
@@ -123,9 +109,10 @@ def check(
 ) -> Validation:
     """Return what is wrong with a release that was read; parameters as :func:`validate`."""
     subject = Subject(release, stores, trust, name)
-    checks = {name: row for name, row in _CHECKS.items() if load or name != "network" or _vectors(subject)}
-    found = {name: list(row.run(subject)) for name, row in checks.items()}
-    passed = ["files and manifest agree", *(checks[name].passed for name, findings in found.items() if not findings)]
+    built = load or release.manifest.test_vectors is not None
+    checks = {name: row for name, row in _CHECKS.items() if built or name != "network"}
+    found = {name: list(run(subject)) for name, (run, _) in checks.items()}
+    passed = ["files and manifest agree", *(checks[name][1] for name, findings in found.items() if not findings)]
     findings = [finding for findings in found.values() for finding in findings]
     return Validation(tuple(passed), tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity))))
 
@@ -159,10 +146,6 @@ def as_html(title: str, found: Validation) -> str:
     return _PAGE.substitute(title=html.escape(title), verdict=verdict, rows=body)
 
 
-def _vectors(subject: Subject) -> bool:
-    return subject.release.manifest.test_vectors is not None
-
-
 def _fields(subject: Subject) -> Iterator[Finding]:
     for problem in publishing_problems(subject.release.manifest):
         yield Finding("fields", "info" if problem.startswith("created:") else "warning", problem)
@@ -170,10 +153,8 @@ def _fields(subject: Subject) -> Iterator[Finding]:
 
 def _card(subject: Subject) -> Iterator[Finding]:
     if subject.release.card != subject.release.rendered_card:
-        message = (
-            f"{release_folder.CARD} is not the card that this archzoo makes of the manifest: it was edited, or made"
-        )
-        yield Finding("card", "info", f"{message} by another version. Saving the model again makes it anew.")
+        fault = "is not the card that this archzoo makes of the manifest: it was edited, or made by another version."
+        yield Finding("card", "info", f"{release_folder.CARD} {fault} Saving the model again makes it anew.")
 
 
 def _privacy(subject: Subject) -> Iterator[Finding]:
@@ -187,7 +168,7 @@ def _network(subject: Subject) -> Iterator[Finding]:
     except (errors.IntegrityError, errors.Unsupported) as error:
         yield Finding("network", "error", str(error))
         return
-    if not _vectors(subject):
+    if subject.release.manifest.test_vectors is None:
         yield Finding("test vectors", "warning", "it has no test vectors, so that nobody can check what it computes")
         return
     try:
@@ -243,19 +224,13 @@ def _weights(files: Iterable[FileSpec]) -> str:
     return next(file.sha256 for file in files if file.path == release_folder.WEIGHTS)
 
 
-@dataclass(frozen=True)
-class _Check:
-    run: Callable[[Subject], Iterator[Finding]]
-    passed: str = field(default="")
-
-
-_CHECKS = {
-    "fields": _Check(_fields, "every field that a published release needs is filled"),
-    "card": _Check(_card, "the card is in step with the manifest"),
-    "privacy": _Check(_privacy, "no barcodes, donors, file paths or addresses found"),
-    "network": _Check(_network, "test vectors reproduced"),
-    "signature": _Check(_signature, "signed"),
-    "identity": _Check(_identity, "no other name for these weights in the hub"),
+_CHECKS: dict[str, tuple[Callable[[Subject], Iterator[Finding]], str]] = {
+    "fields": (_fields, "every field that a published release needs is filled"),
+    "card": (_card, "the card is in step with the manifest"),
+    "privacy": (_privacy, "no barcodes, donors, file paths or addresses found"),
+    "network": (_network, "test vectors reproduced"),
+    "signature": (_signature, "signed"),
+    "identity": (_identity, "no other name for these weights in the hub"),
 }
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>

@@ -67,7 +67,15 @@ def verify(model: Model) -> None:
         exact = not value.is_floating_point()
         rtol, atol = (0.0, 0.0) if exact else (vectors.rtol, vectors.atol)
         if part in expected and not torch.allclose(value, expected[part], rtol=rtol, atol=atol):
-            raise _not_reproduced(part, expected[part], value)
+            off = float((value.double() - expected[part].double()).abs().max())
+            raise errors.IntegrityError(
+                f"the release's test vectors are not reproduced: {part} differs by up to {off:.3g}. Its weights or "
+                "this machine's arithmetic are not what its maker had; find out which before comparing its latents "
+                "with others'.",
+                file="model.safetensors",
+                expected=expected[part].tolist(),
+                actual=value.tolist(),
+            )
 
 
 def simulated_cells(model: Model) -> Cells:
@@ -92,11 +100,7 @@ def _vectors(manifest: Manifest) -> TestVectors:
 def _parts(model: Model) -> dict[str, Tensor]:
     """Return the test vectors by the name of each part, complete."""
     parts = {part: model.extras[name] for part, name in _vectors(model.manifest).tensors.items()}
-    _check_complete(model.manifest, parts)
-    return parts
-
-
-def _check_complete(manifest: Manifest, parts: dict[str, Tensor]) -> None:
+    manifest = model.manifest
     known = {f"conditions.{c.key}": len(c.categories) for c in manifest.categorical}
     continuous = {"continuous"} if manifest.covariates.continuous else set()
     if missing := sorted({"counts", "size_factor", "latent", *known, *continuous} - parts.keys()):
@@ -104,17 +108,14 @@ def _check_complete(manifest: Manifest, parts: dict[str, Tensor]) -> None:
     for part, categories in known.items():
         if bool(((parts[part] < 0) | (parts[part] >= categories)).any()):
             raise errors.ManifestError(f"{manifest.name}: its test vectors hold codes in {part} that are no category.")
-
-
-def _finest(manifest: Manifest) -> str | None:
-    """Return the label level with the most categories."""
-    return max(manifest.labels, key=lambda level: len(level.categories)).key if manifest.labels else None
+    return parts
 
 
 def _simulated(cells: Cells, manifest: Manifest, *, count: int, seed: int) -> Cells:
     """Return simulated cells with the conditions of real ones; their names are numbers."""
     generator = np.random.default_rng(seed)
-    groups = _groups(cells, _finest(manifest))
+    finest = max(manifest.labels, key=lambda level: len(level.categories)).key if manifest.labels else None
+    groups = _groups(cells, finest)
     chosen = [groups[index % len(groups)] for index in range(count)]
     counts = np.stack([_draw(cells, members, manifest.input.kind, generator) for members in chosen])
     samples = np.array([generator.choice(members) for members in chosen])
@@ -189,14 +190,3 @@ def _spec(name: str) -> TensorSpec:
     part = name.removeprefix(PREFIX)
     axes = {part: (CELLS, axis) for part, axis in MATRICES.items()}
     return TensorSpec(name=name, dtype="I64" if "." in part else "F32", shape=axes.get(part, (CELLS,)))
-
-
-def _not_reproduced(part: str, expected: Tensor, found: Tensor) -> errors.IntegrityError:
-    off = float((found.double() - expected.double()).abs().max())
-    return errors.IntegrityError(
-        f"the release's test vectors are not reproduced: {part} differs by up to {off:.3g}. Its weights or this "
-        "machine's arithmetic are not what its maker had; find out which before comparing its latents with others'.",
-        file="model.safetensors",
-        expected=expected.tolist(),
-        actual=found.tolist(),
-    )

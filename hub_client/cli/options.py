@@ -10,7 +10,7 @@ import typer
 
 from hub_client import errors
 from hub_client.cli import screen
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 
 if TYPE_CHECKING:
     from hub_client.hub.client import Hub

@@ -12,7 +12,7 @@ import typer
 from hub_client import errors
 from hub_client.cli import browse, cache, options, screen
 from hub_client.cli.screen import Column
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 
 if TYPE_CHECKING:
     from hub_client.checks.validate import Validation

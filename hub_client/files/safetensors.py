@@ -104,7 +104,9 @@ def _entries(content: bytes | bytearray) -> list[Entry]:
     if len(header) > MAX_TENSORS:
         raise _bad(f"names {len(header):,} tensors, more than the {MAX_TENSORS:,} that are read")
     entries = sorted((_entry(name, value, start) for name, value in header.items()), key=lambda e: (e.start, e.end))
-    _check_contiguous(entries, start, len(content))
+    bounds = [(start, start), *((entry.start, entry.end) for entry in entries), (len(content), len(content))]
+    if any(left[1] != right[0] for left, right in pairwise(bounds)):
+        raise _bad("has gaps or overlaps between its tensors, or ends before or after them")
     return entries
 
 
@@ -121,13 +123,10 @@ def _header(content: bytes | bytearray) -> tuple[dict[str, Any], int]:
         raise _bad(f"has a header that {error}") from None
     if not isinstance(header, dict):
         raise _bad("has a header that is not a JSON object")
-    _check_metadata(header.get("__metadata__", {}))
-    return header, 8 + size
-
-
-def _check_metadata(metadata: Any) -> None:
+    metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _bad("has __metadata__ that is not text under names")
+    return header, 8 + size
 
 
 def _entry(name: str, value: Any, start: int) -> Entry:
@@ -146,12 +145,6 @@ def _entry(name: str, value: Any, start: int) -> Entry:
 
 def _sizes(values: Any) -> bool:
     return isinstance(values, list) and len(values) <= 8 and all(type(v) is int and 0 <= v < 2**63 for v in values)
-
-
-def _check_contiguous(entries: list[Entry], start: int, end: int) -> None:
-    bounds = [(start, start), *((entry.start, entry.end) for entry in entries), (end, end)]
-    if any(left[1] != right[0] for left, right in pairwise(bounds)):
-        raise _bad("has gaps or overlaps between its tensors, or ends before or after them")
 
 
 def _compare(found: Described, expected: Described) -> None:

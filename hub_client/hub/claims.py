@@ -17,24 +17,16 @@ from hub_client.models.model import Model
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim about a release.
-
-    Attributes
-    ----------
-    name
-        ``valid``, ``loads``, ``runs`` or ``reproduces``.
-    holds
-        None where it was not tried, because one before it does not hold.
-    message
-        What makes it hold, or why it does not.
-    seconds
-        How long the check took.
-    """
+    """One claim about a release."""
 
     name: str
+    """``valid``, ``loads``, ``runs`` or ``reproduces``."""
     holds: bool | None
+    """None where it was not tried, because one before it does not hold."""
     message: str
+    """What makes it hold, or why it does not."""
     seconds: float = 0.0
+    """How long the check took."""
 
 
 def check_claims(name: str | Path, *, hub: Hub | None = None) -> tuple[Claim, ...]:

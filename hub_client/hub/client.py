@@ -12,8 +12,7 @@ from hub_client import errors
 from hub_client.files import atomic
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.release.names import document_name
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Entry, Source, Store, writable
+from hub_client.release.store import DOCUMENT, Entry, Ref, Source, Store, writable
 from hub_client.store import addresses
 from hub_client.store.addresses import Address, default_folder
 from hub_client.store.catalogue import Catalogue, Found
@@ -118,7 +117,9 @@ class Hub:
         """Write the release a name means into a new folder; see :func:`download`."""
         from hub_client.release import folder as release_folder
 
-        found, folder = _warned(self._models.find(name)), _vacant(Path(into))
+        found, folder = _warned(self._models.find(name)), Path(into).expanduser()
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise errors.InvalidInput(f"{folder} exists already. Choose another folder.", facts={"into": folder})
         _manifest(found)  # what is wrong with it is reported under the name that was asked for
         with atomic.staged(folder) as stage:
             self._whole(found).fetch(found.ref, stage)
@@ -535,10 +536,3 @@ def _manifest(found: Found) -> Manifest:
     manifest = read_manifest(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
     found.ref.check(manifest.digest, file=DOCUMENT["models"])
     return manifest
-
-
-def _vacant(folder: Path) -> Path:
-    folder = folder.expanduser()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise errors.InvalidInput(f"{folder} exists already. Choose another folder.", facts={"into": folder})
-    return folder

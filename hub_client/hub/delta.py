@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,10 @@ from hub_client.files.safetensors import ITEM_BYTES
 from hub_client.hub.lineage import Origins
 from hub_client.manifest.provenance import Parent
 from hub_client.manifest.reading import read_manifest
-from hub_client.manifest.v1 import Delta, Manifest, TensorSpec
+from hub_client.manifest.v1 import Delta, Manifest
 from hub_client.release import folder as release_folder
 from hub_client.release import versioning
-from hub_client.release.ref import Ref
-from hub_client.release.store import Source
+from hub_client.release.store import Ref, Source
 
 FILE = "delta.safetensors"
 HEADER = "header"
@@ -45,18 +44,12 @@ Array = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Whole:
-    """A source that gives whole releases, also where ``source`` keeps deltas.
-
-    Attributes
-    ----------
-    source
-        Where the release is.
-    origins
-        Where its parents are looked for.
-    """
+    """A source that gives whole releases, also where ``source`` keeps deltas."""
 
     source: Source
+    """Where the release is."""
     origins: Origins
+    """Where its parents are looked for."""
 
     def read(self, ref: Ref, path: str) -> bytes:
         """Return one small file of a release, checked."""
@@ -216,8 +209,17 @@ def _weights(content: bytes, manifest: Manifest, parent: Path, old: Manifest) ->
         raise _bad("has a header that does not fit the weights' size", expected=size)
     whole = bytearray(header) + bytearray(_bytes(manifest))
     for entry in safetensors.check(whole, manifest):
-        shape = (*entry.shape, ITEM_BYTES[entry.dtype])
-        value = _grown(entry.name, np.zeros(shape, dtype=np.uint8), manifest, old, added=added, before=before)
+        # the parent's entries where they were, the delta's in the other places
+        width = ITEM_BYTES[entry.dtype]
+        value, mask = np.zeros((*entry.shape, width), dtype=np.uint8), np.ones(entry.shape, dtype=bool)
+        new = added.get(entry.name, np.zeros(0, dtype=np.uint8))
+        if new.size != value.size:
+            mask = _new_entries(entry.name, value, manifest, old)
+            if not mask.all():
+                value[~mask] = before[entry.name].reshape(-1, width)
+        if new.dtype != np.uint8 or new.size != int(mask.sum()) * width:
+            raise _bad(f"has {new.size:,} bytes for the tensor {entry.name}, where {int(mask.sum()) * width:,} are new")
+        value[mask] = new.reshape(-1, width)
         whole[entry.start : entry.end] = value.tobytes()
     return whole
 
@@ -228,33 +230,10 @@ def _bytes(manifest: Manifest) -> int:
     return sum(ITEM_BYTES[dtype] * math.prod(shape) for dtype, shape in described)
 
 
-def _grown(
-    name: str,
-    value: Array,
-    manifest: Manifest,
-    old: Manifest,
-    *,
-    added: Mapping[str, Array],
-    before: Mapping[str, Array],
-) -> Array:
-    """Return a tensor's entries: the parent's where they were, the delta's in the other places."""
-    width = value.shape[-1]
-    new = added.get(name, np.zeros(0, dtype=np.uint8))
-    mask = np.ones(value.shape[:-1], dtype=bool)
-    if new.size != value.size:
-        mask = _new_entries(name, value, manifest, old)
-        if not mask.all():
-            value[~mask] = before[name].reshape(-1, width)
-    if new.dtype != np.uint8 or new.size != int(mask.sum()) * width:
-        raise _bad(f"has {new.size:,} bytes for the tensor {name}, where {int(mask.sum()) * width:,} are new")
-    value[mask] = new.reshape(-1, width)
-    return value
-
-
 def _new_entries(name: str, value: Array, manifest: Manifest, old: Manifest) -> NDArray[np.bool_]:
     """Return which entries of a tensor the parent cannot have, by its named axes: all where it has no such tensor."""
     mask = np.ones(value.shape[:-1], dtype=bool)
-    spec, before = (_spec(described, name) for described in (manifest, old))
+    spec, before = ({spec.name: spec for spec in both.tensors}.get(name) for both in (manifest, old))
     if spec is None or before is None or (spec.shape, spec.dtype) != (before.shape, before.dtype):
         return mask
     kept = manifest.places(spec, before=old)
@@ -262,10 +241,6 @@ def _new_entries(name: str, value: Array, manifest: Manifest, old: Manifest) -> 
     if inside and all(map(len, kept)):
         mask[np.ix_(*kept)] = False
     return mask
-
-
-def _spec(manifest: Manifest, name: str) -> TensorSpec | None:
-    return next((spec for spec in manifest.tensors if spec.name == name), None)
 
 
 def _read(folder: Path, manifest: Manifest) -> tuple[bytes, dict[str, Array]]:

@@ -17,32 +17,22 @@ from hub_client.store.catalogue import Found
 
 @dataclass(frozen=True)
 class Step:
-    """One release on the way to the root.
-
-    Attributes
-    ----------
-    name, version, digest
-        As it calls itself, or as its child calls it.
-    relation
-        How it came to be: ``surgery``, ``retrain``, ``import``; None for a root, or where it was not found.
-    created
-        When, RFC 3339.
-    hub
-        Where it was found; None where no hub at hand has it, and the walk ends.
-    message
-        The message of the push that released it.
-    yanked
-        Why it was yanked, if it was.
-    """
+    """One release on the way to the root."""
 
     name: str
     version: str | None
     digest: str
+    """Name, version and digest are as it calls itself, or as its child calls it."""
     relation: str | None = None
+    """How it came to be: ``surgery``, ``retrain``, ``import``; None for a root, or where it was not found."""
     created: str | None = None
+    """When, RFC 3339."""
     hub: str | None = None
+    """Where it was found; None where no hub at hand has it, and the walk ends."""
     message: str = ""
+    """The message of the push that released it."""
     yanked: str | None = None
+    """Why it was yanked, if it was."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +54,10 @@ class Origins:
         NotFound
             If none of the stores has it.
         """
+        last = parent.name.split("/")[-1]
         for store in self.stores:
-            for repo in _candidates(store.repos(), parent.name):
+            held = (repo for repo in store.repos() if repo.split("/")[-1] == last)
+            for repo in sorted(held, key=lambda repo: repo != parent.name):  # of this full name, then of its last part
                 with suppress(errors.NotFound):
                     ref = store.resolve(repo, f"sha256:{parent.digest}")
                     return Found(ref, store, store.yanked(repo).get(str(ref.version)))
@@ -94,14 +86,10 @@ def walk(found: Found, origins: Origins) -> Iterator[Step]:
             return
 
 
-def _candidates(repos: Sequence[str], name: str) -> list[str]:
-    """Return repositories that may hold a release: of this full name, then of the same last part."""
-    last = name.split("/")[-1]
-    return sorted((repo for repo in repos if repo.split("/")[-1] == last), key=lambda repo: repo != name)
-
-
 def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
     ref = found.ref
+    store = next((store for store in origins.stores if store is found.source), None)
+    entries = store.history(ref.repo) if store else []  # none of a folder that a user named by its path
     return Step(
         ref.repo,
         ref.version,
@@ -109,13 +97,6 @@ def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
         relation=manifest.lineage.relation if manifest.lineage else None,
         created=manifest.created.isoformat() if manifest.created else None,
         hub=ref.hub,
-        message=_message(found, origins),
+        message=next((entry.message for entry in entries if entry.commit == ref.commit), ""),
         yanked=found.yanked,
     )
-
-
-def _message(found: Found, origins: Origins) -> str:
-    """Return the message of the push that released it; nothing for a folder that a user named by its path."""
-    store = next((store for store in origins.stores if store is found.source), None)
-    entries = store.history(found.ref.repo) if store else []
-    return next((entry.message for entry in entries if entry.commit == found.ref.commit), "")

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import ValidationError
 
 from hub_client import errors
 from hub_client.files import atomic
 from hub_client.hub.client import Hub
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import Frozen, problems
-from hub_client.manifest.scalars import Commit, Doi, RelativePath, SemVer, Sha256
+from hub_client.manifest.scalars import Commit, Doi, SemVer, Sha256
 from hub_client.manifest.v1 import Manifest
-from hub_client.release.ref import Ref
+from hub_client.release.files import ListedFile
+from hub_client.release.store import Ref
 
 FILE = "archzoo.lock"
 MAX_BYTES = 16 * 2**20
-
-
-class LockedFile(Frozen):
-    """One file of a release."""
-
-    path: RelativePath
-    size: NonNegativeInt
-    sha256: Sha256
 
 
 class LockedDataset(Frozen):
@@ -45,7 +37,7 @@ class LockedModel(Frozen):
     version: SemVer | None
     commit: Commit
     digest: Sha256
-    files: tuple[LockedFile, ...]
+    files: tuple[ListedFile, ...]
     datasets: tuple[LockedDataset, ...] = ()
 
 
@@ -85,9 +77,8 @@ def lock(names: Iterable[str], hub: Hub) -> Lock:
 
 def write_lock(path: Path, content: Lock) -> Path:
     """Write a lock file, whole or not at all; the same releases give the same bytes."""
-    data = json.dumps(content.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n"
     with atomic.writing(str(path), otherwise="choose another place"):
-        atomic.write(path.absolute(), data.encode())
+        atomic.write(path.absolute(), content.canonical())
     return path
 
 
@@ -152,7 +143,7 @@ def _locked(ref: Ref, manifest: Manifest) -> LockedModel:
         version=ref.version,
         commit=ref.commit,
         digest=ref.digest,
-        files=tuple(LockedFile(path=file.path, size=file.size, sha256=file.sha256) for file in manifest.files),
+        files=tuple(ListedFile(path=file.path, size=file.size, sha256=file.sha256) for file in manifest.files),
         datasets=tuple(
             LockedDataset(name=data.name, fingerprint=data.fingerprint, doi=data.doi)
             for data in manifest.training.datasets

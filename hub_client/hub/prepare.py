@@ -22,8 +22,7 @@ from hub_client.release import folder as release_folder
 from hub_client.release import signing, versioning
 from hub_client.release.folder import Release
 from hub_client.release.names import document_name, is_version, semver
-from hub_client.release.ref import Ref
-from hub_client.release.store import Source, Store
+from hub_client.release.store import Ref, Source, Store
 from hub_client.store.network.remote import RemoteStore
 
 _log = logging.getLogger(__name__)
@@ -31,30 +30,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draft:
-    """What shall be released.
-
-    Attributes
-    ----------
-    model
-        A model, or a release folder.
-    version
-        The version to release as; None is the manifest's own.
-    message
-        One line for the history; None states the version.
-    parent
-        The revision it follows, where the user names one.
-    delta
-        Whether the hub shall keep only what it adds to its parent.
-    signer
-        Who signs its manifest, if anybody does.
-    """
+    """What shall be released."""
 
     model: Model | str | Path
+    """A model, or a release folder."""
     version: str | None = None
+    """The version to release as; None is the manifest's own."""
     message: str | None = None
+    """One line for the history; None states the version."""
     parent: str | None = None
+    """The revision it follows, where the user names one."""
     delta: bool = False
+    """Whether the hub shall keep only what it adds to its parent."""
     signer: signing.Signer | None = None
+    """Who signs its manifest, if anybody does."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +80,15 @@ def prepared(draft: Draft, store: Store, repo: str, *, origins: Origins) -> Iter
         folder, pulled = _as_folder(draft.model, Path(scratch) / "draft")
         release = release_folder.read(folder)
         stores = [] if isinstance(store, RemoteStore) else [store]
-        _refuse_unfit(validate.check(release, stores=stores, name=repo, load=False), repo)
-        follows = parent(store, repo, named=draft.parent, made_from=(pulled, _origin(release.manifest)))
+        # what gives away donors, or does not compute what it states, is not released
+        found = validate.check(release, stores=stores, name=repo, load=False)
+        validate.refuse(found, what=repo)
+        for finding in found.findings:
+            if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
+                _log.warning("%s: %s", repo, finding.message)
+        grown = release.manifest.lineage.parent if release.manifest.lineage else None
+        made_from = (pulled, grown.commit if grown else None)
+        follows = parent(store, repo, named=draft.parent, made_from=made_from)
         yield _next(draft, release, store, repo, follows=follows, scratch=Path(scratch), origins=origins)
 
 
@@ -101,14 +97,6 @@ def _as_folder(model: Model | str | Path, folder: Path) -> tuple[Path, str | Non
     if isinstance(model, str | Path):
         return Path(model).expanduser(), None
     return model.save(folder), model.ref.commit if model.ref else None
-
-
-def _refuse_unfit(found: validate.Validation, repo: str) -> None:
-    """Refuse to release what gives away donors, or does not compute what it states."""
-    validate.refuse(found, what=repo)
-    for finding in found.findings:
-        if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
-            _log.warning("%s: %s", repo, finding.message)
 
 
 def _next(
@@ -168,11 +156,6 @@ def parent(store: Store, repo: str, *, named: str | None = None, made_from: Iter
         return store.resolve(repo, named).commit
     here = [commit for commit in made_from if commit in commits]
     return named or next(iter([*here, *commits]), None)
-
-
-def _origin(manifest: Manifest) -> str | None:
-    """Return the commit of the release a model was grown from."""
-    return manifest.lineage.parent.commit if manifest.lineage and manifest.lineage.parent else None
 
 
 def _version(draft: Draft, manifest: Manifest) -> str:

@@ -13,8 +13,7 @@ from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
 from hub_client.release.changes import Change, changes
 from hub_client.release.folder import MANIFEST
-from hub_client.release.ref import Ref
-from hub_client.release.store import Store
+from hub_client.release.store import Ref, Store
 
 
 @dataclass(frozen=True)
@@ -28,22 +27,13 @@ class FileChange:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a push would do.
-
-    Attributes
-    ----------
-    repo, version, hub
-        Where it would go.
-    parent
-        The release it would follow, which files and fields are compared with; None for the first of a repository.
-    files, fields
-        What would change.
-    """
+    """What a push would do: where it would go, and which files and fields of the manifest it would change."""
 
     repo: str
     version: str
     hub: str
     parent: Ref | None
+    """The release it would follow, which files and fields are compared with; None for the first of a repository."""
     files: tuple[FileChange, ...]
     fields: tuple[Change, ...]
 

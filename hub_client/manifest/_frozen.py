@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 
 class Frozen(BaseModel):
@@ -26,7 +23,8 @@ class Frozen(BaseModel):
 
 def problems(error: ValidationError) -> list[str]:
     """Return one readable line for each problem: where it is, then what is wrong."""
-    return [f"{place(found['loc'])}: {_sentence(found)}" for found in error.errors(include_url=False)]
+    found: list[Any] = error.errors(include_url=False)
+    return [f"{place(one['loc'])}: {_sentence(**{'ctx': {}, **one})}" for one in found]
 
 
 def place(parts: Iterable[str | int]) -> str:
@@ -34,10 +32,10 @@ def place(parts: Iterable[str | int]) -> str:
     return ".".join(map(str, parts)) or "the whole"
 
 
-def _sentence(found: ErrorDetails) -> str:
-    if template := _SENTENCES.get(found["type"]):
-        return template.format(given=repr(found["input"])[:60], **found.get("ctx", {}))
-    return found["msg"].removeprefix("Value error, ")
+def _sentence(*, type: str, msg: str, input: object, ctx: Mapping[str, Any], **_: object) -> str:
+    if template := _SENTENCES.get(type):
+        return template.format(given=repr(input)[:60], **ctx)
+    return msg.removeprefix("Value error, ")
 
 
 _SENTENCES = {

@@ -21,7 +21,7 @@ from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures import Network, architecture
 from hub_client.release import atlas_file
 from hub_client.release import folder as release_folder
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 
 
 @dataclass(eq=False)

@@ -53,12 +53,9 @@ def atlas(
 
     order = np.random.default_rng(seed).permutation(len(latent))
     index = pd.RangeIndex(len(latent)).astype(str)
-    columns = {key: _categorical(values, order) for key, values in {**conditions, **labels}.items()}
+    given = {key: np.asarray(values, dtype=object)[order] for key, values in {**conditions, **labels}.items()}
+    columns = {key: pd.Categorical(pd.Series(values).replace("", None)) for key, values in given.items()}
     return AnnData(obs=pd.DataFrame(columns, index=index), obsm={LATENT: np.asarray(latent, np.float32)[order]})
-
-
-def _categorical(values: ArrayLike, order: NDArray[np.int64]) -> Any:
-    return pd.Categorical(pd.Series(np.asarray(values, dtype=object)[order]).replace("", None))
 
 
 def dump(atlas: AnnData) -> bytes:
@@ -73,15 +70,11 @@ def dump(atlas: AnnData) -> bytes:
         warnings.filterwarnings("ignore", message="zarr v3 autosharding")
         for key, part in {"obs": atlas.obs, "var": atlas.var, "obsm": dict(atlas.obsm)}.items():
             write_elem(root, key, part, dataset_kwargs={"compressors": None})
-    return _zipped({name: files[name].to_bytes() for name in sorted(files)})
-
-
-def _zipped(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
+        for name in sorted(files):
             entry = zipfile.ZipInfo(name, _EPOCH)
-            archive.writestr(entry, content, zipfile.ZIP_DEFLATED, compresslevel=9)
+            archive.writestr(entry, files[name].to_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
     return buffer.getvalue()
 
 
@@ -109,21 +102,18 @@ def load(content: bytes | bytearray) -> AnnData:
 
 
 def _unzipped(content: bytes | bytearray) -> dict[str, bytes]:
+    """Return the files of a zip, each unpacked to no more than it announces."""
+    found: dict[str, bytes] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            return {entry.filename: _content(archive, entry) for entry in entries}
+            for entry in (entry for entry in archive.infolist() if not entry.is_dir()):
+                with archive.open(entry) as file:
+                    data = found[entry.filename] = file.read(entry.file_size + 1)
+                if len(data) != (size := entry.file_size):
+                    raise _bad(f"announces {entry.filename} with another size", expected=size, actual=len(data))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise _bad(f"is not an intact zip: {error}") from error
-
-
-def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """Return one file, unpacking no more than it announces."""
-    with archive.open(entry) as file:
-        content = file.read(entry.file_size + 1)
-    if len(content) != entry.file_size:
-        raise _bad(f"announces {entry.filename} with another size", expected=entry.file_size, actual=len(content))
-    return content
+    return found
 
 
 def _checked(found: Any) -> AnnData:

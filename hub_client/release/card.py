@@ -18,6 +18,7 @@ from hub_client.manifest.calibration import Metric
 from hub_client.manifest.provenance import DatasetRecord, OntologyTerm
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Condition, Embedding, LabelLevel, Manifest, Term
+from hub_client.release.names import semver
 
 HUB_LICENSES = frozenset(
     {"agpl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "mit", "mpl-2.0"}
@@ -36,8 +37,9 @@ def render(manifest: Manifest) -> str:
     """
     template = (_resources.cards() / "_template.md").read_text(encoding="utf-8")
     values = {name: section(manifest) for name, section in _SECTIONS.items()}
-    parts = [Template(part).substitute(values) for part in _sections(template) if _has_content(part, values)]
-    body = re.sub(r"\n{3,}", "\n\n", "".join(parts))
+    parts = re.split(r"(?m)^(?=## )", template)  # before each heading of the second level
+    full = [part for part in parts if any(values[name] for name in re.findall(r"\$(\w+)", part))]
+    body = re.sub(r"\n{3,}", "\n\n", Template("".join(full)).substitute(values))
     return f"---\n{md.yaml(front_matter(manifest))}---\n\n{body.strip()}\n"
 
 
@@ -48,15 +50,6 @@ def front_matter(manifest: Manifest) -> dict[str, object]:
     if manifest.metrics:
         found["model-index"] = [{"name": manifest.name, "results": _results(manifest.metrics)}]
     return found
-
-
-def _sections(template: str) -> list[str]:
-    """Return the template cut before each heading of the second level."""
-    return re.split(r"(?m)^(?=## )", template)
-
-
-def _has_content(part: str, values: dict[str, str]) -> bool:
-    return any(values[name] for name in re.findall(r"\$(\w+)", part))
 
 
 def hub_license(license: str | None) -> dict[str, object]:
@@ -93,14 +86,6 @@ def _results(metrics: Iterable[Metric]) -> list[dict[str, object]]:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed"
-
-
-def _title(manifest: Manifest) -> str:
-    return md.text(manifest.title or manifest.name)
-
-
-def _summary(manifest: Manifest) -> str:
-    return md.prose(manifest.summary)
 
 
 def _quickstart(manifest: Manifest) -> str:
@@ -186,18 +171,6 @@ def _authors(manifest: Manifest) -> str:
         f"[{md.text(author.name)}](https://orcid.org/{author.orcid})" if author.orcid else md.text(author.name)
         for author in manifest.authors
     )
-
-
-def _released(manifest: Manifest) -> str:
-    return f"{manifest.version}, {manifest.created:%Y-%m-%d}" if manifest.created else manifest.version
-
-
-def _proteins(manifest: Manifest) -> str:
-    return f"{len(manifest.proteins.panel):,}" if manifest.proteins else ""
-
-
-def _labels(manifest: Manifest) -> str:
-    return "\n\n".join(_level(level) for level in manifest.labels)
 
 
 def _level(level: LabelLevel) -> str:
@@ -297,10 +270,6 @@ def _trust(manifest: Manifest) -> str:
     return " ".join([said, *levels, *checked])
 
 
-def _lineage(manifest: Manifest) -> str:
-    return "\n\n".join(part for part in (_parent(manifest), _imported(manifest)) if part)
-
-
 def _parent(manifest: Manifest) -> str:
     if not manifest.lineage or not manifest.lineage.parent:
         return ""
@@ -339,30 +308,30 @@ _FACTS: dict[str, Callable[[Manifest], str]] = {
     "Disease": lambda manifest: _terms_of(*manifest.disease),
     "Made of": lambda manifest: {"cell": "cells", "nucleus": "nuclei", None: ""}[manifest.suspension_type],
     "Genes": _genes,
-    "Proteins": _proteins,
+    "Proteins": lambda manifest: f"{len(manifest.proteins.panel):,}" if manifest.proteins else "",
     "Reads": _input,
     "Conditions": lambda manifest: ", ".join(md.code(c.key) for c in manifest.conditions),
     "Labels": lambda manifest: ", ".join(f"{md.code(lv.key)} ({len(lv.categories):,})" for lv in manifest.labels),
     "Licence": _licences,
-    "Version": _released,
+    "Version": lambda manifest: manifest.version + (f", {manifest.created:%Y-%m-%d}" if manifest.created else ""),
     "Authors": _authors,
 }
 _SECTIONS: dict[str, Callable[[Manifest], str]] = {
-    "title": _title,
-    "summary": _summary,
+    "title": lambda manifest: md.text(manifest.title or manifest.name),
+    "summary": lambda manifest: md.prose(manifest.summary),
     "quickstart": _quickstart,
     "latent_note": _latent_note,
     "facts": _facts,
     "intended_use": lambda manifest: md.prose(manifest.intended_use),
     "limitations": lambda manifest: md.prose(manifest.limitations),
-    "labels": _labels,
+    "labels": lambda manifest: "\n\n".join(map(_level, manifest.labels)),
     "conditions": _conditions,
     "terms": _terms,
     "datasets": _datasets,
     "training": _training,
     "metrics": _metrics,
     "trust": _trust,
-    "lineage": _lineage,
+    "lineage": lambda manifest: "\n\n".join(filter(None, (_parent(manifest), _imported(manifest)))),
     "citation": _citation,
 }
 
@@ -380,14 +349,10 @@ def render_zoo(released: Path | None = None, cards: Path | None = None) -> list[
     released, cards = released or _resources.released(), cards or _resources.cards()
     written = []
     for name in sorted({path.parts[-3] for path in released.glob("*/*/manifest.json")}):
-        newest = max((released / name).glob("*/manifest.json"), key=_version)
+        newest = max((released / name).glob("*/manifest.json"), key=lambda path: semver(path.parent.name))
         written.append(cards / f"{name}.md")
         written[-1].write_text(render(read_manifest(newest.read_bytes(), source=str(newest))), encoding="utf-8")
     return written
-
-
-def _version(manifest: Path) -> tuple[int, ...]:
-    return tuple(map(int, manifest.parent.name.split(".")))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from hub_client.files import markdown as md
 from hub_client.manifest.provenance import Author, DatasetRecord
 from hub_client.manifest.v1 import Manifest
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 
 _SPECIAL = re.compile(r"([&%$#_{}])")
 
@@ -17,10 +17,11 @@ _SPECIAL = re.compile(r"([&%$#_{}])")
 def bibtex(manifest: Manifest, ref: Ref) -> str:
     """Return entries for the release with its digest, what its makers ask to cite, the method and the data."""
     config = manifest.architecture
-    parts = [_entry(_key(ref), _release_fields(manifest, ref))]
+    key = re.sub(r"[^A-Za-z0-9]+", "_", f"{ref.repo}_{ref.version or ref.commit[:12]}")
+    parts = [_entry(key, _release_fields(manifest, ref))]
     parts += [manifest.citation.bibtex.strip()] if manifest.citation and manifest.citation.bibtex else []
     parts += [_entry(config.kind, {"title": f"{{{config.title}}}, the architecture", "doi": config.doi})]
-    parts += [_entry(key, _data_fields(data)) for key, data in _keyed(manifest.training.datasets)]
+    parts += map(_data, manifest.training.datasets)
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,13 +59,15 @@ def _release_fields(manifest: Manifest, ref: Ref) -> dict[str, str]:
     }
 
 
-def _data_fields(data: DatasetRecord) -> dict[str, str]:
-    return {
+def _data(data: DatasetRecord) -> str:
+    slug = re.sub(r"[^A-Za-z0-9]+", "_", data.name).strip("_") or "data"
+    fields = {
         "title": f"{{{_plain(data.name)}}}",
         "doi": data.doi or "",
         "howpublished": _plain(data.source or ""),
         "note": f"{data.cells} cells, fingerprint sha256:{data.fingerprint}",
     }
+    return _entry(f"{slug}_{data.fingerprint[:8]}", fields)
 
 
 def _entry(key: str, fields: dict[str, str]) -> str:
@@ -72,16 +75,6 @@ def _entry(key: str, fields: dict[str, str]) -> str:
     width = max(map(len, filled))
     lines = (f"  {name:<{width}} = {{{value}}}," for name, value in filled.items())
     return "\n".join([f"@misc{{{key},", *lines, "}"])
-
-
-def _key(ref: Ref) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", f"{ref.repo}_{ref.version or ref.commit[:12]}")
-
-
-def _keyed(datasets: Iterable[DatasetRecord]) -> Iterator[tuple[str, DatasetRecord]]:
-    for data in datasets:
-        slug = re.sub(r"[^A-Za-z0-9]+", "_", data.name).strip("_")
-        yield f"{slug or 'data'}_{data.fingerprint[:8]}", data
 
 
 def _plain(text: str) -> str:

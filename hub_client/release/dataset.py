@@ -8,21 +8,19 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from hub_client import errors
 from hub_client.files import atomic, zarr_zip
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import Frozen, problems
-from hub_client.manifest.scalars import Doi, RelativePath, SemVer, Sha256, Slug, Spdx, Text
+from hub_client.manifest.scalars import Doi, SemVer, Sha256, Slug, Spdx, Text
+from hub_client.release.files import ListedFile
 from hub_client.release.store import DOCUMENT
 
 if TYPE_CHECKING:
@@ -34,14 +32,6 @@ _MAX_RECORD = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MALFORMED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError)
 """What zarr and anndata raise on metadata that contradict the data or each other."""
-
-
-class DataFile(Frozen):
-    """One file of a released data set."""
-
-    path: RelativePath
-    size: NonNegativeInt
-    sha256: Sha256
 
 
 class Dataset(Frozen):
@@ -59,11 +49,7 @@ class Dataset(Frozen):
     genes: PositiveInt
     fingerprint: Sha256
     """Of gene names and counts: :func:`hub_client.data.fingerprint.fingerprint`."""
-    files: Annotated[tuple[DataFile, ...], Field(max_length=1)] = ()
-
-    def to_bytes(self) -> bytes:
-        """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+    files: Annotated[tuple[ListedFile, ...], Field(max_length=1)] = ()
 
 
 def describe(**fields: Any) -> Dataset:
@@ -107,11 +93,15 @@ def write(folder: Path, adata: AnnData, record: Dataset) -> Path:
         folder.mkdir(parents=True)
         tree, data = folder.parent / "zarr", folder / DATA
         _write_zarr(tree, adata)
-        _zip(tree, data)
+        with zipfile.ZipFile(data, "x", zipfile.ZIP_STORED) as archive:  # chunks are compressed already
+            for path in sorted(path for path in tree.rglob("*") if path.is_file()):
+                entry = zipfile.ZipInfo(path.relative_to(tree).as_posix(), _EPOCH)
+                with archive.open(entry, "w", force_zip64=True) as packed:
+                    packed.writelines(atomic.chunks(path))
         with data.open("rb") as file:
             zarr_zip.check(file, name=DATA, counts=True)
-        described = DataFile(path=DATA, size=data.stat().st_size, sha256=atomic.sha256(data))
-        (folder / RECORD).write_bytes(record.model_copy(update={"files": (described,)}).to_bytes())
+        described = ListedFile(path=DATA, size=data.stat().st_size, sha256=atomic.sha256(data))
+        (folder / RECORD).write_bytes(record.model_copy(update={"files": (described,)}).canonical())
     return folder
 
 
@@ -131,15 +121,6 @@ def _write_zarr(tree: Path, adata: AnnData) -> None:
             "that part first.",
             facts={"adata": type(adata).__name__},
         ) from error
-
-
-def _zip(tree: Path, target: Path) -> None:
-    """Pack a folder: chunks are compressed already, so they are stored as they are."""
-    with zipfile.ZipFile(target, "x", zipfile.ZIP_STORED) as archive:
-        for path in sorted(path for path in tree.rglob("*") if path.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(tree).as_posix(), _EPOCH)
-            with archive.open(entry, "w", force_zip64=True) as file:
-                file.writelines(atomic.chunks(path))
 
 
 def read(folder: Path, *, digest: str) -> tuple[Dataset, AnnData]:
@@ -185,32 +166,25 @@ def _check_file(path: Path, expected: str) -> None:
 
 
 def _read_zarr(path: Path, record: Dataset) -> AnnData:
+    import zarr
     from anndata import AnnData
     from anndata.io import read_elem
-
-    with path.open("rb") as file:
-        zarr_zip.check(file, name=DATA, counts=True)
-    with _opened(path) as root:
-        found = read_elem(root)
-    if not isinstance(found, AnnData) or found.shape != (record.cells, record.genes):
-        shape = getattr(found, "shape", type(found).__name__)
-        raise _damaged(f"holds {shape}, not an AnnData of {record.cells:,} cells and {record.genes:,} genes")
-    return cast("AnnData", found)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    import zarr
     from zarr.errors import BaseZarrError
     from zarr.storage import ZipStore
 
+    with path.open("rb") as file:
+        zarr_zip.check(file, name=DATA, counts=True)
     store = ZipStore(path, mode="r")
     try:
-        yield zarr.open_group(store, mode="r", zarr_format=3)
+        found = read_elem(zarr.open_group(store, mode="r", zarr_format=3))
     except (*_MALFORMED, BaseZarrError) as error:
         raise _damaged(f"cannot be read as an AnnData in zarr: {' '.join(str(error).split())[:200]}") from error
     finally:
         store.close()
+    if not isinstance(found, AnnData) or found.shape != (record.cells, record.genes):
+        shape = getattr(found, "shape", type(found).__name__)
+        raise _damaged(f"holds {shape}, not an AnnData of {record.cells:,} cells and {record.genes:,} genes")
+    return cast("AnnData", found)
 
 
 def _damaged(fault: str) -> errors.IntegrityError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from hub_client import errors
 from hub_client.manifest import _json
+from hub_client.manifest._frozen import Frozen, problems
 from hub_client.manifest.reading import MAX_BYTES
-from hub_client.manifest.v1 import Sha256
+from hub_client.manifest.scalars import RelativePath, Sha256
 from hub_client.release.names import is_file
 from hub_client.release.store import DOCUMENT
 
@@ -28,6 +29,14 @@ class Wanted:
     name: str
     sha256: str
     size: int
+
+
+class ListedFile(Frozen):
+    """One file of a data set's record or of a lock."""
+
+    path: RelativePath
+    size: NonNegativeInt
+    sha256: Sha256
 
 
 class _File(BaseModel):
@@ -72,7 +81,7 @@ def files_of(document: bytes, *, source: str) -> tuple[Wanted, ...]:
     try:
         found = _Document.model_validate(_json.strict(document, limit=MAX_BYTES))
     except ValidationError as error:
-        raise errors.ManifestError(f"{source} does not list its files as it should: {_first(error)}.") from None
+        raise errors.ManifestError(f"{source} does not list its files as it should: {problems(error)[0]}.") from None
     except ValueError as error:
         raise errors.ManifestError(f"the document of {source} {error}.") from None
     kept = found.kept()
@@ -92,8 +101,3 @@ def _check_name(name: str, names: list[str], *, source: str) -> None:
         file=name[:120],
         actual=name[:120],
     )
-
-
-def _first(error: ValidationError) -> str:
-    one = error.errors()[0]
-    return f"{'.'.join(map(str, one['loc']))}: {one['msg']}"

@@ -34,24 +34,16 @@ ROLES = {WEIGHTS: "weights", CARD: "card", REFERENCE: "reference"}
 
 @dataclass(frozen=True)
 class Release:
-    """A release that was read.
-
-    Attributes
-    ----------
-    manifest
-        The contract, as it was read.
-    tensors
-        Tensor name to tensor, on the CPU; empty when they were not asked for.
-    folder
-        Where it lies.
-    contents
-        File name to its bytes, as they were hashed; empty when the tensors were not asked for.
-    """
+    """A release that was read."""
 
     manifest: Manifest
+    """The contract, as it was read."""
     tensors: dict[str, Tensor]
+    """Tensor name to tensor, on the CPU; empty when they were not asked for."""
     folder: Path
+    """Where it lies."""
     contents: Mapping[str, bytearray] = field(default_factory=dict)
+    """File name to its bytes, as they were hashed; empty when the tensors were not asked for."""
 
     @property
     def atlas(self) -> bytearray | None:

@@ -8,41 +8,33 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hub_client import errors
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One released model.
-
-    Attributes
-    ----------
-    name
-        The full name: what ``pull`` takes.
-    version, title, license, digest, commit, hub
-        As in its manifest and its :class:`~hub_client.release.ref.Ref`.
-    architecture
-        The kind, as in ``scpoli``.
-    organism, tissue
-        Labels of the ontology terms.
-    genes, cells
-        How many genes it reads; how many cells it was trained on.
-    labels
-        The names it can transfer, of all levels.
-    """
+    """One released model."""
 
     name: str
+    """The full name: what ``pull`` takes."""
     version: str | None
     title: str
+    """Version, title, license, digest, commit and hub are those of its manifest and its
+    :class:`~hub_client.release.store.Ref`."""
     summary: str
     architecture: str
+    """The kind, as in ``scpoli``."""
     organism: str | None
     tissue: tuple[str, ...]
+    """Like the organism, labels of the ontology terms."""
     genes: int
+    """How many genes it reads."""
     cells: int
+    """How many cells it was trained on."""
     labels: tuple[str, ...]
+    """The names it can transfer, of all levels."""
     license: str | None
     digest: str
     commit: str
@@ -56,7 +48,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class DatasetListing:
-    """One released data set; the fields are those of its record and its :class:`~hub_client.release.ref.Ref`."""
+    """One released data set; the fields are those of its record and its :class:`~hub_client.release.store.Ref`."""
 
     name: str
     version: str | None

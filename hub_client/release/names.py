@@ -4,7 +4,7 @@ A repository is ``owner/name``. Each part is what the public Hugging Face hub ta
 ``_`` and ``.``, neither beginning nor ending with ``-`` or ``.``, without ``--`` and ``..``. Every hub reads this one
 grammar, so that what one lists another can pull. What is new may besides not be called as a device, a lock or a git
 folder is, nor as a page of a served hub; and one hub does not take two names that differ in case only, which many file
-systems hold for one (see :mod:`hub_client.store.folder.layout`).
+systems hold for one (see :mod:`hub_client.store.folder.folder_store`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -198,8 +197,3 @@ def _in_columns(atlas: AnnData, manifest: Manifest) -> Iterator[Leak]:
             yield Leak(release_folder.REFERENCE, place, what)
     if atlas.n_vars or len(atlas.var.columns) or len(atlas.uns):
         yield Leak(release_folder.REFERENCE, "var or uns", "is not empty, and no part of a reference")
-
-
-def checked(folder: Path) -> list[Leak]:
-    """Return what should not be in the release in a folder; errors as :func:`hub_client.release.folder.read`."""
-    return list(leaks(release_folder.read(folder)))

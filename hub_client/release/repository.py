@@ -12,43 +12,33 @@ from pathlib import Path
 from hub_client import errors
 from hub_client.release import yanks
 from hub_client.release.names import is_version, semver
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType, choose, stated_version
+from hub_client.release.store import DOCUMENT, Entry, Logged, Ref, RepoType, choose, stated_version
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository as its place shows it at one moment.
-
-    Attributes
-    ----------
-    name, hub, kind
-        Its full name, the address of the place, and what it holds.
-    branches, tags, proposals
-        Names to commits; the branch of yanks is none of them.
-    document
-        Returns a commit's document; None where it has none.
-    digest
-        Returns the sha256 of a commit's document; None where it has none.
-    line
-        Returns a commit and those before it, the newest first; none of None.
-    yanked
-        Returns the versions that were yanked, and why.
-    claimed
-        Whether others keep the place, so that a tag is held against the version that its document states.
-    """
+    """A repository as its place shows it at one moment."""
 
     name: str
+    """Its full name."""
     hub: str
+    """The address of the place."""
     kind: RepoType
+    """What it holds."""
     branches: Mapping[str, str]
     tags: Mapping[str, str]
+    """Like branches and proposals, names to commits; the branch of yanks is none of them."""
     document: Callable[[str], bytes | None]
+    """Returns a commit's document; None where it has none."""
     digest: Callable[[str], str | None]
+    """Returns the sha256 of a commit's document; None where it has none."""
     line: Callable[[str | None], Iterable[Logged]]
+    """Returns a commit and those before it, the newest first; none of None."""
     yanked: Callable[[], Mapping[str, str]]
+    """Returns the versions that were yanked, and why."""
     proposals: Mapping[str, str] = field(default_factory=dict)
     claimed: bool = False
+    """Whether others keep the place, so that a tag is held against the version that its document states."""
 
     # What is released
 
@@ -108,8 +98,15 @@ class Repository:
                 f"commit {commit[:12]} of {self.name} in {self.hub} holds no {DOCUMENT[self.kind]}: it is no release.",
                 name=f"{self.name}@{commit}",
             )
-        if self.claimed and version is not None:
-            self._check_stated(commit, version)
+        stated = stated_version(self.document(commit) or b"") if self.claimed and version is not None else version
+        if stated != version:
+            raise errors.IntegrityError(
+                f"{self.name}@{version} in {self.hub} points to a release that calls itself {stated}. Do not use it; "
+                "tell whoever runs the hub.",
+                file=DOCUMENT[self.kind],
+                expected=version,
+                actual=stated,
+            )
         return Ref(self.name, commit, version, digest, self.hub)
 
     def history(self) -> list[Entry]:
@@ -123,17 +120,6 @@ class Repository:
 
     def _entry(self, one: Logged) -> Entry:
         return Entry(one.commit, self.version_of(one.commit), self.digest(one.commit) or "", one.message, one.date)
-
-    def _check_stated(self, commit: str, version: str) -> None:
-        stated = stated_version(self.document(commit) or b"")
-        if stated != version:
-            raise errors.IntegrityError(
-                f"{self.name}@{version} in {self.hub} points to a release that calls itself {stated}. Do not use it; "
-                "tell whoever runs the hub.",
-                file=DOCUMENT[self.kind],
-                expected=version,
-                actual=stated,
-            )
 
     # What may join
 

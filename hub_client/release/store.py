@@ -17,7 +17,6 @@ from typing import Literal, Protocol, runtime_checkable
 from hub_client import errors
 from hub_client.manifest.scalars import Commit
 from hub_client.release.names import SHORT_COMMIT, is_version, semver
-from hub_client.release.ref import Ref
 
 RepoType = Literal["models", "datasets"]
 
@@ -25,6 +24,36 @@ DOCUMENT: Mapping[RepoType, str] = {"models": "manifest.json", "datasets": "data
 """The file whose sha256 is the release digest."""
 
 _DIGEST = "sha256:"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Where a release is, exactly."""
+
+    repo: str
+    """``name`` or ``owner/name``."""
+    commit: str
+    """40 hex digits."""
+    version: str | None
+    """The release's semantic version, if it has a tag."""
+    digest: str
+    """sha256 of the manifest, 64 hex digits: what a paper cites."""
+    hub: str = ""
+    """The hub's address: ``bundled``, a folder or a URL."""
+
+    def __str__(self) -> str:
+        version = f"@{self.version}" if self.version else ""
+        return f"{self.repo}{version} (commit {self.commit[:12]}, sha256:{self.digest[:12]})"
+
+    def check(self, digest: str, *, file: str) -> None:
+        """Raise IntegrityError if the release's document, called ``file``, has another digest."""
+        if digest != self.digest:
+            raise errors.IntegrityError(
+                f"{file} has sha256 {digest}, but {self} was asked for. Pull it again, or from another hub.",
+                file=file,
+                expected=self.digest,
+                actual=digest,
+            )
 
 
 @dataclass(frozen=True)
@@ -38,27 +67,18 @@ class Logged:
 
 @dataclass(frozen=True)
 class Entry:
-    """One commit of a repository.
-
-    Attributes
-    ----------
-    commit
-        40 hex digits.
-    version
-        The semantic version released with it, if any.
-    digest
-        sha256 of the release's manifest, 64 hex digits; empty for a commit that holds no release.
-    message
-        What its author wrote about it.
-    date
-        When it was made, UTC; None where the store does not know.
-    """
+    """One commit of a repository."""
 
     commit: str
+    """40 hex digits."""
     version: str | None
+    """The semantic version released with it, if any."""
     digest: str
+    """sha256 of the release's manifest, 64 hex digits; empty for a commit that holds no release."""
     message: str
+    """What its author wrote about it."""
     date: datetime | None
+    """When it was made, UTC; None where the store does not know."""
 
 
 class Source(Protocol):
@@ -66,7 +86,6 @@ class Source(Protocol):
 
     def read(self, ref: Ref, path: str) -> bytes:
         """Return one small file of a release, such as its manifest, checked."""
-        ...
 
     def fetch(self, ref: Ref, folder: Path) -> Path:
         """Write a release's files into a new or empty folder, every hash checked, and return the folder.
@@ -76,11 +95,9 @@ class Source(Protocol):
         IntegrityError
             If a stored file is not the one that was pushed.
         """
-        ...
 
     def opened(self, ref: Ref) -> AbstractContextManager[Path]:
         """Give a folder to read a release from while the context lasts; nobody may write to it."""
-        ...
 
 
 class Store(Source, Protocol):
@@ -91,15 +108,12 @@ class Store(Source, Protocol):
 
     def repos(self) -> list[str]:
         """Return the full names of all repositories with at least one release, sorted."""
-        ...
 
     def holds(self, repo: str) -> bool:
         """Return whether there is a repository of this full name with at least one release."""
-        ...
 
     def releases(self, repo: str) -> list[Ref]:
         """Return every released version, the newest last."""
-        ...
 
     def resolve(self, repo: str, revision: str | None = None) -> Ref:
         """Return the release a revision names, or the newest.
@@ -116,15 +130,12 @@ class Store(Source, Protocol):
         NotFound
             If there is no such repository or revision, or several revisions begin like this one.
         """
-        ...
 
     def history(self, repo: str) -> list[Entry]:
         """Return every commit, the newest first."""
-        ...
 
     def yanked(self, repo: str) -> Mapping[str, str]:
         """Return the versions that were yanked, and why."""
-        ...
 
 
 @runtime_checkable
@@ -150,7 +161,6 @@ class WritableStore(Store, Protocol):
         TransportError
             If the store cannot be written, its head is no longer ``parent``, or the version is taken by other bytes.
         """
-        ...
 
     def yank(self, repo: str, version: str, *, reason: str) -> Ref:
         """Yank a version, or give another reason for it, and return its release.
@@ -164,7 +174,6 @@ class WritableStore(Store, Protocol):
         TransportError
             If the store cannot be written.
         """
-        ...
 
 
 def writable(store: Store, repo: str) -> WritableStore:

@@ -24,9 +24,8 @@ from hub_client.serve.pages import html
 from hub_client.serve.quota import LARGEST_COMMIT, LARGEST_JSON
 from hub_client.serve.refusals import BAD_TOKEN, Refused
 from hub_client.serve.request import Call, parsed_json
-from hub_client.serve.routes import ROUTES, Route, Table
-from hub_client.serve.sessions import COOKIE
-from hub_client.serve.tokens import Token
+from hub_client.serve.routes import Route, find
+from hub_client.serve.tokens import COOKIE, Token
 
 _log = logging.getLogger(__name__)
 _THREADS = {True: 12, False: 32}
@@ -57,7 +56,6 @@ class Application:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._table = Table(ROUTES)
         self._threads: dict[bool, CapacityLimiter] = {}
         self._readers: CapacityLimiter | None = None
 
@@ -76,7 +74,7 @@ class Application:
     def _begin(self) -> None:
         """Make the limiters, which belong to the running event loop."""
         if self._readers is None:
-            self._readers = streams.readers()
+            self._readers = CapacityLimiter(streams.READERS)
             self._threads = {waits: CapacityLimiter(count) for waits, count in _THREADS.items()}
 
     async def _answered(self, request: Request) -> Response:
@@ -95,7 +93,7 @@ class Application:
     async def _worked(self, work: _Work, request: Request) -> Response:
         """Answer a request step by step; ``work`` holds what is known of it, for the audit log, wherever it ends."""
         work.page = work.call.method == "GET" and "text/html" in work.call.headers.get("accept", "")
-        route, words = self._table.find(work.call.method, work.call.path)
+        route, words = find(work.call.method, work.call.path)
         work.action, work.page = route.action, route.page
         work.call = replace(work.call, words=words)
         work.call = replace(work.call, token=_token(work.call))
@@ -184,17 +182,11 @@ def _admitted(call: Call, route: Route) -> Call:
     if route.access in ("open", "token"):
         return call
     call.seen(call.named)
-    _check_scope(call, route)
-    return replace(call, place=call.named)
-
-
-def _check_scope(call: Call, route: Route) -> None:
-    if route.access == "read":
-        return
-    if call.token is None:
+    if route.access != "read" and call.token is None:
         raise Refused(401, f"{call.named} is public to read; to change it, give a token.")
     if route.access in ("write", "admin") and not call.allows(route.access, call.named.owner):
         raise Refused(403, f"This needs a token with scope {route.access} for {call.named.owner!r}: {call.may}")
+    return replace(call, place=call.named)
 
 
 def _token(call: Call) -> Token | None:

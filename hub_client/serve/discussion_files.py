@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hub_client.serve import json_views, merging, server_files
+from hub_client.serve import commit_tree, json_views, server_files
 from hub_client.serve.refusals import Refused
 from hub_client.serve.repository_root import OWN
 from hub_client.serve.revisions import HEADS, MAIN, PULLS
@@ -48,13 +48,17 @@ def named(repository: git.Repository, number: str) -> Discussion:
 def conflicts(repository: git.Repository, discussion: Discussion) -> list[str]:
     """Return the files that keep a pull request from being merged; none of one that is merged already."""
     head, ours = _ends(repository, discussion)
-    return merging.merge(repository, ours, head).conflicts if head and ours and discussion["status"] != "merged" else []
+    return (
+        commit_tree.merge(repository, ours, head).conflicts
+        if head and ours and discussion["status"] != "merged"
+        else []
+    )
 
 
 def diff(repository: git.Repository, discussion: Discussion) -> str | None:
     """Return what a pull request changes; None where that is too long to be read, and of a discussion."""
     head, ours = _ends(repository, discussion)
-    base = merging.fork(repository, ours, head) if head and ours else None
+    base = commit_tree.fork(repository, ours, head) if head and ours else None
     return repository.diff(base, head, most=_LONGEST_DIFF) if base and head else None
 
 

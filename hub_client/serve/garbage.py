@@ -17,7 +17,7 @@ from dulwich.objects import Tree
 
 from hub_client import errors
 from hub_client.release.store import DOCUMENT
-from hub_client.serve import commit_tree, merging, server_files
+from hub_client.serve import commit_tree, server_files
 from hub_client.serve.repository_names import Place
 from hub_client.serve.repository_root import INCOMING, OWN, Repositories
 from hub_client.store.folder import git
@@ -97,7 +97,7 @@ def _needed(repository: git.Repository) -> tuple[set[str], set[str]]:
     objects: set[str] = set()
     large: set[str] = set()
     for tip in set(repository.refs("refs/").values()):
-        for commit in merging.ancestors(repository, tip):
+        for commit in commit_tree.ancestors(repository, tip):
             if commit not in objects:
                 objects.add(commit)
                 _need_tree(repository, commit, objects, large)

@@ -5,40 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub_client.serve.audit import Audit
 from hub_client.serve.links import Links
 from hub_client.serve.quota import Quota
 from hub_client.serve.repository_root import Repositories
-from hub_client.serve.sessions import Sessions
-from hub_client.serve.tokens import Tokens
+from hub_client.serve.server_files import Audit
+from hub_client.serve.tokens import Sessions, Tokens
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What whoever runs a hub can choose.
-
-    Attributes
-    ----------
-    root
-        The folder hub.
-    public
-        Whether a repository is public whose record does not state it.
-    address
-        The hub's address as clients see it, without a final ``/``; None takes it from each request.
-    largest_file
-        Bytes a file may have.
-    quota
-        Bytes the repositories of one namespace may have together; None is no limit.
-    link_seconds
-        How long an upload link holds.
-    """
+    """What whoever runs a hub can choose."""
 
     root: Path
+    """The folder hub."""
     public: bool = False
+    """Whether a repository is public whose record does not state it."""
     address: str | None = None
+    """The hub's address as clients see it, without a final ``/``; None takes it from each request."""
     largest_file: int = 50 * 10**9
+    """Bytes a file may have."""
     quota: int | None = None
+    """Bytes the repositories of one namespace may have together; None is no limit."""
     link_seconds: int = 3600
+    """How long an upload link holds."""
 
 
 @dataclass(frozen=True)

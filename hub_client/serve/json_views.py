@@ -57,18 +57,14 @@ def tags(card: Mapping[str, Any]) -> list[str]:
 
 def siblings(repository: git.Repository, commit: str, *, blobs: bool) -> list[dict[str, Any]]:
     """Return the files of a commit, with sizes and hashes if wanted."""
-    return [
-        _sibling(repository, path, blob, blobs=blobs) for path, blob in commit_tree.files(repository, commit).items()
-    ]
-
-
-def _sibling(repository: git.Repository, path: str, blob: str, *, blobs: bool) -> dict[str, Any]:
-    if not blobs:
-        return {"rfilename": path}
-    content = commit_tree.content(repository, blob)
-    found: dict[str, Any] = {"rfilename": path, "size": content.size, "blobId": blob}
-    if content.pointer:
-        found["lfs"] = {"sha256": content.pointer.sha256, "size": content.size, "pointerSize": content.stored}
+    found: list[dict[str, Any]] = []
+    for path, blob in commit_tree.files(repository, commit).items():
+        found.append({"rfilename": path})
+        if blobs:
+            content = commit_tree.content(repository, blob)
+            found[-1] |= {"size": content.size, "blobId": blob}
+            if pointer := content.pointer:
+                found[-1]["lfs"] = {"sha256": pointer.sha256, "size": content.size, "pointerSize": content.stored}
     return found
 
 

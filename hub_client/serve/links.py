@@ -27,28 +27,20 @@ _KEY_BYTES = 32
 
 @dataclass(frozen=True)
 class Grant:
-    """What a link allows.
-
-    Attributes
-    ----------
-    method
-        ``PUT`` or ``GET``.
-    repository
-        The repository's own id, which another repository of the same name has not.
-    sha256, size
-        Of the object, 64 hex digits and bytes.
-    token
-        Id of the token it was given to; revoking that ends the link. Empty for a public download.
-    expires
-        Seconds since 1970.
-    """
+    """What a link allows."""
 
     method: str
+    """``PUT`` or ``GET``."""
     repository: str
+    """The repository's own id, which another repository of the same name has not."""
     sha256: str
+    """Of the object, 64 hex digits."""
     size: int
+    """Its bytes."""
     token: str
+    """Id of the token it was given to; revoking that ends the link. Empty for a public download."""
     expires: int
+    """Seconds since 1970."""
 
 
 class Links:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from starlette.responses import JSONResponse, Response
 
@@ -21,6 +21,7 @@ class Refused(errors.HubClientError):
         super().__init__(message)
         self.status = status
         self.code = code
+        self.body: dict[str, str] = {}
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def response(self) -> Response:
@@ -28,11 +29,7 @@ class Refused(errors.HubClientError):
         headers = {"X-Error-Message": _header(str(self))} | self.headers
         if self.code:
             headers["X-Error-Code"] = self.code
-        return JSONResponse({"error": str(self)} | self.body(), status_code=self.status, headers=headers)
-
-    def body(self) -> dict[str, Any]:
-        """Return what the body holds beside the message."""
-        return {}
+        return JSONResponse({"error": str(self)} | self.body, status_code=self.status, headers=headers)
 
 
 class Exists(Refused):
@@ -40,11 +37,7 @@ class Exists(Refused):
 
     def __init__(self, url: str) -> None:
         super().__init__(409, "You already created this repository.")
-        self.url = url
-
-    def body(self) -> dict[str, Any]:
-        """Return where the repository is."""
-        return {"url": self.url}
+        self.body = {"url": url}
 
 
 def no_repository(*, known: bool) -> NoReturn:

@@ -65,25 +65,19 @@ def check_path(path: str) -> str:
 def _problem(part: str) -> str | None:
     """Return what is wrong with one part of a path."""
     plain = unicodedata.normalize("NFKC", part).casefold()
+    # without the characters that some file systems ignore
+    visible = "".join(letter for letter in plain if unicodedata.category(letter) != "Cf")
+    surrogate = any("\ud800" <= letter <= "\udfff" for letter in part)
     rows = {
         "has an empty part": not part,
         "has a . or .. part": part in (".", ".."),
-        "has a character that is not allowed in file names": bool(_UNSAFE.search(part)) or not _encodes(part),
+        "has a character that is not allowed in file names": bool(_UNSAFE.search(part)) or surrogate,
         "ends a part with a dot or a blank": part != part.rstrip(". "),
-        "has a part named .git": _visible(plain) in (".git", "git~1"),
+        "has a part named .git": visible in (".git", "git~1"),
         "has a part that Windows keeps for a device": is_device(part),
         f"has a part longer than {_LONGEST_PART} bytes": len(part.encode(errors="replace")) > _LONGEST_PART,
     }
     return next((problem for problem, found in rows.items() if found), None)
-
-
-def _encodes(part: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in part)
-
-
-def _visible(part: str) -> str:
-    """Return a name without the characters that some file systems ignore."""
-    return "".join(letter for letter in part if unicodedata.category(letter) != "Cf")
 
 
 def check_together(paths: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from hub_client.release.store import RepoType
 from hub_client.serve import commit_tree, server_files
 from hub_client.serve.refusals import Exists, Refused
 from hub_client.serve.repository_names import Place
-from hub_client.store.folder import git, layout, lfs
+from hub_client.store.folder import folder_store, git, lfs
 
 OWN = "archzoo"
 """The folder of a repository in which the server keeps what git does not."""
@@ -28,24 +28,16 @@ _TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Record:
-    """What the server knows of a repository beside its content.
-
-    Attributes
-    ----------
-    id
-        The repository's for ever: another one of the same name has another. Empty before the server's first write.
-    private
-        Whether only tokens for its owner's namespace see it.
-    created
-        ISO 8601, UTC; None where a folder hub made it.
-    creator
-        A user's name.
-    """
+    """What the server knows of a repository beside its content."""
 
     id: str = ""
+    """The repository's for ever: another one of the same name has another. Empty before the server's first write."""
     private: bool = True
+    """Whether only tokens for its owner's namespace see it."""
     created: str | None = None
+    """ISO 8601, UTC; None where a folder hub made it."""
     creator: str = ""
+    """A user's name."""
 
 
 class Repositories:
@@ -65,11 +57,11 @@ class Repositories:
 
     def path(self, place: Place) -> Path:
         """Return the folder of a repository, there or not."""
-        return layout.path(self.root / place.kind, str(place))
+        return folder_store.repository_path(self.root / place.kind, str(place))
 
     def all(self, kind: RepoType) -> list[Place]:
         """Return every repository of a kind, sorted by name."""
-        places = (Place.named(kind, repo) for repo in layout.repositories(self.root / kind))
+        places = (Place.named(kind, repo) for repo in folder_store.repositories(self.root / kind))
         return [place for place in places if (self.path(place) / "HEAD").is_file()]
 
     def record(self, place: Place) -> Record | None:
@@ -165,7 +157,7 @@ class Repositories:
             yield
 
     def _namesakes(self, place: Place) -> set[str]:
-        return layout.namesakes(self.root / place.kind, str(place))
+        return folder_store.namesakes(self.root / place.kind, str(place))
 
     def _there(self, place: Place) -> Record:
         record = self.record(place)

@@ -24,45 +24,30 @@ PAGE = 1000
 
 @dataclass(frozen=True)
 class Call:
-    """One request.
-
-    Attributes
-    ----------
-    hub
-        Everything that lives as long as the server.
-    method
-        In upper case; HEAD arrives as GET.
-    address
-        The hub's own address without a final ``/``, as the client sees it.
-    path
-        The raw path.
-    words
-        The parts of the path that the route names, unquoted.
-    query
-        Each key's last value.
-    headers
-        Names in lower case.
-    client
-        The network address of whoever asks.
-    token
-        The valid token that came along, or None.
-    place
-        The repository the route names, once it is known to be visible to the token; None for other routes.
-    body
-        The JSON of the request; ``{}`` for routes without.
-    """
+    """One request."""
 
     hub: Hub
+    """Everything that lives as long as the server."""
     method: str
+    """In upper case; HEAD arrives as GET."""
     address: str
+    """The hub's own address without a final ``/``, as the client sees it."""
     path: str
+    """The raw path."""
     words: Mapping[str, str]
+    """The parts of the path that the route names, unquoted."""
     query: Mapping[str, str]
+    """Each key's last value."""
     headers: Mapping[str, str]
+    """Names in lower case."""
     client: str = ""
+    """The network address of whoever asks."""
     token: Token | None = None
+    """The valid token that came along, or None."""
     place: Place | None = None
+    """The repository the route names, once it is known to be visible to the token; None for other routes."""
     body: dict[str, Any] = field(default_factory=dict)
+    """The JSON of the request; ``{}`` for routes without."""
 
     @property
     def named(self) -> Place:

@@ -42,7 +42,13 @@ def resolve(repository: git.Repository, place: Place, revision: str) -> str:
     known = names | short | ({"HEAD": names[HEADS + MAIN]} if HEADS + MAIN in names else {})
     if revision in known:
         return known[revision]
-    return _searched(repository, place, revision, tips=set(known.values()))
+    tips = set(known.values())
+    try:  # the commit with this digest, or one that begins so
+        return choose(
+            str(place), revision, versions={}, names={}, history=lambda: _history(repository, place, tips=tips)
+        )
+    except errors.NotFound:
+        no_revision(revision)
 
 
 def existing(repository: git.Repository, given: str) -> str:
@@ -50,16 +56,6 @@ def existing(repository: git.Repository, given: str) -> str:
     if not COMMIT.fullmatch(given) or not repository.sound(given.encode(), Commit):
         no_revision(given)
     return given
-
-
-def _searched(repository: git.Repository, place: Place, revision: str, *, tips: set[str]) -> str:
-    """Return the commit with this digest, or one that begins so."""
-    try:
-        return choose(
-            str(place), revision, versions={}, names={}, history=lambda: _history(repository, place, tips=tips)
-        )
-    except errors.NotFound:
-        no_revision(revision)
 
 
 def _history(repository: git.Repository, place: Place, *, tips: set[str]) -> Iterator[Entry]:

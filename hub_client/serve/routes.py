@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -33,7 +34,7 @@ class Route:
     body: Body = "none"
     page: bool = False
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """The template as a regular expression."""
         return re.compile("/" + _PARTS.sub(_expression, re.escape(self.template)))
@@ -113,29 +114,25 @@ def _expression(match: re.Match[str]) -> str:
     return f"(?P<{name}>{'.+' if rest else _SHAPES.get(name, '[^/]+')})"
 
 
-class Table:
-    """Routes, ready to be found."""
+def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+    """Return the route of a request and the words of its path, unquoted.
 
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        self._routes = [(route, route.pattern) for route in routes]
-
-    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
-        """Return the route of a request and the words of its path, unquoted.
-
-        Raises
-        ------
-        Refused
-            If there is none.
-        """
-        allowed = []
-        for route, pattern in self._routes:
-            if match := pattern.fullmatch(path):
-                if route.method == method:
-                    return route, _words(match)
-                allowed.append(route.method)
-        if allowed:
-            raise Refused(405, f"This address takes {', '.join(allowed)}.", Allow=", ".join(allowed))
-        raise Refused(404, "This hub has no such address.", **_explained(path))
+    Raises
+    ------
+    Refused
+        If there is none.
+    """
+    allowed = []
+    for route in ROUTES:
+        if match := route.pattern.fullmatch(path):
+            if route.method == method:
+                return route, _words(match)
+            allowed.append(route.method)
+    if allowed:
+        raise Refused(405, f"This address takes {', '.join(allowed)}.", Allow=", ".join(allowed))
+    # the code of a kind of repository that this hub has not, so that the client reports it
+    code = "RepoNotFound" if re.match("/(?:api/)?(?:spaces|kernels|buckets)/", path) else None
+    raise Refused(404, "This hub has no such address.", code=code)
 
 
 def _words(match: re.Match[str]) -> dict[str, str]:
@@ -145,8 +142,3 @@ def _words(match: re.Match[str]) -> dict[str, str]:
         return {name: unquote(part, errors="strict") for name, part in words.items()} | {"kind": kind}
     except UnicodeDecodeError:
         raise Refused(400, "The path is not UTF-8.") from None
-
-
-def _explained(path: str) -> dict[str, Any]:
-    """Return the code of a kind of repository that this hub has not, so that the client reports it."""
-    return {"code": "RepoNotFound"} if re.match("/(?:api/)?(?:spaces|kernels|buckets)/", path) else {}

@@ -22,23 +22,16 @@ _IDLE = 65
 
 @dataclass(frozen=True)
 class Listening:
-    """Where a hub listens.
-
-    Attributes
-    ----------
-    host, port
-        Port 0 is any that is free.
-    certificate, key
-        Files in PEM, for https; None is http.
-    proxies
-        Addresses whose X-Forwarded headers are believed.
-    """
+    """Where a hub listens."""
 
     host: str = "127.0.0.1"
     port: int = 8400
+    """0 is any that is free."""
     certificate: Path | None = None
     key: Path | None = None
+    """Like the certificate a file in PEM, for https; None is http."""
     proxies: str = "127.0.0.1"
+    """Addresses whose X-Forwarded headers are believed."""
 
 
 def serve(settings: Settings, where: Listening, *, ready: Callable[[str], None]) -> None:

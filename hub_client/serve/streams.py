@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -18,20 +17,13 @@ from hub_client.serve.refusals import Refused
 
 PIECE = 1 << 19
 """Bytes that are held of each file that is being sent or received."""
-_READERS = 24
+READERS = 24
+"""How many threads at once read files."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-@dataclass(frozen=True)
-class Span:
-    """The bytes of a file from ``start`` to before ``end``."""
-
-    start: int
-    end: int
-
-
-def span(headers: Mapping[str, str], *, size: int, etag: str) -> Span | None:
-    """Return the part of a file that was asked for; None for all of it, also where the file is another by now.
+def span(headers: Mapping[str, str], *, size: int, etag: str) -> range | None:
+    """Return the bytes of a file that were asked for; None for all of them, also where the file is another by now.
 
     Raises
     ------
@@ -44,10 +36,10 @@ def span(headers: Mapping[str, str], *, size: int, etag: str) -> Span | None:
         return None
     first, last = match[1], match[2]
     if not first:
-        found = Span(max(0, size - int(last)), size)
+        found = range(max(0, size - int(last)), size)
     else:
-        found = Span(int(first), min(size, int(last) + 1 if last else size))
-    if found.start >= found.end:
+        found = range(int(first), min(size, int(last) + 1 if last else size))
+    if not found:
         raise Refused(416, f"The file has {size:,} bytes.", Content_Range=f"bytes */{size}")
     return found
 
@@ -67,18 +59,18 @@ class FileAnswer(Response):
         Beside those that describe what is sent.
     """
 
-    def __init__(self, source: Path | bytes, *, size: int, part: Span | None, headers: Mapping[str, str]) -> None:
+    def __init__(self, source: Path | bytes, *, size: int, part: range | None, headers: Mapping[str, str]) -> None:
         about = {"Accept-Ranges": "bytes", "Content-Length": str(size)}
         if part is not None:
-            about["Content-Length"] = str(part.end - part.start)
-            about["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{size}"
+            about["Content-Length"] = str(len(part))
+            about["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
         super().__init__(
             status_code=200 if part is None else 206,
             headers={**headers, **about},
             media_type="application/octet-stream",
         )
         self._source = source
-        self._part = part or Span(0, size)
+        self._part = part or range(0, size)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send the head, then the pieces as fast as the client takes them."""
@@ -89,20 +81,15 @@ class FileAnswer(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def readers() -> CapacityLimiter:
-    """Return what keeps the number of threads small that read files."""
-    return CapacityLimiter(_READERS)
-
-
-async def _pieces(source: Path | bytes, part: Span, *, limiter: CapacityLimiter) -> AsyncIterator[bytes]:
+async def _pieces(source: Path | bytes, part: range, *, limiter: CapacityLimiter) -> AsyncIterator[bytes]:
     if isinstance(source, bytes):
-        yield source[part.start : part.end]
+        yield source[part.start : part.stop]
         return
     descriptor = await to_thread.run_sync(os.open, source, os.O_RDONLY | os.O_CLOEXEC, limiter=limiter)
     try:
         position = part.start
-        while position < part.end:
-            wanted = min(PIECE, part.end - position)
+        while position < part.stop:
+            wanted = min(PIECE, part.stop - position)
             piece = await to_thread.run_sync(os.pread, descriptor, wanted, position, limiter=limiter)
             if not piece:
                 raise errors.IntegrityError(f"{source.name} is shorter than it was.", file=source.name)

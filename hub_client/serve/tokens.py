@@ -7,18 +7,21 @@ request costs one look-up.
 from __future__ import annotations
 
 import hashlib
+import hmac
+import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from hub_client import errors
 from hub_client.files import locks
 from hub_client.release.names import is_part
-from hub_client.serve import server_files
+from hub_client.serve import links, server_files
 
 Scope = Literal["read", "write", "admin"]
 """Each includes those before it. ``read`` pulls and opens pull requests, ``write`` creates repositories, pushes and
@@ -28,35 +31,29 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 EVERYWHERE = "*"
 _PREFIX = "azt_"
 _TIMEOUT = 30.0
+COOKIE = "archzoo_session"
+SESSION_SECONDS = 12 * 3600
+_COOKIE_VALUE = re.compile(r"([0-9a-f]{8})\.(\d{1,12})\.([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token's record, from which the token itself cannot be found.
-
-    Attributes
-    ----------
-    id
-        What it is called in lists and in the audit log.
-    user
-        Whom it was given to.
-    scope
-        See :data:`Scope`.
-    namespaces
-        Owners of the repositories it holds for; ``*`` is all of them.
-    sha256
-        Of the token.
-    created, expires
-        ISO 8601, UTC; ``expires`` may be None: never.
-    """
+    """A token's record, from which the token itself cannot be found."""
 
     id: str
+    """What it is called in lists and in the audit log."""
     user: str
+    """Whom it was given to."""
     scope: Scope
+    """See :data:`Scope`."""
     namespaces: tuple[str, ...]
+    """Owners of the repositories it holds for; ``*`` is all of them."""
     sha256: str
+    """Of the token."""
     created: str
+    """ISO 8601, UTC."""
     expires: str | None = None
+    """As ``created``; None is never."""
 
     def allows(self, scope: Scope, namespace: str) -> bool:
         """Return whether the token may do this there."""
@@ -108,7 +105,12 @@ class Tokens:
             If the user or a namespace is not a name.
         """
         for name in (user, *namespaces):
-            _check_name(name)
+            if name != EVERYWHERE and not is_part(name):
+                raise errors.InvalidInput(
+                    f"{name!r:.120} is not a user's or a namespace's name: expected 1 to 96 letters, digits, - _ . as "
+                    "in an owner's name, for example kidney-lab.",
+                    facts={"name": name},
+                )
         secret, now = _PREFIX + secrets.token_urlsafe(32), datetime.now(UTC).replace(microsecond=0)
         expires = (now + timedelta(days=days)).isoformat() if days is not None else None
         token = Token(
@@ -152,8 +154,34 @@ class Tokens:
             self._seen, self._by_hash = None, {}
             return
         if self._seen != (seen := (status.st_mtime_ns, status.st_ino)):
-            tokens = [_token(record) for record in server_files.read_json(self._path) or []]
+            records = server_files.read_json(self._path) or []
+            tokens = [Token(**record | {"namespaces": tuple(record["namespaces"])}) for record in records]
             self._by_hash, self._seen = {token.sha256: token for token in tokens}, seen
+
+
+class Sessions:
+    """Staying logged in to the pages: a signed cookie that names a token and is good for reading only.
+
+    It ends with its token, or after half a day.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._key = links.key(server_files.folder(root) / links.KEY)
+
+    def begin(self, token: str) -> str:
+        """Return the value for a token, by its id."""
+        expires = str(int(time.time()) + SESSION_SECONDS)
+        return f"{token}.{expires}.{self._signed(token, expires)}"
+
+    def token(self, value: str) -> str | None:
+        """Return the id of the token that a value names; None if it was not made here, or is over."""
+        match = _COOKIE_VALUE.fullmatch(value)
+        if match is None or not hmac.compare_digest(self._signed(match[1], match[2]), match[3]):
+            return None
+        return match[1] if int(match[2]) > time.time() else None
+
+    def _signed(self, token: str, expires: str) -> str:
+        return hmac.new(self._key, f"session {token} {expires}".encode(), hashlib.sha256).hexdigest()
 
 
 def hashed(secret: str) -> str:
@@ -165,16 +193,3 @@ def _valid(token: Token | None) -> Token | None:
     """Return a token unless its time is over."""
     over = token is not None and token.expires and datetime.fromisoformat(token.expires) <= datetime.now(UTC)
     return None if over else token
-
-
-def _token(record: dict[str, Any]) -> Token:
-    return Token(**record | {"namespaces": tuple(record["namespaces"])})
-
-
-def _check_name(name: str) -> None:
-    if name != EVERYWHERE and not is_part(name):
-        raise errors.InvalidInput(
-            f"{name!r:.120} is not a user's or a namespace's name: expected 1 to 96 letters, digits, - _ . as in an "
-            "owner's name, for example kidney-lab.",
-            facts={"name": name},
-        )

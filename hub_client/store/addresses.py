@@ -22,8 +22,8 @@ from hub_client import errors
 from hub_client.release.store import RepoType, Store
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
-from hub_client.store.folder.bundled import ADDRESS, BundledStore
 from hub_client.store.folder.folder_store import FolderStore
+from hub_client.store.folder.plain import ADDRESS, BundledStore
 from hub_client.store.network.bundles import BundlesWire
 from hub_client.store.network.remote import RemoteStore, WritableRemoteStore
 
@@ -79,8 +79,10 @@ def places(address: Address | None, *, kind: RepoType, token: str | None = None)
     hubs, ordered = _hubs()
     stores = {hub: store_at(hub, kind=kind) for hub in hubs}
     target = stores[settings.config().push_to or hubs[0]] if ordered else stores[hubs[0]]
-    bundles = _bundles(kind)
-    return Places((BundledStore(kind=kind), *stores.values(), *bundles), target, ordered or bool(bundles))
+    cache = Cache.default()
+    bundles = RemoteStore(BundlesWire(kind=kind, cache=cache), kind=kind, cache=cache)
+    came = (bundles,) if bundles.repos() else ()  # what came as bundles, if any did
+    return Places((BundledStore(kind=kind), *stores.values(), *came), target, ordered or bool(came))
 
 
 def store_at(address: Address, *, kind: RepoType, token: str | None = None) -> Store:
@@ -109,13 +111,6 @@ def _hubs() -> tuple[list[str], bool]:
     if configured:
         return list(dict.fromkeys(configured)), True
     return [named if named and "://" in named else str(default_folder().absolute())], False
-
-
-def _bundles(kind: RepoType) -> tuple[Store, ...]:
-    """Return the hub of what came as bundles, if any did."""
-    cache = Cache.default()
-    store = RemoteStore(BundlesWire(kind=kind, cache=cache), kind=kind, cache=cache)
-    return (store,) if store.repos() else ()
 
 
 def _remote(address: str, scheme: str, *, kind: RepoType, token: str | None) -> Store:

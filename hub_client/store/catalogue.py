@@ -29,8 +29,7 @@ from typing import Self, TypeVar
 
 from hub_client import errors
 from hub_client.release.names import REVISION, is_part, is_repository
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, RepoType, Source, Store, WritableStore, writable
+from hub_client.release.store import DOCUMENT, Ref, RepoType, Source, Store, WritableStore, writable
 from hub_client.store import addresses, settings
 from hub_client.store.addresses import PUBLIC, Address
 from hub_client.store.folder.plain import PlainFolder
@@ -159,7 +158,7 @@ class Catalogue:
                 f"a {_NOUN[self.kind]} is named by text or a path, not by a {type(name).__name__}.",
                 facts={"name": name},
             )
-        if isinstance(name, Path) or _looks_like_path(name):
+        if isinstance(name, Path) or name.startswith((".", "/", "~", "\\")) or name.endswith(("/", "\\", SUFFIX)):
             return self._at(Path(name).expanduser())
         if name.startswith(PUBLIC):
             return self._public().find(_on_public(name, self.kind))
@@ -297,10 +296,6 @@ def _listed(store: Store, repo: str, show: Callable[[Ref, bytes], _Shown], *, al
     except errors.NotFound:
         _log.info("%s in %s holds no release", repo, store.address)
     return []
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~", "\\")) or name.endswith(("/", "\\", SUFFIX))
 
 
 def _close(name: str, known: Iterable[str]) -> list[str]:

@@ -65,7 +65,19 @@ class HubEntry(BaseModel):
                     facts={"token_env": self.token_env},
                 )
             return found
-        return None if self.token_file is None else _token_in(Path(self.token_file).expanduser(), self.address)
+        if self.token_file is None:
+            return None
+        path = Path(self.token_file).expanduser()
+        try:
+            with path.open("rb") as file:
+                mode, found = os.fstat(file.fileno()).st_mode, file.read(_LARGEST).decode().strip()
+        except (OSError, ValueError) as error:
+            raise errors.InvalidInput(f"the token of {self.address} cannot be read from {path}: {error}.") from None
+        if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
+            raise errors.InvalidInput(
+                f"others can read the token of {self.address} in {path}. Run chmod 600 {path}, then try again."
+            )
+        return found
 
 
 class Config(BaseModel):
@@ -148,16 +160,3 @@ def shared_cache_folder() -> Path | None:
     """Return a cache that others keep and we only read: ``$ARCHZOO_SHARED_CACHE``, or the config file's."""
     named = os.environ.get(SHARED_CACHE) or config().shared_cache
     return Path(named).expanduser().absolute() if named else None
-
-
-def _token_in(path: Path, address: str) -> str:
-    try:
-        with path.open("rb") as file:
-            mode, found = os.fstat(file.fileno()).st_mode, file.read(_LARGEST).decode().strip()
-    except (OSError, ValueError) as error:
-        raise errors.InvalidInput(f"the token of {address} cannot be read from {path}: {error}.") from None
-    if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
-        raise errors.InvalidInput(
-            f"others can read the token of {address} in {path}. Run chmod 600 {path}, then try again."
-        )
-    return found

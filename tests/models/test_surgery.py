@@ -19,7 +19,7 @@ from hub_client.models.model import Model
 from hub_client.models.surgery import add_label, surgery
 from hub_client.models.train import train
 from hub_client.nn.prototypes import PrototypeTable
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 from tests.simulated import QUERY, REFERENCE, cells_for, manifest
 
 SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64, kl_anneal_epochs=0)

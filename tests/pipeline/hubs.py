@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_client.hub.client import Hub
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 from hub_client.store.folder.folder_store import FolderStore
 from hub_client.store.network import static
 from tests import hubs, served

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from hub_client import errors
 from hub_client.release import folder as release_folder
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 from hub_client.store.cache import prune
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.network.huggingface import HuggingFaceWire

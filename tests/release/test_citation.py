@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from hub_client.release import citation
-from hub_client.release.ref import Ref
+from hub_client.release.store import Ref
 from tests import examples
 
 REF = Ref("my-lab/example", "c" * 40, "1.1.0", "d" * 64)

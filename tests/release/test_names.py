@@ -19,8 +19,7 @@ from hub_client.release import names
 from hub_client.serve.repository_names import Place
 from hub_client.serve.repository_root import Repositories
 from hub_client.store import catalogue
-from hub_client.store.folder import layout
-from hub_client.store.folder.folder_store import FolderStore
+from hub_client.store.folder.folder_store import FolderStore, namesakes
 from tests import releases
 
 SLUG = r"[a-z0-9]+(?:[-_.][a-z0-9]+)*"
@@ -86,7 +85,7 @@ def test_names_that_differ_in_case_only_are_one_name(release: Path, tmp_path: Pa
     for repo in ("lab/Kidney_v2", "Lab/kidney_v2", "LAB/KIDNEY_V2"):
         with pytest.raises(errors.InvalidInput, match=f"{repo} and Lab/Kidney_v2.*differ in case only"):
             folder.commit(repo, release, message="", parent=None)
-        assert layout.namesakes(tmp_path / "models", repo) == {"Lab/Kidney_v2"}
+        assert namesakes(tmp_path / "models", repo) == {"Lab/Kidney_v2"}
     assert folder.repos() == ["Lab/Kidney_v2"]
 
 

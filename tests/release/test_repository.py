@@ -11,7 +11,7 @@ import pytest
 from hub_client import errors
 from hub_client.release.repository import Repository, version_and_digest
 from hub_client.release.store import Logged, writable
-from hub_client.store.folder.bundled import BundledStore
+from hub_client.store.folder.plain import BundledStore
 
 OLD, NEW, PAGE = "a" * 40, "b" * 40, "c" * 40
 DOCUMENTS = {OLD: b'{"version": "1.0.0"}', NEW: b'{"version": "1.1.0"}'}

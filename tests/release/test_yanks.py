@@ -11,7 +11,7 @@ from hub_client import errors
 from hub_client.hub.client import Hub
 from hub_client.release import yanks
 from hub_client.release.store import writable
-from hub_client.store.folder.bundled import BundledStore
+from hub_client.store.folder.plain import BundledStore
 from tests.releases import contents, release
 
 REPO = "lab/tiny-scpoli"

@@ -10,8 +10,8 @@ import pytest
 from hub_client import errors
 from hub_client.store import catalogue
 from hub_client.store.catalogue import Catalogue, Name
-from hub_client.store.folder.bundled import BundledStore
 from hub_client.store.folder.folder_store import FolderStore
+from hub_client.store.folder.plain import BundledStore
 from tests.releases import release
 
 

@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse, Response
 from hub_client.serve import front_matter, json_views, repository_names
 from hub_client.serve.refusals import Refused, no_repository
 from hub_client.serve.repository_names import Place
-from hub_client.serve.repository_root import Record
 from hub_client.serve.request import PAGE, Call, limit, page
 
 
@@ -43,34 +42,25 @@ def validate_yaml(call: Call) -> Response:
 
 def list_repositories(call: Call) -> Response:
     """List the repositories that the token may see."""
-    found = [(place, record) for place, record in call.visible(call.kind) if _asked_for(call.query, place)]
-    return page(call, [_listed(call, place, record) for place, record in found], size=limit(call.query, default=PAGE))
-
-
-def _asked_for(query: Mapping[str, str], place: Place) -> bool:
-    words = query.get("search", "").lower().split()
-    return query.get("author", place.owner) == place.owner and all(word in str(place).lower() for word in words)
-
-
-def _listed(call: Call, place: Place, record: Record) -> dict[str, Any]:
-    with call.hub.repositories.reading(place) as repository:
-        return json_views.repository(call.hub, place, record, commit=repository.head())
+    words, found = call.query.get("search", "").lower().split(), []
+    for place, record in call.visible(call.kind):
+        if call.query.get("author", place.owner) == place.owner and all(word in str(place).lower() for word in words):
+            with call.hub.repositories.reading(place) as repository:
+                found.append(json_views.repository(call.hub, place, record, commit=repository.head()))
+    return page(call, found, size=limit(call.query, default=PAGE))
 
 
 def create(call: Call) -> Response:
     """Make a repository."""
-    place = _new_place(call, call.body.get("organization"), call.text("name"))
+    kind = call.body.get("type")
+    if kind not in repository_names.TYPES:
+        raise Refused(404, "This hub holds models and data sets.", code="RepoNotFound")
+    owner = call.body.get("organization") or call.user
+    place = Place.new(repository_names.TYPES[kind], f"{owner}/{call.text('name')}")
     _check_scope(call, place)
     url = f"{call.address}/{place.web}"
     call.hub.repositories.create(place, private=_visibility(call.body), creator=call.user, url=url)
     return JSONResponse({"url": url, "name": str(place), "id": str(place)})
-
-
-def _new_place(call: Call, owner: object, name: str) -> Place:
-    kind = call.body.get("type")
-    if kind not in repository_names.TYPES:
-        raise Refused(404, "This hub holds models and data sets.", code="RepoNotFound")
-    return Place.new(repository_names.TYPES[kind], f"{owner or call.user}/{name}")
 
 
 def _check_scope(call: Call, place: Place) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from hub_client.serve import commit_tree, discussion_files, merging
+from hub_client.serve import commit_tree, discussion_files
 from hub_client.serve.refusals import Refused, no_revision
 from hub_client.serve.request import Call, flag, number
 from hub_client.serve.revisions import PULLS
@@ -47,17 +47,14 @@ def _outline(call: Call, discussion: Mapping[str, Any]) -> dict[str, Any]:
 def get_discussion(call: Call) -> Response:
     """Return one discussion with all that happened in it."""
     with call.hub.repositories.reading(call.repo) as repository:
-        return JSONResponse(_detailed(call, repository, discussion_files.named(repository, call.words["number"])))
-
-
-def _detailed(call: Call, repository: git.Repository, discussion: discussion_files.Discussion) -> dict[str, Any]:
-    shown = _outline(call, discussion) | {"events": discussion["events"], "filesWithConflicts": None, "diff": None}
-    if discussion["isPullRequest"]:
-        merged = discussion.get("mergeCommitId")
-        shown["changes"] = {"base": discussion["base"]} | ({"mergeCommitId": merged} if merged else {})
-        shown["filesWithConflicts"] = discussion_files.conflicts(repository, discussion)
-        shown["diff"] = discussion_files.diff(repository, discussion) if flag(call.query.get("diff")) else None
-    return shown
+        found = discussion_files.named(repository, call.words["number"])
+        shown = _outline(call, found) | {"events": found["events"], "filesWithConflicts": None, "diff": None}
+        if found["isPullRequest"]:
+            merged = found.get("mergeCommitId")
+            shown["changes"] = {"base": found["base"]} | ({"mergeCommitId": merged} if merged else {})
+            shown["filesWithConflicts"] = discussion_files.conflicts(repository, found)
+            shown["diff"] = discussion_files.diff(repository, found) if flag(call.query.get("diff")) else None
+        return JSONResponse(shown)
 
 
 def create_discussion(call: Call) -> Response:
@@ -134,7 +131,7 @@ def merge(call: Call) -> Response:
 def _merged(call: Call, repository: git.Repository, discussion: discussion_files.Discussion, head: str) -> str:
     """Return the merge's commit, to which the branch has been moved."""
     ours = repository.ref(discussion["base"]) or no_revision(discussion["base"])
-    result = merging.merge(repository, ours, head)
+    result = commit_tree.merge(repository, ours, head)
     if result.conflicts:
         raise Refused(409, f"Both sides changed {', '.join(result.conflicts[:5])}: resolve that in the pull request.")
     message = f"{discussion['title']} (#{discussion['num']})"

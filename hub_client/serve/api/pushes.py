@@ -92,18 +92,13 @@ def commit(call: Call, file: IO[bytes]) -> Response:
         base = _writable(call, repository, proposal=proposal)
         if proposal:
             base = revisions.existing(repository, header.parent) if header.parent else base
-        else:
-            _check_parent(header.parent, base)
+        elif header.parent is not None and header.parent != base:
+            raise Refused(412, "A commit has happened since. Please refresh and try again.", X_Head=base or "none")
         content = commits.apply(repository, base, lines)
         made = _recorded(repository, content, header, base=base, user=call.user)
         opened = _land(call, repository, made, header, base=base, proposal=proposal)
     answer = {"success": True, "commitOid": made, "commitUrl": f"{call.page}/commit/{made}", "hookOutput": ""}
     return JSONResponse(answer | ({"pullRequestUrl": f"{call.page}/discussions/{opened}"} if opened else {}))
-
-
-def _check_parent(parent: str | None, base: str | None) -> None:
-    if parent is not None and parent != base:
-        raise Refused(412, "A commit has happened since. Please refresh and try again.", X_Head=base or "none")
 
 
 def _recorded(

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from hub_client.release.listing import DatasetListing, Listing
 from hub_client.release.store import RepoType
-from hub_client.serve import commit_tree, json_views, sessions
+from hub_client.serve import commit_tree, json_views, tokens
 from hub_client.serve.pages import html, tagged_releases
 from hub_client.serve.refusals import Refused
 from hub_client.serve.repository_names import Place
@@ -39,7 +39,7 @@ def log_in(call: Call, body: bytes) -> Response:
     token = call.hub.tokens.find(secret) if secret else None
     if token is None:
         return html.page(call, "login.html", status=401, problem="This hub knows no such token, or no longer.")
-    return _session(call, call.hub.sessions.begin(token.id), seconds=sessions.SECONDS)
+    return _session(call, call.hub.sessions.begin(token.id), seconds=tokens.SESSION_SECONDS)
 
 
 def log_out(call: Call) -> Response:
@@ -50,7 +50,7 @@ def log_out(call: Call) -> Response:
 def _session(call: Call, value: str, *, seconds: int) -> Response:
     response = RedirectResponse("/", status_code=303)
     secure = call.address.startswith("https://")
-    response.set_cookie(sessions.COOKIE, value, max_age=seconds, httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(tokens.COOKIE, value, max_age=seconds, httponly=True, samesite="strict", secure=secure)
     return response
 
 

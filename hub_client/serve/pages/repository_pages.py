@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -140,7 +139,7 @@ def one_commit(call: Call) -> Response:
         now = commit_tree.files(repository, commit)
         before = commit_tree.files(repository, node.parent) if node.parent else {}
     changed = [
-        (path, _how(before, now, path))
+        (path, "added" if path not in before else "changed" if path in now else "removed")
         for path in sorted(now.keys() | before.keys())
         if now.get(path) != before.get(path)
     ]
@@ -148,12 +147,6 @@ def one_commit(call: Call) -> Response:
     return html.inside(
         call, "commit.html", here="/commits", node=_shown_node(node), changes=changed[:_MOST_FILES], more=more
     )
-
-
-def _how(before: Mapping[str, str], now: Mapping[str, str], path: str) -> str:
-    if path not in before:
-        return "added"
-    return "changed" if path in now else "removed"
 
 
 def discussions(call: Call) -> Response:
@@ -175,15 +168,11 @@ def discussion(call: Call) -> Response:
         here="/discussions",
         discussion=found,
         conflicts=conflicts,
-        diff=_lines(diff) if diff else [],
+        diff=[{"text": line, "kind": _line_kind(line)} for line in (diff or "").splitlines()[:_MOST_LINES]],
     )
 
 
-def _lines(diff: str) -> list[dict[str, str]]:
-    """Return the lines of a diff, each with what it is."""
-    return [{"text": line, "kind": _line_kind(line)} for line in diff.splitlines()[:_MOST_LINES]]
-
-
 def _line_kind(line: str) -> str:
+    """Return what a line of a diff is."""
     rows = {"head": ("+++", "---", "@@", "diff ", "index ", "new file", "deleted file"), "new": ("+",), "gone": ("-",)}
     return next((kind for kind, beginnings in rows.items() if line.startswith(beginnings)), "same")

@@ -9,8 +9,7 @@ from hub_client import errors
 from hub_client.release import yanks
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.release.names import semver
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT
+from hub_client.release.store import DOCUMENT, Ref
 from hub_client.serve import commit_tree, revisions
 from hub_client.serve.repository_names import Place
 from hub_client.store.folder import git

@@ -93,7 +93,8 @@ class Cache:
             if _placed(path, target, link=link) == wanted.sha256:
                 return True
             target.unlink()
-            self._drop(path)
+            if path.is_relative_to(self.root):
+                path.unlink(missing_ok=True)
         return False
 
     # Writing
@@ -183,10 +184,6 @@ class Cache:
         folder = self.root.joinpath(*parts)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def _drop(self, path: Path) -> None:
-        if path.is_relative_to(self.root):
-            path.unlink(missing_ok=True)
 
     def _writing(self) -> AbstractContextManager[None]:
         return atomic.writing(f"the cache {self.root}", otherwise=f"name another folder in {settings.CACHE}")

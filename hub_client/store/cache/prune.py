@@ -26,21 +26,7 @@ YOUNG = 3600.0
 
 @dataclass(frozen=True)
 class Kept:
-    """A release in the cache.
-
-    Attributes
-    ----------
-    hub, kind, repo, version, commit, digest
-        Which one.
-    files
-        What it is made of, its document among them.
-    size
-        Bytes of those that are here.
-    complete
-        Whether all are.
-    used
-        When it was last read, seconds since 1970.
-    """
+    """A release in the cache: which one, and what of it is here."""
 
     hub: str
     kind: RepoType
@@ -49,9 +35,13 @@ class Kept:
     commit: str
     digest: str
     files: tuple[Wanted, ...]
+    """What it is made of, its document among them."""
     size: int
+    """Bytes of those that are here."""
     complete: bool
+    """Whether all are."""
     used: float
+    """When it was last read, seconds since 1970."""
 
 
 @dataclass(frozen=True)

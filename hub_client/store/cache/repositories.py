@@ -11,7 +11,8 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -29,21 +30,7 @@ _PATIENCE = 60.0
 
 
 class RepositoryRecord(BaseModel):
-    """What is known of a repository.
-
-    Attributes
-    ----------
-    hub, kind, repo
-        Which one.
-    branches, tags, proposals
-        Names, as last seen, to commits; proposals are pull requests, ``refs/pr/1``.
-    yanked
-        Versions that were yanked, as last seen, and why.
-    log
-        The commits of the main branch, the newest first, as last seen.
-    digests
-        Commit to the sha256 of the document in it, for each commit that was looked at.
-    """
+    """What is known of a repository, and which one it is."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,11 +39,16 @@ class RepositoryRecord(BaseModel):
     kind: RepoType
     repo: str
     branches: Mapping[str, Commit] = {}
+    """Names, as last seen, to commits."""
     tags: Mapping[str, Commit] = {}
     proposals: Mapping[str, Commit] = {}
+    """As branches and tags; these are pull requests, ``refs/pr/1``."""
     yanked: Mapping[str, str] = {}
+    """Versions that were yanked, as last seen, and why."""
     log: tuple[Logged, ...] = ()
+    """The commits of the main branch, the newest first, as last seen."""
     digests: Mapping[str, Sha256] = {}
+    """Commit to the sha256 of the document in it, for each commit that was looked at."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +58,12 @@ class RepositoryCache:
     cache: Cache
     hub: str
     kind: RepoType
-    place: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "place", f"{_slug(self.hub)}/{self.kind}")
+    @cached_property
+    def place(self) -> str:
+        """The folder's name: readable, and no other hub's."""
+        host = re.sub(r"[^a-z0-9.-]", "-", (urlsplit(self.hub).hostname or self.hub).lower()).strip(".-")[:40]
+        return f"{host or 'hub'}-{hashlib.sha256(os.fsencode(self.hub)).hexdigest()[:12]}/{self.kind}"
 
     def known(self, repo: str) -> RepositoryRecord | None:
         """Return what is known of a repository; what the shared cache knows and ours does not is added."""
@@ -158,9 +152,3 @@ def _write(cache: Cache, path: Path, record: RepositoryRecord) -> None:
 def _alone(path: Path) -> AbstractContextManager[None]:
     waited = f"another process has held {path} for {_PATIENCE:g} seconds; end it, then try again."
     return locks.held(path.with_suffix(".lock"), timeout=_PATIENCE, otherwise=waited)
-
-
-def _slug(address: str) -> str:
-    """Return a folder's name for a hub: readable, and no other hub's."""
-    host = re.sub(r"[^a-z0-9.-]", "-", (urlsplit(address).hostname or address).lower()).strip(".-")[:40]
-    return f"{host or 'hub'}-{hashlib.sha256(os.fsencode(address)).hexdigest()[:12]}"

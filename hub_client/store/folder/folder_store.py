@@ -25,10 +25,11 @@ from hub_client import errors
 from hub_client.files import atomic, locks
 from hub_client.release import yanks
 from hub_client.release.names import check_new, is_repository
-from hub_client.release.ref import Ref
 from hub_client.release.repository import Repository, version_and_digest
-from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
-from hub_client.store.folder import git, layout
+from hub_client.release.store import DOCUMENT, Entry, Logged, Ref, RepoType
+from hub_client.store.folder import git
+
+_SUFFIX = ".git"
 
 
 class FolderStore:
@@ -42,7 +43,7 @@ class FolderStore:
 
     def repos(self) -> list[str]:
         """Return the full names of all repositories with at least one release, sorted, also damaged ones."""
-        return [repo for repo in layout.repositories(self._root) if self._begun(self._path(repo))]
+        return [repo for repo in repositories(self._root) if self._begun(self._path(repo))]
 
     def holds(self, repo: str) -> bool:
         """Return whether there is a repository of this name with a release."""
@@ -142,11 +143,11 @@ class FolderStore:
             raise errors.TransportError(f"the branch {yanks.BRANCH} of {self.address} has moved on: try again.")
 
     def _path(self, repo: str) -> Path:
-        return layout.path(self._root, repo)
+        return repository_path(self._root, repo)
 
     def _check_new(self, repo: str) -> None:
         check_new(repo)
-        if others := sorted(layout.namesakes(self._root, repo)):
+        if others := sorted(namesakes(self._root, repo)):
             raise errors.InvalidInput(
                 f"{repo} and {others[0]}, which is in the hub {self.address}, differ in case only: many computers take "
                 f"them for one. Push to {others[0]}, or choose another name.",
@@ -189,3 +190,30 @@ class FolderStore:
             line=lambda tip: (Logged(node.id, node.message, node.date) for node in repository.line(tip)),
             yanked=lambda: yanks.reasons(self._yanks(repository)),
         )
+
+
+# Where the repositories of one kind lie under a root, for folder hubs and served hubs alike. A root does not take two
+# names that differ in case only: on many file systems they are one folder.
+
+
+def repository_path(root: Path, repo: str) -> Path:
+    """Return the folder of a repository, there or not."""
+    return root / f"{repo}{_SUFFIX}"
+
+
+def repositories(root: Path) -> list[str]:
+    """Return the full names of what lies there as a repository does, sorted."""
+    found = (f"{path.parent.name}/{path.name.removesuffix(_SUFFIX)}" for path in root.glob(f"*/*{_SUFFIX}"))
+    return sorted(filter(is_repository, found))
+
+
+def namesakes(root: Path, repo: str) -> set[str]:
+    """Return the repositories that lie where one of this name would, on a file system that does not regard case."""
+    owner, name = f"{repo}{_SUFFIX}".casefold().split("/")
+    owners = [folder for folder in _entries(root) if folder.name.casefold() == owner]
+    entries = [entry for folder in owners for entry in _entries(folder) if entry.name.casefold() == name]
+    return {f"{entry.parent.name}/{entry.name.removesuffix(_SUFFIX)}" for entry in entries}
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []

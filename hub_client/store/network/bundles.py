@@ -17,8 +17,9 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, BinaryIO, Literal
@@ -33,8 +34,7 @@ from hub_client.manifest.scalars import Commit, Sha256
 from hub_client.release import files as release_files
 from hub_client.release.files import Wanted
 from hub_client.release.names import is_file, is_repository
-from hub_client.release.ref import Ref
-from hub_client.release.store import DOCUMENT, Logged, RepoType, Source, stated_version
+from hub_client.release.store import DOCUMENT, Logged, Ref, RepoType, Source, stated_version
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.cache.repositories import RepositoryCache
 from hub_client.store.network.remote import Heads
@@ -92,20 +92,15 @@ def write(source: Source, ref: Ref, target: Path, *, kind: RepoType) -> Path:
             _add(tar, RECORD, io.BytesIO((json.dumps(record.model_dump(), indent=1) + "\n").encode()))
             _add(tar, DOCUMENT[kind], io.BytesIO(document))
             for file in release_files.files_of(document, source=str(ref)):
-                _check_there(folder / file.name, ref)
+                if not (folder / file.name).exists():  # a whole release that hubs keep as a delta has no delta
+                    raise errors.InvalidInput(
+                        f"{ref} is kept as a delta, and the folder {folder} holds the whole of it. Bundle it by its "
+                        "name in a hub, and its parent too.",
+                        facts={"name": str(folder)},
+                    )
                 with (folder / file.name).open("rb") as content:
                     _add(tar, file.name, content)
     return target
-
-
-def _check_there(path: Path, ref: Ref) -> None:
-    """Raise InvalidInput for a folder with the whole of a release that hubs keep as a delta: it has no delta."""
-    if not path.exists():
-        raise errors.InvalidInput(
-            f"{ref} is kept as a delta, and the folder {path.parent} holds the whole of it. Bundle it by its name in a "
-            "hub, and its parent too.",
-            facts={"name": str(path.parent)},
-        )
 
 
 def _add(tar: tarfile.TarFile, name: str, content: BinaryIO) -> None:
@@ -183,7 +178,7 @@ class BundleFile:
             raise self._broken("names no repository")
         with self._members() as (file, members):
             for wanted in self._wanted(file, members):
-                cache.fill(wanted, lambda start, member=members[wanted.name]: _streamed(file, member, start))  # type: ignore[misc]
+                cache.fill(wanted, partial(_streamed, file, members[wanted.name]))
             cache.put(self._document(file, members))
         known = RepositoryCache(cache, ADDRESS, self.kind)
         before = known.known(repo)
@@ -305,6 +300,5 @@ def _pieces(file: BinaryIO, member: Member, start: int = 0) -> Iterator[bytes]:
         yield piece
 
 
-@contextmanager
-def _streamed(file: BinaryIO, member: Member, start: int) -> Iterator[Stream]:
-    yield Stream(start, {}, _pieces(file, member, start))
+def _streamed(file: BinaryIO, member: Member, start: int) -> AbstractContextManager[Stream]:
+    return nullcontext(Stream(start, {}, _pieces(file, member, start)))

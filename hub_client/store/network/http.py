@@ -156,21 +156,16 @@ class Client:
         self, address: str, *, limit: int, params: Mapping[str, str] | None = None, elsewhere: bool = False
     ) -> Answer:
         own: dict[str, str] = {}
-        response = self._requested(address, params=params, elsewhere=elsewhere, own=own)
-        with response:
-            body = self._body(response, limit=limit)
-        return Answer(response.status_code, own, body)
-
-    def _body(self, response: requests.Response, *, limit: int) -> bytes:
-        _refuse_encoding(response, name=shown(response.url))
-        body, until = bytearray(), time.monotonic() + LONGEST_ANSWER
-        for piece in _raw(response):
-            body += piece
-            if len(body) > limit:
-                raise self._odd(f"answers {shown(response.url)} with more than the {limit:,} bytes that are read")
-            if time.monotonic() > until:
-                raise self._odd(f"takes more than {LONGEST_ANSWER:.0f} seconds to answer {shown(response.url)}")
-        return bytes(body)
+        with self._requested(address, params=params, elsewhere=elsewhere, own=own) as response:
+            _refuse_encoding(response, name=shown(response.url))
+            body, until = bytearray(), time.monotonic() + LONGEST_ANSWER
+            for piece in _raw(response):
+                body += piece
+                if len(body) > limit:
+                    raise self._odd(f"answers {shown(response.url)} with more than the {limit:,} bytes that are read")
+                if time.monotonic() > until:
+                    raise self._odd(f"takes more than {LONGEST_ANSWER:.0f} seconds to answer {shown(response.url)}")
+        return Answer(response.status_code, own, bytes(body))
 
     def _opened(self, address: str, *, start: int, size: int) -> tuple[requests.Response, Mapping[str, str]]:
         """Return the response with the file, and the headers of the endpoint's own answer."""
@@ -236,7 +231,9 @@ class Client:
         )
         if response.status_code in _BUSY:
             response.close()
-            raise _Busy(response.status_code, _retry_after(response.headers.get("Retry-After", "")))
+            asked = response.headers.get("Retry-After", "")
+            pause = min(float(asked), _LONGEST_PAUSE) if asked.isascii() and asked.isdigit() else 0.0
+            raise _Busy(response.status_code, pause)
         return response
 
     def _opened_session(self) -> requests.Session:
@@ -347,10 +344,6 @@ def parsed(answer: Answer, *, limit: int, source: str) -> Any:
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
-
-
-def _retry_after(value: str) -> float:
-    return min(float(value), _LONGEST_PAUSE) if value.isascii() and value.isdigit() else 0.0
 
 
 def _next_page(answer: Answer) -> str | None:

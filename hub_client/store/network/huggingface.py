@@ -31,10 +31,10 @@ from hub_client.release.files import Wanted
 from hub_client.release.names import COMMIT, SHA256
 from hub_client.release.store import DOCUMENT, Logged, RepoType
 from hub_client.store import settings
-from hub_client.store.network import http, progress
+from hub_client.store.network import http
 from hub_client.store.network.http import Answer, Client
 from hub_client.store.network.remote import Change, Heads, MovedOn, Published
-from hub_client.store.network.stream import Stream
+from hub_client.store.network.stream import Advance, Stream, progress
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -180,7 +180,7 @@ class HuggingFaceWire:
     def publish(self, repo: str, change: Change) -> Published:
         """Make one commit with ``create_commit``; it follows the change's parent or is refused."""
         size = sum(path.stat().st_size for path in change.folder.iterdir())
-        bar = progress.shown(size, what=f"{repo} to {self.address}")
+        bar = progress(size, what=f"{repo} to {self.address}")
         with self._library() as api, ExitStack() as opened, bar as advance:
             made = api.create_commit(
                 repo,
@@ -222,7 +222,7 @@ class HuggingFaceWire:
                 parent_commit=before,
             )
 
-    def _operations(self, change: Change, opened: ExitStack, advance: progress.Advance) -> list[Any]:
+    def _operations(self, change: Change, opened: ExitStack, advance: Advance) -> list[Any]:
         """Return what the commit does: open files take the path of plain uploads, which every hub knows."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -233,7 +233,7 @@ class HuggingFaceWire:
         gone = [CommitOperationDelete(path_in_repo=name) for name in change.gone if name not in contents]
         return [*(CommitOperationAdd(path_in_repo=name, path_or_fileobj=contents[name]) for name in contents), *gone]
 
-    def _content(self, path: Path, opened: ExitStack, advance: progress.Advance) -> Any:
+    def _content(self, path: Path, opened: ExitStack, advance: Advance) -> Any:
         return path if self.address == PUBLIC else opened.enter_context(_Watched(path, advance(path.name)))
 
     # The library, and the one border where its errors become ours

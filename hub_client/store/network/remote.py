@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,14 +23,12 @@ from hub_client.release import files as release_files
 from hub_client.release import yanks
 from hub_client.release.files import Wanted
 from hub_client.release.names import COMMIT, DIGEST, is_repository, is_version
-from hub_client.release.ref import Ref
 from hub_client.release.repository import Repository, version_and_digest
-from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType
+from hub_client.release.store import DOCUMENT, Entry, Logged, Ref, RepoType
 from hub_client.store import settings
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.cache.repositories import RepositoryCache, RepositoryRecord
-from hub_client.store.network import progress
-from hub_client.store.network.stream import Stream
+from hub_client.store.network.stream import Stream, progress
 
 _log = logging.getLogger(__name__)
 
@@ -49,27 +48,18 @@ class Heads:
 
 @dataclass(frozen=True)
 class Change:
-    """A commit to be made.
-
-    Attributes
-    ----------
-    folder
-        The release's files.
-    gone
-        Files of the parent that the release no longer has.
-    message
-        One line about it.
-    parent
-        The commit it has to follow; None where the repository has none.
-    proposal
-        Whether to open a pull request and leave the main branch as it is.
-    """
+    """A commit to be made."""
 
     folder: Path
+    """The release's files."""
     gone: tuple[str, ...]
+    """Files of the parent that the release no longer has."""
     message: str
+    """One line about it."""
     parent: str | None
+    """The commit it has to follow; None where the repository has none."""
     proposal: bool = False
+    """Whether to open a pull request and leave the main branch as it is."""
 
 
 @dataclass(frozen=True)
@@ -103,23 +93,18 @@ class Wire(Protocol):
 
     def repos(self) -> list[str]:
         """Return the full names of repositories that may hold releases."""
-        ...
 
     def heads(self, repo: str) -> Heads | None:
         """Return a repository's names; None where it does not exist, or we may not know of it."""
-        ...
 
     def log(self, repo: str) -> list[Logged]:
         """Return the commits of the main branch, the newest first."""
-        ...
 
     def document(self, repo: str, commit: str) -> bytes | None:
         """Return a commit's document; None where it has none."""
-        ...
 
     def stream(self, repo: str, commit: str, file: Wanted, start: int) -> AbstractContextManager[Stream]:
         """Give a file of a commit from a byte on."""
-        ...
 
 
 class WritableWire(Wire, Protocol):
@@ -127,19 +112,15 @@ class WritableWire(Wire, Protocol):
 
     def create(self, repo: str, *, private: bool | None) -> None:
         """Make a repository; nothing happens where it exists, unless it is not as private as was asked for."""
-        ...
 
     def publish(self, repo: str, change: Change) -> Published:
         """Make one commit; MovedOn if its parent is no longer the newest."""
-        ...
 
     def tag(self, repo: str, version: str, commit: str) -> None:
         """Give a commit its version's tag."""
-        ...
 
     def yank(self, repo: str, yank: yanks.Yank) -> None:
         """Add to what was yanked, in place of an earlier yank of that version; MovedOn if somebody was faster."""
-        ...
 
 
 class RemoteStore:
@@ -303,12 +284,10 @@ class RemoteStore:
         missing = [file for file in files if self._cache.find(file) is None]
         if missing and settings.offline():
             raise _not_cached(errors.names(file.name for file in missing), str(ref), self._cache)
-        with progress.shown(sum(file.size for file in missing), what=f"{ref.repo} from {self.address}") as advance:
+        with progress(sum(file.size for file in missing), what=f"{ref.repo} from {self.address}") as advance:
             for file in missing:
-                self._cache.fill(file, self._source(ref, file), report=advance(file.name))
-
-    def _source(self, ref: Ref, file: Wanted) -> Callable[[int], AbstractContextManager[Stream]]:
-        return lambda start: self._wire.stream(ref.repo, ref.commit, file, start)
+                source = partial(self._wire.stream, ref.repo, ref.commit, file)
+                self._cache.fill(file, source, report=advance(file.name))
 
     def _placed(self, ref: Ref, folder: Path, *, link: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ changed, but for the lists, and these come last: whoever reads meanwhile gets th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,9 @@ def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -
         if missing := wanted.difference(*found.values()):
             name = sorted(missing)[0]
             raise errors.NotFound(f"no hub that is exported has {errors.names(sorted(missing))}.", name=name)
-        kept = {kind: tuple(sorted({*names, *_before(folder, kind)})) for kind, names in found.items()}
+        for kind, names in found.items():  # and what earlier exports wrote
+            names += [known.repo for path in (folder / kind).glob("*/*.json") if (known := read(path))]
+        kept = {kind: tuple(sorted(set(names))) for kind, names in found.items()}
         _replace(folder / INDEX, Index.model_validate(kept).model_dump_json(indent=1).encode())
     return Exported(sum(map(len, kept.values())), releases, written)
 
@@ -184,7 +186,8 @@ def _export_release(store: Store, record: RepositoryRecord, commit: str, folder:
         document = (release / DOCUMENT[store.kind]).read_bytes()
         wanted = files_of(document, source=str(ref))
         written = sum(_export_file(folder, file, release / file.name) for file in wanted)
-    return written + _export_bytes(folder, digest, document)
+    _replace(folder / _blob(digest), document)
+    return written + len(document)
 
 
 def _export_file(folder: Path, file: Wanted, source: Path) -> int:
@@ -206,20 +209,10 @@ def _export_file(folder: Path, file: Wanted, source: Path) -> int:
     return file.size
 
 
-def _export_bytes(folder: Path, digest: str, content: bytes) -> int:
-    _replace(folder / _blob(digest), content)
-    return len(content)
-
-
 def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_bytes() != content:
         atomic.write(path, content)
-
-
-def _before(folder: Path, kind: RepoType) -> Iterator[str]:
-    """Return the repositories that earlier exports wrote."""
-    return (record.repo for path in (folder / kind).glob("*/*.json") if (record := read(path)))
 
 
 def _blob(sha256: str) -> str:

@@ -16,11 +16,10 @@ import pytest
 
 from hub_client import errors
 from hub_client.release import folder as release_folder
-from hub_client.release.ref import Ref
-from hub_client.release.store import writable
+from hub_client.release.store import Ref, writable
 from hub_client.store.folder import lfs
-from hub_client.store.folder.bundled import BundledStore
 from hub_client.store.folder.folder_store import FolderStore
+from hub_client.store.folder.plain import BundledStore
 from tests.releases import contents, release, wide
 
 REPO = "lab/tiny-scpoli"

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from hub_client.store.network import progress
+from hub_client.store.network import stream
 
 
 def test_nothing_is_shown_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    with progress.shown(progress.LONG * 2, what="lab/[kidney]") as advance:
-        advance("weights")(progress.LONG)
-    with progress.shown(10, what="short") as advance:
+    with stream.progress(stream.LONG * 2, what="lab/[kidney]") as advance:
+        advance("weights")(stream.LONG)
+    with stream.progress(10, what="short") as advance:
         advance("card")(10)
     assert capfd.readouterr() == ("", "")
 
@@ -25,8 +25,8 @@ def test_a_long_transfer_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch)
     parent, child = pty.openpty()
     with os.fdopen(child, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        with progress.shown(progress.LONG, what="lab/[kidney]") as advance:
-            advance("weights")(progress.LONG // 2)
+        with stream.progress(stream.LONG, what="lab/[kidney]") as advance:
+            advance("weights")(stream.LONG // 2)
         terminal.flush()
         shown = os.read(parent, 1 << 16).decode()
     os.close(parent)
