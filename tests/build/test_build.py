@@ -276,14 +276,15 @@ def test_labels_no_cell_has_are_named(tmp_path: Path) -> None:
     ("changes", "expected"),
     [
         ({"trust": {"transfer": "average"}, "atlas": False}, "transfer = 'average' needs the atlas: set atlas = true"),
-        ({"trust": {"transfer": "network"}}, "needs a classifier of its own, as scanvi has one; scpoli has none"),
+        ({"trust": {"transfer": "network"}}, "needs a classifier, which scanvi has and scpoli has not"),
         (
-            {"architecture": {"kind": "trvae", "hidden": [16], "latent": 4}},
+            {"architecture": {"kind": "trvae", "hidden": [16], "latent": 4}, "plan": PLAN},
             "needs prototypes, which trvae has not: set atlas = true",
         ),
         (
             {
                 "architecture": {"kind": "trvae", "hidden": [16], "latent": 4},
+                "plan": PLAN,
                 "trust": {"transfer": "gaussians"},
                 "atlas": True,
             },

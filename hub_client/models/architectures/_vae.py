@@ -26,8 +26,7 @@ from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.configs import ExpiMapConfig, ScPoliConfig, TrVAEConfig
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
-from hub_client.models.architectures import _new_rows
-from hub_client.models.architectures._network import Array, Decoded, Network
+from hub_client.models.architectures._network import Array, Decoded, Network, by_combination
 from hub_client.nn import losses
 from hub_client.nn.layers import Axis, Dense, Embedded, GrowingTable, HiddenLayers, OneHot
 from hub_client.nn.training import Split
@@ -206,7 +205,7 @@ class ConditionalVae(Network):
 
     def best_sources(self, new: Vocabulary, cells: Cells, *, seed: int) -> dict[str, dict[int, int]]:
         """Return the reference's entry each new one starts best from: theta has a row for each combination."""
-        return _new_rows.by_combination(self, new, cells, seed)
+        return by_combination(self, new, cells, seed)
 
     # --- training: what the loop asks --------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
-"""A manifest and a network to one of scvi-tools' models, which has a registry and, where they are given, cells."""
+"""A manifest and weights to one of scvi-tools' models, which has a registry and, where they are given, cells."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,14 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from torch import Tensor
 
 from hub_client.data.cells import Cells, GeneReport
+from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.v1 import LabelLevel, Manifest
 from hub_client.models.architectures.scvi.modules import parameters, scvi_tools
 from hub_client.models.architectures.scvi.tables import KINDS, batch_key, protein_masks
 from hub_client.nn import training
-
-if TYPE_CHECKING:
-    from hub_client.models.architectures.scvi.network import ScviTools
 
 UNLABELLED = "unlabelled"
 """What scANVI reads for cells without a label, where the manifest has no word for it."""
@@ -29,13 +28,17 @@ CELLS_PER_CATEGORY = 3
 """scvi-tools warns of categories with fewer cells."""
 
 
-def scvi_model(network: ScviTools, cells: Cells | None = None, *, obs: pd.DataFrame | None = None) -> Any:
-    """Return a trained ``scvi.model.SCVI``, ``SCANVI`` or ``TOTALVI`` with a network's weights.
+def scvi_model(
+    manifest: Manifest, weights: Mapping[str, Tensor], cells: Cells | None, *, obs: pd.DataFrame | None
+) -> Any:
+    """Return a trained ``scvi.model.SCVI``, ``SCANVI`` or ``TOTALVI`` with a manifest's axes and a module's weights.
 
     Parameters
     ----------
-    network
-        Built from a manifest.
+    manifest
+        The release's.
+    weights
+        Tensors by the names scvi-tools has for them.
     cells
         Aligned cells, which become the model's ``adata``; None makes some without counts.
     obs
@@ -44,19 +47,19 @@ def scvi_model(network: ScviTools, cells: Cells | None = None, *, obs: pd.DataFr
     Raises
     ------
     VocabularyError
-        If cells have a category that the network does not know.
+        If cells have a category that the manifest does not know.
     """
-    manifest, kind = network.manifest, KINDS[network.config.kind]
+    config, kind, vocabulary = manifest.architecture, KINDS[manifest.architecture.kind], Vocabulary.of(manifest)
     if cells is not None:
-        network.vocabulary.condition_codes(cells.conditions, cells=len(cells))
-        network.vocabulary.covariate_codes(cells.conditions, cells=len(cells))
+        vocabulary.condition_codes(cells.conditions, cells=len(cells))
+        vocabulary.covariate_codes(cells.conditions, cells=len(cells))
     model_class = getattr(scvi_tools().model, kind.model)
     adata = _without_counts(manifest) if cells is None else _with_counts(manifest, cells, obs)
     with quiet(), torch.random.fork_rng(devices=[]):
         model_class.setup_anndata(adata, **_setup(manifest))
         model = model_class(adata, **parameters(manifest), **dict.fromkeys(kind.initial, False))
-    model.init_params_["non_kwargs"] |= {name: getattr(network.config, field) for name, field in kind.initial.items()}
-    model.module.load_state_dict(network.plain().state_dict())
+    model.init_params_["non_kwargs"] |= {name: getattr(config, field) for name, field in kind.initial.items()}
+    model.module.load_state_dict(weights)
     if manifest.proteins is not None:
         model.module.protein_batch_mask = protein_masks(manifest)
     model.module.eval()

@@ -153,7 +153,7 @@ class ScviTools(Network):
 
     def to_scvi(self, cells: Cells | None = None, *, obs: pd.DataFrame | None = None) -> Any:
         """Return scvi-tools' own model with these weights, around aligned cells or some without counts."""
-        return export.scvi_model(self, cells, obs=obs)
+        return export.scvi_model(self.manifest, self.plain().state_dict(), cells, obs=obs)
 
     # --- the function ------------------------------------------------------------------------------------------------
 
