@@ -238,12 +238,12 @@ def _training(manifest: Manifest) -> str:
     training = manifest.training
     if not training.epochs:
         return ""
-    said = f"Trained for {training.epochs:,} epochs"
-    said += f" on {md.text(training.device)}" if training.device else ""
-    said += f" in {training.seconds / 60:,.0f} min" if training.seconds and training.seconds >= 90 else ""
-    said += f", seed {training.seed}" if training.seed is not None else ""
-    said += f", with {', '.join(f'{md.text(k)} {md.text(v)}' for k, v in sorted(training.versions.items()))}"
-    return said.removesuffix(", with ") + "."
+    text = f"Trained for {training.epochs:,} epochs"
+    text += f" on {md.text(training.device)}" if training.device else ""
+    text += f" in {training.seconds / 60:,.0f} min" if training.seconds and training.seconds >= 90 else ""
+    text += f", seed {training.seed}" if training.seed is not None else ""
+    text += f", with {', '.join(f'{md.text(k)} {md.text(v)}' for k, v in sorted(training.versions.items()))}"
+    return text.removesuffix(", with ") + "."
 
 
 def _metrics(manifest: Manifest) -> str:
@@ -257,7 +257,7 @@ def _metrics(manifest: Manifest) -> str:
 def _trust(manifest: Manifest) -> str:
     if not manifest.labels:
         return ""
-    said = "Each predicted label comes with an uncertainty: 0 is sure, 1 is unsure."
+    first = "Each predicted label comes with an uncertainty: 0 is sure, 1 is unsure."
     levels = [
         f"A cell whose {md.code(c.level)} uncertainty exceeds {c.unknown_above:g} is best taken as unknown: "
         f"`unknown_above={c.unknown_above:g}` calls it so."
@@ -267,7 +267,7 @@ def _trust(manifest: Manifest) -> str:
     checked = (
         [f"Checked on {md.prose(manifest.trust.validated_on).rstrip('.')}."] if manifest.trust.validated_on else []
     )
-    return " ".join([said, *levels, *checked])
+    return " ".join([first, *levels, *checked])
 
 
 def _parent(manifest: Manifest) -> str:
