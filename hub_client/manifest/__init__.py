@@ -1,4 +1,4 @@
-"""What a release says about itself, as pydantic records; no torch here."""
+"""What a release states about itself, as pydantic records; no torch here."""
 
 from hub_client.manifest.plan import EarlyStopping, ExpiMapOptions, Plan, ScanviOptions, ScPoliOptions, TotalViOptions
 from hub_client.manifest.v1 import Manifest

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -28,6 +29,8 @@ from hub_client.manifest._frozen import Frozen, problems
 class EarlyStopping(Frozen):
     """When to stop, judged by the unweighted validation loss after each epoch (lower is better)."""
 
+    model_config = ConfigDict(revalidate_instances="always")
+
     patience: PositiveInt = 20
     """Epochs without improvement after which training stops; the first ``patience`` epochs are never counted."""
     threshold: NonNegativeFloat = 0.0
@@ -39,6 +42,8 @@ class EarlyStopping(Frozen):
 
 class Options(Frozen):
     """What one kind of model reads of a plan, beside what every kind reads."""
+
+    model_config = ConfigDict(revalidate_instances="always")
 
 
 class ScPoliOptions(Options):
@@ -173,9 +178,10 @@ class Plan(Frozen):
             return plan
         others = [f"{name} (of {OWNERS[name]})" for name in foreign]
         own = [name for name, owner in OWNERS.items() if owner == kind]
+        reads = f"Beside what every kind reads, {kind} reads {errors.names(own, shown=len(own))}" if own else ""
         raise errors.InvalidInput(
-            f"{called} sets {errors.names(others, shown=len(others))}, which {kind} does not read. Beside what every "
-            f"kind reads, {kind} reads {errors.names(own, shown=len(own)) or 'nothing'}: leave out what it does not.",
+            f"{called} sets {errors.names(others, shown=len(others))}, which {kind} does not read. "
+            f"{reads or f'{kind} reads what every kind reads, and nothing else'}: leave out what it does not.",
             facts=foreign,
         )
 
@@ -191,12 +197,30 @@ class Plan(Frozen):
         if not isinstance(given, dict):
             return given
         if strangers := [kind for kind in OPTIONS if kind in given and not isinstance(given[kind], OPTIONS[kind])]:
-            raise ValueError(f"{errors.names(strangers)} cannot be a key: options stand among the plan's other keys")
+            taken = errors.names([OPTIONS[kind].__name__ for kind in strangers])
+            raise ValueError(
+                f"{errors.names(strangers)} cannot be a key of a file, where options stand among the plan's other "
+                f"keys; in Python it takes {taken}"
+            )
         plan = {name: value for name, value in given.items() if name not in OWNERS}
         for name in given.keys() & OWNERS.keys():
             kind = OWNERS[name]
             plan[kind] = {**dict(plan.get(kind, ())), name: given[name]}
         return plan
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _placed_as_written(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report problems of options where files have them: among the plan's other keys."""
+        try:
+            return validate(given)
+        except ValidationError as error:
+            found: list[Any] = error.errors(include_url=False)
+            lines = [
+                one | {"loc": one["loc"][1:] if one["loc"][:1] and one["loc"][0] in OPTIONS else one["loc"]}
+                for one in found
+            ]
+            raise ValidationError.from_exception_data(error.title, lines) from None
 
     @model_serializer(mode="wrap")
     def _flat(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:

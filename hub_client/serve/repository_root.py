@@ -91,13 +91,14 @@ class Repositories:
         Raises
         ------
         Exists
-            If there is one of this name, or of one that differs in case only.
+            If there is one of this name.
+        Refused
+            If a name that is taken, or its owner's, differs from this one's in case only.
         """
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = Record(uuid4().hex, self._private if private is None else private, created, creator)
         with self._locked(place):
-            if self._namesakes(place):
-                raise Exists(url)
+            self._check_free(place, self._namesakes(place), url=url)
             with self._staged() as staged:
                 git.create(staged)
                 _begin(staged, author=creator)
@@ -121,8 +122,7 @@ class Repositories:
             for each in sorted({place, target}):
                 held.enter_context(self._locked(each))
             self._there(place)
-            if self._namesakes(target) - ({str(place)} - {str(target)}):
-                raise Exists(url)
+            self._check_free(target, self._namesakes(target) - ({str(place)} - {str(target)}), url=url)
             self.path(place).rename(self.path(target))
             atomic.sync(self.path(place).parent)
             atomic.sync(self.path(target).parent)
@@ -155,6 +155,15 @@ class Repositories:
             locks.writer(self.path(place).with_suffix(".lock"), timeout=_TIMEOUT),
         ):
             yield
+
+    @staticmethod
+    def _check_free(place: Place, taken: set[str], *, url: str) -> None:
+        if str(place) in taken:
+            raise Exists(url)
+        if taken:
+            raise Refused(
+                400, f"{place} and a name that is taken differ in upper and lower case only: choose another name."
+            )
 
     def _namesakes(self, place: Place) -> set[str]:
         return folder_store.namesakes(self.root / place.kind, str(place))

@@ -74,7 +74,7 @@ def test_an_option_is_refused_by_name_where_its_kind_is_another(name: str, kind:
 
 
 def test_the_refusal_names_all_and_what_the_kind_reads() -> None:
-    with pytest.raises(errors.InvalidInput, match="Beside what every kind reads, trvae reads nothing") as caught:
+    with pytest.raises(errors.InvalidInput, match="trvae reads what every kind reads, and nothing else") as caught:
         NESTED.checked_for("trvae")
     assert caught.value.facts == FOREIGN
     with pytest.raises(errors.InvalidInput, match="totalvi reads adversarial: leave out") as caught:
@@ -89,7 +89,7 @@ def test_a_change_is_validated_and_may_be_flat() -> None:
     assert changed == Plan(epochs=4, expimap=ExpiMapOptions(group_lasso=1, soft_mask_l1=2))
     with pytest.raises(errors.ManifestError, match="epoch: not a key"):
         changed.changed(epoch=1)
-    with pytest.raises(errors.ManifestError, match=r"expimap\.soft_mask_l1: .*greater than or equal to 0"):
+    with pytest.raises(errors.ManifestError, match=r"\Wsoft_mask_l1: .*greater than or equal to 0"):
         changed.changed(soft_mask_l1=-1)
 
 
@@ -101,6 +101,32 @@ def test_what_a_model_copy_sets_flat_counts() -> None:
         copy.checked_for("trvae")
     with pytest.raises(errors.ManifestError, match="soft_mask: not a key"):
         copy.model_copy(update={"soft_mask": 1.0}).checked_for("expimap")
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ({"scpoli": ScPoliOptions().model_copy(update={"prototype_weight": -1.0})}, "prototype_weight"),
+        ({"early_stopping": EarlyStopping().model_copy(update={"patience": -3})}, "early_stopping.*patience"),
+    ],
+)
+def test_what_a_model_copy_sets_in_a_part_is_validated(part: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValidationError, match=place):
+        Plan(**part)
+    with pytest.raises(errors.ManifestError, match=place):
+        Plan().model_copy(update=part).checked_for("scpoli")
+
+
+def test_a_problem_is_placed_where_files_have_it() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Plan.model_validate({"prototype_weight": -1})
+    assert [one["loc"] for one in caught.value.errors()] == [("prototype_weight",)]
+    with pytest.raises(errors.ManifestError) as refused:
+        examples.manifest().changed(query_plan={"epochs": -1, "hsic_weight": "much"})
+    assert [problem.split(":")[0] for problem in refused.value.problems] == [
+        "query_plan.epochs",
+        "query_plan.hsic_weight",
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"prototype_weight": 2}, 5, None, Plan(), ExpiMapOptions()])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from hub_client import errors
-from hub_client.manifest import v1
+from hub_client.manifest import scalars
 from hub_client.release import names
 from hub_client.serve.repository_names import Place
 from hub_client.serve.repository_root import Repositories
@@ -102,14 +102,14 @@ def test_a_repository_of_an_older_hub_is_still_pushed_to(release: Path, tmp_path
 @given(st.from_regex(OLD_SERVED_HUB, fullmatch=True))
 def test_a_document_is_called_as_format_1_spells_names(part: str) -> None:
     name = names.document_name(f"lab/{part}")
-    assert TypeAdapter(v1.Slug).validate_python(name) == name
+    assert TypeAdapter(scalars.Slug).validate_python(name) == name
     assert names.document_name(f"lab/{name}") == name
     assert names.document_name("Lab/Kidney_v2") == "kidney_v2"
 
 
 @pytest.mark.parametrize(
     ("pattern", "format_"),
-    [(names.SHA256, v1.Sha256), (names.COMMIT, v1.Commit), (names.VERSION, v1.SemVer)],
+    [(names.SHA256, scalars.Sha256), (names.COMMIT, scalars.Commit), (names.VERSION, scalars.SemVer)],
     ids=["sha256", "commit", "version"],
 )
 @given(text=st.text("0123456789abcdefA.\n", max_size=66) | st.sampled_from(["a" * 64, "1.2.3", "0" * 40, "1.02.3"]))

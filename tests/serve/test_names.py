@@ -8,6 +8,7 @@ import pytest
 
 from hub_client import Hub, errors
 from hub_client.release import folder as release_folder
+from hub_client.serve.refusals import Refused
 from hub_client.serve.repository_names import Place
 from hub_client.serve.repository_root import Repositories
 from tests import releases
@@ -46,9 +47,22 @@ def test_neither_takes_a_name_that_differs_in_case_only(server: Server, remote: 
     folder.push(release, "Lab/Lung")
     with pytest.raises(errors.InvalidInput, match="differ in case only"):
         folder.push(release, "Lab/LUNG")
-    with pytest.raises(errors.HubClientError):
+    with pytest.raises(errors.HubClientError, match="differ in upper and lower case only: choose another name"):
         remote.push(release, "Lab/LUNG")
     assert not (server.root / "models" / "Lab" / "LUNG.git").exists()
+
+
+def test_neither_takes_an_owner_that_differs_in_case_only(server: Server, tmp_path: Path) -> None:
+    """On a file system that does not regard case the two would share a folder, and so a namespace."""
+    folder, release = Hub(server.root), releases.release(tmp_path / "a")
+    folder.push(release, "Lab/Lung")
+    with pytest.raises(errors.InvalidInput, match="differ in case only"):
+        folder.push(release, "LAB/other")
+    with pytest.raises(Refused, match="differ in upper and lower case only"):
+        Repositories(server.root, private=True).create(
+            Place.new("models", "LAB/other"), private=True, creator="", url=""
+        )
+    assert folder.push(releases.release(tmp_path / "b", seed=1), "Lab/other").repo == "Lab/other"
 
 
 def test_where_case_is_not_regarded_a_repository_has_one_spelling(tmp_path: Path) -> None:

@@ -208,10 +208,14 @@ def repositories(root: Path) -> list[str]:
 
 
 def namesakes(root: Path, repo: str) -> set[str]:
-    """Return the repositories that lie where one of this name would, on a file system that does not regard case."""
-    owner, name = f"{repo}{_SUFFIX}".casefold().split("/")
-    owners = [folder for folder in _entries(root) if folder.name.casefold() == owner]
-    entries = [entry for folder in owners for entry in _entries(folder) if entry.name.casefold() == name]
+    """Return the repositories in the way of one of this name on a file system that does not regard case.
+
+    They lie where it would, or under an owner whose name differs from its owner's in case only.
+    """
+    owner, name = f"{repo}{_SUFFIX}".split("/")
+    owners = [folder for folder in _entries(root) if folder.name.casefold() == owner.casefold()]
+    held = [entry for folder in owners for entry in _entries(folder) if entry.name.endswith(_SUFFIX)]
+    entries = [one for one in held if one.parent.name != owner or one.name.casefold() == name.casefold()]
     return {f"{entry.parent.name}/{entry.name.removesuffix(_SUFFIX)}" for entry in entries}
 
 
