@@ -250,8 +250,9 @@ def test_a_model_that_came_back_goes_on_training() -> None:
 
 
 def test_minified_data_become_the_atlas() -> None:
-    with undisturbed():
+    with undisturbed(), torch.random.fork_rng(devices=[]):
         adata = cells()
+        scvi_tools().settings.seed = 0
         scvi_tools().model.SCVI.setup_anndata(adata, batch_key="batch", labels_key="cell_type")
         theirs = fitted(scvi_tools().model.SCVI(adata, n_hidden=16, n_latent=6))
         adata.obsm["X_latent_qzm"], adata.obsm["X_latent_qzv"] = theirs.get_latent_representation(return_dist=True)
