@@ -10,9 +10,12 @@ from pydantic import Field
 Text = Annotated[str, Field(min_length=1)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[-_.][a-z0-9]+)*$", max_length=96)]
 Key = Annotated[str, Field(pattern=r"^[^\s./+*]+$", max_length=96)]
-SemVer = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+VERSION = r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
+SHA256 = r"[0-9a-f]{64}"
+COMMIT = r"[0-9a-f]{40}"
+SemVer = Annotated[str, Field(pattern=f"^{VERSION}$")]
+Sha256 = Annotated[str, Field(pattern=f"^{SHA256}$")]
+Commit = Annotated[str, Field(pattern=f"^{COMMIT}$")]
 Curie = Annotated[str, Field(pattern=r"^[A-Za-z]+:[A-Za-z0-9_]+$")]
 Spdx = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*$")]
 Orcid = Annotated[str, Field(pattern=r"^\d{4}-\d{4}-\d{4}-\d{3}[\dX]$")]

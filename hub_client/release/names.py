@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from hub_client import errors
+from hub_client.manifest import scalars
 
 _PART = r"(?![^/]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _PARTS = re.compile(_PART)
@@ -23,12 +24,12 @@ _PAGES = frozenset(
 )
 """Owners whose pages would hide a served hub's own."""
 
-SHA256 = re.compile("[0-9a-f]{64}")
-COMMIT = re.compile("[0-9a-f]{40}")
+SHA256 = re.compile(scalars.SHA256)
+COMMIT = re.compile(scalars.COMMIT)
 SHORT_COMMIT = re.compile("[0-9a-f]{7,40}")
 DIGEST = re.compile(f"sha256:({SHA256.pattern})")
 """The sha256 of a release's document, as a revision."""
-VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
+VERSION = re.compile(scalars.VERSION, re.ASCII)
 REVISION = re.compile(r"sha256:[0-9a-f]{12,64}|[A-Za-z0-9]+(?:[-_./]?[A-Za-z0-9]+)*")
 """What may be written after ``@``: a digest, or a version, commit, tag or branch."""
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -18,24 +15,11 @@ import pytest
 import hub_client
 from hub_client.cli import main
 from tests import hostile, scvi_folders
+from tests.cli.test_cli import Outcome, Run
 from tests.scvi_models import scvi_model
 
 LEGACY = Path(__file__).parents[1] / "golden" / "legacy"
 OLD = LEGACY / "scpoli-0.5.9"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Outcome]
 
 
 class Terminal(io.StringIO):

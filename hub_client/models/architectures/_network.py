@@ -309,7 +309,7 @@ class Network(Trainee):
         network.look_at(cells)
         return network, START[start](self, network, cells, seed)
 
-    def best_sources(self, new: Vocabulary, cells: Cells, *, seed: int) -> dict[str, dict[int, int]]:
+    def best_sources(self, new: Vocabulary, cells: Cells, *, seed: int) -> Sources:
         """Return, for each axis, the reference's entry that each new entry starts best from."""
         return by_key(self, new, cells, seed)
 
