@@ -37,6 +37,10 @@ class TransportError(HubClientError, ConnectionError):
         self.ref = ref
 
 
+class Restricted(TransportError):
+    """A hub shows that it has something and gives it only to those who accepted its terms there."""
+
+
 class ManifestError(HubClientError, ValueError):
     """A manifest, recipe or plan does not fit its format; ``problems`` has one line each."""
 

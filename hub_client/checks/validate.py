@@ -215,7 +215,7 @@ def _same_weights(store: Store, repo: str, weights: str) -> str | None:
                 continue
             if _weights(read_manifest(document, source=str(ref)).files) == weights:
                 return str(ref)
-    except (errors.IntegrityError, errors.ManifestError):
+    except (errors.IntegrityError, errors.ManifestError, errors.Restricted):
         return None
     return None
 

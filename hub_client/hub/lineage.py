@@ -58,7 +58,7 @@ class Origins:
         for store in self.stores:
             held = (repo for repo in store.repos() if repo.split("/")[-1] == last)
             for repo in sorted(held, key=lambda repo: repo != parent.name):  # of this full name, then of its last part
-                with suppress(errors.NotFound):
+                with suppress(errors.NotFound, errors.Restricted):
                     ref = store.resolve(repo, f"sha256:{parent.digest}")
                     return Found(ref, store, store.yanked(repo).get(str(ref.version)))
         version = f"@{parent.version}" if parent.version else ""

@@ -291,7 +291,7 @@ def _listed(store: Store, repo: str, show: Callable[[Ref, bytes], _Shown], *, al
     try:
         refs = store.releases(repo) if all_versions else [store.resolve(repo)]
         return [show(ref, store.read(ref, DOCUMENT[store.kind])) for ref in refs]
-    except (errors.IntegrityError, errors.ManifestError) as error:
+    except (errors.IntegrityError, errors.ManifestError, errors.Restricted) as error:
         _log.warning("%s in %s is left out: %s", repo, store.address, error)
     except errors.NotFound:
         _log.info("%s in %s holds no release", repo, store.address)

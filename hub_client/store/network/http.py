@@ -6,6 +6,8 @@ a redirect to anywhere else goes without the token, which is neither printed nor
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import re
 import time
@@ -25,6 +27,7 @@ from hub_client import errors
 from hub_client._version import __version__
 from hub_client.manifest import _json
 from hub_client.store import settings
+from hub_client.store.network.rate_limits import asked_pause
 from hub_client.store.network.stream import PAUSES, Dropped, Stream
 
 CHUNK = 1 << 18
@@ -33,16 +36,20 @@ TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
 LONGEST_ANSWER = 120.0
 """Seconds after which an answer that fits in memory has to be complete."""
+LONGEST_WAIT = 300.0
+"""Seconds that a request waits in all where a hub asks to be left alone for a while: the public hub's window."""
 MOST_PAGES = 1000
 
 _BUSY = (429, 500, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_HOPS = 5
-_LONGEST_PAUSE = 30.0
+_LIMITED = 429
+_GATED = "GatedRepo"
 _PORTS = {"http": 80, "https": 443}
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _Got = TypeVar("_Got")
 _DROPPED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,17 +147,23 @@ class Client:
 
     def _attempted(self, request: Callable[[], _Got]) -> _Got:
         """Return what a request gives, asked again after a pause where the network or the server failed."""
-        pauses = iter(PAUSES)
+        pauses, waited = iter(PAUSES), 0.0
         while True:
             try:
                 return request()
             except (*_DROPPED, _Busy) as error:
-                pause = next(pauses, None)
-                if pause is None or isinstance(error, requests.exceptions.SSLError):
+                pause = max(next(pauses, math.inf), error.pause if isinstance(error, _Busy) else 0.0)
+                if waited + pause > LONGEST_WAIT or isinstance(error, requests.exceptions.SSLError):
                     raise self._given_up(error) from error
-                time.sleep(max(pause, error.pause) if isinstance(error, _Busy) else pause)
+                self._wait(pause)
+                waited += pause
             except requests.RequestException as error:
                 raise self._given_up(error) from error
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > max(PAUSES):
+            _log.warning("the hub %s asks to be left alone for %.0f seconds; waiting", self.url, seconds)
+        time.sleep(seconds)
 
     def _small(
         self, address: str, *, limit: int, params: Mapping[str, str] | None = None, elsewhere: bool = False
@@ -177,9 +190,8 @@ class Client:
             own.clear()
             response = self._requested(address, elsewhere=True, own=own)
         if response.status_code not in (200, 206):
-            answer = f"{response.status_code} {self.reason(_lower(response.headers))}".strip()
             response.close()
-            raise errors.TransportError(f"{shown(address)} cannot be fetched from {self.url}: it answered {answer}.")
+            raise self.refusal(response.status_code, own | _lower(response.headers), what=shown(address))
         return response, own
 
     def _requested(
@@ -231,9 +243,9 @@ class Client:
         )
         if response.status_code in _BUSY:
             response.close()
-            asked = response.headers.get("Retry-After", "")
-            pause = min(float(asked), _LONGEST_PAUSE) if asked.isascii() and asked.isdigit() else 0.0
-            raise _Busy(response.status_code, pause)
+            headers = _lower(response.headers)
+            pause = asked_pause(headers, limited=response.status_code == _LIMITED)
+            raise _Busy(response.status_code, pause, self.reason(headers))
         return response
 
     def _opened_session(self) -> requests.Session:
@@ -251,21 +263,50 @@ class Client:
         text = shown(headers.get("x-error-message", ""))
         return text.replace(self._token, "***") if self._token else text
 
+    def refusal(self, status: int, headers: Mapping[str, str], *, what: str = "") -> errors.TransportError:
+        """Return the error for an answer by which a hub refuses; ``what`` it refuses is empty where that is plain."""
+        answer = f"{status} {self.reason(headers)}".strip().rstrip(".")
+        refused = f"{what} cannot be fetched: the hub {self.url}" if what else f"the hub {self.url}"
+        if gated(headers):
+            return errors.Restricted(
+                f"{refused} refuses ({answer}). Accept its terms on its page there, and give a token."
+            )
+        return errors.TransportError(f"{refused} refuses ({answer}). Ask who runs the hub.")
+
     def _odd(self, what: str) -> errors.TransportError:
         return errors.TransportError(f"the hub {self.url} {what}. That is no answer of a hub; ask who runs it.")
 
     def _given_up(self, error: Exception) -> errors.TransportError:
+        if isinstance(error, _Busy) and error.status == _LIMITED:
+            return self._limited(error)
+        if isinstance(error, _Busy) and error.pause:
+            asked = f"it is busy or broken ({error.status}), and asks to come back in {error.pause:,.0f} seconds"
+            return self._unreachable(asked)
         reason = next((why for kind, why in _REASONS.items() if isinstance(error, kind)), type(error).__name__)
+        return self._unreachable(reason)
+
+    def _unreachable(self, reason: str) -> errors.TransportError:
         return errors.TransportError(
             f"the hub {self.url} cannot be reached: {reason}. Check its address and your network, or work with what is "
             f"in the cache: {settings.OFFLINE}=1."
         )
 
+    def _limited(self, error: _Busy) -> errors.TransportError:
+        reason = f": {error.reason.rstrip('. ')}" if error.reason else ""
+        wait = f"Wait {error.pause:,.0f} seconds" if error.pause else "Wait a few minutes"
+        token = "" if self._token else "; it may allow more with a token"
+        return errors.TransportError(
+            f"the hub {self.url} limits how often it is asked (429 Too Many Requests{reason}). {wait} and try "
+            f"again{token}. What is in the cache can be had meanwhile: {settings.OFFLINE}=1."
+        )
+
 
 class _Busy(Exception):
-    def __init__(self, status: int, pause: float) -> None:
+    """An answer that asks for patience: for how many seconds, and why, as far as the hub states that."""
+
+    def __init__(self, status: int, pause: float, reason: str) -> None:
         super().__init__(status)
-        self.status, self.pause = status, pause
+        self.status, self.pause, self.reason = status, pause, reason
 
 
 class _Bearer(AuthBase):
@@ -330,6 +371,11 @@ def shown(text: str) -> str:
     """Return text of a stranger for a message: printable, in one line, at most 200 signs, without a query."""
     plain = text.partition("?")[0] if "://" in text else text
     return "".join(sign if sign.isprintable() else "?" for sign in plain)[:200]
+
+
+def gated(headers: Mapping[str, str]) -> bool:
+    """Return whether an answer, by its headers in lower case, is that terms have to be accepted first."""
+    return headers.get("x-error-code") == _GATED
 
 
 def parsed(answer: Answer, *, limit: int, source: str) -> Any:

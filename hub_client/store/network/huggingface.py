@@ -312,6 +312,7 @@ class HuggingFaceWire:
             403: "The token may not write there: ask for one that may, or push under another owner",
             409: "Somebody else was faster: push again",
             413: "It is larger than the hub takes: ask who runs it",
+            429: "The hub limits how often it is asked: wait a few minutes, then push again",
             507: "The hub or your quota is full: ask who runs it",
         }
         return errors.TransportError(
@@ -337,15 +338,11 @@ class HuggingFaceWire:
             raise errors.TransportError(
                 f"the hub {self.address} does not know the token that was given. It may have been revoked: get another."
             )
-        return answer.status in (401, 404)
+        return answer.status in (401, 404) and not http.gated(answer.headers)
 
     def _check_status(self, answer: Answer) -> None:
-        if answer.status == 200:
-            return
-        gated = answer.headers.get("x-error-code") == "GatedRepo"
-        what = "Accept its terms on its page there, and give a token." if gated else "Ask who runs the hub."
-        reason = self._client.reason(answer.headers)
-        raise errors.TransportError(f"the hub {self.address} refuses ({answer.status} {reason}). {what}")
+        if answer.status != 200:
+            raise self._client.refusal(answer.status, answer.headers)
 
     def _json(self, answer: Answer) -> Any:
         self._check_status(answer)

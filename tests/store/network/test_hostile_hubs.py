@@ -636,6 +636,25 @@ def test_a_connection_that_breaks_off_is_taken_up_again(hub: Hub, server: HubSer
     assert len([seen for seen in server.seen if "range" in seen.headers]) == size // 200_000
 
 
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("path", ["/resolve/", "/refs", WEIGHTS])
+def test_a_gated_repository_is_called_so(
+    server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, path: str
+) -> None:
+    """A hub lists it for everybody, and keeps its files for those who accepted its terms."""
+    put(server, release(tmp_path / "r"))
+    put(server, release(tmp_path / "s"), repo="lab/open")
+    headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model lab/tiny-scpoli is restricted."}
+    server.trick(f"{REPO}.*{path}", lambda seen, reply: Reply(status, headers=headers))
+    hub = Hub(server.url)
+    for ask in (hub.resolve, hub.pull) if path != WEIGHTS else (hub.pull,):
+        with pytest.raises(errors.Restricted, match=r"is restricted\). Accept its terms on its page there, and give a"):
+            ask(REPO)
+    if path != WEIGHTS:
+        assert [one.name for one in hub.search()] == ["lab/open"]
+        assert f"{REPO} in {server.url} is left out" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_busy_hub_is_asked_again(hub: Hub, server: HubServer, tmp_path: Path, status: int) -> None:
