@@ -28,6 +28,7 @@ fix:
 generate:
 	python -m hub_client.manifest.schema
 	python -m hub_client.release.card
+	python -m hub_client.release.released_cards docs/released-cards.md
 	python -m tests.rooms
 	python -m typer hub_client.cli utils docs --name archzoo --title "The archzoo command" --output docs/command.md
 

@@ -33,7 +33,7 @@ from hub_client.manifest.inputs import Gene, Genes, Proteins
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
 from hub_client.manifest.recipe import Gate, LabelRule, Programs, Recipe
-from hub_client.manifest.report import Report
+from hub_client.manifest.report import LevelReport, Report
 from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
@@ -44,7 +44,8 @@ from hub_client.release import card
 
 METRICS = {
     "accuracy": "share of cells whose predicted label is the true one",
-    "macro_f1": "mean over labels of F1, so that rare labels count as much as common ones",
+    "macro_f1": "mean of F1 over the labels that cells have or are given (scikit-learn's), so that rare labels count "
+    "as much as common ones",
     "calibration_error": "expected calibration error of the uncertainty over ten bins; each half is judged "
     "by the calibration fitted on the other",
 }
@@ -381,10 +382,22 @@ def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -
         "seed": recipe.seed,
     }
     return tuple(
-        Metric(name=f"{level.level}.{name}", definition=definition, value=getattr(level, name), n=level.cells, **same)
+        Metric(
+            name=f"{level.level}.{name}",
+            definition=definition + (_never_true(level) if name == "macro_f1" else ""),
+            value=getattr(level, name),
+            n=level.cells,
+            **same,
+        )
         for level in report.levels
         for name, definition in METRICS.items()
     )
+
+
+def _never_true(level: LevelReport) -> str:
+    """Return which labels pull a macro-F1 down though no cell has them; "" where all that are given are true."""
+    given = errors.names(f"{label} ({cells:,} cells)" for label, cells in level.never_true.items())
+    return f"; given and never true, each an F1 of 0: {given}" if given else ""
 
 
 def _check_gates(recipe: Recipe, report: Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import ndiff
 from pathlib import Path
 from string import Template
 from typing import Literal
@@ -20,6 +21,7 @@ from hub_client.release import privacy, signing
 from hub_client.release.store import Store
 
 Severity = Literal["error", "warning", "info"]
+_SHOWN = 60
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
@@ -85,7 +87,7 @@ def validate(
     name
         The release's name there.
     load
-        Whether the network is built also of a release without test vectors.
+        Whether the network is built also of a release without test vectors; a push always does.
 
     Raises
     ------
@@ -152,9 +154,15 @@ def _fields(subject: Subject) -> Iterator[Finding]:
 
 
 def _card(subject: Subject) -> Iterator[Finding]:
-    if subject.release.card != subject.release.rendered_card:
-        fault = "is not the card that this archzoo makes of the manifest: it was edited, or made by another version."
-        yield Finding("card", "info", f"{release_folder.CARD} {fault} Saving the model again makes it anew.")
+    stated, rendered = (text.splitlines() for text in (subject.release.card, subject.release.rendered_card))
+    if stated != rendered:
+        lines = [line[2:] for line in ndiff(stated, rendered) if line.startswith("- ") and line[2:].strip()]
+        first = f", as in {lines[0][:_SHOWN]!r}" if lines else ""
+        fault = (
+            f"differs from the card that this archzoo makes of the manifest{first}: it was edited, or made by another "
+            "version. Saving the model again makes it anew."
+        )
+        yield Finding("card", "info", f"{release_folder.CARD} {fault}")
 
 
 def _privacy(subject: Subject) -> Iterator[Finding]:
@@ -165,7 +173,7 @@ def _network(subject: Subject) -> Iterator[Finding]:
     """Labels, vocabulary and tensors agree if the network that the manifest describes takes them."""
     try:
         model = Model.of(subject.release)
-    except (errors.IntegrityError, errors.Unsupported) as error:
+    except errors.HubClientError as error:  # whatever pull would raise
         yield Finding("network", "error", str(error))
         return
     if subject.release.manifest.test_vectors is None:
@@ -227,7 +235,7 @@ def _weights(files: Iterable[FileSpec]) -> str:
 _CHECKS: dict[str, tuple[Callable[[Subject], Iterator[Finding]], str]] = {
     "fields": (_fields, "every field that a published release needs is filled"),
     "card": (_card, "the card is in step with the manifest"),
-    "privacy": (_privacy, "no barcodes, donors, file paths or addresses found"),
+    "privacy": (_privacy, "no barcodes, donors, persons, file paths or addresses found"),
     "network": (_network, "test vectors reproduced"),
     "signature": (_signature, "signed"),
     "identity": (_identity, "no other name for these weights in the hub"),

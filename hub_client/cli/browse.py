@@ -40,7 +40,9 @@ SHOWN = 8
 
 
 def list_models(
-    query: Annotated[str, typer.Argument(help="Only models with these words.", show_default=False)] = "",
+    query: Annotated[
+        str, typer.Argument(help="Only models with these words, or ontology ids.", show_default=False)
+    ] = "",
     hub: options.HubFolder = None,
     as_json: options.Json = False,
 ) -> None:
@@ -53,6 +55,8 @@ def list_models(
     ```
     archzoo list
     archzoo list pbmc
+    archzoo list "lupus 10x"
+    archzoo list CL:0000236
     archzoo list --json | jq -r '.[].name'
     ```
     """

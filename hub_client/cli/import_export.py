@@ -73,7 +73,7 @@ def import_model(
     archzoo import my-model/ --inspect
     archzoo import my-model/ --organism human --out imported
     archzoo import human-lung-cell-atlas/ --organism human --out hlca
-    archzoo map imported --query lupus.h5ad -c batch=donor --out mapped.h5ad
+    archzoo map imported --query lupus.h5ad -c batch=library --out mapped.h5ad
     ```
     """
     if inspect:

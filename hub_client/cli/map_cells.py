@@ -105,7 +105,7 @@ def map_cells(
 
     ```
     archzoo map pbmc-scpoli --query pbmc68k --out mapped.h5ad
-    archzoo map pbmc-scpoli --query lupus.h5ad -c batch=donor --out mapped.h5ad --save-model lupus-model
+    archzoo map pbmc-scpoli --query lupus.h5ad -c batch=library --out mapped.h5ad --save-model lupus-model
     archzoo map pbmc-scpoli --query lupus.h5ad --layer counts --truth cell_type=author_label --out mapped.h5ad
     archzoo map pbmc-cite-totalvi --query cite.h5ad --proteins adt --out mapped.h5ad
     ```

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hub_client import errors
 from hub_client.cli import screen
 from hub_client.cli.screen import Column
 
@@ -132,12 +133,15 @@ def _show_labels(level: str, rows: list[dict[str, Any]], *, total: int) -> None:
 
 
 def _show_evaluation(level: dict[str, Any]) -> None:
-    left_out = sum(level["not_in_model"].values())
+    left_out, never_true = sum(level["not_in_model"].values()), level["never_true"]
+    given = errors.names(f"{name} ({count:,} cells)" for name, count in never_true.items())
     screen.say(
         f"{level['level']}: accuracy {level['accuracy']:.3f}, macro-F1 {level['macro_f1']:.3f} over {level['cells']:,} "
-        f"cells" + (f"; {left_out:,} cells with labels unknown to the model left out" if left_out else "")
+        f"cells"
+        + (f"; {left_out:,} cells with labels unknown to the model left out" if left_out else "")
+        + (f"; given and never true, each an F1 of 0 in the mean: {given}" if never_true else "")
     )
-    columns = [Column("true label"), *(Column(name, "right") for name in ("cells", "precision", "recall", "F1"))]
+    columns = [Column("label"), *(Column(name, "right") for name in ("cells", "precision", "recall", "F1"))]
     shares = [[f"{row[name]:.3f}" for name in ("precision", "recall", "f1")] for row in level["labels"]]
     rows = zip(level["labels"], shares, strict=True)
     screen.say_table(columns, [[row["label"], f"{row['cells']:,}", *each] for row, each in rows])

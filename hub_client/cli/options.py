@@ -35,7 +35,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def pairs(values: Sequence[str] | None, *, option: str) -> dict[str, str] | None:
-    """Return ``["batch=donor"]`` as ``{"batch": "donor"}``; None for none.
+    """Return ``["batch=library"]`` as ``{"batch": "library"}``; None for none.
 
     Raises
     ------

@@ -49,6 +49,10 @@ Trust = Annotated[
 Locked = Annotated[Path | None, typer.Option(metavar="FILE", help="Only what this lock file pins; see archzoo lock.")]
 Delta = Annotated[bool, typer.Option("--delta", help="Keep only what surgery added, and the parent's digest.")]
 Key = Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Sign the manifest; `archzoo key` makes keys.")]
+PublishDonors = Annotated[
+    bool,
+    typer.Option("--publish-donors", help="Conditions that look like donors may be published; the manifest states it."),
+]
 Publisher = Annotated[str | None, typer.Option(metavar="NAME", help="Who signs, as readers see it.")]
 
 
@@ -101,6 +105,7 @@ def push(
     delta: Delta = False,
     sign: Key = None,
     publisher: Publisher = None,
+    publish_donors: PublishDonors = False,
     hub: options.HubFolder = None,
     as_json: options.Json = False,
 ) -> None:
@@ -114,7 +119,7 @@ def push(
 
     ```
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k
-    archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --version 1.1.0 -m "Two more donors"
+    archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --version 1.1.0 -m "Two more libraries"
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --hub https://hub.lab.example --private --dry-run
     archzoo push mapped-model --to hf://theirs/pbmc-scpoli --pr
     archzoo push mapped-model --to my-lab/pbmc-scpoli-68k --delta
@@ -123,6 +128,7 @@ def push(
     """
     place = options.hub_at(hub)
     settings: dict[str, Any] = {"version": version, "parent": parent, "delta": delta}
+    settings |= {"publish_donors": publish_donors}
     if dry_run:
         _preview(place.preview(folder, to, **settings), as_json=as_json)
         return
@@ -174,9 +180,9 @@ def validate(
     """Check a release.
 
     Checks every file against the manifest; that the fields are filled that a published release needs; that the card is
-    in step; that there are no barcodes, donors, file paths or e-mail addresses in any file; that labels, vocabulary and
-    weights agree; the test vectors (a few simulated cells with the latents and labels that the model's maker got for
-    them); the signature; and whether the same weights are in the hub under another name.
+    in step; that there are no barcodes, donors, persons, file paths or e-mail addresses in any file; that labels,
+    vocabulary and weights agree; the test vectors (a few simulated cells with the latents and labels that the model's
+    maker got for them); the signature; and whether the same weights are in the hub under another name.
 
     `error`: do not use or publish it. `warning`: it could not be published as it is. `info`: good to know. Ends with 1
     if there are errors or warnings. A push runs these checks, too, and refuses errors.

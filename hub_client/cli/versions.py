@@ -46,7 +46,7 @@ def yank(
     For example:
 
     ```
-    archzoo yank my-lab/kidney@1.1.0 --reason "two donors were swapped; use 1.1.1"
+    archzoo yank my-lab/kidney@1.1.0 --reason "two libraries were swapped; use 1.1.1"
     ```
     """
     ref = options.hub_at(hub).yank(model, reason=reason)

@@ -128,7 +128,7 @@ def align(
 
     Examples
     --------
-    >>> cells = align(adata, reference, conditions={"batch": "donor"})  # doctest: +SKIP
+    >>> cells = align(adata, reference, conditions={"batch": "library"})  # doctest: +SKIP
     >>> cells.report.coverage  # doctest: +SKIP
     0.966
     """

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.cells import Names
+from hub_client.data.donors import looks_like_donors
 from hub_client.manifest.v1 import Condition, Manifest
 
 NEW = "query"
@@ -97,7 +98,10 @@ def read_obs(
         labels=_label_levels(obs, manifest, columns=labels or {}),
         size_factors=_size_factors(obs, factors) if factors else None,
         columns=columns,
-        notes=tuple(_one_category(key, found[key]) for key in found if key not in columns),
+        notes=(
+            *(_one_category(key, found[key]) for key in found if key not in columns),
+            *(note for c in manifest.categorical if (note := _donors(c, found[c.key], columns.get(c.key)))),
+        ),
         continuous=_continuous(obs, [columns.get(key, key) for key in manifest.covariates.continuous]),
     )
 
@@ -106,6 +110,19 @@ def _one_category(key: str, values: Names) -> str:
     return (
         f"no obs column was given for the condition {key!r}: all {len(values):,} cells are taken as one new category, "
         f"{str(values[0])!r}. If they are several, pass conditions={{{key!r}: obs column}}."
+    )
+
+
+def _donors(condition: Condition, values: Names, column: str | None) -> str | None:
+    """Return a warning where new categories look like donors, whose names a mapped model would carry on."""
+    new = sorted(set(np.unique(values).tolist()) - set(condition.categories))
+    why = looks_like_donors(condition.key, new, column=column) if new and column else None
+    if why is None:
+        return None
+    return (
+        f"the condition {condition.key!r} looks like donors or patients by {why}: their names ({errors.names(new)}) "
+        "become part of the mapped model. Before others get it, map again with a column whose names mean nothing to "
+        "them, such as the library or a number; a push refuses it unless it is told publish_donors=True."
     )
 
 

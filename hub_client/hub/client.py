@@ -41,6 +41,7 @@ class Asked(TypedDict, total=False):
     parent: str | None
     delta: bool
     signer: Signer | None
+    publish_donors: bool
 
 
 class Described(TypedDict):
@@ -348,6 +349,7 @@ def push(
     private: bool | None = None,
     delta: bool = False,
     signer: Signer | None = None,
+    publish_donors: bool = False,
 ) -> Ref:
     """Release a model and return where it is.
 
@@ -377,6 +379,9 @@ def push(
         pulls it gets the whole release, provided that the parent is in this hub, the bundled zoo or their own.
     signer
         Who signs the manifest: :class:`hub_client.release.signing.Signer`.
+    publish_donors
+        State, in the manifest, that conditions that look like donors or patients may be published. Without it a release
+        with such conditions is refused.
 
     Raises
     ------
@@ -395,7 +400,9 @@ def push(
     --------
     >>> hub_client.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
     """
-    asked = Asked(version=version, message=message, parent=parent, delta=delta, signer=signer)
+    asked = Asked(
+        version=version, message=message, parent=parent, delta=delta, signer=signer, publish_donors=publish_donors
+    )
     return _hub(hub).push(model, name, private=private, **asked)
 
 
@@ -407,7 +414,8 @@ def search(
     Parameters
     ----------
     query
-        Words that must all be in the name, the description or the labels, in any case.
+        Words that must all be in the name, the description or the labels, in any case; also ontology ids of organism,
+        tissue, assay, disease and labels, and what labels are part of.
     hub
         Where to look; None is as for :class:`Hub`.
     kind

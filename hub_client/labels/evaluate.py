@@ -69,7 +69,7 @@ def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport
     truth, labels, uncertainty = truth[kept], predicted.labels[kept].astype(str), predicted.uncertainty[kept]
     right = labels == truth
     ranked = not right.all() and right.any()
-    scores = tuple(_score(label, truth, labels) for label in sorted(set(truth.tolist())))
+    scores = tuple(_score(label, truth, labels) for label in sorted({*truth.tolist(), *labels.tolist()}))
     return LevelReport(
         level=key,
         cells=len(truth),
@@ -81,6 +81,7 @@ def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport
         unknown=int((labels == UNKNOWN).sum()),
         not_in_model={str(name): int(count) for name, count in strangers.items()},
         labels=scores,
+        never_true={score.label: int((labels == score.label).sum()) for score in scores if not score.cells},
     )
 
 

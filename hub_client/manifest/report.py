@@ -28,7 +28,7 @@ class LevelReport(Frozen):
     cells: NonNegativeInt
     accuracy: Share
     macro_f1: Share
-    """Mean F1 over the labels that occur in the truth and that the model knows."""
+    """Mean F1 over the labels that a cell truly has or was given: scikit-learn's ``f1_score(average="macro")``."""
     mean_uncertainty: Share
     calibration_error: Share
     """Expected calibration error over ten equal-width bins of confidence (Guo 2017, arXiv:1706.04599)."""
@@ -39,6 +39,9 @@ class LevelReport(Frozen):
     not_in_model: dict[str, NonNegativeInt]
     """Labels of the truth that the model does not know, and their cells, which are left out."""
     labels: tuple[LabelScore, ...]
+    """Every label of the mean, those that no cell truly has with 0 cells."""
+    never_true: dict[str, NonNegativeInt] = {}
+    """Labels that cells were given and none truly has, and how many cells: each counts as an F1 of 0 in the mean."""
 
 
 class Report(Frozen):

@@ -130,7 +130,7 @@ def map_query(
 
     Examples
     --------
-    >>> mapping = hub_client.map_query(adata, "pbmc-scpoli", conditions={"batch": "donor"})  # doctest: +SKIP
+    >>> mapping = hub_client.map_query(adata, "pbmc-scpoli", conditions={"batch": "library"})  # doctest: +SKIP
     >>> mapping.adata.obs["cell_type_pred"]  # doctest: +SKIP
     """
     reference = model_or_name if isinstance(model_or_name, Model) else pull(model_or_name)

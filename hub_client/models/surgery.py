@@ -13,6 +13,7 @@ from hub_client.manifest.provenance import Lineage, Parent
 from hub_client.manifest.v1 import Manifest, Term
 from hub_client.models.architectures import Start
 from hub_client.models.model import Model
+from hub_client.release import consent
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,9 @@ def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
     elif old.files:
         parent = Parent(name=old.name, version=old.version, digest=old.digest)
     lineage = Lineage(parent=parent, relation="surgery", new_rows=start)
-    return old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage)
+    grown = old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage)
+    columns: dict[str, str] = cells.report.settings.get("conditions", {})
+    return consent.with_columns(grown, columns, before=old)
 
 
 def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], cells: Cells) -> Model:

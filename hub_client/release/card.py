@@ -251,7 +251,10 @@ def _metrics(manifest: Manifest) -> str:
         (md.code(m.name), md.text(m.definition), md.text(m.dataset), md.text(m.split), f"{m.n:,}", f"**{m.value:.3g}**")
         for m in manifest.metrics
     ]
-    return md.table(["Metric", "What it says", "Data set", "Split", "Cells", "Value"], rows)
+    notes = {_REDEFINED[m.definition] for m in manifest.metrics if m.definition in _REDEFINED}
+    return "\n\n".join(
+        [md.table(["Metric", "What it says", "Data set", "Split", "Cells", "Value"], rows), *sorted(notes)]
+    )
 
 
 def _trust(manifest: Manifest) -> str:
@@ -294,6 +297,13 @@ def _citation(manifest: Manifest) -> str:
     return "\n\n".join([*parts, f"Its architecture, {config.title}: <{_doi(config.doi)}>"])
 
 
+_REDEFINED = {
+    "mean over labels of F1, so that rare labels count as much as common ones": (
+        "The macro-F1 above is the mean over the labels that cells truly have. Releases that are built now also count "
+        "labels that cells were given and none truly has, each as 0, as scikit-learn does: compare the two with care."
+    )
+}
+"""Definitions of metrics in earlier releases that mean something else than what is measured now, and in what."""
 _UNKNOWN = {"extend": "is learned by surgery", "error": "is refused"}
 _RELATION = {
     "surgery": "Surgery (new conditions learned, the reference untouched) on",

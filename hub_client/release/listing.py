@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,10 +41,22 @@ class Listing:
     digest: str
     commit: str
     hub: str
+    assay: tuple[str, ...] = ()
+    disease: tuple[str, ...] = ()
+    """Like the assay, labels of the ontology terms."""
+    parents: tuple[str, ...] = ()
+    """The coarser labels that labels are part of, as far as the release names them."""
+    ontology: tuple[str, ...] = ()
+    """Ids of all its ontology terms: organism, tissue, assay, disease and labels."""
 
     def matches(self, query: str) -> bool:
-        """Return whether every word of the query is in the name or the description, in any case."""
-        parts = (self.name, self.title, self.summary, self.architecture, self.organism, *self.tissue, *self.labels)
+        """Return whether every word of the query is in the name or the description, in any case.
+
+        The description is title, summary, architecture, organism, tissue, assay, disease, labels and what they are part
+        of, and the ontology ids of these: ``CL:0000236``, also spelled ``CL_0000236`` or as the term's address.
+        """
+        parts = (self.name, self.title, self.summary, self.architecture, self.organism, *self.tissue, *self.assay)
+        parts += (*self.disease, *self.labels, *self.parents, *self.ontology)
         return _all_words(query, " ".join(filter(None, parts)))
 
 
@@ -68,7 +82,13 @@ class DatasetListing:
 
 
 def _all_words(query: str, text: str) -> bool:
-    return all(word in text.lower() for word in query.lower().split())
+    words = (_TERM.sub(r"\1:\2", word) for word in query.lower().split())
+    known = text.lower()
+    return all(word in known for word in words)
+
+
+_TERM = re.compile(r"^(?:https?://\S+/)?([a-z]+)_(\d+)$")
+"""An ontology id as files and addresses spell it."""
 
 
 class _ListedDataset(BaseModel):
@@ -85,6 +105,7 @@ class _Kind(BaseModel):
 
 
 class _Term(BaseModel):
+    id: str = ""
     label: str = ""
 
 
@@ -94,6 +115,8 @@ class _Genes(BaseModel):
 
 class _Level(BaseModel):
     categories: tuple[str, ...] = ()
+    ontology: dict[str, str | None] = {}
+    parents: dict[str, str] = {}
 
 
 class _Data(BaseModel):
@@ -110,6 +133,8 @@ class _Listed(BaseModel):
     architecture: _Kind = _Kind()
     organism: _Term | None = None
     tissue: tuple[_Term, ...] = ()
+    assay: tuple[_Term, ...] = ()
+    disease: tuple[_Term, ...] = ()
     genes: _Genes = _Genes()
     labels: tuple[_Level, ...] = ()
     training: _Training = _Training()
@@ -132,7 +157,11 @@ def listing(ref: Ref, document: bytes) -> Listing:
         summary=found.summary,
         architecture=found.architecture.kind,
         organism=found.organism.label if found.organism else None,
-        tissue=tuple(term.label for term in found.tissue),
+        tissue=_labels(found.tissue),
+        assay=_labels(found.assay),
+        disease=_labels(found.disease),
+        parents=tuple(dict.fromkeys(name for level in found.labels for name in level.parents.values())),
+        ontology=_ids(found),
         genes=len(found.genes.panel),
         cells=sum(data.cells for data in found.training.datasets),
         labels=tuple(dict.fromkeys(name for level in found.labels for name in level.categories)),
@@ -141,6 +170,16 @@ def listing(ref: Ref, document: bytes) -> Listing:
         commit=ref.commit,
         hub=ref.hub,
     )
+
+
+def _labels(terms: Iterable[_Term]) -> tuple[str, ...]:
+    return tuple(term.label for term in terms)
+
+
+def _ids(found: _Listed) -> tuple[str, ...]:
+    terms = (*filter(None, [found.organism]), *found.tissue, *found.assay, *found.disease)
+    labels = (id_ for level in found.labels for id_ in level.ontology.values())
+    return tuple(dict.fromkeys(filter(None, [*(term.id for term in terms), *labels])))
 
 
 def dataset_listing(ref: Ref, document: bytes) -> DatasetListing:

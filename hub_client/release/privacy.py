@@ -1,4 +1,4 @@
-"""What must not leave a lab with a release: barcodes, donors' rows, free text about cells, file paths, addresses.
+"""What must not leave a lab with a release: barcodes, donors, persons, text about cells, file paths, addresses.
 
 Every file of a release is looked through: all text of the manifest; lines of the card that the manifest does not give;
 names and notes in the weights, and tensors that spell text; and of the reference's cells, the names, the columns beyond
@@ -19,7 +19,7 @@ import numpy as np
 
 from hub_client.files import safetensors
 from hub_client.manifest.v1 import Manifest
-from hub_client.release import atlas_file
+from hub_client.release import atlas_file, consent, persons
 from hub_client.release import folder as release_folder
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
     ),
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b"),
     "a table of donors": re.compile(rf"(?i)(?<!\w){_PERSON}{_BESIDE}{_PERSON}(?!\w)"),
-}
+} | persons.PATTERNS
 _ROW_KEYS = re.compile(rf"(?i){_PERSON}")
+_CATEGORY = re.compile(r"(?:conditions|covariates\.categorical)\[\d+\]\.categories\[\d+\]")
 _SHOWN = 24
 _MOST_CODES = 1_000_000
 
@@ -75,21 +76,41 @@ def found_in(text: str) -> Iterator[str]:
     """Return what a text gives away, each with its beginning."""
     for what, pattern in PATTERNS.items():
         if found := pattern.search(text):
-            shown = " ".join(found[0].split())
-            yield f"{what} ({shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'})"
+            yield f"{what} ({_short(found[0])})"
+
+
+def _short(text: str) -> str:
+    shown = " ".join(text.split())
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
 
 
 def _in_manifest(manifest: Manifest) -> Iterator[Leak]:
     for place, text in _texts(manifest.model_dump(mode="json"), ""):
-        for what in found_in(text):
+        named = persons.named(text) if _CATEGORY.fullmatch(place) else None
+        for what in [*found_in(text), *([f"a person ({_short(named)})"] if named else [])]:
             meant = what.startswith("an e-mail") and re.split(r"[.\[]", place)[0] in PROSE
             yield Leak(release_folder.MANIFEST, place, what, "warning" if meant else "error")
     for place in _donor_rows(manifest.extensions, "extensions"):
         yield Leak(release_folder.MANIFEST, place, "a table of donors")
-    for condition in manifest.conditions:
-        if condition.role == "donor":
-            what = f"names {len(condition.categories)} donors: make sure that nobody is recognised by them"
-            yield Leak(release_folder.MANIFEST, f"conditions.{condition.key}", what, "info")
+    yield from _donors(manifest)
+
+
+def _donors(manifest: Manifest) -> Iterator[Leak]:
+    """Point out conditions that name donors: an error, unless somebody stated that these may be published."""
+    told, why = consent.published(manifest), consent.donor_like(manifest)
+    for condition in manifest.categorical:
+        place = f"conditions.{condition.key}"
+        if condition.key in why and condition.key not in told:
+            what = (
+                f"looks like donors or patients by {why[condition.key]}. Map again with names that mean nothing to "
+                "others; or, if these may be published, push with publish_donors=True (--publish-donors), which the "
+                "manifest then states"
+            )
+            yield Leak(release_folder.MANIFEST, place, what)
+        elif condition.key in why or condition.role == "donor":
+            stated = ", whom its maker stated may be published" if condition.key in told else ""
+            what = f"names {len(condition.categories)} donors{stated}: make sure that nobody is recognised by them"
+            yield Leak(release_folder.MANIFEST, place, what, "info")
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -106,9 +127,9 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _donor_rows(value: Any, place: str) -> Iterator[str]:
-    """Return where records, or columns, hold two or more facts about persons."""
+    """Return where records, or columns, hold two or more facts about persons, or one that is nobody else's."""
     if isinstance(value, dict):
-        if sum(bool(_ROW_KEYS.fullmatch(key)) for key in value) >= 2:
+        if sum(bool(_ROW_KEYS.fullmatch(key)) for key in value) >= 2 or any(map(persons.OWN_FACT.fullmatch, value)):
             yield place
         for key, inner in value.items():
             yield from _donor_rows(inner, f"{place}.{key}")

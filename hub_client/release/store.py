@@ -137,6 +137,9 @@ class Store(Source, Protocol):
     def yanked(self, repo: str) -> Mapping[str, str]:
         """Return the versions that were yanked, and why."""
 
+    def private(self, repo: str) -> bool:
+        """Return whether the place shows a repository to some only, so that it must not be published on."""
+
 
 @runtime_checkable
 class WritableStore(Store, Protocol):

@@ -20,7 +20,6 @@ from hub_client.store.folder import folder_store, git, lfs
 
 OWN = "archzoo"
 """The folder of a repository in which the server keeps what git does not."""
-RECORD = f"{OWN}/record.json"
 INCOMING = "incoming"
 """The folder beside a repository's large files in which they arrive."""
 _TIMEOUT = 120.0
@@ -70,7 +69,7 @@ class Repositories:
             return None
         if (self.root / place.kind.upper()).exists() and str(place) not in self._namesakes(place):
             return None  # where case is not regarded, another owner's repository is not this one's by another spelling
-        found = server_files.read_json(self.path(place) / RECORD)
+        found = server_files.read_json(self.path(place) / folder_store.RECORD)
         return Record(private=self._private) if found is None else Record(**found)
 
     def identified(self, place: Place) -> Record:
@@ -186,7 +185,7 @@ class Repositories:
 
 
 def _write_record(repository: Path, record: Record) -> None:
-    server_files.write_json(repository / RECORD, asdict(record))
+    server_files.write_json(repository / folder_store.RECORD, asdict(record))
 
 
 def _begin(path: Path, *, author: str) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 
 from hub_client import errors
 from hub_client.files import atomic
+from hub_client.store.folder.folder_store import SERVED
 
-FOLDER = ".serve"
 AUDIT = "audit.jsonl"
 
 
 def folder(root: Path) -> Path:
     """Return the folder of the server's own files, which only its owner may enter."""
-    path = root / FOLDER
+    path = root / SERVED
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
 

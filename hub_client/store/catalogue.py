@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from hub_client import errors
-from hub_client.release.names import REVISION, is_part, is_repository
+from hub_client.release.names import REVISION, check_new, is_part, is_repository
 from hub_client.release.store import DOCUMENT, Ref, RepoType, Source, Store, WritableStore, writable
 from hub_client.store import addresses, settings
 from hub_client.store.addresses import PUBLIC, Address
@@ -186,14 +186,20 @@ class Catalogue:
         Raises
         ------
         InvalidInput
-            If the name is not ``owner/name``.
+            If the name is not ``owner/name``, or none that a new repository can have on every kind of hub.
         TransportError
             If the store is read-only.
         """
         if isinstance(name, str) and name.startswith(PUBLIC):
             return self._public().target(_on_public(name, self.kind))
         repo = repository(name)
-        return writable(self._target, repo), repo
+        store = writable(self._target, repo)
+        try:
+            check_new(repo)
+        except errors.InvalidInput:
+            if not store.holds(repo):  # what somebody made by other means can be pushed to
+                raise
+        return store, repo
 
     def listings(self, show: Callable[[Ref, bytes], _Shown], *, all_versions: bool = False) -> list[_Shown]:
         """Return what every release states of itself; one that cannot be read, or a hub, is left out with a warning."""

@@ -15,7 +15,7 @@ from hub_client.manifest.publishing import NEEDED
 from hub_client.models.model import Model
 from tests import examples
 from tests.contract.examples import trained
-from tests.releases import release
+from tests.releases import release, unfit
 from tests.simulated import cells_for
 
 DESCRIBED = {name: value for name, value in examples.DESCRIBED.items() if name in NEEDED}
@@ -50,7 +50,7 @@ def test_missing_fields_are_warnings_and_the_date_is_none(tmp_path: Path) -> Non
 
 
 def test_a_network_that_does_not_take_the_tensors(tmp_path: Path) -> None:
-    assert of(validate.validate(release(tmp_path / "fake")), "network")[0][0] == "error"
+    assert of(validate.validate(unfit(tmp_path / "fake")), "network")[0][0] == "error"
     assert of(validate.validate(tmp_path / "fake", load=False), "network") == []
 
 

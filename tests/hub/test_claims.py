@@ -10,7 +10,7 @@ from hub_client import errors
 from hub_client.checks.verify import with_test_vectors
 from hub_client.hub.claims import check_claims
 from tests.contract.examples import trained
-from tests.releases import release
+from tests.releases import unfit
 from tests.simulated import cells_for
 
 
@@ -30,7 +30,7 @@ def test_all_hold_of_a_sound_release(tmp_path: Path) -> None:
 
 
 def test_what_follows_a_broken_claim_is_not_tried(tmp_path: Path) -> None:
-    assert held(release(tmp_path / "fake")) == {"valid": True, "loads": False, "runs": None, "reproduces": None}
+    assert held(unfit(tmp_path / "fake")) == {"valid": True, "loads": False, "runs": None, "reproduces": None}
     plain = trained("scpoli").save(tmp_path / "plain")
     assert held(plain) == {"valid": True, "loads": True, "runs": False, "reproduces": None}
     (plain / "model.safetensors").write_bytes(b"x")

@@ -26,7 +26,7 @@ from hub_client.release import folder as release_folder
 from hub_client.release.versioning import needed
 from tests import examples
 from tests.contract.examples import SHORT, trained
-from tests.releases import contents, release
+from tests.releases import contents, release, unfit
 from tests.simulated import QUERY, SECOND_QUERY, cells_for
 
 REPO = "lab/tiny-scpoli"
@@ -105,9 +105,9 @@ def test_a_reference_atlas_is_pushed_along(hub: Hub, tmp_path: Path) -> None:
     from hub_client.release import atlas_file
 
     atlas = atlas_file.atlas(np.ones((5, 3), np.float32), conditions={"batch": list("aabba")}, labels={})
-    manifest = examples.manifest()
+    plain = release_folder.read(release(tmp_path / "plain"))
     extra = {release_folder.REFERENCE: atlas_file.dump(atlas)}
-    folder = release_folder.write(tmp_path / "with", manifest, examples.tensors(manifest), extra=extra)
+    folder = release_folder.write(tmp_path / "with", plain.manifest, plain.tensors, extra=extra)
     hub.push(folder, REPO)
     assert contents(hub.download(REPO, tmp_path / "out"))[release_folder.REFERENCE] == extra[release_folder.REFERENCE]
 
@@ -123,6 +123,43 @@ def test_pushing_again_changes_nothing(hub: Hub, tmp_path: Path) -> None:
     ref = hub.push(folder, REPO)
     assert hub.push(folder, REPO) == ref
     assert len(hub.history(REPO)) == 1
+
+
+def test_what_pull_would_refuse_is_not_pushed(hub: Hub, tmp_path: Path) -> None:
+    """Its tensors are those that its manifest names, and not those of its architecture; it has no test vectors."""
+    folder = unfit(tmp_path / "unfit")
+    for push in (hub.push, hub.preview):
+        with pytest.raises(errors.IntegrityError, match=r"lab/tiny-scpoli is not released:\n.*network: .* nothing for"):
+            push(folder, REPO)
+    assert not (tmp_path / "hub").exists()
+
+
+@pytest.mark.parametrize("name", ["lab/blood.git", "lab/blood.lock", "api/blood", "lab/con"])
+@pytest.mark.parametrize("address", [None, "http://127.0.0.1:9"])
+def test_a_name_that_no_hub_takes_is_refused_before_anything_is_read(
+    tmp_path: Path, name: str, address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCHZOO_OFFLINE", "1")
+    hub = Hub(address or tmp_path / "hub")
+    for push in (hub.push, hub.preview, *([hub.propose] if address else [])):
+        with pytest.raises(errors.InvalidInput, match="cannot be a repository's name"):
+            push(tmp_path / "there is no such folder", name)
+    with pytest.raises(errors.InvalidInput, match="cannot be a repository's name"):
+        hub.push_dataset(None, name, version="1.0.0", license="MIT", source="x")  # type: ignore[arg-type]
+
+
+def test_donors_are_not_pushed_unless_told(hub: Hub, tmp_path: Path) -> None:
+    condition = examples.fields()["conditions"][0] | {"categories": ["donor_1", "donor_2"]}
+    folder = release(tmp_path / "donors", conditions=[condition])
+    with pytest.raises(
+        errors.InvalidInput, match=r"conditions\.batch: looks like donors .* its categories, donor_1, do"
+    ):
+        hub.push(folder, REPO)
+    ref = hub.push(folder, REPO, publish_donors=True)
+    assert hub.manifest(REPO).extensions == {"x-donors-published": ["batch"]}
+    assert hub.push(folder, REPO, publish_donors=True) == ref
+    pulled = hub.download(REPO, tmp_path / "pulled")  # what states it is asked no more
+    assert Hub(tmp_path / "other").push(pulled, REPO).digest == ref.digest
 
 
 def test_a_broken_release_is_not_pushed(hub: Hub, tmp_path: Path) -> None:

@@ -41,6 +41,23 @@ def test_figures_agree_with_their_definitions(drawn: tuple[np.ndarray, np.ndarra
     assert [score.cells for score in report.labels] == [int((truth == label).sum()) for label in LABELS]
 
 
+def test_labels_that_are_given_and_never_true_count_in_macro_f1() -> None:
+    """As scikit-learn has it: a model that gives a label nobody has is worse than one that does not."""
+    truth, named = np.array(["B", "B", "T", "T"]), np.array(["B", "NK", "T", "T"])
+    report = evaluate(predictions(named, np.zeros(4)), {"cell_type": truth})["cell_type"]
+    assert report.macro_f1 == pytest.approx(f1_score(truth, named, average="macro", zero_division=0))
+    assert report.macro_f1 == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert report.never_true == {"NK": 1}
+    assert [(score.label, score.cells, score.f1) for score in report.labels][1] == ("NK", 0, 0.0)
+
+
+def test_cells_called_unknown_are_among_the_labels_given() -> None:
+    truth, named = np.array(["B", "B", "T"]), np.array(["B", "unknown", "T"])
+    report = evaluate(predictions(named, np.zeros(3)), {"cell_type": truth})["cell_type"]
+    assert report.macro_f1 == pytest.approx(f1_score(truth, named, average="macro", zero_division=0))
+    assert (report.never_true, report.unknown) == ({"unknown": 1}, 1)
+
+
 def test_calibration_error_is_the_gap_of_ten_bins(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     truth, named, unsure = drawn
     confidence, right = 1 - unsure, truth == named

@@ -14,7 +14,7 @@ from markdown_it.token import Token
 
 from hub_client import _resources
 from hub_client.files import markdown as md
-from hub_client.release import card
+from hub_client.release import card, released_cards
 from hub_client.release import folder as release_folder
 from tests import examples
 
@@ -204,6 +204,15 @@ def test_the_zoo_renders_the_newest_version_of_each_model(tmp_path: Path) -> Non
     (written,) = card.render_zoo(tmp_path / "released", tmp_path / "cards")
     assert written == tmp_path / "cards" / "tiny.md"
     assert "tiny-scpoli@1.10.0" in written.read_text(encoding="utf-8")
+
+
+def test_where_released_cards_differ_is_recorded(tmp_path: Path) -> None:
+    recorded = (ROOT / "docs" / "released-cards.md").read_text(encoding="utf-8")
+    assert released_cards.differences(_resources.released()) == recorded, "run `make generate`"
+    folder = release_folder.write(tmp_path / "tiny" / "1.0.0", examples.manifest(), examples.tensors())
+    assert "##" not in released_cards.differences(tmp_path)
+    (folder / "README.md").write_text((folder / "README.md").read_text().replace("Four genes", "Five genes"))
+    assert "\n- Five genes, for tests.\n+ Four genes, for tests.\n" in released_cards.differences(tmp_path)
 
 
 @pytest.mark.slow

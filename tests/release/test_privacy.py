@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import save
 
 from hub_client import _resources, errors
+from hub_client.checks import validate
 from hub_client.hub.client import Hub
 from hub_client.manifest.v1 import Manifest
-from hub_client.release import atlas_file, privacy
+from hub_client.release import atlas_file, consent, privacy
 from hub_client.release import folder as release_folder
 from tests import examples
-from tests.releases import release
+from tests.releases import release, unfit
 
 SALTS = {
     "a cell barcode": ["AAACCTGAGAAACCAT-1", "pbmc_AAACATACAACCAC", "TTTGTCATCTTGTTTG"],
@@ -34,6 +35,24 @@ SALTS = {
         "trained in /scratch/run7/out",
     ],
     "an e-mail address": ["jane.doe@lab.example.org", "<jane+cells@uni-x.example>"],
+    "a birth date": ["Jane Doe, born 1961-03-04", "DOB 03/04/1961", "geb. 04.03.1961", "J. Doe, born in 1961"],
+    "a record number": [
+        "MRN: 00123456",
+        "medical record no. 4471182",
+        "NHS number 943 476 5919",
+        "Patient_id 12345678",
+    ],
+    "a person": [
+        "Jane Doe 04.03.1961",
+        "Doe, Jane (1961-03-04)",
+        "JANE DOE 19610304",
+        "Mary O'Connor, b. 4 March 1961",
+        "jane_doe_1961-03-04",
+        "1961-03-04 Jane Doe",
+        "DOE^JANE 19610304",
+        "Jane Doe, record number 4471182",
+        "patient Jane Doe 4471182",
+    ],
     "a table of donors": ["donor,age,sex\nD1,43,F", "| patient_id | diagnosis |", "Subject\tAge\tSmoking", "donor;bmi"],
 }
 CASES = [(what, salt) for what, salts in SALTS.items() for salt in salts]
@@ -43,6 +62,9 @@ HARMLESS = [
     "GATA3, CCAT1 and TTC39C-AS1 of CD4/CD8 T cells; 10x 3' v3 and/or 5'",
     "donors differ in age, sex and diagnosis",
     "about ~5/10 of the cells, see src/data/x or batch/donor",
+    "Cell Ontology 2024-01-04, PBMC 3k 2016-05-26, batch_run_2019-05-01, Human Cell Atlas 20210304",
+    "Kang, H. M. et al. Nat. Biotechnol. 36, 89-94 (2018); Ada Lovelace 0000-0002-1825-0097",
+    "Cell Ranger 3.1.0, Zenodo record 7041848, 10x Genomics Chromium 3' v3 1000075, a case of 12000 cells",
     "github.com/Wang-Cankun/iris3api (data/ifnb_2800.rda at ec6b742)",
 ]
 
@@ -69,6 +91,7 @@ def test_harmless_text_does_not(text: str) -> None:
 def test_no_bundled_release_gives_anything_away() -> None:
     for document in _resources.released().glob("*/*/manifest.json"):
         assert _checked(document.parent) == []
+        assert validate.validate(document.parent, load=False).publishable
 
 
 # each kind of file
@@ -94,6 +117,37 @@ def test_a_salted_manifest(tmp_path: Path, what: str, place: str) -> None:
     leaks = [leak for leak in _checked(folder) if leak.what.startswith(what)]
     assert {leak.severity for leak in leaks} == {severity}
     assert {leak.file for leak in leaks} == {release_folder.MANIFEST}
+
+
+def test_a_category_that_is_a_name_and_a_number(tmp_path: Path) -> None:
+    """In prose it may be anything; a category is a name that was given to cells."""
+    assert list(privacy.found_in("John Smith, 12345678")) == []
+    for category in ("John Smith, 12345678", "Doe_Jane_00441234"):
+        folder = release(tmp_path / category, **PLACES["condition"](category))
+        assert found(folder) == [(release_folder.MANIFEST, f"a person ({category})")]
+
+
+@pytest.mark.parametrize("fact", ["dob", "birth_date", "MRN", "medical_record_number"])
+def test_one_fact_that_is_a_persons_own_is_enough(tmp_path: Path, fact: str) -> None:
+    row = {"x-lab": {"sample": "s1", fact: "1"}}
+    assert (release_folder.MANIFEST, "a table of donors") in found(release(tmp_path / "row", extensions=row))
+
+
+def donors(folder: Path, *categories: str, **changes: Any) -> list[privacy.Leak]:
+    condition = examples.fields()["conditions"][0] | {"categories": categories} | changes.pop("condition", {})
+    return _checked(release(folder, conditions=[condition], **changes))
+
+
+def test_conditions_that_look_like_donors_are_refused_unless_stated(tmp_path: Path) -> None:
+    (leak,) = donors(tmp_path / "names", "donor_1", "donor_2")
+    assert leak.severity == "error" and "publish_donors=True (--publish-donors)" in leak.what
+    (leak,) = donors(tmp_path / "told", "donor_1", extensions={consent.PUBLISHED: ["batch"]})
+    assert leak.severity == "info" and "stated may be published" in leak.what
+    (leak,) = donors(tmp_path / "column", "1488", "107", extensions={consent.COLUMNS: {"batch": "donor_id"}})
+    assert leak.severity == "error" and "its obs column, 'donor_id'" in leak.what
+    (leak,) = donors(tmp_path / "other", "donor_1", extensions={consent.PUBLISHED: "batch"})
+    assert leak.severity == "error"
+    assert donors(tmp_path / "plain", "lib1", "lib2") == []
 
 
 def test_records_of_donors_in_extensions(tmp_path: Path) -> None:
@@ -123,7 +177,7 @@ def test_a_salted_card(tmp_path: Path, what: str, salt: str) -> None:
 def test_salted_weights(tmp_path: Path, what: str, salt: str) -> None:
     manifest = examples.manifest()
     noted = save(examples.tensors(manifest), metadata={"made by": salt})
-    folder = resealed(release(tmp_path / "noted"), "model.safetensors", noted)
+    folder = resealed(unfit(tmp_path / "noted"), "model.safetensors", noted)
     assert {file for file, leak in found(folder) if leak.startswith(what)} == {"model.safetensors"}
     spelled = torch.tensor([[float(code)] for code in salt.encode()])
     spec = {"name": "spelled", "dtype": "F32", "shape": [str(len(spelled)), "1"]}

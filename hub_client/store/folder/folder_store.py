@@ -16,6 +16,7 @@ head's version from its document, and the next push writes the tag first.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,10 @@ from hub_client.release.repository import Repository, version_and_digest
 from hub_client.release.store import DOCUMENT, Entry, Logged, Ref, RepoType
 from hub_client.store.folder import git
 
+RECORD = "archzoo/record.json"
+"""In a repository's folder, what a served hub knows of it beside its content."""
+SERVED = ".serve"
+"""In a root, the folder of the server's own files: it is there once the root was served."""
 _SUFFIX = ".git"
 
 
@@ -87,6 +92,19 @@ class FolderStore:
         """Return the versions that were yanked, and why."""
         with self._repository(repo) as repository:
             return self._shown(repository, repo).yanked()
+
+    def private(self, repo: str) -> bool:
+        """Return whether a served hub shows a repository to some only.
+
+        Where a root was served, one whose visibility nobody chose counts as private, as it does to the server.
+        """
+        record = self._path(repo) / RECORD
+        try:
+            return json.loads(record.read_bytes()).get("private") is not False
+        except FileNotFoundError:
+            return (self._root.parent / SERVED).exists()
+        except (ValueError, AttributeError):  # damaged
+            return True
 
     def commit(self, repo: str, folder: Path, *, message: str, parent: str | None) -> Ref:
         """Store a release folder as the next commit of a repository; see the protocol and this module's head."""

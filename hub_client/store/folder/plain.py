@@ -123,6 +123,10 @@ class BundledStore:
         path = self._root / repo / yanks.FILE
         return yanks.reasons(yanks.read(path.read_bytes(), source=repo)) if path.is_file() else {}
 
+    def private(self, repo: str) -> bool:
+        """Return False: everybody who has archzoo has these."""
+        return False
+
     def _repository(self, repo: str) -> Repository:
         refs = [plain_ref(folder, repo=repo, hub=ADDRESS, kind=self.kind) for folder in self._folders(repo)]
         if not refs:

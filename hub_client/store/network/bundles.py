@@ -280,6 +280,10 @@ class BundlesWire:
         record = self._known.known(repo)
         return list(record.log) if record else []
 
+    def private(self, repo: str) -> bool:
+        """Return False: whoever has the files has them."""
+        return False
+
     def document(self, repo: str, commit: str) -> bytes | None:
         """Return None: what is not in the cache has not come."""
         return None

@@ -72,6 +72,7 @@ class _Heads(BaseModel):
 class _Repo(BaseModel):
     id: str
     private: bool = False
+    gated: bool | str | None = False
 
 
 class _Log(BaseModel):
@@ -134,6 +135,14 @@ class HuggingFaceWire:
                 return []
             logged += [Logged(one.commit, one.message, one.date) for one in self._each(_Log, page)]
         return logged
+
+    def private(self, repo: str) -> bool:
+        """Return whether the hub shows a repository to some only: to members, or to those who accept its terms."""
+        answer = self._client.get(f"api/{self._kind}/{repo}", limit=_PAGE)
+        if self._hidden(answer):
+            return True
+        found = self._validated(_Repo, self._json(answer))
+        return found.private or bool(found.gated)
 
     def document(self, repo: str, commit: str) -> bytes | None:
         """Return a commit's document, if the hub states that it is this commit's."""

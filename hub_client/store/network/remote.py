@@ -100,6 +100,9 @@ class Wire(Protocol):
     def log(self, repo: str) -> list[Logged]:
         """Return the commits of the main branch, the newest first."""
 
+    def private(self, repo: str) -> bool:
+        """Return whether the hub shows a repository to some only."""
+
     def document(self, repo: str, commit: str) -> bytes | None:
         """Return a commit's document; None where it has none."""
 
@@ -190,6 +193,10 @@ class RemoteStore:
     def yanked(self, repo: str) -> Mapping[str, str]:
         """Return the versions that were yanked, and why."""
         return self._repository(repo).yanked()
+
+    def private(self, repo: str) -> bool:
+        """Return whether the hub shows a repository to some only; what nobody can be asked, offline, counts as such."""
+        return settings.offline() or self._wire.private(repo)
 
     # What is known of a repository
 

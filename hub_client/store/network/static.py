@@ -13,7 +13,8 @@ changed, but for the lists, and these come last: whoever reads meanwhile gets th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,14 @@ from hub_client import errors
 from hub_client.files import atomic
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release.files import Wanted, files_of
-from hub_client.release.store import DOCUMENT, Logged, RepoType, Store
+from hub_client.release.store import DOCUMENT, Entry, Logged, RepoType, Store
 from hub_client.store.cache.repositories import RepositoryRecord, read
 from hub_client.store.network import http
 from hub_client.store.network.http import Answer, Client
 from hub_client.store.network.remote import Heads
 from hub_client.store.network.stream import Stream
+
+_log = logging.getLogger(__name__)
 
 SCHEME = "static+"
 """Before ``https://`` in the address of a static hub."""
@@ -81,6 +84,10 @@ class StaticWire:
         record = self._record(repo)
         return list(record.log) if record else []
 
+    def private(self, repo: str) -> bool:
+        """Return False: what was exported is published."""
+        return False
+
     def document(self, repo: str, commit: str) -> bytes | None:
         """Return a commit's document, if it has the digest that the repository's list states."""
         record = self._record(repo)
@@ -113,14 +120,18 @@ class StaticWire:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote: repositories and releases in the folder now, and bytes that are new in it."""
+    """What an export wrote: repositories and releases in the folder now, bytes that are new in it, and what is not."""
 
     repositories: int
     releases: int
     written: int
+    private: tuple[str, ...] = ()
+    """Repositories that were left out because their hub shows them to some only."""
 
 
-def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -> Exported:
+def export(
+    stores: Iterable[Store], folder: Path, *, only: Iterable[str] = (), include_private: bool = False
+) -> Exported:
     """Write or refresh a static hub in a folder.
 
     Parameters
@@ -131,9 +142,16 @@ def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -
         A new folder, or one that was exported to before: files that are there already are not written again.
     only
         Full names; none means all.
+    include_private
+        Whether to publish also what its hub shows to some only. Else it is left out, and no longer listed where an
+        earlier export has it.
 
     Raises
     ------
+    NotFound
+        If no store has a repository of a name in ``only``, or what it tags as a version is no release.
+    InvalidInput
+        If a repository of a name in ``only`` is private.
     IntegrityError
         If a release is damaged.
     TransportError
@@ -142,14 +160,15 @@ def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -
     wanted, releases, written = set(only), 0, 0
     found: dict[RepoType, list[str]] = {"models": [], "datasets": []}
     with atomic.writing(f"the folder {folder}", otherwise="choose another one"):
-        for store in stores:
-            for repo in store.repos():
-                if not wanted or repo in wanted:
-                    record = _record(store, repo)
-                    written += sum(_export_release(store, record, commit, folder) for commit in record.digests)
-                    _replace(folder / store.kind / f"{repo}.json", record.model_dump_json(indent=1).encode())
-                    found[store.kind].append(repo)
-                    releases += len(record.digests)
+        held = [(store, repo) for store in stores for repo in store.repos() if not wanted or repo in wanted]
+        hidden = [] if include_private else [(store, repo) for store, repo in held if store.private(repo)]
+        _leave_out(hidden, folder, named=bool(wanted))
+        for store, repo in held:
+            if (store, repo) not in hidden and (done := _exported(store, repo, folder, named=bool(wanted))):
+                _replace(folder / store.kind / f"{repo}.json", done.record.model_dump_json(indent=1).encode())
+                found[store.kind].append(repo)
+                releases += len(done.record.digests)
+                written += done.written
         if missing := wanted.difference(*found.values()):
             name = sorted(missing)[0]
             raise errors.NotFound(f"no hub that is exported has {errors.names(sorted(missing))}.", name=name)
@@ -157,18 +176,80 @@ def export(stores: Iterable[Store], folder: Path, *, only: Iterable[str] = ()) -
             names += [known.repo for path in (folder / kind).glob("*/*.json") if (known := read(path))]
         kept = {kind: tuple(sorted(set(names))) for kind, names in found.items()}
         _replace(folder / INDEX, Index.model_validate(kept).model_dump_json(indent=1).encode())
-    return Exported(sum(map(len, kept.values())), releases, written)
+    return Exported(sum(map(len, kept.values())), releases, written, tuple(sorted({repo for _, repo in hidden})))
+
+
+def _leave_out(hidden: Iterable[tuple[Store, str]], folder: Path, *, named: bool) -> None:
+    """Refuse private repositories that were named; take others out of what an earlier export lists."""
+    for store, repo in hidden:
+        if named:
+            raise errors.InvalidInput(
+                f"{repo} is private in {store.address}, and a static hub shows what it has to everybody. Make it "
+                "public there first; or, where only those may read the folder who may read this, pass "
+                "include_private=True (archzoo export-static --include-private).",
+                facts={"only": repo},
+            )
+        listed = folder / store.kind / f"{repo}.json"
+        if listed.exists():
+            listed.unlink()
+            _log.warning(
+                "%s is private now and is no longer listed; its files are still in %s, for whoever knows their hashes. "
+                "Export to a new folder to be rid of them.",
+                *(repo, folder / "blobs"),
+            )
+
+
+@dataclass(frozen=True)
+class _Done:
+    record: RepositoryRecord
+    written: int
+
+
+def _exported(store: Store, repo: str, folder: Path, *, named: bool) -> _Done | None:
+    """Write the releases of a repository, and return what there is; None where it has none that can be read.
+
+    Anybody may commit to a served hub by other means: a commit that is no whole release is left out, but not one that
+    is tagged as a version, whose damage is an error.
+    """
+    try:
+        record, written = _record(store, repo), 0
+        versions, lost = set(record.tags.values()), set()
+        for commit in sorted(record.digests, key=lambda commit: commit not in versions):
+            try:
+                written += _export_release(store, record, commit, folder)
+            except (errors.IntegrityError, errors.ManifestError) as error:
+                if commit in versions:
+                    raise
+                lost.add(commit)
+                _log.warning("commit %s of %s is left out: %s", commit[:12], repo, error)
+    except (errors.ManifestError, errors.NotFound) as error:
+        if named:
+            raise
+        _log.warning("%s in %s is left out: %s", repo, store.address, error)
+        return None
+    return _Done(_without(record, lost), written)
+
+
+def _without(record: RepositoryRecord, lost: Container[str]) -> RepositoryRecord:
+    log = tuple(one for one in record.log if one.commit not in lost)
+    digests = {commit: digest for commit, digest in record.digests.items() if commit not in lost}
+    return record.model_copy(update={"log": log, "digests": digests, "branches": _main(log)})
+
+
+def _main(log: Sequence[Logged | Entry]) -> dict[str, str]:
+    return {"main": log[0].commit} if log else {}
 
 
 def _record(store: Store, repo: str) -> RepositoryRecord:
     """Return what a store knows of a repository, as a static hub states it."""
-    entries, releases = store.history(repo), store.releases(repo)
+    entries = [entry for entry in store.history(repo) if entry.digest]  # a served hub begins with one that has none
+    releases = store.releases(repo)
     digests = {entry.commit: entry.digest for entry in entries} | {ref.commit: ref.digest for ref in releases}
     return RepositoryRecord(
         hub="",
         kind=store.kind,
         repo=repo,
-        branches={"main": entries[0].commit} if entries else {},
+        branches=_main(entries),
         tags={str(ref.version): ref.commit for ref in releases},
         yanked=store.yanked(repo),
         log=tuple(Logged(commit=entry.commit, message=entry.message, date=entry.date) for entry in entries),

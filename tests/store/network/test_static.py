@@ -12,6 +12,9 @@ import pytest
 from hub_client import errors
 from hub_client.hub.client import Hub
 from hub_client.release import folder as release_folder
+from hub_client.serve.repository_names import Place
+from hub_client.serve.repository_root import Repositories
+from hub_client.store.folder import git
 from hub_client.store.folder.folder_store import FolderStore
 from hub_client.store.network import static
 from tests import simulated
@@ -95,6 +98,71 @@ def test_some_repositories_are_exported(source: Hub, tmp_path: Path) -> None:
         export(tmp_path, "lab/nothing")
     export(tmp_path, REPO)
     assert json.loads((tmp_path / "www/archzoo.json").read_text())["models"] == [REPO, "lab/wide"]
+
+
+def on_served(tmp_path: Path, repo: str, *, private: bool) -> None:
+    """Make a repository as a served hub does, with a first commit that is no release, and release into it."""
+    place = Place.named("models", repo)
+    Repositories(tmp_path / "hub", private=True).create(place, private=private, creator="ada", url="")
+    Hub(tmp_path / "hub").push(release(tmp_path / repo), repo)
+
+
+def test_what_was_served_is_exported(tmp_path: Path) -> None:
+    on_served(tmp_path, "lab/lung", private=False)
+    done = export(tmp_path)
+    assert (done.repositories, done.releases, done.private) == (1, 1, ())
+    with served(FolderServer(tmp_path / "www")) as running:
+        hub = Hub(f"static+{running.url}")
+        assert [entry.version for entry in hub.history("lab/lung")] == ["1.0.0"]
+        assert contents(hub.download("lab/lung@main", tmp_path / "out"))
+
+
+def test_commits_that_are_no_release_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Anybody may commit to a served hub: here a card alone, which is not the one that the manifest names."""
+    on_served(tmp_path, "lab/lung", private=False)
+    released = Hub(tmp_path / "hub").resolve("lab/lung")
+    with git.opened(tmp_path / "hub/models/lab/lung.git") as repository:
+        for number, change in enumerate(({"README.md": b"# Edited"}, {"manifest.json": b"{}"})):
+            edited = tmp_path / f"edited{number}"
+            repository.checkout(repository.head(), edited)
+            for name, content in change.items():
+                (edited / name).write_bytes(content)
+            repository.advance(repository.head(), repository.add(edited, message="Edit", parent=repository.head()))
+    done = export(tmp_path)
+    assert (done.repositories, done.releases) == (1, 2)  # the edited card's manifest is the released one
+    assert "of lab/lung is left out" in caplog.text
+    with served(FolderServer(tmp_path / "www")) as running:
+        assert Hub(f"static+{running.url}").resolve("lab/lung").digest == released.digest
+
+
+def test_private_repositories_are_not_published(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    on_served(tmp_path, "lab/open", private=False)
+    on_served(tmp_path, "lab/ours", private=True)
+    index = tmp_path / "www/archzoo.json"
+    done = export(tmp_path)
+    assert (done.repositories, done.private) == (1, ("lab/ours",))
+    assert json.loads(index.read_text())["models"] == ["lab/open"]
+    with pytest.raises(
+        errors.InvalidInput, match=r"lab/ours is private in .*Make it public there first.*--include-priv"
+    ):
+        export(tmp_path, "lab/ours")
+    stores = [FolderStore(tmp_path / "hub", kind="models")]
+    assert static.export(stores, tmp_path / "www", include_private=True).repositories == 2
+    assert export(tmp_path).repositories == 1
+    assert json.loads(index.read_text())["models"] == ["lab/open"]
+    assert "lab/ours is private now and is no longer listed" in caplog.text
+
+
+def test_a_served_folder_hubs_own_repositories_count_as_private(source: Hub, tmp_path: Path) -> None:
+    """Nobody chose who sees them, and a served hub shows such to some only."""
+    assert export(tmp_path).private == ()
+    (tmp_path / "hub/.serve").mkdir()
+    assert export(tmp_path).private == ("lab/cells", REPO, "lab/wide")
+    record = tmp_path / f"hub/models/{REPO}.git/archzoo/record.json"
+    record.parent.mkdir()
+    for content, private in (('{"private": false}', False), ('{"private": true}', True), ("{", True), ("[]", True)):
+        record.write_text(content)
+        assert FolderStore(tmp_path / "hub", kind="models").private(REPO) == private
 
 
 def test_nobody_pushes_to_it(hub: Hub, tmp_path: Path) -> None:
