@@ -16,7 +16,8 @@ _ABOUT = frozenset(
 """Last words of columns that tell donors' groups apart and not the donors."""
 _SEPARATOR = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")
 _NUMBERED = re.compile(
-    rf"(?i)(?:.*[\W_])?(?:(?:{_PERSON})[\W_]*(?:(?:id|no|nr)[\W_]*)?(?:[a-z]{{0,3}}\d+[a-z]?|[a-z])"
+    rf"(?i)(?:.*[\W_])?(?:(?:{_PERSON})[\W_]*(?:(?:id|no|nr)[\W_]*)?[a-z]{{0,3}}\d+[a-z]?"
+    rf"|(?:{_PERSON})(?:[\W_]+[a-z]|(?-i:[A-RT-Z]))"
     r"|(?:pat|pt|subj|indiv|hd)[\W_]*\d+)(?:[\W_].*)?"
 )
 _SHORT = re.compile(r"([PD])(\d{1,4})")

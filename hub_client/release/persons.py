@@ -31,6 +31,7 @@ _NAME = (
     rf"(?<![^\W_]){_WORD}(?:(?:,? +|, ?|[_^])(?:[A-ZÀ-Þ]\.?[ _]+)?{_WORD}(?:[ _^]{_WORD})?"
     r"|, ?[A-ZÀ-Þ]\.(?: ?[A-ZÀ-Þ]\.)?)"
 )
+_INITIAL = rf"(?<![^\W_])[A-ZÀ-Þ]\. ?{_WORD}"
 _LOWER = r"(?<![^\W_])[a-zß-ÿ]{2,}[_.][a-zß-ÿ]{2,}"
 _BETWEEN = r"[\s,;:(_*|/.–-]{1,4}"
 _BORN = (
@@ -54,7 +55,9 @@ _DIGITS = r"\d(?:[ /-]?\d){4,}(?!\d)"
 _OF_PATIENTS = r"(?i:(?<![^\W_])(?:patient|donor|subject|participant|proband|individual)s?(?:[ _-]?names?)?)"
 
 PATTERNS: Mapping[str, re.Pattern[str]] = {
-    "a birth date": re.compile(rf"{_BORN}{_COLON}{_date(_ANY_YEAR)}|{_NAME}.{{0,12}}?{_BORN}{_COLON}{_ANY_YEAR}(?!\d)"),
+    "a birth date": re.compile(
+        rf"{_BORN}{_COLON}{_date(_ANY_YEAR)}|(?:{_NAME}|{_INITIAL}).{{0,12}}?{_BORN}{_COLON}{_ANY_YEAR}(?!\d)"
+    ),
     "a record number": re.compile(rf"{_RECORD}[\s:=(,_*\"'#.-]{{0,6}}{_NUMBER}"),
     "a person": re.compile(
         rf"(?:{_NAME}|{_LOWER}){_BETWEEN}(?:(?i:b\.|d\.?o\.?b\.?|\*)\s?)?(?:{_date(_BIRTH_YEAR)}|{_SHORT_DATE})"

@@ -30,6 +30,23 @@ def test_columns_named_like_the_keys_are_read_if_none_are_given() -> None:
     assert found.columns == {"batch": "batch"}
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "why"),
+    [
+        ("donor_id", ["1488", "107", "107"], "its obs column, 'donor_id'"),
+        ("sample", ["patient_1", "patient_2", "a"], "its categories, patient_1, patient_2"),
+    ],
+)
+def test_new_donors_are_warned_of(column: str, values: list[str], why: str) -> None:
+    (note,) = read_obs(frame(**{column: values}), queries.manifest(), conditions={"batch": column}).notes
+    assert f"the condition 'batch' looks like donors or patients by {why}: their names (" in note
+    assert "publish_donors=True" in note
+
+
+def test_donors_that_the_model_knows_are_not_warned_of() -> None:
+    assert read_obs(frame(donor=["a", "b", "a"]), queries.manifest(), conditions={"batch": "donor"}).notes == ()
+
+
 @pytest.mark.parametrize(("known", "expected"), [("a", "query"), ("query", "query-2")])
 def test_a_query_without_conditions_is_one_new_category(known: str, expected: str) -> None:
     condition = {"key": "batch", "categories": [known], "encoding": {"kind": "embedding"}}

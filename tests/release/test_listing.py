@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
-
 import pytest
 
 from hub_client.release.listing import Listing, listing
@@ -14,10 +12,10 @@ from tests import examples
 REF = Ref("lab/tiny-scpoli", "c" * 40, "1.0.0", "d" * 64, "hub")
 
 
-def listed(**overrides: Any) -> Listing:
+def listed() -> Listing:
     level = examples.fields()["labels"][0] | {"parents": {"T cell": "lymphocyte", "B cell": "lymphocyte"}}
-    described = examples.manifest(**examples.DESCRIBED | {"labels": [level]} | overrides)
-    return listing(REF, described.model_dump_json().encode())
+    terms = {name: examples.DESCRIBED[name] for name in ("organism", "tissue", "assay", "disease")}
+    return listing(REF, examples.manifest(**terms, labels=[level]).model_dump_json().encode())
 
 
 @pytest.mark.parametrize(

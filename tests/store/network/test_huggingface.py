@@ -18,7 +18,7 @@ from hub_client.release import folder as release_folder
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.network.huggingface import HuggingFaceWire
 from hub_client.store.network.remote import WritableRemoteStore
-from tests.hubs import HubServer, served
+from tests.hubs import HubServer, served, told
 from tests.releases import contents, release
 
 REPO = "lab/tiny-scpoli"
@@ -146,16 +146,25 @@ def test_of_racing_writers_exactly_one_wins(server: HubServer, tmp_path: Path) -
     assert Hub(server.url).resolve(REPO) == won[0]
 
 
+def test_what_the_hub_shows_to_some_only_is_private(hub: Hub, server: HubServer, tmp_path: Path) -> None:
+    hub.push(release(tmp_path / "one"), REPO)
+    hub.push(release(tmp_path / "two"), "lab/ours", private=True)
+    (store,) = hub.stores
+    assert (store.private(REPO), store.private("lab/ours"), store.private("lab/nothing")) == (False, True, True)
+    gated = told({"id": REPO, "private": False, "gated": "manual"})
+    server.trick(f"/api/models/{REPO}$", lambda seen, reply: gated)
+    assert store.private(REPO)
+
+
 def test_files_that_a_release_no_longer_has_are_removed(hub: Hub, server: HubServer, tmp_path: Path) -> None:
     import numpy as np
 
     from hub_client.release import atlas_file
-    from tests import examples
 
     atlas = atlas_file.atlas(np.ones((5, 3), np.float32), conditions={"batch": list("aabba")}, labels={})
-    manifest = examples.manifest()
+    plain = release_folder.read(release(tmp_path / "plain"))
     extra = {release_folder.REFERENCE: atlas_file.dump(atlas)}
-    hub.push(release_folder.write(tmp_path / "with", manifest, examples.tensors(manifest), extra=extra), REPO)
+    hub.push(release_folder.write(tmp_path / "with", plain.manifest, plain.tensors, extra=extra), REPO)
     ref = hub.push(release(tmp_path / "without", version="2.0.0", seed=1), REPO)
     files = server.repos[f"models/{REPO}"].commits[ref.commit].files
     assert release_folder.REFERENCE not in files
