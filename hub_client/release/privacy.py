@@ -43,7 +43,10 @@ PATTERNS: Mapping[str, re.Pattern[str]] = {
     ),
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b"),
     "a table of donors": re.compile(rf"(?i)(?<!\w){_PERSON}{_BESIDE}{_PERSON}(?!\w)"),
-} | persons.PATTERNS
+    **persons.PATTERNS,
+}
+_IN_A_WORD = {what: PATTERNS[what] for what in ("a cell barcode", "a record number")}
+"""What can be in letters and digits alone, as most of a manifest's texts are: names of genes."""
 _ROW_KEYS = re.compile(rf"(?i){_PERSON}")
 _CATEGORY = re.compile(r"(?:conditions|covariates\.categorical)\[\d+\]\.categories\[\d+\]")
 _SHOWN = 24
@@ -74,7 +77,7 @@ def leaks(release: release_folder.Release) -> Iterator[Leak]:
 
 def found_in(text: str) -> Iterator[str]:
     """Return what a text gives away, each with its beginning."""
-    for what, pattern in PATTERNS.items():
+    for what, pattern in (_IN_A_WORD if text.isalnum() else PATTERNS).items():
         if found := pattern.search(text):
             yield f"{what} ({_short(found[0])})"
 

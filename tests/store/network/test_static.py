@@ -124,6 +124,7 @@ def test_commits_that_are_no_release_are_left_out(tmp_path: Path, caplog: pytest
     with git.opened(tmp_path / "hub/models/lab/lung.git") as repository:
         for number, change in enumerate(({"README.md": b"# Edited"}, {"manifest.json": b"{}"})):
             edited = tmp_path / f"edited{number}"
+            edited.mkdir()
             repository.checkout(repository.head(), edited)
             for name, content in change.items():
                 (edited / name).write_bytes(content)
