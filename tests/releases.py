@@ -10,7 +10,7 @@ from hub_client.models.model import Model
 from hub_client.release import folder as release_folder
 from tests import examples
 
-_BYTES_A_UNIT = 104
+_BYTES_A_UNIT = 88
 """What the weights of the tiny example take for each hidden unit."""
 
 

@@ -12,12 +12,12 @@ from hub_client.manifest.v1 import Manifest
 from hub_client.models.model import Model
 from hub_client.release import folder as release_folder
 from tests import simulated
-from tests.releases import release
+from tests.releases import unfit
 
 
 def test_a_release_without_the_networks_tensors_is_refused(tmp_path: Path) -> None:
     """The example agrees with its manifest, which describes tensors that no network has."""
-    release_folder.verify(release(tmp_path / "tiny"))
+    release_folder.verify(unfit(tmp_path / "tiny"))
     with pytest.raises(errors.IntegrityError, match=r"has nothing for the tensor .*, which has shape .* kind scpoli"):
         Model.load(tmp_path / "tiny")
 
