@@ -122,7 +122,7 @@ def test_commits_that_are_no_release_are_left_out(tmp_path: Path, caplog: pytest
     on_served(tmp_path, "lab/lung", private=False)
     released = Hub(tmp_path / "hub").resolve("lab/lung")
     with git.opened(tmp_path / "hub/models/lab/lung.git") as repository:
-        for number, change in enumerate(({"README.md": b"# Edited"}, {"manifest.json": b"{}"})):
+        for number, change in enumerate(({"README.md": b"# Edited"}, {"manifest.json": b"{"})):
             edited = tmp_path / f"edited{number}"
             edited.mkdir()
             repository.checkout(repository.head(), edited)
