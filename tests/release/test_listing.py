@@ -15,8 +15,9 @@ REF = Ref("lab/tiny-scpoli", "c" * 40, "1.0.0", "d" * 64, "hub")
 
 def listed() -> Listing:
     level = examples.fields()["labels"][0] | {"parents": {"T cell": "lymphocyte", "B cell": "lymphocyte"}}
+    coarse = {"key": "lineage", "categories": ["lymphocyte"], "ontology": {"lymphocyte": "CL:0000542"}}
     terms = {name: examples.DESCRIBED[name] for name in ("organism", "tissue", "assay", "disease")}
-    return listing(REF, examples.manifest(**terms, labels=[level]).model_dump_json().encode())
+    return listing(REF, examples.manifest(**terms, labels=[level, coarse]).model_dump_json().encode())
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ def listed() -> Listing:
         "T cell",
         "CL:0000236",
         "lymphocyte",
+        "CL_0000542",
         "lupus CL:0000236",
     ],
 )
