@@ -120,12 +120,14 @@ def _taken(
 def _numbers(values: pd.Series) -> Counts:
     """Return a column as numbers, ``(cells,)``, NaN where it holds none."""
     if isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
-        return values.to_numpy(dtype=np.float32)
+        plain: Counts = values.to_numpy(dtype=np.float32)
+        return plain
     try:
-        found = pd.to_numeric(pd.Series(values.to_numpy(dtype=object)), errors="coerce")
+        numbers = pd.to_numeric(pd.Series(values.to_numpy(dtype=object)), errors="coerce")
     except TypeError:  # lists
         return np.full(len(values), np.nan, dtype=np.float32)
-    return found.to_numpy(dtype=np.float32, na_value=np.nan)
+    found: Counts = numbers.to_numpy(dtype=np.float32, na_value=np.nan)
+    return found
 
 
 def _check_counts(counts: Counts, source: str) -> None:
