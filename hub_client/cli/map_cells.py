@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +9,7 @@ import typer
 
 from hub_client import errors
 from hub_client.cli import failures, map_summary, options, screen
-from hub_client.files import atomic
+from hub_client.cli.map_outputs import Outputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +29,12 @@ def _share(help: str, panel: str) -> Any:
 
 CELLS, TRAINING, OUTPUT = "The query", "Training", "Output"
 Query = Annotated[
-    str, _option("FILE", "Cells to map, raw counts: `.h5ad`, `.zarr`, `.h5mu`; or `pbmc68k`, an example.", CELLS)
+    str,
+    _option(
+        "FILE",
+        "Cells to map, raw counts: `.h5ad`, `.zarr`, `.h5mu`, 10x's `.h5` or folder; or `pbmc68k`, an example.",
+        CELLS,
+    ),
 ]
 Conditions = Annotated[
     list[str] | None, _option("KEY=COLUMN", "The obs column of a condition. Repeatable.", CELLS, "--condition", "-c")
@@ -113,7 +115,8 @@ def map_cells(
     from hub_client.data.examples import QUERIES, bundled_query
     from hub_client.manifest.receipts import MappingSettings
 
-    _check_outputs(out, save_model, force=force)
+    outputs = Outputs(out, save_model, force=force)
+    outputs.check()
     given = {"batch": "batch"} if query in QUERIES else None
     conditions = options.pairs(condition, option="--condition") or given
     learned, judged = options.pairs(labels, option="--labels"), options.pairs(truth, option="--truth") or {}
@@ -132,19 +135,19 @@ def map_cells(
         precision=precision,
     )
 
+    from hub_client.data.align import needed
     from hub_client.data.open_query import opened
     from hub_client.labels.evaluate import evaluate  # not before cheap mistakes are reported: this loads torch
     from hub_client.mapping.map_query import map_query
 
-    cells = bundled_query(query) if query in QUERIES else opened(query)
+    asked = needed(reference.manifest, conditions=conditions, labels=learned, layer=layer).also(judged.values())
+    cells = bundled_query(query) if query in QUERIES else opened(query, needed=asked)
     known = _truth(cells, judged, reference=reference, taught=learned or {})
+    outputs.rehearse(cells)
     mapping = map_query(cells, reference, **dict(settings), progress=not quiet)
-    if save_model:
-        mapping.model.save(save_model, overwrite=force)
-    _write(mapping.adata, out)
-    receipt = _write_receipt(mapping.receipt.to_bytes(), out)
+    outputs.write(mapping)
     record = map_summary.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
-    written = {"query": out, "receipt": receipt, "model": save_model}
+    written = {"query": out, "receipt": outputs.receipt, "model": save_model}
     record["written"] = {what: str(path) if path else None for what, path in written.items()}
     _report(record, as_json=as_json)
 
@@ -155,63 +158,6 @@ def _report(record: dict[str, Any], *, as_json: bool) -> None:
     if record["training"] and record["training"]["stopped"] == "interrupted":
         screen.complain("interrupted: training ended early; what it had learned by then was used and written.")
         raise typer.Exit(failures.INTERRUPTED)
-
-
-def _write_zarr(adata: AnnData, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Writing zarr v2|zarr v3 autosharding")  # news of anndata's next release
-        adata.write_zarr(path)
-
-
-def _write_h5ad(adata: AnnData, path: Path) -> None:
-    raw = 0 if adata.raw is None else sys.getsizeof(type(adata)(adata.raw.X))
-    size = sys.getsizeof(adata) + raw  # about as many bytes, in memory and in an uncompressed file
-    atomic.reserve(path, int(1.1 * size) + 2**20)  # HDF5 that runs out of room takes the process down
-    adata.write_h5ad(path)
-
-
-WRITERS = {".h5ad": _write_h5ad, ".zarr": _write_zarr}
-
-
-def _check_outputs(out: Path, save_model: Path | None, *, force: bool) -> None:
-    """Refuse before training what could not be written after it."""
-    from hub_client.release import folder as release_folder
-
-    if out.suffix not in WRITERS:
-        raise errors.InvalidInput(f"--out {out}: the name must end in {' or '.join(WRITERS)}.", facts={"out": out})
-    for path in (out, _receipt_of(out)):
-        if path.exists() and not force:
-            raise errors.InvalidInput(
-                f"--out {out}: {path} exists already. Choose another name, or replace it with --force.",
-                facts={"out": out},
-            )
-    _check_writable("--out", out)
-    if save_model:
-        release_folder.check_target(save_model, overwrite=force)
-        _check_writable("--save-model", save_model)
-
-
-def _receipt_of(out: Path) -> Path:
-    """Return where the receipt of a mapping goes: beside its cells."""
-    return out.with_suffix(".receipt.json")
-
-
-def _write_receipt(content: bytes, out: Path) -> Path:
-    path = _receipt_of(out)
-    with atomic.writing(f"the place of --out {out}", otherwise="choose another place"):
-        atomic.write(path.absolute(), content)
-    return path
-
-
-def _check_writable(option: str, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent).cleanup()
-    except OSError as error:
-        raise errors.InvalidInput(
-            f"{option} {path}: nothing can be written to {path.parent} ({error.strerror}). Choose another place.",
-            facts={option: path},
-        ) from error
 
 
 def _truth(
@@ -254,14 +200,3 @@ def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | 
     elif plan:
         plan = plan.only(kind)
     return plan if epochs is None else (plan or Plan()).changed(epochs=epochs)
-
-
-def _write(adata: AnnData, out: Path) -> None:
-    """Write beside the target and rename, so that a failed or killed run leaves no half a file."""
-    place = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True)
-    with atomic.writing(f"the place of --out {out}", otherwise="choose another place"), place as folder:
-        part = Path(folder) / out.name
-        WRITERS[out.suffix](adata, part)
-        if out.is_dir():
-            out.rename(Path(folder) / "replaced")
-        part.replace(out)

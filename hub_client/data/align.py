@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
@@ -16,11 +17,11 @@ from hub_client import errors
 from hub_client.data import coverage as coverages
 from hub_client.data import genes, obs, open_query, sources
 from hub_client.data import matrix as matrices
-from hub_client.data.cells import Cells, GeneReport
+from hub_client.data.cells import Cells, GeneReport, cell_names
 from hub_client.data.counts import Tally
 from hub_client.data.coverage import Coverage
 from hub_client.data.genes import Match, Panel
-from hub_client.data.open_query import Query
+from hub_client.data.open_query import Needed, Query
 from hub_client.data.proteins import ProteinReport, aligned_proteins
 from hub_client.data.sources import Source
 from hub_client.manifest.v1 import Manifest
@@ -82,7 +83,8 @@ def align(
     ----------
     adata
         The query, ``(cells, query genes)``: AnnData, in memory or backed; MuData, of which the modality ``rna`` is
-        read; or the path of a ``.h5ad``, ``.zarr``, ``.zarr.zip`` or ``.h5mu``.
+        read; or a path, as :func:`hub_client.data.open_query.read_cells` takes. Of a file no more is read than is
+        needed here.
     model
         The model whose genes and keys count. With a manifest alone, coverage is not weighted.
     conditions
@@ -120,7 +122,8 @@ def align(
     VocabularyError
         If a key, column or layer is not there, a condition has gaps, or a category is one the model cannot learn.
     InvalidInput
-        If ``adata`` is nothing that can be read, the model is only a name, or ``min_coverage`` is not in [0, 1].
+        If ``adata`` is nothing that can be read or is damaged in what is read here, the model is only a name, or
+        ``min_coverage`` is not in [0, 1].
     NotFound
         If there is no file at the path.
     Unsupported
@@ -133,9 +136,10 @@ def align(
     0.966
     """
     _check_model(model)
-    query = open_query.opened(adata)
-    _check_query(query, min_coverage)
     manifest, network = (model, None) if isinstance(model, Manifest) else (model.manifest, model.network)
+    wanted = needed(manifest, conditions=conditions, labels=labels, layer=layer, size_factor=size_factor)
+    query = open_query.opened(adata, needed=wanted, whole=False)
+    _check_query(query, min_coverage)
     annotations = obs.read_obs(query.obs, manifest, conditions=conditions, labels=labels, size_factor=size_factor)
     source = sources.choose_source(query, layer=layer, hint=manifest.input.layer)
     panel = Panel.of(manifest)
@@ -160,7 +164,7 @@ def align(
     )
     return Cells(
         x=x,
-        obs_names=query.obs_names.to_numpy().astype(str).astype(object),
+        obs_names=cell_names(query.obs_names),
         conditions=annotations.conditions,
         labels=annotations.labels,
         size_factor=_totals(x, manifest) if annotations.size_factors is None else annotations.size_factors,
@@ -168,6 +172,22 @@ def align(
         continuous=annotations.continuous,
         proteins=counted,
     )
+
+
+def needed(
+    manifest: Manifest,
+    *,
+    conditions: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    layer: str | None = None,
+    size_factor: str | None = None,
+) -> Needed:
+    """Return what :func:`align` reads of a query when it is given the same."""
+    keys = [*(condition.key for condition in manifest.categorical), *manifest.covariates.continuous]
+    given = [name for columns in (conditions, labels) if isinstance(columns, Mapping) for name in columns.values()]
+    every = [*(keys if not conditions else ()), *given, size_factor or manifest.input.size_factor]
+    columns = frozenset(name for name in every if isinstance(name, str))
+    return Needed(columns=columns, layer=layer, proteins=manifest.proteins is not None)
 
 
 def _protein_notes(found: ProteinReport | None) -> tuple[str, ...]:
@@ -212,7 +232,13 @@ def _check_query(query: AnnData, min_coverage: float | None) -> None:
         raise errors.AlignmentError("the query has no cells; check the filter that made it.")
     if not query.n_vars:
         raise errors.AlignmentError("the query has no genes; check the filter that made it.")
-    repeated = query.obs_names[query.obs_names.duplicated()].unique()
+    if unnamed := int(query.obs_names.isna().sum()):
+        raise errors.AlignmentError(
+            f"{unnamed:,} of the query's {query.n_obs:,} cells have no name (NaN in obs_names). Results are returned "
+            "by cell name: give every cell one."
+        )
+    names = pd.Index(cell_names(query.obs_names))
+    repeated = names[names.duplicated()].unique()
     if len(repeated):
         raise errors.AlignmentError(
             f"{len(repeated):,} cell names occur more than once in the query's obs_names: {errors.names(repeated)}. "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -61,6 +62,15 @@ class GeneReport:
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     proteins: ProteinReport | None = None
+
+
+def cell_names(index: pd.Index) -> NDArray[np.object_]:
+    """Return the names in an index as text, ``(cells,)``: dates, numbers and bytes as everybody writes them."""
+    if index.dtype == object:
+        texts = (name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in index)
+        return np.fromiter(texts, dtype=object, count=len(index))
+    found: NDArray[np.object_] = index.astype(str).to_numpy(dtype=object)
+    return found
 
 
 def aligned(cells: object) -> Cells:

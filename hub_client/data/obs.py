@@ -26,10 +26,19 @@ def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
     Raises
     ------
     VocabularyError
-        If obs has no such column; the message suggests those that are named like it.
+        If obs has no such column, the message suggests those that are named like it; if it has several, or one that
+        holds lists.
     """
-    if name in obs:
-        return obs[name]
+    times = list(obs.columns).count(name)
+    if times == 1:
+        return _one_value_each(obs[name], purpose=purpose)
+    if times:
+        raise errors.VocabularyError(
+            f"the query's obs has {times} columns {name!r}, of which one was to hold {purpose}: rename or drop the "
+            "others, as in adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()].",
+            field="obs",
+            unknown=[name],
+        )
     known = [str(known) for known in obs.columns]
     close = get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"Did you mean {errors.names(close)}?" if close else f"It has {errors.names(known) or 'no columns'}."
@@ -38,6 +47,22 @@ def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
         field="obs",
         unknown=[name],
         known=known,
+    )
+
+
+def _one_value_each(values: pd.Series, *, purpose: str) -> pd.Series:
+    if values.dtype != object:
+        return values
+    listed = np.fromiter(map(pd.api.types.is_list_like, values), dtype=bool, count=len(values))
+    if not listed.any():
+        return values
+    first = values.iloc[int(listed.argmax())]
+    raise errors.VocabularyError(
+        f"obs[{values.name!r}], which was to hold {purpose}, holds a {type(first).__name__} for "
+        f"{int(listed.sum()):,} of {len(values):,} cells, {str(first)[:60]!r}. Every cell needs one value: text or a "
+        "number.",
+        field="obs",
+        unknown=[str(first)[:60]],
     )
 
 

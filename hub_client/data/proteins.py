@@ -105,7 +105,7 @@ def _taken(
     counts = np.zeros((len(frame), len(panel.panel)), dtype=np.float32)
     names = list(map(str, frame.columns))
     for protein, column in match.items():
-        counts[:, protein] = frame.iloc[:, column].to_numpy(dtype=np.float32)
+        counts[:, protein] = _numbers(frame.iloc[:, column])
     _check_counts(counts, source)
     used = set(match.values())
     report = ProteinReport(
@@ -115,6 +115,19 @@ def _taken(
         renamed={names[c]: panel.panel[p] for p, c in match.items() if names[c] != panel.panel[p]},
     )
     return counts, report
+
+
+def _numbers(values: pd.Series) -> Counts:
+    """Return a column as numbers, ``(cells,)``, NaN where it holds none."""
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
+        plain: Counts = values.to_numpy(dtype=np.float32)
+        return plain
+    try:
+        numbers = pd.to_numeric(pd.Series(values.to_numpy(dtype=object)), errors="coerce")
+    except TypeError:  # lists
+        return np.full(len(values), np.nan, dtype=np.float32)
+    found: Counts = numbers.to_numpy(dtype=np.float32, na_value=np.nan)
+    return found
 
 
 def _check_counts(counts: Counts, source: str) -> None:
@@ -177,7 +190,7 @@ def _named(query: AnnData, key: str) -> pd.DataFrame | None:
     if isinstance(values, pd.DataFrame):
         return values
     names = next((query.uns[n] for n in (name.format(key) for name in SHOWN_UNDER) if n in query.uns), None)
-    if names is None or len(names) != values.shape[1]:
+    if names is None or np.ndim(names) != 1 or np.shape(values)[1:] != (len(names),):
         return None
     dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
     return pd.DataFrame(dense, index=query.obs_names, columns=[str(name) for name in names])

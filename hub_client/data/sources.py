@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from hub_client import errors
-from hub_client.data import counts
+from hub_client.data import counts, elements
 from hub_client.data import matrix as matrices
 from hub_client.data.counts import Tally
 from hub_client.manifest.inputs import InputSpec
@@ -30,9 +30,39 @@ class Source:
     @cached_property
     def matrix(self) -> Any:
         """``(cells, query genes)``, in memory or on disk; fetched once: of a view, anndata makes a copy each time."""
+        with elements.guarded(self.name, place="the query"):
+            found = self._found()
+        if isinstance(found, pd.DataFrame):
+            found = self._in_order(found)
+        return matrices.readable(found, name=self.name)
+
+    def _in_order(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return a layer that is a frame with the query's cells and genes in the query's order."""
+        for axis, names in enumerate((self.adata.obs_names, self.var.index)):
+            own = frame.axes[axis]
+            if own.equals(names) or isinstance(own, pd.RangeIndex):
+                continue
+            if own.has_duplicates or set(own) != set(names):
+                raise errors.AlignmentError(
+                    f"{self.name} is a data frame whose {('rows', 'columns')[axis]} are not named as the query's "
+                    f"{('obs_names', 'var_names')[axis]}: it has {errors.names(own)}, the query {errors.names(names)}. "
+                    "Put its values there, as in adata.layers[name] = frame.to_numpy()."
+                )
+            frame = frame.reindex(names, axis=axis)
+        return frame
+
+    def _found(self) -> Any:
         if self.name.startswith("layers/"):
             return self.adata.layers[self.argument]
         return self.adata.raw.X if self.name == "raw" else self.adata.X
+
+    @property
+    def holds_counts(self) -> bool:
+        """Whether its first rows are counts; of a matrix that is not set or cannot be read it is not known."""
+        try:
+            return self.matrix is not None and counts.are_counts(self.matrix)
+        except errors.HubClientError:
+            return False
 
     @property
     def var(self) -> pd.DataFrame:
@@ -66,17 +96,19 @@ def choose_source(adata: AnnData, *, layer: str | None, hint: str | None) -> Sou
     VocabularyError
         If the query has no such layer.
     AlignmentError
-        If the matrix to read was not set.
+        If the matrix to read was not set, or holds no numbers.
+    InvalidInput
+        If it cannot be read.
     """
     found = {source.argument: source for source in reversed(every(adata))}  # a layer named raw or X wins
-    if layer is not None and layer not in found:
+    if layer is not None and not (isinstance(layer, str) and layer in found):
         raise errors.VocabularyError(
             f"the query has no layer {layer!r}; layer= can be {errors.names(sorted(found))}.",
             field="layer",
             unknown=[layer],
             known=sorted(found),
         )
-    if layer is None and hint in found and counts.are_counts(found[hint].matrix):
+    if layer is None and hint in found and found[hint].holds_counts:
         return found[hint]
     source = Source("X", adata) if layer is None else found[layer]
     if source.matrix is None:
@@ -126,8 +158,8 @@ _ADVICE = (
 
 def _elsewhere(source: Source) -> str:
     """Return a sentence on which other matrices of the query hold counts, or nothing."""
-    others = [other for other in every(source.adata) if other.name != source.name and other.matrix is not None]
-    shown = [f"{o.name} does: pass layer={o.argument!r}" for o in others if counts.are_counts(o.matrix)]
+    others = [other for other in every(source.adata) if other.name != source.name]
+    shown = [f"{other.name} does: pass layer={other.argument!r}" for other in others if other.holds_counts]
     return f" But {'; '.join(shown)}." if shown else ""
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
+from hub_client.data.cells import cell_names
 from hub_client.data.obs import texts
 from hub_client.labels.predict import UNKNOWN, Predictions
 from hub_client.manifest.report import LabelScore, LevelReport, Report
@@ -122,6 +123,7 @@ def _in_order(key: str, predictions: Predictions, values: ArrayLike) -> Names:
 
 
 def _by_name(key: str, values: pd.Series, cells: pd.Index) -> pd.Series:
+    values = values.set_axis(cell_names(values.index))
     found = values[values.index.isin(cells)]
     if found.empty:
         raise errors.VocabularyError(

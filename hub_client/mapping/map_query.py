@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from hub_client.data import open_query
-from hub_client.data.align import align
+from hub_client.data.align import align, needed
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.open_query import Query
 from hub_client.hub.client import pull
@@ -149,7 +149,9 @@ def map_query(
         devices=devices,
         precision=precision,
     )
-    return _mapped(open_query.opened(adata), reference, settings, progress=progress)
+    asked = {name: value for name, value in settings.alignment.items() if name not in ("min_coverage", "proteins")}
+    query = open_query.opened(adata, needed=needed(reference.manifest, **asked))
+    return _mapped(query, reference, settings, progress=progress)
 
 
 def _mapped(query: AnnData, reference: Model, settings: MappingSettings, *, progress: bool) -> Mapping:
@@ -194,7 +196,8 @@ def _written(
     proteins: pd.DataFrame | None,
 ) -> AnnData:
     """Return a copy of the query, in memory, with latent, labels, programs' scores, proteins and provenance."""
-    out = query.to_memory(copy=True)
+    out = open_query.in_memory(query)
+    out.obs_names = pd.Index(predictions.obs_names, dtype=object, name=out.obs_names.name)
     out.obsm[LATENT_KEY] = predictions.latent
     for name, column in predictions.to_frame().items():
         out.obs[str(name)] = column.to_numpy() if column.dtype.kind == "f" else pd.Categorical(column)

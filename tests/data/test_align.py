@@ -305,3 +305,35 @@ def test_the_bundled_query_has_five_hundred_shared_genes(shared_data: Callable[[
     cells = align(query, described)
     assert cells.report.coverage == 1
     assert len(described.genes.panel) > 500
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (pd.date_range("2020", periods=6), "2020-01-01"),
+        (pd.Index(np.arange(6) / 2), "0.0"),
+        (pd.Index([b"c%d" % number for number in range(6)]), "c0"),
+        (pd.Index(list("abcdef"), dtype="string"), "a"),
+        (pd.CategoricalIndex(list("abcdef")), "a"),
+    ],
+    ids=["dates", "numbers", "bytes", "nullable", "categories"],
+)
+def test_cell_names_are_text(index: pd.Index, expected: str) -> None:
+    query = queries.query()
+    query.obs.index = index
+    names = align(query, queries.manifest()).obs_names
+    assert names[0] == expected and {type(name) for name in names} == {str}
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (["a", None, "c", "d", "e", "f"], "1 of the query's 6 cells have no name"),
+        ([1, "1", 2, 3, 4, 5], "more than once"),
+    ],
+)
+def test_cells_without_a_name_of_their_own_are_refused(index: list[Any], message: str) -> None:
+    query = queries.query()
+    query.obs.index = pd.Index(index, dtype=object)
+    with pytest.raises(errors.AlignmentError, match=message):
+        align(query, queries.manifest())

@@ -164,3 +164,21 @@ def test_size_factors_have_to_be_positive_numbers(wrong: Any) -> None:
 def test_a_missing_column_of_size_factors_is_refused() -> None:
     with pytest.raises(errors.VocabularyError, match="no column 'total', which was to hold each cell's size factor"):
         read_obs(frame(), queries.manifest(input={"size_factor": "total"}))
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    obs = pd.concat([frame(), frame()], axis=1)
+    with pytest.raises(
+        errors.VocabularyError, match="obs has 2 columns 'batch', of which one was to hold the condition"
+    ):
+        read_obs(obs, queries.manifest())
+
+
+@pytest.mark.parametrize("value", [["a"], ("a", 1), {"a": 1}, {"a"}, np.ones(2)])
+@pytest.mark.parametrize(
+    "asked", [{"conditions": {"batch": "listed"}}, {"labels": {"cell_type": "listed"}}, {"size_factor": "listed"}]
+)
+def test_columns_of_lists_are_refused(value: Any, asked: dict[str, Any]) -> None:
+    obs = frame(batch=["a"] * 3, listed=["one", value, value])
+    with pytest.raises(errors.VocabularyError, match=rf"obs\['listed'\].* holds a {type(value).__name__} for 2 of 3"):
+        read_obs(obs, queries.manifest(), **asked)

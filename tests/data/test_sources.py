@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
 from hub_client import align, errors
-from hub_client.data.sources import choose_source
+from hub_client.data.sources import Source, choose_source
 from tests import queries
 
 COUNTS = queries.counts()
@@ -124,3 +126,21 @@ def test_models_of_log1p_values_refuse_what_is_neither(change: Any, message: str
     logs = queries.manifest(architecture={"kind": "scpoli", "likelihood": "mse"}, input={"kind": "log1p"})
     with pytest.raises(errors.AlignmentError, match=f"{message}.*this model reads log1p"):
         align(query(change(LOGGED)), logs)
+
+
+def test_a_layer_that_is_a_frame_is_read_by_its_names() -> None:
+    made = query(LOGGED)
+    frame = pd.DataFrame(COUNTS, index=made.obs_names, columns=made.var_names)
+    for layer in (frame, frame.astype("Int64"), frame.iloc[::-1, ::-1]):
+        # newer versions of anndata turn frames into arrays
+        older: Any = SimpleNamespace(layers={"counts": layer}, obs_names=made.obs_names, var=made.var)
+        assert np.array_equal(Source("layers/counts", older).matrix, COUNTS)
+    older.layers["counts"] = frame.rename(columns={"CD4": "other"})
+    with pytest.raises(errors.AlignmentError, match="layers/counts is a data frame whose columns are not named"):
+        _ = Source("layers/counts", older).matrix
+
+
+def test_another_matrix_that_cannot_be_read_does_not_hide_what_is_wrong_with_this_one() -> None:
+    made = query(LOGGED, text=COUNTS.astype(str), counts=COUNTS)
+    with pytest.raises(errors.AlignmentError, match=r"X holds log-normalised counts.*layers/counts does"):
+        align(made, queries.manifest(input={"layer": "text"}))

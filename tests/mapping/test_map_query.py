@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import mudata
 import numpy as np
 import pandas as pd
@@ -280,3 +281,28 @@ def test_bad_input_has_its_own_error(reference: Model, query: anndata.AnnData, w
     change, column, kind, message = BAD[what]
     with pytest.raises(kind, match=message):
         mapped(change(query), reference, conditions={"batch": column})
+
+
+@pytest.mark.filterwarnings("ignore:Transforming to str index")
+def test_cells_have_one_name_everywhere(reference: Model, query: anndata.AnnData) -> None:
+    query.obs.index = pd.date_range("2020", periods=60)
+    query.obsm["frame"] = pd.DataFrame({"a": np.ones(60)}, index=query.obs.index)
+    mapping = mapped(query, reference, conditions={"batch": "batch"})
+    names = [str(day.date()) for day in pd.date_range("2020", periods=60)]
+    assert list(mapping.adata.obs_names) == list(mapping.predictions.obs_names) == names
+    assert list(mapping.adata.obsm["frame"].index) == names
+    truth = {"cell_type": query.obs["cell_type"]}
+    assert hub_client.evaluate(mapping.predictions, truth).levels[0].cells == 60
+
+
+def test_what_cannot_be_read_after_training_costs_no_result(
+    reference: Model, query: anndata.AnnData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    query.layers["other"] = query.X.copy()
+    query.write_h5ad(tmp_path / "query.h5ad")
+    with h5py.File(tmp_path / "query.h5ad", "a") as file:
+        file["layers/other/indptr"][-1] = 10**9
+        del file["layers/other/indices"]
+    mapping = mapped(tmp_path / "query.h5ad", reference, conditions={"batch": "batch"})
+    assert "layers['other'] cannot be read or copied" in caplog.text
+    assert (mapping.adata.X != query.X).nnz == 0 and "cell_type_pred" in mapping.adata.obs
