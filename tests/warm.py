@@ -66,12 +66,13 @@ def main(address: str) -> None:
 
 def load() -> None:
     """Import what commands import."""
-    import hub_client.cli
-    import hub_client.checks.validate
-    import hub_client.mapping.replay
-    import hub_client.models.train
     import lightning.fabric
     import torch
+
+    import hub_client.checks.validate
+    import hub_client.cli
+    import hub_client.mapping.replay
+    import hub_client.models.train
 
     assert torch.get_num_threads() and lightning.fabric and hub_client.cli
 

@@ -95,7 +95,7 @@ class LinearDecoder(nn.Module):
 
 
 TERMS_AT_ONCE, CONDITIONS_AT_ONCE = 256, 256
-"""Of how many terms the directions, and of how many conditions the shares, are computed at once, in double precision."""
+"""Of how many terms the directions are computed at once, and of how many conditions the shares; both in float64."""
 LAST_LAYERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda outputs: torch.softmax(outputs, dim=1),
     "softplus": F.softplus,
