@@ -1,55 +1,75 @@
-"""Commands without their imports: a process that has loaded what ``archzoo`` needs, and forks for every command.
+"""Programs whose imports are done: a process that has loaded PyTorch and anndata forks for each one that a test runs.
 
-To import PyTorch, anndata and the rest takes seconds in every new process. Each command still has a process of its own,
-with its own arguments, environment, folder and standard streams; it starts with the packages imported.
+To import them takes seconds in every new process. Each program still has a process of its own, with its own arguments,
+environment, folder and standard streams. For ``python`` only these are loaded; for ``archzoo`` all that a command is.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
+import importlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+import traceback
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as line:
     line.connect({address!r})
-    words = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
+    arguments = {before!r} + sys.argv[1:]
+    words = {{"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}}
     socket.send_fds(line, [json.dumps(words).encode() + b"\\n"], [0, 1, 2])
     sys.exit(int(line.makefile().readline() or 70))
 """
-"""A command that asks for another to be run, and ends as it did."""
+"""A command that asks for a program to be run, and ends as it did; a signal to it is none to the program."""
+BEFORE = {"python": [], "archzoo": ["-c", "from hub_client.cli import main; main()"]}
+LOADED = {
+    "python": ["torch", "anndata", "lightning.fabric"],
+    "archzoo": ["hub_client.cli", "hub_client.checks.validate", "hub_client.mapping.replay", "lightning.fabric"],
+}
 
 
-@contextmanager
-def archzoo(folder: Path) -> Iterator[Path]:
-    """Yield a folder for ``PATH`` with an ``archzoo`` that starts at once, while the block runs."""
-    address = str(folder / "line")
-    command = folder / "bin" / "archzoo"
-    command.parent.mkdir(parents=True)
-    command.write_text(CLIENT.format(python=sys.executable, address=address))
-    command.chmod(0o755)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.warm", address], cwd=ROOT, env=environment, stdout=subprocess.PIPE
-    ) as process:
-        try:
-            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-            yield command.parent
-        finally:
-            process.terminate()
+def python() -> str:
+    """Return a command that takes ``-c PROGRAM`` and arguments, as Python does."""
+    return str(command("python"))
 
 
-def main(address: str) -> None:
-    load()
+def archzoo() -> Path:
+    """Return the path of an ``archzoo``."""
+    return command("archzoo")
+
+
+@cache
+def command(name: str) -> Path:
+    """Return a command, alone in its folder, which works until these tests end."""
+    folder = Path(tempfile.mkdtemp(prefix="archzoo-warm-"))
+    address, path = str(folder / "line"), folder / "bin" / name
+    path.parent.mkdir()
+    path.write_text(CLIENT.format(python=sys.executable, address=address, before=BEFORE[name]))
+    path.chmod(0o755)
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, __file__, address, *LOADED[name]]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE)
+    atexit.register(process.terminate)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    return path
+
+
+def main(address: str, *modules: str) -> None:
+    sys.path.pop(0)  # this folder, as a script's is
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()  # or a collection in each program would copy it all
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
@@ -64,21 +84,8 @@ def main(address: str) -> None:
                     os._exit(0)
 
 
-def load() -> None:
-    """Import what commands import."""
-    import lightning.fabric
-    import torch
-
-    import hub_client.checks.validate
-    import hub_client.cli
-    import hub_client.mapping.replay
-    import hub_client.models.train
-
-    assert torch.get_num_threads() and lightning.fabric and hub_client.cli
-
-
 def serve(line: socket.socket) -> None:
-    """Run one command in a process of its own, and send how it ended."""
+    """Run one program in a process of its own, and send how it ended."""
     sent, streams, _, _ = socket.recv_fds(line, 2**20, 3)
     while not sent.endswith(b"\n"):
         sent += line.recv(2**20)
@@ -89,24 +96,29 @@ def serve(line: socket.socket) -> None:
     line.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def run(streams: list[int], *, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    from hub_client.cli import main as command
-
+def run(streams: list[int], *, arguments: list[str], folder: str, environment: dict[str, str]) -> NoReturn:
+    """Run a program as the main module, and end without taking down what was loaded before it: that takes seconds."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["archzoo", *arguments]
-    code: Any = 0
+    _, program, *words = arguments
+    sys.argv = ["-c", *words]
+    sys.path[:0] = ["", *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    code: object = 1
     try:
-        command()
+        exec(program, {"__name__": "__main__"})
+        code = 0
     except SystemExit as end:
-        code = end.code
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
+        code = end.code or 0
+    finally:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -175,7 +175,8 @@ def _randn_like(share: Share, like: Tensor, **options: Any) -> Tensor:
 
 def _normal(share: Share, *given: Any, **options: Any) -> Tensor:
     if len(given) != 2 or options or not all(_is_of_cells(share, each) for each in given):
-        return torch.normal(*given, **options)
+        drawn: Tensor = torch.normal(*given, **options)
+        return drawn
     mean, scale = given
     return _randn_like(share, mean) * scale + mean
 
@@ -183,7 +184,8 @@ def _normal(share: Share, *given: Any, **options: Any) -> Tensor:
 def _normal_(share: Share, x: Tensor, mean: float = 0.0, std: float = 1.0, **options: Any) -> Tensor:
     if not _is_of_cells(share, x):
         return x.normal_(mean, std, **options)
-    return x.copy_(_randn_like(share, x) * std + mean)
+    drawn: Tensor = x.copy_(_randn_like(share, x) * std + mean)
+    return drawn
 
 
 def _dropout(share: Share, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -34,7 +34,7 @@ UNDRAWN: Mapping[Any, Callable[..., Tensor]] = {
 """What stands for each draw: zeros, so that what is not loaded after all is the same every time."""
 
 
-class _Undrawn(TorchDispatchMode):
+class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -156,17 +156,16 @@ def test_an_edited_manifest_is_refused(hub: Hub, tmp_path: Path, edit: str) -> N
         locked(REPO, pinned, forged)
 
 
-def test_the_page_runs_as_it_is_written(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_page_runs_as_it_is_written(tmp_path: Path) -> None:
     """The commands of docs/versions.md, in one shell that stops at the first that fails."""
     page = (ROOT / "docs" / "versions.md").read_text()
     commands = "".join(re.findall(r"```sh\n(.*?)```\n", page, flags=re.DOTALL))
     named = {name: value for name, value in os.environ.items() if not name.startswith("ARCHZOO")}
-    environment = named | {"ARCHZOO_CACHE": str(tmp_path / "cache")}
-    with warm.archzoo(tmp_path_factory.mktemp("warm")) as folder:
-        environment["PATH"] = os.pathsep.join(map(str, [folder, Path(sys.executable).parent, os.environ["PATH"]]))
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+    path = os.pathsep.join(map(str, [warm.archzoo().parent, Path(sys.executable).parent, os.environ["PATH"]]))
+    environment = named | {"PATH": path, "PYTHONPATH": str(ROOT), "ARCHZOO_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     for expected in ("test cells did not move", "reproduces", "latents and labels are the same"):
         assert expected in done.stdout
