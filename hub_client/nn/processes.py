@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed
@@ -175,9 +175,8 @@ def _randn_like(share: Share, like: Tensor, **options: Any) -> Tensor:
 
 def _normal(share: Share, *given: Any, **options: Any) -> Tensor:
     if len(given) != 2 or options or not all(_is_of_cells(share, each) for each in given):
-        drawn: Tensor = torch.normal(*given, **options)
-        return drawn
-    mean, scale = given
+        return cast(Tensor, torch.normal(*given, **options))
+    mean, scale = cast(tuple[Tensor, Tensor], given)
     return _randn_like(share, mean) * scale + mean
 
 
