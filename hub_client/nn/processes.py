@@ -175,7 +175,7 @@ def _randn_like(share: Share, like: Tensor, **options: Any) -> Tensor:
 
 def _normal(share: Share, *given: Any, **options: Any) -> Tensor:
     if len(given) != 2 or options or not all(_is_of_cells(share, each) for each in given):
-        return cast(Tensor, torch.normal(*given, **options))
+        return torch.normal(*given, **options)
     mean, scale = cast(tuple[Tensor, Tensor], given)
     return _randn_like(share, mean) * scale + mean
 
