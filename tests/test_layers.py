@@ -13,6 +13,7 @@ import pytest
 
 from hub_client.manifest.configs import CONFIGS
 from hub_client.models.architectures import ARCHITECTURES
+from tests import warm
 from tests.rooms import INSIDE, LOOSE, PACKAGE, ROOMS, ROOT
 
 LONGEST_FILE = 600
@@ -219,7 +220,7 @@ print([name for name in sys.modules if name.startswith("hub_client.interop")], a
 @pytest.mark.slow
 def test_a_pull_unpickles_nothing() -> None:
     """Python tells of every class and function that an unpickler looks up, whoever runs it."""
-    done = subprocess.run([sys.executable, "-c", PULLED], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([warm.python(), "-c", PULLED], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "[] []"
 
 

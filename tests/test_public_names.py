@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import hub_client
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
@@ -45,8 +46,8 @@ PARAMETERS = {
 }
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+def run(code: str, *, python: str = sys.executable) -> str:
+    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -62,10 +63,14 @@ def test_a_name_is_what_it_says(name: str) -> None:
     assert found.__name__ == name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_is_loaded_on_first_use(name: str) -> None:
-    assert run(f"import hub_client, sys; print('hub_client.{name}' in sys.modules)") == "False"
-    assert run(f"import hub_client; print(hub_client.{name}.__name__)") == f"hub_client.{name}"
+def test_a_module_is_loaded_on_first_use() -> None:
+    names = [f"hub_client.{name}" for name in MODULES]
+    code = f"import hub_client, sys; print([name in sys.modules for name in {names}]); print(IMPORTED)"
+    imported = f"[{', '.join(f'{name}.__name__' for name in names)}]"
+    assert run(code.replace("IMPORTED", imported), python=warm.python()).splitlines() == [
+        str([False] * len(names)),
+        str(names),
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
@@ -86,10 +91,8 @@ def test_a_name_that_does_not_exist() -> None:
 
 
 def test_a_path_that_documentation_named_before_it_moved() -> None:
-    code = (
-        "import hub_client.impute as old, hub_client; print(old.impute_proteins.__module__, hub_client.impute is old)"
-    )
-    assert run(code) == "hub_client.models.impute True"
+    code = "import hub_client.impute as o, hub_client; print(o.impute_proteins.__module__, hub_client.impute is o)"
+    assert run(code, python=warm.python()) == "hub_client.models.impute True"
 
 
 def test_importing_loads_nothing_heavy() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hub_client import _resources
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,7 +28,7 @@ def test_quickstart_runs(tmp_path: Path) -> None:
         pytest.skip("the bundled zoo is empty")
     environment = os.environ | {"ARCHZOO_HUB": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", block("quickstart")], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [warm.python(), "-c", block("quickstart")], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "my-lab/pbmc-scpoli-68k" in done.stdout

@@ -85,7 +85,7 @@ def sha256(path: Path) -> str:
 # Files
 
 
-def create(path: Path, pieces: Iterable[bytes | bytearray], *, mode: int = _EVERYBODY) -> None:
+def create(path: Path, pieces: Iterable[bytes | bytearray | memoryview], *, mode: int = _EVERYBODY) -> None:
     """Write a new file, on the disk when this returns; nothing stays behind if it fails.
 
     Parameters

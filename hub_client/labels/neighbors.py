@@ -28,7 +28,7 @@ class Neighbors(NamedTuple):
     """Which reference cells they are, ``(cells, neighbors)``."""
 
 
-def nearest(reference: Points, query: Points, *, neighbors: int) -> Neighbors:
+def nearest(reference: Points, query: Points, *, neighbors: int, exact_up_to: int = EXACT_UP_TO) -> Neighbors:
     """Return the nearest reference cells of each query cell: exact, or approximate in a reference of over 100,000.
 
     Parameters
@@ -39,8 +39,10 @@ def nearest(reference: Points, query: Points, *, neighbors: int) -> Neighbors:
         ``(cells, latent)``.
     neighbors
         How many; at most as many as the reference has.
+    exact_up_to
+        Up to how many reference cells the search is exact.
     """
-    search = exact if len(reference) <= EXACT_UP_TO else approximate
+    search = exact if len(reference) <= exact_up_to else approximate
     return search(reference, query, neighbors=neighbors)
 
 

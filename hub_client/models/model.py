@@ -19,6 +19,7 @@ from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.provenance import Training
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures import Network, architecture
+from hub_client.nn.processes import is_first
 from hub_client.release import atlas_file
 from hub_client.release import folder as release_folder
 from hub_client.release.store import Ref
@@ -81,25 +82,28 @@ class Model:
     @classmethod
     def of(cls, release: release_folder.Release, *, ref: Ref | None = None) -> Model:
         """Return the model of a release that was read; IntegrityError if the tensors are not those of its network."""
-        model = cls.build(release.manifest)
+        model = cls(release.manifest, architecture(release.manifest.architecture.kind).blank(release.manifest))
         _check_tensors(model, release.tensors)
         model.network.load(release.tensors)
-        known = model.network.tensors()
+        known = model.network.shapes()
         extras = {name: tensor for name, tensor in release.tensors.items() if name not in known}
         atlas = None if release.atlas is None else atlas_file.load(release.atlas)
         return cls(release.manifest, model.network, ref, extras, atlas)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a release folder, atomically, and return it.
+        """Write a release folder, atomically, and return it; of several processes that train together, the first does.
 
         Raises
         ------
         InvalidInput
             If the folder exists and ``overwrite`` is False.
         """
+        if not is_first():
+            return Path(folder)
         self.describe()
         extra = {} if self.atlas is None else {release_folder.REFERENCE: atlas_file.dump(self.atlas)}
-        return release_folder.write(Path(folder), self.manifest, self.tensors(), extra=extra, overwrite=overwrite)
+        tensors = self.network.shared_tensors() | dict(self.extras)
+        return release_folder.write(Path(folder), self.manifest, tensors, extra=extra, overwrite=overwrite)
 
     @contextmanager
     def on(self, device: str) -> Iterator[None]:

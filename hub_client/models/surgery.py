@@ -212,7 +212,7 @@ def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:
     before = model.manifest.lineage or Lineage(relation="retrain")
     lineage = before.model_copy(update={"relation": "retrain", "new_rows": None, "copied": {}})
     manifest = model.manifest.model_copy(update={"lineage": lineage})
-    network = type(model.network).build(manifest)
+    network = type(model.network).blank(manifest)
     network.load(model.network.tensors())
     network.restrict(parts)
     return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)

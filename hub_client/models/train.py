@@ -46,7 +46,10 @@ def train(
         Of the split, the order of cells, dropout and the sampled latent.
     accelerator, devices, precision
         As Lightning Fabric takes them, such as ``"cuda"`` and ``1``; the precision is ``"32-true"``, ``"16-mixed"`` or
-        ``"bf16-mixed"``.
+        ``"bf16-mixed"``. Several devices, as with ``devices=2`` in a script or under ``torchrun``, are as many
+        processes that run the whole script. Each computes its share of every minibatch, of ``batch_size`` cells a
+        device, and all have the same weights afterwards; they and the losses are those of one device with as large a
+        minibatch, but for rounding. The first process shows the progress, and :meth:`Model.save` writes in it alone.
     progress
         Whether to show a bar with loss terms and cells per second.
 

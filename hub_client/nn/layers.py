@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hub_client.manifest.configs import Normalization
+from hub_client.nn.processes import of_all_cells
 
 
 class Axis(NamedTuple):
@@ -105,7 +106,7 @@ class GrowingTable(NamedModule):
             return
         looked_up = torch.ones(len(self.reference) + len(self.query), dtype=torch.bool, device=self.reference.device)
         if codes is not None:
-            looked_up = torch.zeros_like(looked_up).index_fill_(0, codes, True)
+            looked_up = torch.zeros_like(looked_up).index_fill_(0, of_all_cells(codes), True)
         parts = (looked_up[: len(self.reference)], looked_up[len(self.reference) :])
         for table, chosen in zip((self.reference, self.query), parts, strict=True):
             if table.requires_grad and len(table):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,8 +24,10 @@ from hub_client.data.batches import Batches
 from hub_client.data.cells import Cells
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.plan import EarlyStopping, Plan
+from hub_client.nn.processes import Processes
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -136,6 +137,10 @@ class Trainee(nn.Module, ABC):
     def in_training(self) -> list[nn.Module]:
         """Return the modules that run in training mode."""
         return [self]
+
+    def divisible(self, cells: int) -> bool:
+        """Return whether several processes may share the next minibatch, of so many cells, in training."""
+        return True
 
     def first_judged_epoch(self, plan: Plan, data: Split) -> int:
         """Return the first epoch whose validation loss counts for early stopping and the best weights."""
@@ -248,6 +253,8 @@ def _fabric(runtime: Runtime) -> Fabric:
             f"precision is {runtime.precision!r}; it is one of {errors.names(PRECISIONS)}.",
             facts={"precision": runtime.precision},
         )
+    from lightning.fabric import Fabric  # takes seconds to import
+
     with quiet(*LIGHTNING, level=logging.ERROR, module="lightning"):
         try:
             fabric = Fabric(accelerator=runtime.accelerator, devices=runtime.devices, precision=runtime.precision)
@@ -327,13 +334,15 @@ class _Loop:
 
     def run(self) -> History:
         started = time.perf_counter()
+        self.processes = Processes(self.fabric.world_size, self.fabric.global_rank)
         self.network.to(self.fabric.device)
         self.trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
             self.network.parameter_groups(self.plan), lr=self.plan.learning_rate, eps=self.plan.adam_epsilon, fused=True
         )
         self.module, self.optimizer = self.fabric.setup(self.network, self.optimizer)
-        self.network.before_training(self.plan, self.data)
+        if self.plan.epochs:
+            self.network.before_training(self.plan, self.data)
         self.shuffle = np.random.default_rng(self.seeds.spawn(1)[0])
         self.stopper = _Stopper(self.plan.early_stopping or None)
         self.first_judged = self.network.first_judged_epoch(self.plan, self.data)
@@ -379,16 +388,21 @@ class _Loop:
             module.train()
         sums = _Sums()
         for index in self._shuffled():
-            batch = self.data.batches.take(index)
-            terms: Terms = self.module(batch, **objective)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.fabric.backward(terms["loss"])
+            share = self.processes.share(len(index), divisible=self.network.divisible(len(index)))
+            with self.fabric.no_backward_sync(
+                self.module
+            ):  # which refuses parameters without gradients, as without rows
+                with share.together():
+                    terms: Terms = self.module(self.data.batches.take(index[share.own]), **objective)
+                self.optimizer.zero_grad(set_to_none=True)
+                self.fabric.backward(terms["loss"] * share.weight)
+            self.processes.average_gradients(self.trainable)
             if self.plan.gradient_clip is not None:
                 nn.utils.clip_grad_value_(self.trainable, self.plan.gradient_clip)
             self.optimizer.step()
             self.network.after_step(self.plan, self.optimizer.param_groups[0]["lr"], epoch=epoch)
-            sums.add(terms, len(batch))
-        return sums.means()
+            sums.add(terms, share.counted)
+        return sums.means(self.processes)
 
     def _shuffled(self) -> Iterator[Tensor]:
         train = self.data.train.numpy()
@@ -398,10 +412,7 @@ class _Loop:
             order = self.shuffle.choice(train, size=len(train), p=weights / weights.sum())
         else:
             order = self.shuffle.permutation(train)
-        parts = torch.split(torch.from_numpy(order), self.plan.batch_size)
-        world, rank = self.fabric.world_size, self.fabric.global_rank
-        usable = len(parts) - len(parts) % world if len(parts) >= world else len(parts)
-        yield from parts[rank:usable:world] if world > 1 else parts
+        yield from torch.split(torch.from_numpy(order), self.plan.batch_size * self.processes.count)
 
     @torch.no_grad()
     def _validate(self, objective: dict[str, float]) -> dict[str, float]:
@@ -409,8 +420,11 @@ class _Loop:
         sums, parts = _Sums(), -(-len(self.data.validation) // JUDGED_AT_ONCE)
         for first in range(parts):  # each part is from all of the file: terms may compare conditions within one
             index = self.data.validation[first::parts]
-            sums.add(self.network(self.data.batches.take(index), sample=False, **objective), len(index))
-        return sums.means()
+            share = self.processes.share(len(index))
+            with share.together():
+                terms = self.network(self.data.batches.take(index[share.own]), sample=False, **objective)
+            sums.add(terms, share.counted)
+        return sums.means(self.processes)
 
     def _judge(self, epoch: int, row: dict[str, float]) -> bool:
         loss = row.get("validation_unweighted", row["train_unweighted"])
@@ -445,9 +459,12 @@ class _Sums:
         self.total = self.total + torch.stack([value.detach() for value in terms.values()]) * cells
         self.cells += cells
 
-    def means(self) -> dict[str, float]:
-        sums = self.total.tolist() if isinstance(self.total, Tensor) else []
-        return {name: value / self.cells for name, value in zip(self.names, sums, strict=True)}
+    def means(self, processes: Processes) -> dict[str, float]:
+        """Return the means over the cells of all processes."""
+        if not isinstance(self.total, Tensor):
+            return {}
+        *sums, cells = processes.totals([*self.total.tolist(), self.cells], self.total.device)
+        return {name: value / cells for name, value in zip(self.names, sums, strict=True)}
 
 
 def _described(row: dict[str, float]) -> str:

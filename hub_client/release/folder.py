@@ -32,6 +32,9 @@ ROLES = {WEIGHTS: "weights", CARD: "card", REFERENCE: "reference"}
 """Every file a release may hold beside its manifest, and the role it has there."""
 
 
+Content = bytes | bytearray | memoryview
+
+
 @dataclass(frozen=True)
 class Release:
     """A release that was read."""
@@ -154,7 +157,7 @@ def write(
     read_manifest(sealed, source=str(folder / MANIFEST))
     with atomic.staged(folder) as stage:
         for path, content in contents.items():
-            atomic.create(stage / path, [content])
+            atomic.create(stage / path, content)
         atomic.create(stage / MANIFEST, [sealed])
     return folder
 
@@ -173,7 +176,7 @@ def seal(manifest: Manifest, folder: str | Path) -> Manifest:
         raise _broken(strangers[0], "is not a file of a release", actual=strangers)
     if missing := sorted({WEIGHTS, CARD} - present):
         raise _broken(missing[0], "is missing", expected=missing)
-    files = tuple(_describe(path, _content(folder, path, limit=None)) for path in sorted(present))
+    files = tuple(_describe(path, [_content(folder, path, limit=None)]) for path in sorted(present))
     return manifest.changed(files=files)
 
 
@@ -264,17 +267,21 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def _contents(manifest: Manifest, tensors: Mapping[str, Tensor], extra: Mapping[str, Path | bytes]) -> dict[str, bytes]:
+def _contents(
+    manifest: Manifest, tensors: Mapping[str, Tensor], extra: Mapping[str, Path | bytes]
+) -> dict[str, list[Content]]:
+    """Return the parts of each file."""
     if strangers := sorted(extra.keys() - {REFERENCE}):
         raise errors.InvalidInput(
             f"a release cannot hold {errors.names(strangers)}; the extra file it may hold is {REFERENCE}.",
             facts={"extra": strangers},
         )
-    contents = {name: value if isinstance(value, bytes) else value.read_bytes() for name, value in extra.items()}
-    if REFERENCE in contents:
-        zarr_zip.check(io.BytesIO(contents[REFERENCE]), name=REFERENCE)
-    contents[WEIGHTS] = safetensors.dump(tensors, manifest)
-    contents[CARD] = card.render(manifest).encode()
+    whole = {name: value if isinstance(value, bytes) else value.read_bytes() for name, value in extra.items()}
+    if REFERENCE in whole:
+        zarr_zip.check(io.BytesIO(whole[REFERENCE]), name=REFERENCE)
+    contents: dict[str, list[Content]] = {name: [content] for name, content in whole.items()}
+    contents[WEIGHTS] = [*safetensors.dump(tensors, manifest)]
+    contents[CARD] = [card.render(manifest).encode()]
     return contents
 
 
@@ -287,9 +294,12 @@ def _sealed(manifest: Manifest, files: tuple[FileSpec, ...]) -> Manifest:
     return sealed if sealed.as_read or sealed.signature is None else sealed.changed(signature=None)
 
 
-def _describe(path: str, content: bytes | bytearray) -> FileSpec:
-    digest = hashlib.sha256(content).hexdigest()
-    return FileSpec.model_validate({"path": path, "size": len(content), "sha256": digest, "role": ROLES[path]})
+def _describe(path: str, parts: list[Content]) -> FileSpec:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    size = sum(map(len, parts))
+    return FileSpec.model_validate({"path": path, "size": size, "sha256": digest.hexdigest(), "role": ROLES[path]})
 
 
 def _check_weights(content: bytearray, manifest: Manifest) -> None:

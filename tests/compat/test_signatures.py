@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub_client import compat
+from tests import warm
 
+ROOT = Path(__file__).parents[2]
 DOCUMENTED = json.loads((Path(__file__).parents[1] / "contract" / "documented_api.json").read_text())
 OURS = ["EXPIMAP", "TRVAE", "scPoli"]
 THEIRS = ["SCANVI", "SCVI", "TOTALVI"]
@@ -109,5 +110,5 @@ def test_attributes_of_scvi_tools_are_there(name: str) -> None:
 
 def test_scvi_tools_is_not_imported_before_it_is_used() -> None:
     code = "import hub_client.compat, sys; print('scvi' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([warm.python(), "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

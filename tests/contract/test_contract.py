@@ -342,3 +342,17 @@ def test_the_card_renders(example: str, tmp_path: Path) -> None:
     text = (trained(example).save(tmp_path / "release") / "README.md").read_text()
     assert "doi.org/10." in text
     assert f"{len(GENES)}" in text
+
+
+@every
+def test_a_network_that_is_loaded_draws_nothing(example: str) -> None:
+    """And has nothing of its random start, which loading would have to replace."""
+    model = trained(example)
+    state = torch.random.get_rng_state()
+    blank = type(model.network).blank(model.manifest)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    drawn = type(model.network).build(model.manifest, seed=3)
+    for network in (blank, drawn):
+        network.load(model.network.tensors())
+    assert same(blank.state_dict(), drawn.state_dict())
+    assert same(dict(blank.named_buffers()), dict(drawn.named_buffers()))

@@ -323,6 +323,19 @@ def test_history_says_where_and_how_long() -> None:
     assert history.epochs.index.name == "epoch"
 
 
+def test_no_epochs_cost_nothing() -> None:
+    """What is computed for epochs to come is not computed for none."""
+
+    class Prepared(Scripted):
+        def before_training(self, plan: Plan, data: Split) -> None:
+            self.prepared = True
+
+    for epochs in (0, 1):
+        network = Prepared(5.0)
+        run(network, cells_for(MANIFEST), plan=Plan(epochs=epochs), seed=0, runtime=CPU, vocabulary=VOCABULARY)
+        assert hasattr(network, "prepared") == bool(epochs)
+
+
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """
@@ -337,26 +350,30 @@ from tests.simulated import cells_for, manifest
 class Interrupted(ScPoli):
     def after_step(self, plan, learning_rate, *, epoch):
         self.steps = getattr(self, "steps", 0) + 1
-        if self.steps == STEPS:
+        if self.steps == self.interrupted:
             os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-described = manifest()
-model = Model(described, Interrupted.build(described))
-cells = cells_for(described)
-plan = Plan(epochs=1000, pretraining_epochs=2, batch_size=64)
-history = train(model, cells, plan=plan, progress=False, accelerator="cpu")
-levels = predict(model, cells, device="cpu").levels
-print(json.dumps({"stopped": history.stopped, "best": history.best_epoch, "epochs": len(history.epochs),
-                  "recorded": model.manifest.training.epochs, "levels": list(levels), "mode": model.network.training}))
+found, described = [], manifest()
+for steps in STEPS:
+    model = Model(described, Interrupted.build(described))
+    model.network.interrupted = steps
+    cells = cells_for(described)
+    plan = Plan(epochs=1000, pretraining_epochs=2, batch_size=64)
+    history = train(model, cells, plan=plan, progress=False, accelerator="cpu")
+    levels = predict(model, cells, device="cpu").levels
+    found.append({"stopped": history.stopped, "best": history.best_epoch, "epochs": len(history.epochs),
+                  "recorded": model.manifest.training.epochs, "levels": list(levels), "mode": model.network.training})
+print(json.dumps(found))
 """
+INTERRUPTIONS = {18: (4, {2, 3}), 6: (1, {None})}
+"""After how many minibatches the signal comes: how many epochs there are then, and which may be the best."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps", "epochs", "best"), [(18, 4, {2, 3}), (6, 1, {None})])
-def test_ctrl_c_keeps_what_there_is(steps: int, epochs: int, best: set[int | None]) -> None:
+def test_ctrl_c_keeps_what_there_is() -> None:
     """Four minibatches an epoch: the signal comes in the fifth epoch, or before any was judged."""
-    script = INTERRUPTED.replace("STEPS", str(steps))
+    script = INTERRUPTED.replace("STEPS", str([*INTERRUPTIONS]))
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", script],
         cwd=ROOT,
@@ -365,8 +382,8 @@ def test_ctrl_c_keeps_what_there_is(steps: int, epochs: int, best: set[int | Non
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["stopped"], found["epochs"], found["recorded"]) == ("interrupted", epochs, epochs)
-    assert found["best"] in best
-    assert found["levels"] == ["cell_type"]
-    assert not found["mode"]
+    for found, (epochs, best) in zip(json.loads(done.stdout), INTERRUPTIONS.values(), strict=True):
+        assert (found["stopped"], found["epochs"], found["recorded"]) == ("interrupted", epochs, epochs)
+        assert found["best"] in best
+        assert found["levels"] == ["cell_type"]
+        assert not found["mode"]

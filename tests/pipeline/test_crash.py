@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,22 +101,24 @@ def test_the_first_push_killed_before_any_of_its_steps_can_be_repeated(tmp_path:
             release_folder.verify(hub.fetch(ref, tmp_path / f"out-{step}"))
 
 
+def pushed(hub: Path, folder: Path, parent: str | None) -> str:
+    return FolderStore(hub, kind="models").commit(REPO, folder, message="by a writer", parent=parent).commit
+
+
 def test_pushes_killed_at_random_moments_lose_nothing_that_was_acknowledged(hub: FolderStore, tmp_path: Path) -> None:
-    first = wide(tmp_path / "first", units=60_000)
-    with pusher(tmp_path / "hub") as process:
-        begun = time.monotonic()
-        order(process, repo=REPO, folder=str(first), parent=None)
-        acknowledged, duration = [answer(process)["commit"]], time.monotonic() - begun
+    begun = time.monotonic()
+    first = kills.Child(partial(pushed, tmp_path / "hub", wide(tmp_path / "first", units=60_000), None))
+    acknowledged, duration = [first.wait()[0]], time.monotonic() - begun
     chance = random.Random(0)
     for number in range(1, 26):
         folder = wide(tmp_path / f"release-{number}", units=60_000, version=f"1.{number}.0", seed=number)
-        with pusher(tmp_path / "hub") as doomed:
-            order(doomed, repo=REPO, folder=str(folder), parent=hub.history(REPO)[0].commit)
-            time.sleep(chance.uniform(0, 2 * duration))
-            doomed.kill()
-            said = answer(doomed)
+        head = hub.history(REPO)[0].commit
+        doomed = kills.Child(partial(pushed, tmp_path / "hub", folder, head))
+        time.sleep(chance.uniform(0, 2 * duration))
+        doomed.kill()
+        said, _ = doomed.wait()
         if said:
-            acknowledged.append(said["commit"])
+            acknowledged.append(said)
         duration *= 1 / 1.3 if said else 1.3  # the first push found cold files, or a machine slower than now
         assert sound(hub, tmp_path / "out") >= set(acknowledged)
     assert len(acknowledged) < 26, "no push was killed: the test shows nothing"

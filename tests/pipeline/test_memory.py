@@ -19,12 +19,12 @@ from hub_client.models.model import Model
 from tests import simulated
 
 ROOT = Path(__file__).parents[2]
-CELLS, GENES, EACH = 100_000, 2_000, 100
+CELLS, GENES, EACH = 60_000, 2_000, 100
 """EACH of the genes are not zero in a cell."""
 DENSE = CELLS * GENES * 4 / 2**20
 """MiB of the counts as a dense float32 matrix."""
-BESIDE = 150
-"""MiB that verbs after alignment may add: a minibatch, and the first layer's product of every cell, 25."""
+BESIDE = 120
+"""MiB that verbs after alignment may add: a minibatch, and the first layer's product of every cell, 15."""
 
 pytestmark = [
     pytest.mark.slow,

@@ -27,7 +27,7 @@ from hub_client.mapping.replay import replay
 from hub_client.models.model import Model
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.network import bundles
-from tests import simulated
+from tests import simulated, warm
 from tests.releases import contents
 
 ROOT = Path(__file__).parents[2]
@@ -160,12 +160,8 @@ def test_the_page_runs_as_it_is_written(tmp_path: Path) -> None:
     """The commands of docs/versions.md, in one shell that stops at the first that fails."""
     page = (ROOT / "docs" / "versions.md").read_text()
     commands = "".join(re.findall(r"```sh\n(.*?)```\n", page, flags=re.DOTALL))
-    archzoo = tmp_path / "bin" / "archzoo"
-    archzoo.parent.mkdir()
-    archzoo.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from hub_client.cli import main; main()" "$@"\n')
-    archzoo.chmod(0o755)
     named = {name: value for name, value in os.environ.items() if not name.startswith("ARCHZOO")}
-    path = f"{archzoo.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join(map(str, [warm.archzoo().parent, Path(sys.executable).parent, os.environ["PATH"]]))
     environment = named | {"PATH": path, "PYTHONPATH": str(ROOT), "ARCHZOO_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True

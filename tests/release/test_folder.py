@@ -96,6 +96,40 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
         assert path.read_bytes() == (second / path.name).read_bytes()
 
 
+def test_the_bytes_are_those_of_the_library() -> None:
+    """Of every type, in an order of neither names nor types; and the tensors themselves, not copies."""
+    dtypes = {"BOOL": "bool", "U8": "uint8", "I32": "int32", "I64": "int64", "F32": "float32", "F64": "float64"}
+    shapes = {"b": ["genes", "2"], "a_1": ["3"], "empty": ["0", "genes"], "scalar": []}
+    specs = [
+        {"name": f"{name}.{code}", "dtype": code, "shape": shape} for code in dtypes for name, shape in shapes.items()
+    ]
+    manifest = examples.manifest(tensors=specs, prototypes={})
+    sizes = manifest.shapes()
+    tensors = {
+        spec.name: torch.arange(np.prod(sizes[spec.name]))
+        .reshape(sizes[spec.name])
+        .to(getattr(torch, dtypes[spec.dtype]))
+        for spec in manifest.tensors
+    }
+    parts = safetensors.dump(tensors, manifest)
+    assert b"".join(parts) == save(tensors)
+    assert {part.nbytes for part in parts[1:]} == {t.nbytes for t in tensors.values()} - {0}
+    ours = torch.frombuffer(parts[1], dtype=torch.int64)
+    assert ours.data_ptr() in {tensor.data_ptr() for tensor in tensors.values()}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_value_is_written_or_read_that_is_no_number(value: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    code = {torch.float32: "F32", torch.float64: "F64"}[dtype]
+    manifest = examples.manifest(tensors=[{"name": "one", "dtype": code, "shape": ["genes"]}], prototypes={})
+    tensor = torch.tensor([0, 3.0, value, -1], dtype=dtype)
+    with pytest.raises(errors.IntegrityError, match="NaN or an infinity"):
+        release_folder.write(tmp_path / "release", manifest, {"one": tensor})
+    with pytest.raises(errors.IntegrityError, match="NaN or an infinity"):
+        safetensors.load(bytearray(save({"one": tensor})), manifest)
+
+
 def test_the_digest_is_the_sha256_of_the_manifest_file(folder: Path) -> None:
     release = release_folder.read(folder)
     written = (folder / "manifest.json").read_bytes()

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from hub_client.hub.client import Hub
 from hub_client.store.folder.folder_store import FolderStore
 from tests import releases
 from tests.served import CLIENTS_OWN, MIB, Server, add, archzoo, environment, served, server, weights
@@ -530,7 +531,7 @@ def test_what_a_folder_hub_holds_is_served_and_the_other_way_round(tmp_path: Pat
 
 def goes_both_ways(server: Server, tmp_path: Path) -> None:
     folder = releases.release(tmp_path / "release", name="kidney", version="1.0.0")
-    archzoo("push", str(folder), "--to", "ada/kidney", "--hub", str(server.root))
+    Hub(server.root).push(folder, "ada/kidney")
     store = FolderStore(server.root, kind="models")
     pulled = files(store.fetch(store.resolve("ada/kidney"), tmp_path / "pulled"))
     api = server.api("ada")
@@ -553,7 +554,7 @@ def test_a_first_release_may_follow_what_a_client_created(server: Server, tmp_pa
     api = server.api("ada")
     api.create_repo("ada/first")
     folder = releases.release(tmp_path / "release", name="first", version="1.0.0")
-    archzoo("push", str(folder), "--to", "ada/first", "--hub", str(server.root))
+    Hub(server.root).push(folder, "ada/first")
     assert "manifest.json" in api.list_repo_files("ada/first", revision="1.0.0")
     assert len(api.list_repo_commits("ada/first")) == 2
 

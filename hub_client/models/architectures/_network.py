@@ -24,6 +24,7 @@ from hub_client.manifest.v1 import Manifest, TensorSpec
 from hub_client.nn.injected import Parts
 from hub_client.nn.layers import Axis, GrowingTable, tensor_axes
 from hub_client.nn.training import History, Runtime, Trainee, run
+from hub_client.nn.undrawn import undrawn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +92,12 @@ class Network(Trainee):
         """Return a freshly initialised network with the manifest's axes."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            return cls(manifest).eval()
+
+    @classmethod
+    def blank(cls, manifest: Manifest) -> Self:
+        """Return a network with the manifest's axes for :meth:`load`; its weights, which are not drawn, are zero."""
+        with undrawn():
             return cls(manifest).eval()
 
     # --- what each kind defines --------------------------------------------------------------------------------------
@@ -207,9 +214,13 @@ class Network(Trainee):
         return tuple(TensorSpec(name=name, dtype="F32", shape=shape) for name, shape in sorted(self.shapes().items()))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor of :meth:`specs`, on the CPU; reference and query rows as one."""
-        found = {name: self.turned(name, read(self.body, name)).detach().cpu() for name in sorted(self.shapes())}
+        """Return copies of every tensor of :meth:`specs`, on the CPU; reference and query rows as one."""
+        found = self.shared_tensors()
         return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in found.items()}
+
+    def shared_tensors(self) -> dict[str, Tensor]:
+        """Return what :meth:`tensors` copies, where it can be without a copy: training moves them."""
+        return {name: self.turned(name, read(self.body, name)).detach().cpu() for name in sorted(self.shapes())}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over tensors as :meth:`tensors` returned them."""

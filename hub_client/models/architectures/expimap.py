@@ -39,6 +39,7 @@ from hub_client.models.architectures._vae import VARIANCE_FLOOR, Conditions, Enc
 from hub_client.nn import losses
 from hub_client.nn.layers import Axis, Dense, GrowingTable, HiddenLayers, MaskedLinear
 from hub_client.nn.penalties import group_lasso_, soft_threshold_
+from hub_client.nn.processes import of_all_cells
 
 LIBRARY_HIDDEN, LIBRARY = Axis("128", 128), Axis("1", 1)
 """The hidden layer of the library-size encoder, and its one output."""
@@ -93,6 +94,8 @@ class LinearDecoder(nn.Module):
         return cast(Tensor, sum(parts[1:], start=parts[0]))
 
 
+TERMS_AT_ONCE, CONDITIONS_AT_ONCE = 256, 256
+"""Of how many terms the directions are computed at once, and of how many conditions the shares; both in float64."""
 LAST_LAYERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda outputs: torch.softmax(outputs, dim=1),
     "softplus": F.softplus,
@@ -157,7 +160,7 @@ class ExpiMap(OneHotVae):
 
     def facts(self) -> dict[str, object]:
         """Return the manifest's terms: which have weights, and which way they point."""
-        active = np.abs(self.term_weights()).max(axis=0) > 0
+        active = (self.term_weights() != 0).any(axis=0)
         found = zip(self.manifest.terms, active.tolist(), self.directions().tolist(), strict=True)
         return {"terms": tuple(t.model_copy(update={"active": used, "direction": sign}) for t, used, sign in found)}
 
@@ -176,14 +179,11 @@ class ExpiMap(OneHotVae):
         That sum is the direction here where there are no shares: with other last layers, and of terms that hold every
         gene. 0 is for terms without weights.
         """
-        weights, program = self.term_weights().astype(np.float64), self._membership()
-        moved = weights.sum(axis=0)
-        if self.config.mean_layer == "softmax":
-            shares = self.expected_shares()
-            roots = np.sqrt(shares)
-            changed = roots @ (program * weights) - (roots @ program) * (shares @ weights)
-            moved = np.where(program.all(axis=0), moved, changed)
-        signs: NDArray[np.int64] = np.sign(moved).astype(np.int64)
+        shares = self.expected_shares() if self.config.mean_layer == "softmax" else None
+        weights, program = self.term_weights(), self._membership()
+        parts = [slice(first, first + TERMS_AT_ONCE) for first in range(0, weights.shape[1], TERMS_AT_ONCE)]
+        moved = [_moved(weights[:, part].astype(np.float64), program[:, part], shares) for part in parts]
+        signs: NDArray[np.int64] = np.sign(np.concatenate(moved)).astype(np.int64)
         return signs
 
     def expected_shares(self) -> NDArray[np.float64]:
@@ -197,7 +197,9 @@ class ExpiMap(OneHotVae):
             return np.full(genes, 1 / genes)
         (condition,) = self.manifest.conditions
         first = sum(name not in condition.added_in for name in condition.categories) or len(condition.categories)
-        shares: NDArray[np.float64] = torch.softmax(table.rows.detach()[:first].double(), dim=1).mean(0).cpu().numpy()
+        parts = torch.split(table.rows.detach()[:first], CONDITIONS_AT_ONCE)
+        summed = torch.stack([torch.softmax(rows.double(), dim=1).sum(0) for rows in parts]).sum(0)
+        shares: NDArray[np.float64] = (summed / first).cpu().numpy()
         return shares
 
     # --- the function ------------------------------------------------------------------------------------------------
@@ -261,6 +263,7 @@ class ExpiMap(OneHotVae):
         free = [position for position, term in enumerate(self.manifest.terms) if term.kind == "unconstrained"]
         if not self.config.hsic or not free:
             return z.new_zeros(())
+        z = of_all_cells(z)
         groups = [[position] for position in free] if self.config.hsic_one_vs_all else [free]
         others = [[column for column in range(z.shape[1]) if column not in group] for group in groups]
         pairs = zip(groups, others, strict=True)
@@ -319,8 +322,20 @@ class ExpiMap(OneHotVae):
     def _membership(self) -> NDArray[np.bool_]:
         """Return whether a gene is in a term's program, ``(genes, terms)``."""
         masks = [program.mask for program in self.decoder.programs if isinstance(program, MaskedLinear)]
-        found: NDArray[np.bool_] = torch.cat(masks, dim=1).cpu().numpy() > 0
+        found: NDArray[np.bool_] = torch.cat([mask > 0 for mask in masks], dim=1).cpu().numpy()
         return found
+
+
+def _moved(
+    weights: NDArray[np.float64], program: NDArray[np.bool_], shares: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return the sums whose signs are the directions of terms, ``(terms,)``; see :meth:`ExpiMap.directions`."""
+    plain: NDArray[np.float64] = weights.sum(axis=0)
+    if shares is None:
+        return plain
+    roots = np.sqrt(shares)
+    changed = roots @ (program * weights) - (roots @ program) * (shares @ weights)
+    return np.where(program.all(axis=0), plain, changed)
 
 
 def mask_of(block: tuple[Term, ...], *, genes: int) -> Tensor:

@@ -31,6 +31,7 @@ from hub_client.models.architectures._vae import ConditionalVae, Decoder, Encode
 from hub_client.nn import losses
 from hub_client.nn.clusters import clusters
 from hub_client.nn.layers import Axis, Embedded, GrowingTable
+from hub_client.nn.processes import of_all_cells
 from hub_client.nn.prototypes import PrototypeTable, unlabelled_loss
 from hub_client.nn.training import History, Runtime, Split
 
@@ -132,6 +133,7 @@ class ScPoli(ConditionalVae):
 
     def prototype_loss(self, z: Tensor, labels: Tensor, *, unlabelled_weight: float = 0.0) -> Tensor:
         """Return the labelled prototypes' loss over all levels plus the weighted unlabelled prototypes' loss."""
+        z, labels = of_all_cells(z), of_all_cells(labels)
         parts = [table.loss(z, codes) for table, codes in self._by_level(labels)]
         if len(self.unlabelled) and unlabelled_weight:
             parts.append(unlabelled_weight * unlabelled_loss(z, self.unlabelled))
@@ -278,7 +280,7 @@ class ScPoli(ConditionalVae):
                 unknown=strangers,
                 known=range(len(self.unlabelled)),
             )
-        network = ScPoli.build(manifest)
+        network = ScPoli.blank(manifest)
         network.load(padded(self.tensors(), network.tensors()))
         table = network._prototype_tables()[network._prototype_levels().index(level)]
         table.means[-1], table.cells[-1] = self.unlabelled[list(clusters)].mean(0), 1.0

@@ -20,6 +20,7 @@ from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures._network import Decoded, with_sum
 from hub_client.models.architectures._vae import Decoder, Encoder, OneHotVae, sampled
 from hub_client.nn import losses
+from hub_client.nn.processes import of_all_cells
 
 
 class TrVAE(OneHotVae):
@@ -80,5 +81,6 @@ class TrVAE(OneHotVae):
         if not self.config.mmd or conditions is None:
             return points.new_zeros(())
         known = self.manifest.axes()["combinations"]
+        points, conditions = of_all_cells(points), of_all_cells(conditions)
         found = losses.mmd(points, conditions, conditions=known, boundary=self.config.mmd_boundary)
         return self.config.mmd_weight * found

@@ -34,6 +34,7 @@ from hub_client.release.files import Wanted
 from hub_client.store.cache.downloads import Cache
 from hub_client.store.network.http import Client, shown
 from hub_client.store.network.stream import Stream
+from tests import warm
 from tests.hubs import HubServer, Reply, Repo, Seen, served, told
 from tests.releases import contents as files_of
 from tests.releases import release, wide
@@ -717,7 +718,7 @@ hub_client.Hub(sys.argv[1]).download({repo!r}, pathlib.Path(sys.argv[2]))
 
 def run(program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parents[3])
-    command = [sys.executable, "-W", "ignore", "-c", program, *arguments]
+    command = [warm.python(), "-c", program, *arguments]
     environment_ = os.environ | {"PYTHONPATH": root} | variables
     return subprocess.run(command, capture_output=True, text=True, env=environment_, cwd=root, check=True)
 

@@ -39,6 +39,7 @@ from hub_client.models.architectures.scvi.tables import LABEL, OUTRIGHT, Config,
 from hub_client.nn.injected import InjectedLayers, Parts, parts
 from hub_client.nn.layers import tensor_axes
 from hub_client.nn.training import History, Runtime
+from hub_client.nn.undrawn import undrawn
 
 NOISE_SEED = 0
 """Of the noise under which losses are compared: those of validation cells, and those of conditions that are tried."""
@@ -147,7 +148,8 @@ class ScviTools(Network):
 
     def plain(self) -> Any:
         """Return scvi-tools' own module with these weights."""
-        plain = plain_module(self.manifest)
+        with undrawn():
+            plain = plain_module(self.manifest)
         plain.load_state_dict(plain_state(self.module, plain))
         return plain.eval()
 

@@ -14,6 +14,7 @@ from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures._network import Array, Scores, with_sum
 from hub_client.models.architectures.scvi.network import ScviTools, terms_of
+from hub_client.nn.processes import of_all_cells, of_own_cells
 from hub_client.nn.training import Split
 
 
@@ -31,14 +32,16 @@ class ScANVI(ScviTools):
         self, batch: Batch, *, kl_weight: float = 1.0, classification_weight: float = 0.0, sample: bool = True
     ) -> dict[str, Tensor]:
         """Return scvi-tools' loss and its terms, over cells; ``sample`` as for :meth:`losses`."""
-        labelled = self._classification(batch, classification_weight, sample=sample)
+        balance = 1.0 if sample else _balance(batch)
+        labelled = self._classification(batch, classification_weight * balance, sample=sample)
         _, found = self.losses(batch, sample=sample, kl_weight=kl_weight, **labelled)
         terms, lost = terms_of(found), found.classification_loss
-        return with_sum(found.loss, terms | {"classification": torch.zeros_like(terms["kl"]) if lost is None else lost})
+        lost = torch.zeros_like(terms["kl"]) if lost is None else lost * balance
+        return with_sum(found.loss, terms | {"classification": lost})
 
     def _classification(self, batch: Batch, weight: float, *, sample: bool) -> dict[str, Any]:
         """Return what the classifier's loss reads: labelled cells, in training drawn apart from the minibatch's."""
-        drawn = self._labelled.take(len(batch)) if self._labelled and sample else batch
+        drawn = self._labelled.take(len(of_all_cells(batch.index))) if self._labelled and sample else batch
         labelled = drawn.labels[:, 0] >= 0
         inputs = {name: tensor[labelled] for name, tensor in self.inputs(drawn).items()}
         return {"labelled_tensors": inputs if bool(labelled.any()) else None, "classification_ratio": weight}
@@ -46,6 +49,11 @@ class ScANVI(ScviTools):
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0, the classifier has the plan's."""
         return super().objective(plan, epoch) | {"classification_weight": plan.scanvi.classification_weight}
+
+    def divisible(self, cells: int) -> bool:
+        """Return whether as many labelled cells are drawn next, which processes then share as they do the minibatch."""
+        drawn = self._labelled
+        return drawn is None or (len(drawn.left) or len(drawn.rows)) >= cells
 
     def before_epoch(self, epoch: int, plan: Plan, data: Split) -> None:
         """Draw the labelled cells that the classifier learns from in this epoch."""
@@ -64,6 +72,15 @@ class ScANVI(ScviTools):
         outputs = classifier(torch.from_numpy(np.ascontiguousarray(latent, np.float32)).to(self.module.device))
         probabilities = torch.softmax(outputs, dim=1) if classifier.logits else outputs
         return {level.key: Scores(level.categories, probabilities.cpu().numpy(), "probability")}
+
+
+def _balance(batch: Batch) -> float:
+    """Return the share of cells with labels over that of the whole minibatch, of which a process may have some only.
+
+    Times it, a mean over labelled cells counts for all cells as it does for the process that computes the whole: 1.
+    """
+    own, whole = ((labels[:, 0] >= 0).float().mean() for labels in (batch.labels, of_all_cells(batch.labels)))
+    return float(own / whole.clamp(min=torch.finfo(whole.dtype).tiny))
 
 
 class Labelled:
@@ -88,4 +105,4 @@ class Labelled:
         if not len(self.left):
             self.left = self.rows[torch.randperm(len(self.rows))]
         chosen, self.left = self.left[:count], self.left[count:]
-        return self.batches.take(chosen)
+        return self.batches.take(of_own_cells(chosen))

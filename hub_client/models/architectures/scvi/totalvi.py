@@ -24,6 +24,7 @@ from hub_client.models.architectures.scvi import export
 from hub_client.models.architectures.scvi.modules import scvi_tools
 from hub_client.models.architectures.scvi.network import ScviTools, terms_of
 from hub_client.models.architectures.scvi.tables import protein_masks
+from hub_client.nn.processes import of_all_cells
 from hub_client.nn.training import Split
 
 
@@ -129,7 +130,7 @@ class Adversary:
         """Return the cross-entropy with all batches but the true one, at points ``(cells, latent)``."""
         if len(z) < 2:
             return z.new_zeros(())
-        self.seen = (z.detach(), batches[:, 0], weight)
+        self.seen = (of_all_cells(z.detach()), of_all_cells(batches[:, 0]), weight)
         others = 1.0 - nn.functional.one_hot(batches[:, 0], self.classifier.classifier[-1].out_features).float()
         logs = torch.log_softmax(self.classifier(z), dim=1)
         return -(logs * others / others.sum(dim=1, keepdim=True)).sum(dim=1).mean()
