@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Self
+from tempfile import TemporaryDirectory
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData, read_h5ad
 from numpy.typing import NDArray
+from scipy.sparse import spmatrix
 
+from hub_client import errors
+from hub_client.compat import _plans, _trainer
+from hub_client.compat._trainer import Trainer
 from hub_client.data.cells import Cells
+from hub_client.files import atomic
 from hub_client.interop import scarches_files
 from hub_client.manifest.configs import Normalization
+from hub_client.manifest.plan import Plan
 from hub_client.models.architectures._vae import ConditionalVae, Config
 from hub_client.models.model import Model
+from hub_client.models.train import train
 from hub_client.nn.training import History
+from hub_client.release import folder as release_folder
 
+Expression: TypeAlias = NDArray[Any] | spmatrix | AnnData
+CELLS = scarches_files.CELLS
+"""What scArches calls the file of a model's AnnData, in the model's folder."""
 SAMPLE_SEED = 0
 """Seed of the latent that is sampled."""
 
@@ -33,6 +47,8 @@ class ScArchesModel(ABC):
     model: Model
     adata: AnnData | None
     history: History | None
+    trainer: Trainer | None
+    """How the last training went, by scArches' names; None before it, and in a model that was loaded."""
     is_trained_: bool
     recon_loss_: str = setting("likelihood", "Likelihood.")
 
@@ -74,7 +90,7 @@ class ScArchesModel(ABC):
 
     @classmethod
     def load(cls, dir_path: str, adata: AnnData | None = None, map_location: object = None) -> Self:
-        """Return the model :meth:`save` or scArches wrote, with ``adata`` or the AnnData saved beside it.
+        """Return the model :meth:`save` or scArches wrote, with ``adata`` or the AnnData saved with it.
 
         ``map_location`` is accepted for scArches' sake: weights are read to the CPU, and training chooses the device.
         Nothing in a folder of scArches' is executed; see :func:`hub_client.import_legacy`.
@@ -85,9 +101,9 @@ class ScArchesModel(ABC):
             made = cls._from_scarches(saved, cells)
             made.is_trained_ = bool(saved.attributes.get("is_trained_", True))
         else:
-            beside = _beside(dir_path)
-            cells = read_h5ad(beside) if adata is None and beside.exists() else adata
-            made = cls._around(Model.load(dir_path), cells)
+            found = _saved_cells(Path(dir_path))
+            cells = read_h5ad(found) if adata is None and found is not None else adata
+            made = cls._around(Model.of(release_folder.read(dir_path, beside={CELLS})), cells)
             made.is_trained_ = made.model.manifest.training.plan is not None
         return made
 
@@ -104,16 +120,16 @@ class ScArchesModel(ABC):
     def save(
         self, dir_path: str, overwrite: bool = False, save_anndata: bool = False, **anndata_write_kwargs: Any
     ) -> None:
-        """Write the model to ``dir_path`` as a release folder (no pickle), and its AnnData beside it if asked to.
+        """Write the model to ``dir_path`` as a release folder (no pickle), and its AnnData into it if asked to.
 
-        The AnnData goes to ``<dir_path>.h5ad``: nothing but a model belongs in a release. Text columns are written as
-        text unless ``anndata_write_kwargs`` ask otherwise: anndata would turn them into categories in the caller's
-        AnnData too.
+        The AnnData goes to ``<dir_path>/adata.h5ad``, as in scArches. With it the folder is :meth:`load`'s alone: a
+        release holds no cells, so that such a folder is not pushed before the file is moved out of it. ``overwrite``
+        replaces the model, and the AnnData if one is saved. Text columns are written as text unless
+        ``anndata_write_kwargs`` ask otherwise: anndata would turn them into categories in the caller's AnnData too.
         """
-        self.model.save(dir_path, overwrite=overwrite)
+        self.model.save(dir_path, overwrite=overwrite, beside={CELLS})
         if save_anndata and self.adata is not None:
-            options = {"convert_strings_to_categoricals": False} | anndata_write_kwargs
-            self.adata.write_h5ad(_beside(dir_path), **options)
+            _write_cells(self.adata, Path(dir_path), {"convert_strings_to_categoricals": False} | anndata_write_kwargs)
 
     @classmethod
     def _reference(cls, given: str | Path | Self | Model) -> Self:
@@ -121,6 +137,29 @@ class ScArchesModel(ABC):
         if isinstance(given, cls):
             return given
         return cls._around(given, None) if isinstance(given, Model) else cls.load(str(given))
+
+    def _fit(self, cells: Cells, *, plan: Plan, arguments: Mapping[str, Any]) -> None:
+        """Train the model on cells by a plan and what else the arguments of scArches' trainer say."""
+        judge = _trainer.judge(self.model, plan, **_plans.judged(arguments))
+        self.history = train(
+            self.model, cells, plan=plan, seed=arguments["seed"], progress=arguments["monitor"], judge=judge
+        )
+        self.trainer, self.is_trained_ = Trainer.of(self.history, self.model, plan), True
+
+    def _given(self, x: Expression | None) -> AnnData:
+        """Return expression as an AnnData: an array has the model's genes, None is the model's own cells."""
+        x = self.adata if x is None else x
+        if x is None:
+            raise errors.InvalidInput("this model was loaded without its AnnData: pass adata= to load(), or pass x.")
+        if isinstance(x, AnnData):
+            return x
+        if x.ndim != 2 or x.shape[1] != self.input_dim_:
+            raise errors.InvalidInput(
+                f"x has shape {x.shape}; it has one row for each cell and a column for each of the model's "
+                f"{self.input_dim_:,} genes, in their order. An AnnData is matched by gene names.",
+                facts={"shape": x.shape, "genes": self.input_dim_},
+            )
+        return AnnData(x, var=pd.DataFrame(index=list(self.model.manifest.genes.names)))
 
     def _sampled(self, cells: Cells) -> NDArray[np.float32]:
         """Return a seeded sample of each cell's posterior, ``(cells, latent)``."""
@@ -130,8 +169,32 @@ class ScArchesModel(ABC):
         return sample
 
 
-def _beside(dir_path: str) -> Path:
-    return Path(f"{Path(dir_path)}.h5ad")
+def _saved_cells(folder: Path) -> Path | None:
+    """Return the AnnData that was saved with a model: in its folder, or beside it as earlier versions saved it."""
+    places = (folder / CELLS, Path(f"{folder}.h5ad"))
+    return next((place for place in places if place.exists()), None)
+
+
+def _write_cells(cells: AnnData, folder: Path, options: Mapping[str, Any]) -> None:
+    """Put an AnnData into a model's folder, whole or not at all; what a killed process leaves is outside of it."""
+    place = folder.resolve()
+    with (
+        atomic.writing(str(place / CELLS), otherwise="choose another folder"),
+        TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as stage,
+    ):
+        cells.write_h5ad(Path(stage) / CELLS, **options)
+        atomic.publish(Path(stage) / CELLS, place / CELLS)
+
+
+def reconfigured(model: Model, changes: Mapping[str, Any]) -> Model:
+    """Return the same weights under a config with other values, which must not change any tensor's size."""
+    if not changes:
+        return model
+    config = model.manifest.architecture.model_dump() | dict(changes)
+    manifest = model.manifest.changed(architecture=config)
+    network = type(model.network).build(manifest)
+    network.load(model.network.tensors())
+    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
 
 
 def normalization(use_bn: bool, use_ln: bool) -> Normalization:

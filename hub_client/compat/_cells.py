@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from hub_client import errors
@@ -17,6 +17,58 @@ from hub_client.compat import _manifests
 from hub_client.compat._base import SAMPLE_SEED
 from hub_client.data.cells import Cells, Names
 from hub_client.interop.scpoli import relative_uncertainty
+
+Conditions: TypeAlias = Mapping[str, ArrayLike] | ArrayLike
+"""The conditions of cells: of each key, or of the only one."""
+COMBINED = "conditions_combined"
+"""The obs column in which scArches joins the conditions of all keys."""
+
+
+def with_combined(adata: AnnData, keys: Sequence[str]) -> AnnData:
+    """Return an AnnData of the same arrays whose obs has the conditions of all keys joined by ``_``, as scArches adds.
+
+    The given one stays as it is; where it lacks a key, or lies in a file that is read piece by piece, it is returned.
+    """
+    if adata.isbacked or not keys or not set(keys) <= set(adata.obs):
+        return adata
+    combined = adata.obs[list(keys)].astype(str).agg("_".join, axis=1)
+    return AnnData(
+        adata.X,
+        obs=adata.obs.assign(**{COMBINED: combined}),
+        var=adata.var,
+        uns=adata.uns,
+        raw=adata.raw,
+        **{part: dict(getattr(adata, part)) for part in ("obsm", "varm", "layers", "obsp", "varp")},
+    )
+
+
+def with_conditions(adata: AnnData, given: Conditions | None, keys: Sequence[str]) -> AnnData:
+    """Return cells whose obs has the conditions that were given for them; None: those it has.
+
+    Raises
+    ------
+    InvalidInput
+        If a key's conditions are missing, or are not as many as there are cells.
+    """
+    if given is None:
+        return adata
+    named = given if isinstance(given, Mapping) else dict(zip(keys, np.atleast_2d(np.asarray(given).T), strict=False))
+    columns = {str(key): np.asarray(values, dtype=str).reshape(-1) for key, values in named.items()}
+    sizes = {key: len(values) for key, values in columns.items()}
+    if set(columns) != set(keys) or set(sizes.values()) - {adata.n_obs}:
+        raise errors.InvalidInput(
+            f"c has conditions {sizes or 'of no key'}; give those of each of the {adata.n_obs:,} cells for each of "
+            f"{errors.names(keys)}: a dict by key, or an array where there is one key.",
+            facts={"c": sizes, "condition_keys": list(keys), "cells": adata.n_obs},
+        )
+    return AnnData(adata.X, obs=adata.obs.assign(**columns), var=adata.var)
+
+
+def metadata_of(adata: AnnData | None, keys: Sequence[str]) -> pd.DataFrame:
+    """Return the first value of every obs column in each condition, or in each combination of several keys."""
+    if adata is None or not keys or not set(keys) <= set(adata.obs):
+        return pd.DataFrame()
+    return adata.obs.groupby(keys[0] if len(keys) == 1 else list(keys), observed=True).first()
 
 
 def cell_labels(
@@ -84,7 +136,7 @@ def constant_columns(obs: pd.DataFrame, key: str) -> pd.DataFrame:
     """Return the columns of obs that have one value in each category of a key, ``(categories, columns)``."""
     groups = obs.groupby(obs[key].astype(str), observed=True)
     constant = groups.nunique(dropna=False).max() <= 1
-    return groups.first()[[name for name in constant.index[constant] if name != key]]
+    return groups.first()[[name for name in constant.index[constant] if name not in (key, COMBINED)]]
 
 
 def one_row_each(saved: Any) -> pd.DataFrame | None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import spmatrix
 
 from hub_client import errors
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._base import ScArchesModel
+from hub_client.compat._base import Expression, ScArchesModel, reconfigured
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
@@ -24,9 +22,6 @@ from hub_client.manifest.configs import ExpiMapConfig, TrVAEConfig
 from hub_client.models.architectures._vae import OneHotVae
 from hub_client.models.model import Model
 from hub_client.models.surgery import Extensions, retraining, surgery
-from hub_client.models.train import train
-
-Expression: TypeAlias = NDArray[Any] | spmatrix | AnnData
 
 
 class OneHotModel(ScArchesModel):
@@ -37,7 +32,7 @@ class OneHotModel(ScArchesModel):
 
     def _hold(self, model: Model, adata: AnnData | None, column: str | None) -> None:
         self.model, self.adata, self.condition_key_ = model, adata, column
-        self.history, self.is_trained_ = None, False
+        self.history, self.trainer, self.is_trained_ = None, None, False
 
     def _begin(
         self, adata: AnnData, condition_key: str | None, conditions: list[str] | None, *, what: str, **fields: Any
@@ -98,8 +93,7 @@ class OneHotModel(ScArchesModel):
         """Train on the AnnData the model was made with, by the arguments of scArches' trainer."""
         cells = self._cells(None, None)
         chosen = _plans.plan(arguments, cells=len(cells), keep_best=arguments["reload_best"], **plan)
-        self.history = train(self.model, cells, plan=chosen, seed=arguments["seed"], progress=arguments["monitor"])
-        self.is_trained_ = True
+        self._fit(cells, plan=chosen, arguments=arguments)
 
     @classmethod
     def _grown(
@@ -163,31 +157,6 @@ class OneHotModel(ScArchesModel):
                 facts={"condition_key": column},
             )
         return align(adata, self.model, conditions={} if column is None else {key_of(column): column})
-
-    def _given(self, x: Expression | None) -> AnnData:
-        x = self.adata if x is None else x
-        if x is None:
-            raise errors.InvalidInput("this model was loaded without its AnnData: pass adata= to load(), or pass x.")
-        if isinstance(x, AnnData):
-            return x
-        if x.ndim != 2 or x.shape[1] != self.input_dim_:
-            raise errors.InvalidInput(
-                f"x has shape {x.shape}; it has one row for each cell and a column for each of the model's "
-                f"{self.input_dim_:,} genes, in their order. An AnnData is matched by gene names.",
-                facts={"shape": x.shape, "genes": self.input_dim_},
-            )
-        return AnnData(x, var=pd.DataFrame(index=list(self.model.manifest.genes.names)))
-
-
-def reconfigured(model: Model, changes: Mapping[str, Any]) -> Model:
-    """Return the same weights under a config with other values, which must not change any tensor's size."""
-    if not changes:
-        return model
-    config = model.manifest.architecture.model_dump() | dict(changes)
-    manifest = model.manifest.changed(architecture=config)
-    network = type(model.network).build(manifest)
-    network.load(model.network.tensors())
-    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
 
 
 def overrides(given: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hub_client import errors
@@ -68,6 +69,7 @@ _STOPPING = {
     "lr_patience": "reduce_patience",
     "lr_factor": "reduce_factor",
 }
+_JUDGED = {"early_stopping_metric": "metric", "mode": "mode"}
 
 
 def training_arguments(given: dict[str, Any], *, defaults: dict[str, Any] = DEFAULTS) -> dict[str, Any]:
@@ -116,6 +118,12 @@ def _anneal_epochs(arguments: dict[str, Any], *, cells: int) -> float:
     return float(arguments["alpha_iter_anneal"]) / steps
 
 
+def judged(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metric of early stopping and its mode, by the names of :func:`hub_client.compat._trainer.judge`."""
+    given = (arguments["early_stopping_kwargs"] or {}) if arguments["use_early_stopping"] else {}
+    return {ours: given[theirs] for theirs, ours in _JUDGED.items() if theirs in given}
+
+
 def _stopping(arguments: dict[str, Any]) -> EarlyStopping | None:
     if not arguments["use_early_stopping"]:
         return None
@@ -124,11 +132,6 @@ def _stopping(arguments: dict[str, Any]) -> EarlyStopping | None:
         raise errors.InvalidInput(
             f"early_stopping_kwargs has {errors.names(strangers)}; known are {errors.names(_STOPPING, shown=7)}.",
             facts={name: given[name] for name in strangers},
-        )
-    if given.get("early_stopping_metric", "val_unweighted_loss") not in ("val_unweighted_loss",):
-        raise errors.InvalidInput(
-            f"early_stopping_metric is {given['early_stopping_metric']!r}; it can be 'val_unweighted_loss' only.",
-            facts=given,
         )
     rule = {ours: given[theirs] for theirs, ours in _STOPPING.items() if ours and theirs in given}
     return EarlyStopping(**rule | ({} if given.get("reduce_lr", True) else {"reduce_patience": None}))

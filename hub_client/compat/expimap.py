@@ -23,9 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
 from hub_client.compat import _groups, _plans, _programs
-from hub_client.compat._base import SAMPLE_SEED, normalization, setting
+from hub_client.compat._base import SAMPLE_SEED, Expression, normalization, setting
 from hub_client.compat._groups import REST, Values
-from hub_client.compat._one_hot import Expression, OneHotModel, overrides
+from hub_client.compat._one_hot import OneHotModel, overrides
 from hub_client.compat._programs import TERMS
 from hub_client.data.genes import Panel
 from hub_client.manifest.configs import ExpiMapConfig as Config

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._base import ScArchesModel, normalization, setting
+from hub_client.compat._base import Expression, normalization, reconfigured
 from hub_client.compat._cells import (
+    Conditions,
     cell_labels,
     check_combined,
     constant_columns,
@@ -30,7 +31,10 @@ from hub_client.compat._cells import (
     one_row_each,
     recoded,
     subsample_groups,
+    with_combined,
+    with_conditions,
 )
+from hub_client.compat._scpoli_attributes import ScPoliAttributes
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
@@ -38,15 +42,13 @@ from hub_client.interop.scarches_files import Saved
 from hub_client.interop.scarches_vaes import genes_of
 from hub_client.manifest.configs import ScPoliConfig as Config
 from hub_client.manifest.inputs import Genes, InputSpec
-from hub_client.manifest.v1 import Embedding, Manifest, PrototypeLevel, Prototypes
-from hub_client.models.architectures.scpoli import ScPoli
+from hub_client.manifest.v1 import Manifest, PrototypeLevel, Prototypes
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 from hub_client.models.surgery import add_label, retraining, surgery
-from hub_client.models.train import train
 
 
-class scPoli(ScArchesModel):
+class scPoli(ScPoliAttributes):
     """A trainable scPoli on one AnnData, with scArches' parameters and defaults.
 
     Parameters
@@ -155,6 +157,7 @@ class scPoli(ScArchesModel):
         )
         model = Model.build(manifest)
         self._hold(model, adata, labeled_indices, unknown_ct_names, share=share_metadata, metadata=obs_metadata)
+        self.mmd_on_, self.mmd_boundary_, self.beta_ = mmd_on, mmd_boundary, beta
         if prototypes_labeled:
             self._network.place_prototypes(_tensor(prototypes_labeled["mean"]), _tensor(prototypes_labeled["cov"]))
         if prototypes_unlabeled:
@@ -170,94 +173,18 @@ class scPoli(ScArchesModel):
         share: bool = True,
         metadata: pd.DataFrame | None = None,
     ) -> None:
-        self.model, self.adata, self.labeled_indices_, self.unknown_ct_names_ = model, adata, labeled, unknown
-        self.share_metadata_, self.obs_metadata_ = share, metadata
-        self.history, self.is_trained_ = None, False
+        self.model, self.labeled_indices_, self.unknown_ct_names_ = model, labeled, unknown
+        self.adata = None if adata is None else with_combined(adata, self.condition_keys_)
+        if labeled is None and adata is not None:
+            self.labeled_indices_ = range(adata.n_obs)
+        self.share_metadata_, self._metadata = share, metadata
+        self.history, self.trainer, self.is_trained_ = None, None, False
 
     @classmethod
     def _around(cls, model: Model, adata: AnnData | None, **kept: Any) -> Self:
         made = cls.__new__(cls)
         made._hold(model, adata, **kept)
         return made
-
-    # --- what scArches keeps as attributes ---------------------------------------------------------------------------
-
-    @property
-    def _network(self) -> ScPoli:
-        network = self.model.network
-        if not isinstance(network, ScPoli):
-            raise errors.Unsupported(f"{network.kind} is not scPoli.", kind=network.kind, verb="compat.scPoli")
-        return network
-
-    @property
-    def _config(self) -> Config:
-        return self._network.config
-
-    @property
-    def condition_keys_(self) -> list[str]:
-        """Condition keys."""
-        return [condition.key for condition in self.model.manifest.conditions]
-
-    @property
-    def conditions_(self) -> dict[str, list[str]]:
-        """Condition key to its ordered categories."""
-        return {condition.key: list(condition.categories) for condition in self.model.manifest.conditions}
-
-    @property
-    def conditions_combined_(self) -> list[str]:
-        """Ordered combinations of conditions, joined by ``_``."""
-        return ["_".join(row) for row in self.model.vocabulary.combinations]
-
-    @property
-    def cell_type_keys_(self) -> list[str]:
-        """Label levels."""
-        return [level.key for level in self.model.manifest.labels]
-
-    @property
-    def cell_types_(self) -> dict[str, list[str]]:
-        """Label to the levels it occurs in."""
-        levels: dict[str, list[str]] = {}
-        for level in self.model.manifest.labels:
-            for name in level.categories:
-                levels.setdefault(name, []).append(level.key)
-        return levels
-
-    latent_dim_: int = setting("latent", "Size of the latent.")
-
-    @property
-    def inject_condition_(self) -> list[str]:
-        """Which networks see the condition embeddings."""
-        return list(self._config.inject)
-
-    @property
-    def embedding_dims_(self) -> list[int]:
-        """Sizes of the condition embeddings of each key."""
-        return [encoding.dim for encoding in self._embeddings_of_keys()]
-
-    @property
-    def embedding_max_norm_(self) -> float | None:
-        """The longest condition embedding; None without conditions."""
-        return next((encoding.max_norm for encoding in self._embeddings_of_keys()), None)
-
-    @property
-    def use_mmd_(self) -> bool:
-        """Whether conditions are pulled together: never."""
-        return False
-
-    def _embeddings_of_keys(self) -> list[Embedding]:
-        encodings = [condition.encoding for condition in self.model.manifest.conditions]
-        return [encoding for encoding in encodings if isinstance(encoding, Embedding)]
-
-    @property
-    def prototypes_labeled_(self) -> dict[str, NDArray[np.float32]]:
-        """Means ``(labels, latent)`` and covariances ``(labels, latent, latent)``, level after level."""
-        mean, cov = self._network.labelled_prototypes()
-        return {"mean": mean.numpy(), "cov": cov.numpy()}
-
-    @property
-    def prototypes_unlabeled_(self) -> dict[str, NDArray[np.float32]]:
-        """Means of the unlabelled prototypes, ``(prototypes, latent)``."""
-        return {"mean": self._network.unlabelled.cpu().numpy()}
 
     # --- the documented methods --------------------------------------------------------------------------------------
 
@@ -317,8 +244,7 @@ class scPoli(ScArchesModel):
             adam_epsilon=eps,
             keep_best=reload_best,
         )
-        self.history = train(self.model, cells, plan=chosen, seed=arguments["seed"], progress=arguments["monitor"])
-        self.is_trained_ = True
+        self._fit(cells, plan=chosen, arguments=arguments)
 
     def get_latent(self, adata: AnnData, mean: bool = False) -> NDArray[np.float32]:
         """Return the latent of cells, ``(cells, latent)``: a seeded sample of the posterior, or its mean."""
@@ -375,8 +301,8 @@ class scPoli(ScArchesModel):
         names = self.conditions_[key]
         obs = pd.DataFrame(index=pd.Index(names, name=key))
         if self.share_metadata_:  # the obs columns that have one value per condition
-            if self.obs_metadata_ is not None:
-                obs = self.obs_metadata_.reindex(names)
+            if self._metadata is not None:
+                obs = self._metadata.reindex(names)
             elif self.adata is not None and key in self.adata.obs:
                 obs = constant_columns(self.adata.obs, key).reindex(names)
         return AnnData(rows.cpu().numpy(), obs=obs)
@@ -407,7 +333,12 @@ class scPoli(ScArchesModel):
         return points, [str(number) for number in range(len(points))]
 
     def add_new_cell_type(
-        self, cell_type_name: str, obs_key: str, prototypes: list[int], x: AnnData | None = None, c: object = None
+        self,
+        cell_type_name: str,
+        obs_key: str,
+        prototypes: list[int],
+        x: Expression | None = None,
+        c: Conditions | None = None,
     ) -> None:
         """Name unlabelled prototypes: their mean becomes the prototype of a new label.
 
@@ -420,12 +351,20 @@ class scPoli(ScArchesModel):
         prototypes
             Numbers of the unlabelled prototypes.
         x
-            The cells the new prototype's covariance is measured on; None: the model's.
+            The cells the new prototype's covariance is measured on: ``(cells, genes)`` in the order of the model's
+            genes, or an AnnData, whose genes are matched by name; None: the model's.
         c
-            Accepted for scArches' sake: an AnnData brings its own conditions.
+            Their conditions: a dict by condition key, or an array where there is one key; None: those of the AnnData.
+
+        Raises
+        ------
+        VocabularyError
+            If the label is known, or there is no such level, prototype or condition.
+        InvalidInput
+            If ``c`` does not have a condition for each cell and key.
         """
         self._unlabelled_points()
-        cells = self._training_cells() if x is None else self._cells(x)
+        cells = self._cells(with_conditions(self._given(x), c, self.condition_keys_))
         self.model = add_label(self.model, obs_key, label=cell_type_name, clusters=prototypes, cells=cells)
 
     def get_recon_loss(
@@ -502,17 +441,25 @@ class scPoli(ScArchesModel):
         map_location
             Accepted for scArches' sake.
         """
-        reference = cls._reference(reference_model).model
-        made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
-        cells = made._training_cells()
-        grown = surgery(reference, cells, start="random")
+        made = cls._query(adata, cls._reference(reference_model), labeled=labeled_indices, unknown=unknown_ct_names)
+        grown = surgery(made.model, made._training_cells(), start="random")
         if not (freeze and freeze_expression):
+            grown = reconfigured(grown, {"dropout": 0.0} if remove_dropout else {})
             grown = retraining(grown, parts="all" if not freeze else "expression")
         made.model = grown
         made._network.keep_dropout = not remove_dropout
         if not return_new_conditions:
             return made
         return made, {key: list(axis.new) for key, axis in grown.vocabulary.conditions.items()}
+
+    @classmethod
+    def _query(
+        cls, adata: AnnData, reference: Self, *, labeled: Sequence[int] | None, unknown: list[str] | None
+    ) -> Self:
+        """Return a reference's model around a query's cells."""
+        made = cls._around(reference.model, adata, labeled=labeled, unknown=unknown, share=reference.share_metadata_)
+        made.mmd_on_, made.mmd_boundary_, made.beta_ = reference.mmd_on_, reference.mmd_boundary_, reference.beta_
+        return made
 
     @classmethod
     def shot_surgery(
@@ -544,11 +491,10 @@ class scPoli(ScArchesModel):
         **kwargs
             As for :meth:`train`.
         """
-        reference = cls._reference(reference_model).model
-        made = cls._around(reference, adata, labeled=labeled_indices, unknown=unknown_ct_names)
+        made = cls._query(adata, cls._reference(reference_model), labeled=labeled_indices, unknown=unknown_ct_names)
         cells = made._training_cells()
         tried = cells.rows(subsample_groups(cells, subsample)) if subsample < 1 else cells
-        made.model = surgery(reference, tried, start="best", device="auto" if force_cuda else "cpu")
+        made.model = surgery(made.model, tried, start="best", device="auto" if force_cuda else "cpu")
         if train_epochs:
             made.train(n_epochs=train_epochs, batch_size=batch_size, **kwargs)
         return made

@@ -17,8 +17,8 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
 from hub_client.compat import _plans
-from hub_client.compat._base import normalization, setting
-from hub_client.compat._one_hot import Expression, OneHotModel, overrides
+from hub_client.compat._base import Expression, normalization, setting
+from hub_client.compat._one_hot import OneHotModel, overrides
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 

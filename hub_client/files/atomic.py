@@ -136,6 +136,14 @@ def staged_file(path: Path) -> Iterator[Path]:
         publish(new, path)
 
 
+def carry(path: Path, target: Path) -> None:
+    """Give a file a second name on the same disk; a copy where the disk has no such thing."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)
+
+
 # Folders
 
 

@@ -72,6 +72,18 @@ def approximate(reference: Points, query: Points, *, neighbors: int) -> Neighbor
     return found
 
 
+def vote_weights(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what each neighbour of :func:`votes` weighs, ``(cells, neighbors)``, the nearest 1.
+
+    ``distances`` are those of each cell's neighbours, the nearest first, ``(cells, neighbors)``.
+    """
+    # only ratios matter: measured from the nearest neighbour, the largest weight is 1 and none of all underflow
+    weights: NDArray[np.float64] = np.exp(
+        (distances[:, :1] - distances) * np.square(distances.std(axis=1, keepdims=True) / 2)
+    )
+    return weights
+
+
 def votes(
     reference: Points,
     codes: NDArray[np.int64],
@@ -103,8 +115,7 @@ def votes(
         How neighbours are found: :func:`exact`, :func:`approximate`, or as :func:`nearest` chooses.
     """
     distances, indices = (search or nearest)(reference, query, neighbors=min(neighbors, len(reference)))
-    # only ratios matter: measured from the nearest neighbour, the largest weight is 1 and none of all underflow
-    weights = np.exp((distances[:, :1] - distances) * np.square(distances.std(axis=1, keepdims=True) / 2))
+    weights = vote_weights(distances)
     cells = np.repeat(np.arange(len(query)), indices.shape[1])
     places = cells * labels + codes[indices.reshape(-1)]
     total = np.bincount(places, weights=weights.reshape(-1), minlength=len(query) * labels).reshape(len(query), labels)

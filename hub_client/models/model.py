@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from anndata import AnnData
-from torch import Tensor
+from torch import Tensor, nn
 
 from hub_client import errors
 from hub_client.data.align import align
@@ -90,8 +90,10 @@ class Model:
         atlas = None if release.atlas is None else atlas_file.load(release.atlas)
         return cls(release.manifest, model.network, ref, extras, atlas)
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a release folder, atomically, and return it; of several processes that train together, the first does.
+    def save(self, folder: str | Path, *, overwrite: bool = False, beside: Container[str] = ()) -> Path:
+                """Write a release folder, atomically, and return it; of several processes that train together, the first does.
+
+        ``beside`` names files that are no part of a release, and stay where ``overwrite`` replaces one beside them.
 
         Raises
         ------
@@ -103,7 +105,42 @@ class Model:
         self.describe()
         extra = {} if self.atlas is None else {release_folder.REFERENCE: atlas_file.dump(self.atlas)}
         tensors = self.network.shared_tensors() | dict(self.extras)
-        return release_folder.write(Path(folder), self.manifest, tensors, extra=extra, overwrite=overwrite)
+        return release_folder.write(
+            Path(folder), self.manifest, tensors, extra=extra, overwrite=overwrite, beside=beside
+        )
+
+    # --- as torch's modules have it ----------------------------------------------------------------------------------
+
+    def eval(self) -> Self:
+        """Put the network into inference mode, in which verbs run anyway, and return the model."""
+        self.network.eval()
+        return self
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the network to a device as :meth:`on` does, and return the model; training brings it back to the CPU.
+
+        Raises
+        ------
+        InvalidInput
+            If it cannot be moved there.
+        """
+        try:
+            self.network.to(device_of(str(device)))
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+            raise errors.InvalidInput(
+                f"the network cannot run on {str(device)!r} ({str(error).splitlines()[0]}). Pass device='auto' or "
+                "'cpu'.",
+                facts={"device": device},
+            ) from error
+        return self
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the network's parameters, those that are frozen included."""
+        return self.network.parameters()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the network's tensors by torch's names; :meth:`tensors` returns them as a release holds them."""
+        return dict(self.network.state_dict())
 
     @contextmanager
     def on(self, device: str) -> Iterator[None]:
@@ -114,15 +151,8 @@ class Model:
         InvalidInput
             If it cannot be moved there.
         """
-        name = device_of(device)
         home = next(self.network.parameters()).device
-        try:
-            self.network.to(name)
-        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-            raise errors.InvalidInput(
-                f"the network cannot run on {device!r} ({str(error).splitlines()[0]}). Pass device='auto' or 'cpu'.",
-                facts={"device": device},
-            ) from error
+        self.to(device)
         try:
             yield
         finally:

@@ -12,7 +12,7 @@ from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
 from hub_client.models.model import Model
-from hub_client.nn.training import History, Runtime
+from hub_client.nn.training import History, Judge, Runtime
 
 RECORDED = ("torch", "lightning", "numpy", "scipy", "anndata")
 
@@ -27,6 +27,7 @@ def train(
     devices: int | str | list[int] = 1,
     precision: str = "32-true",
     progress: bool = True,
+    judge: Judge | None = None,
 ) -> History:
     """Train a model in place and return how it went.
 
@@ -52,6 +53,8 @@ def train(
         minibatch, but for rounding. The first process shows the progress, and :meth:`Model.save` writes in it alone.
     progress
         Whether to show a bar with loss terms and cells per second.
+    judge
+        What decides on early stopping and the best weights; None: the unweighted validation loss.
 
     Raises
     ------
@@ -62,7 +65,7 @@ def train(
         If the cells have conditions that the model does not know.
     """
     plan = query_plan(model) if plan is None else checked_plan(plan, model)
-    runtime = Runtime(accelerator=accelerator, devices=devices, precision=precision, progress=progress)
+    runtime = Runtime(accelerator, devices, precision, progress, judge or Judge())
     unit = "squared error" if model.manifest.input.kind == "log1p" else "nats"
     history = replace(model.network.fit(aligned(cells), plan, seed=seed, runtime=runtime), reconstruction_unit=unit)
     model.record(

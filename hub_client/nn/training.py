@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,9 +45,25 @@ UNITS = {
     "unweighted": "sum",
     "kl": "nats per cell",
     "prototype": "distance",
+    "unlabelled": "distance",
     "mmd": "discrepancy",
 }
 """The label of a loss term's axis in a plot; the reconstruction's depends on the likelihood."""
+
+
+def unweighted_loss(row: Mapping[str, float]) -> float:
+    """Return the unweighted loss of an epoch's validation cells, of the training cells where none are held out."""
+    return row.get("validation_unweighted", row["train_unweighted"])
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What decides on early stopping and the best weights."""
+
+    value: Callable[[Mapping[str, float]], float] = unweighted_loss
+    """An epoch's row of the history to the number that is judged; smaller is better."""
+    first: int = 0
+    """The first epoch that is judged, if the network does not ask for a later one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,8 @@ class Runtime:
     devices: int | str | list[int] = 1
     precision: str = "32-true"
     progress: bool = True
+    judge: Judge = Judge()
+    """What decides when it ends."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +238,7 @@ def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runti
     with torch.random.fork_rng(devices=cuda), quiet(*LIGHTNING, level=logging.ERROR, module="lightning"):
         torch.manual_seed(seed)
         data = _split(network, cells, plan, seed, fabric, vocabulary)
-        loop = _Loop(network, plan, data, fabric, runtime.progress, np.random.SeedSequence(seed))
+        loop = _Loop(network, plan, data, fabric, runtime, np.random.SeedSequence(seed))
         before = _copied(network)
         try:
             return loop.run()
@@ -326,7 +344,7 @@ class _Loop:
     plan: Plan
     data: Split
     fabric: Fabric
-    progress: bool
+    runtime: Runtime
     seeds: np.random.SeedSequence
     rows: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
@@ -345,7 +363,7 @@ class _Loop:
             self.network.before_training(self.plan, self.data)
         self.shuffle = np.random.default_rng(self.seeds.spawn(1)[0])
         self.stopper = _Stopper(self.plan.early_stopping or None)
-        self.first_judged = self.network.first_judged_epoch(self.plan, self.data)
+        self.first_judged = max(self.network.first_judged_epoch(self.plan, self.data), self.runtime.judge.first)
         stopped = self._epochs()
         if self.best is not None:
             self.network.load_state_dict(self.best)
@@ -355,7 +373,7 @@ class _Loop:
 
     def _epochs(self) -> str:
         columns = (TextColumn("training"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.description}"))
-        shown = self.progress and self.fabric.is_global_zero
+        shown = self.runtime.progress and self.fabric.is_global_zero
         # on standard error, as it is no result
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown) as bar:
             task = bar.add_task("", total=self.plan.epochs)
@@ -427,7 +445,7 @@ class _Loop:
         return sums.means(self.processes)
 
     def _judge(self, epoch: int, row: dict[str, float]) -> bool:
-        loss = row.get("validation_unweighted", row["train_unweighted"])
+        loss = unweighted_loss(row)
         if not np.isfinite(loss):
             raise errors.InvalidInput(
                 f"the loss became {loss} in epoch {epoch}; the model is as it was before training. Train with a lower "
@@ -436,7 +454,7 @@ class _Loop:
             )
         if epoch < self.first_judged:
             return False
-        improved, reduce, stop = self.stopper.judge(loss)
+        improved, reduce, stop = self.stopper.judge(self.runtime.judge.value(row))
         if improved and self.plan.keep_best:
             self.best = _copied(self.network)
             self.best_epoch = epoch

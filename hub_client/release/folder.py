@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +64,7 @@ class Release:
         return card.render(self.manifest)
 
 
-def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
+def read(folder: str | Path, *, load_tensors: bool = True, beside: Container[str] = ()) -> Release:
     """Return the release in a folder, after every check of :func:`verify`.
 
     Parameters
@@ -73,6 +73,8 @@ def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
         A release folder.
     load_tensors
         Whether to make tensors of the weights; they are checked either way.
+    beside
+        Names of files that may lie in the folder though they are no part of the release; they are not read.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def read(folder: str | Path, *, load_tensors: bool = True) -> Release:
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
-    _check_listing(folder, manifest)
+    _check_listing(folder, manifest, beside=beside)
     tensors: dict[str, Tensor] = {}
     contents: dict[str, bytearray] = {}
     for file in manifest.files:
@@ -120,6 +122,7 @@ def write(
     *,
     extra: Mapping[str, Path | bytes] | None = None,
     overwrite: bool = False,
+    beside: Container[str] = (),
 ) -> Path:
     """Write a release folder that appears whole or not at all, and return its path.
 
@@ -137,6 +140,8 @@ def write(
         Further files by name: ``reference.zarr.zip``, as bytes or a path. Files of an earlier release are not kept.
     overwrite
         Whether to replace a release that is there already; anything else that lies there is never replaced.
+    beside
+        Names of files that may lie in that release's folder though they are no part of it; they stay there.
 
     Raises
     ------
@@ -150,7 +155,7 @@ def write(
         If the folder cannot be written; nothing has changed then.
     """
     folder = Path(folder)
-    check_target(folder, overwrite=overwrite)
+    check_target(folder, overwrite=overwrite, beside=beside)
     contents = _contents(manifest, tensors, extra or {})
     files = tuple(_describe(path, contents[path]) for path in sorted(contents))
     sealed = _sealed(manifest, files).to_bytes()
@@ -159,6 +164,8 @@ def write(
         for path, content in contents.items():
             atomic.create(stage / path, content)
         atomic.create(stage / MANIFEST, [sealed])
+        for name in _listing(folder) - {MANIFEST, *ROLES} if folder.is_dir() else ():
+            atomic.carry(folder / name, stage / name)
     return folder
 
 
@@ -189,7 +196,7 @@ def _read_manifest(folder: Path) -> Manifest:
     return read_manifest(bytes(_content(folder, MANIFEST, limit=MAX_BYTES)), source=str(folder / MANIFEST))
 
 
-def _check_listing(folder: Path, manifest: Manifest) -> None:
+def _check_listing(folder: Path, manifest: Manifest, *, beside: Container[str]) -> None:
     listed = {file.path: file.role for file in manifest.files}
     for path, role in listed.items():
         if ROLES.get(path) != role:
@@ -197,7 +204,7 @@ def _check_listing(folder: Path, manifest: Manifest) -> None:
     present = _listing(folder) - {MANIFEST}
     if missing := sorted({WEIGHTS, CARD, *listed} - present):
         raise _broken(missing[0], "is missing", expected=missing)
-    if strangers := sorted(present - listed.keys()):
+    if strangers := sorted(name for name in present - listed.keys() if name not in beside):
         raise _broken(strangers[0], "is not in the manifest; a release holds nothing else", actual=strangers)
 
 
@@ -248,7 +255,7 @@ def _broken(file: str, fault: str, *, expected: object = None, actual: object = 
     )
 
 
-def check_target(folder: Path, *, overwrite: bool) -> None:
+def check_target(folder: Path, *, overwrite: bool, beside: Container[str] = ()) -> None:
     """Raise InvalidInput if :func:`write` would: something lies there that may not be replaced."""
     if not folder.exists() and not folder.is_symlink():
         return
@@ -260,7 +267,8 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
             f"{folder} exists already. Choose another folder, or pass overwrite=True to replace the release in it.",
             facts={"folder": folder, "overwrite": overwrite},
         )
-    if present is None or MANIFEST not in present or not present <= {MANIFEST, *ROLES}:
+    ours = present is not None and all(name in {MANIFEST, *ROLES} or name in beside for name in present)
+    if present is None or MANIFEST not in present or not ours:
         raise errors.InvalidInput(
             f"{folder} is not a release folder, so overwrite=True does not replace it. Choose another folder.",
             facts={"folder": folder, "overwrite": overwrite},

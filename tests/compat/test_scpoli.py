@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from hub_client import errors
 from hub_client.compat import scPoli
+from hub_client.models.model import Model
 from tests.golden.recorded import anndata_of
 
 pytestmark = pytest.mark.slow
@@ -202,6 +203,18 @@ def test_dropout_can_be_kept(reference: scPoli, query_cells: AnnData) -> None:
     assert losses[0] != losses[1]
 
 
+@pytest.mark.parametrize("options", [{"freeze": False}, {"freeze_expression": False}])
+def test_dropout_is_removed_from_what_is_thawed(
+    reference: scPoli, query_cells: AnnData, options: dict[str, bool]
+) -> None:
+    model = scPoli.load_query_data(query_cells, reference, labeled_indices=[], **options)
+    assert model.dr_rate_ == model.model.manifest.architecture.dropout == 0
+    assert {layer.p for layer in model.model.network.modules() if isinstance(layer, torch.nn.Dropout)} == {0.0}
+    kept = scPoli.load_query_data(query_cells, reference, labeled_indices=[], remove_dropout=False, **options)
+    assert kept.dr_rate_ == reference.dr_rate_ == 0.05
+    assert {layer.p for layer in kept.model.network.modules() if isinstance(layer, torch.nn.Dropout)} == {0.05}
+
+
 def test_shot_surgery_copies_known_conditions(reference: scPoli, query_cells: AnnData) -> None:
     model = scPoli.shot_surgery(query_cells, reference, labeled_indices=[], subsample=0.5)
     assert model.model.manifest.lineage is not None
@@ -227,6 +240,98 @@ def test_add_new_cell_type(reference: scPoli, query_cells: AnnData) -> None:
         model.add_new_cell_type("NOVEL", "cell_type", [0])
     with pytest.raises(errors.VocabularyError, match="numbered from 0"):
         model.add_new_cell_type("OTHER", "cell_type", [999])
+
+
+def test_a_new_cell_types_covariance_is_of_the_cells_that_are_given(reference: scPoli, query_cells: AnnData) -> None:
+    """As scArches documents it: an array in the order of the genes, and conditions by key; or an AnnData."""
+    half = query_cells[::2].copy()
+    conditions = {key: half.obs[key].to_numpy() for key in ("batch", "tech")}
+    table = half.obs[["batch", "tech"]].to_numpy()
+    bare = AnnData(half.X, var=half.var)
+    found = []
+    for x, c in ((half, None), (half.X, conditions), (half.X.toarray(), table), (bare, conditions), (None, None)):
+        model = scPoli.load_query_data(query_cells, reference, labeled_indices=[])
+        farthest = int(model.get_prototypes_info("unlabeled").obs["cell_type_uncert"].to_numpy().argmax())
+        model.add_new_cell_type("NOVEL", "cell_type", [farthest], x, c)
+        found.append(model.prototypes_labeled_["cov"][model.model_cell_types.index("NOVEL")])
+    for covariance in found[1:4]:
+        np.testing.assert_array_equal(covariance, found[0])
+    assert found[0].any() and (found[4] != found[0]).any()
+
+
+def test_a_new_cell_types_cells_need_their_conditions(reference: scPoli, query_cells: AnnData) -> None:
+    model = scPoli.load_query_data(query_cells, reference, labeled_indices=[])
+    batch, tech = (query_cells.obs[key].to_numpy() for key in ("batch", "tech"))
+    for c in ({"batch": batch}, {"batch": batch, "tech": tech[:9]}, batch):
+        with pytest.raises(errors.InvalidInput, match=f"each of the {query_cells.n_obs} cells for each of batch, tech"):
+            model.add_new_cell_type("NOVEL", "cell_type", [0], query_cells.X, c)
+    with pytest.raises(errors.VocabularyError, match="elsewhere"):
+        everywhere = {"batch": np.full(len(batch), "elsewhere"), "tech": tech}
+        model.add_new_cell_type("NOVEL", "cell_type", [0], query_cells.X, everywhere)
+    with pytest.raises(errors.InvalidInput, match=r"x has shape"):
+        model.add_new_cell_type("NOVEL", "cell_type", [0], query_cells.X[:, :5], {"batch": batch, "tech": tech})
+
+
+def test_what_scarches_keeps_as_attributes(reference: scPoli, reference_cells: AnnData, query_cells: AnnData) -> None:
+    assert list(reference.labeled_indices_ or ()) == list(range(reference_cells.n_obs))
+    assert scPoli.load_query_data(query_cells, reference, labeled_indices=[]).labeled_indices_ == []
+    assert (reference.mmd_on_, reference.mmd_boundary_, reference.beta_) == ("z", None, 1)
+    assert reference.model_cell_types == list(reference.cell_types_)
+    given = scPoli(reference_cells, condition_keys="batch", mmd_on="y", mmd_boundary=2, beta=3)
+    query = scPoli.load_query_data(query_cells, given)
+    assert (query.mmd_on_, query.mmd_boundary_, query.beta_) == ("y", 2, 3)
+
+
+def test_conditions_are_joined_in_the_models_cells(reference: scPoli, reference_cells: AnnData) -> None:
+    assert reference.adata is not None and reference.adata.X is reference_cells.X
+    joined = reference_cells.obs["batch"].astype(str) + "_" + reference_cells.obs["tech"].astype(str)
+    assert reference.adata.obs["conditions_combined"].tolist() == joined.tolist()
+    assert set(reference.conditions_combined_) == set(joined)
+    assert "conditions_combined" not in reference_cells.obs
+
+
+def test_metadata_has_a_row_for_each_condition(reference_cells: AnnData) -> None:
+    cells = reference_cells.copy()
+    cells.obs["site"] = cells.obs["batch"].map({"b0": "here", "b1": "there", "b2": "there"})
+    one = scPoli(cells, condition_keys="batch")
+    assert one.obs_metadata_["site"].to_dict() == {"b0": "here", "b1": "there", "b2": "there"}
+    two = scPoli(cells, condition_keys=["batch", "tech"])
+    assert len(two.obs_metadata_) == len(two.conditions_combined_)
+    assert scPoli(cells, condition_keys="batch", share_metadata=False).obs_metadata_.empty
+    one.obs_metadata_ = pd.DataFrame({"country": ["DE", "FR", "IT"]}, index=["b0", "b1", "b2"])
+    found = one.get_conditional_embeddings()
+    assert isinstance(found, AnnData) and found.obs["country"].tolist() == ["DE", "FR", "IT"]
+
+
+def test_the_model_does_what_torchs_modules_do(reference: scPoli) -> None:
+    model = reference.model
+    assert model.eval() is model and not model.network.training
+    assert model.to("cpu") is model.to(torch.device("cpu")) is model
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1000
+    state = model.state_dict()
+    assert {"unlabelled"} < set(state) and all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    with pytest.raises(errors.InvalidInput, match="cannot run on 'nowhere'"):
+        model.to("nowhere")
+
+
+def test_cells_are_saved_where_scarches_saves_them(reference: scPoli, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    reference.save(str(folder), save_anndata=True)
+    assert {path.name for path in folder.iterdir()} > {"adata.h5ad", "manifest.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    with pytest.raises(errors.IntegrityError, match=r"adata\.h5ad is not in the manifest"):
+        Model.load(folder)
+    (folder / "notes.txt").touch()
+    with pytest.raises(errors.IntegrityError, match=r"notes\.txt"):
+        scPoli.load(str(folder))
+    with pytest.raises(errors.InvalidInput, match="not a release folder"):
+        reference.save(str(folder), overwrite=True)
+    (folder / "notes.txt").unlink()
+    reference.save(str(folder), overwrite=True)
+    assert scPoli.load(str(folder)).adata is not None
+    (folder / "adata.h5ad").rename(tmp_path / "model.h5ad")  # where earlier versions put it
+    assert scPoli.load(str(folder)).adata is not None
+    assert Model.load(folder).manifest.name == "scpoli"
 
 
 def test_prototypes_can_be_given(reference: scPoli, reference_cells: AnnData) -> None:

@@ -115,6 +115,7 @@ class ScPoli(ConditionalVae):
     ) -> dict[str, Tensor]:
         """Return the loss, ``reconstruction + kl_weight kl + prototype_weight prototype``, and its terms, over cells.
 
+        Where unlabelled prototypes take part, their loss is returned too, as ``unlabelled``; ``prototype`` contains it.
         ``noise`` is the standard normal draw behind the sampled latent, ``(cells, latent)``; None draws one, and
         ``sample=False`` takes the posterior mean.
         """
@@ -129,7 +130,11 @@ class ScPoli(ConditionalVae):
         if prototype_weight:
             terms["prototype"] = self.prototype_loss(z, batch.labels, unlabelled_weight=unlabelled_weight)
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + prototype_weight * terms["prototype"]
-        return with_sum(loss, terms)
+        return with_sum(loss, terms) | self._unlabelled_part(z, unlabelled_weight)
+
+    def _unlabelled_part(self, z: Tensor, weight: float) -> dict[str, Tensor]:
+        takes_part = len(self.unlabelled) and weight
+        return {"unlabelled": unlabelled_loss(z, self.unlabelled)} if takes_part else {}
 
     def prototype_loss(self, z: Tensor, labels: Tensor, *, unlabelled_weight: float = 0.0) -> Tensor:
         """Return the labelled prototypes' loss over all levels plus the weighted unlabelled prototypes' loss."""
