@@ -91,7 +91,7 @@ class Model:
         return cls(release.manifest, model.network, ref, extras, atlas)
 
     def save(self, folder: str | Path, *, overwrite: bool = False, beside: Container[str] = ()) -> Path:
-                """Write a release folder, atomically, and return it; of several processes that train together, the first does.
+        """Write a release folder, atomically, and return it; of several processes that train together, the first does.
 
         ``beside`` names files that are no part of a release, and stay where ``overwrite`` replaces one beside them.
 
