@@ -150,7 +150,7 @@ class OneHotModel(ScArchesModel):
         column = self.condition_key_
         adata = self._given(x)
         if column is not None and c is not None:
-            names = np.asarray(c, dtype=str).reshape(-1)
+            names = _manifests.names(pd.Series(np.asarray(c).reshape(-1)))
             if len(names) != adata.n_obs:
                 raise errors.InvalidInput(
                     f"c has {len(names):,} conditions for {adata.n_obs:,} cells; give one for each.",

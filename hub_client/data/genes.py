@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -47,6 +47,12 @@ def plain(name: str) -> str:
     bare = _GENOME.sub("", name)
     ensembl = _ENSEMBL.fullmatch(bare)
     return ensembl.group(1) if ensembl else bare
+
+
+def _unnumbered(name: str) -> str:
+    """Return what a name is before R's ``make.unique``, if it may be one of those: POLR2J3 of POLR2J3.1."""
+    base, _, number = name.rpartition(".")
+    return base if number.isdigit() else ""
 
 
 def is_ensembl(name: str) -> bool:
@@ -127,9 +133,15 @@ class Panel:
         if bare in self.others:
             return self.others[bare], How.PAIR
         found = self._in_table(self.table.find(bare)) if self.table else None
-        if found is None and (spelt := respelt(bare)) in self.respelt:
+        if found is not None or self._has(_unnumbered(bare)):  # of two of one name, R calls one CD4.1
+            return found
+        if (spelt := respelt(bare)) in self.respelt:
             return self.respelt[spelt], How.SPELLING
-        return self._in_table(self.table.find_respelt(bare)) if found is None and self.table else found
+        return self._in_table(self.table.find_respelt(bare)) if self.table else None
+
+    def _has(self, name: str) -> bool:
+        """Return whether this is the name of a gene of the panel, or an approved symbol."""
+        return name in self.own or name in self.others or bool(self.table and name in self.table.names[How.APPROVED])
 
     def _in_table(self, gene: tuple[int, How] | None) -> tuple[int, How] | None:
         if gene is None or gene[0] not in self.entries:
@@ -271,7 +283,7 @@ def _columns(var: pd.DataFrame) -> dict[str, Texts]:
 def _match(names: Texts, panel: Panel, *, column: str, rows: Features) -> Match:
     looked_up = np.where(rows.genes, rows.plain_names if column == "var_names" else names, "")
     found = {name: panel.find(name) or (-1, How.EXACT) for name in set(looked_up)}
-    for name in [name for name, (_, how) in found.items() if how == How.SPELLING and _numbered_apart(name, found)]:
+    for name in [name for name, (_, how) in found.items() if how == How.SPELLING and _unnumbered(name) in found]:
         found[name] = (-1, How.EXACT)
     hits = [found[name] for name in looked_up]
     index, how = np.array(hits, dtype=np.int64).reshape(-1, 2).T
@@ -286,12 +298,6 @@ def _match(names: Texts, panel: Panel, *, column: str, rows: Features) -> Match:
         how=how,
         superseded=tuple(names[(index >= 0) & ~wins]),
     )
-
-
-def _numbered_apart(name: str, names: Container[str]) -> bool:
-    """Return whether a name is the second of a kind to R's ``make.unique``, as POLR2J3.1 is beside POLR2J3."""
-    base, _, number = name.rpartition(".")
-    return number.isdigit() and base in names
 
 
 def resolve_duplicates(match: Match, *, policy: Literal["error", "sum", "first"]) -> Match:

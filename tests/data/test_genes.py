@@ -109,7 +109,9 @@ def test_clones_numbers_are_not_taken_for_punctuation() -> None:
 def test_names_that_r_made_unique_are_not_taken_for_another_gene() -> None:
     described = queries.manifest(["POLR2J3", "POLR2J3-1"])
     assert matched(["POLR2J3", "POLR2J3.1"], described).target.tolist() == [0, -1]
-    assert matched(["POLR2J3.1"], described).target.tolist() == [1]
+    assert matched(["POLR2J3.1"], described).target.tolist() == [-1]
+    assert matched(["ABCF2.1"], queries.manifest(["ABCF2-1"])).target.tolist() == [-1]  # ABCF2 is a gene
+    assert matched(["A1.B", "A1.B.1"], queries.manifest(["A1-B", "A1-B-1"])).target.tolist() == [0, -1]
 
 
 def test_names_in_bytes_are_read() -> None:
