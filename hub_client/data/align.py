@@ -294,10 +294,10 @@ def _totals(x: sparse.csr_matrix, manifest: Manifest) -> NDArray[np.float32]:
     """Return the sum over the model's genes; 1 for cells without counts, and for log1p input, whose loss has no use."""
     if manifest.input.kind == "log1p":
         return np.ones(x.shape[0], dtype=np.float32)
-    totals = np.maximum(matrices.row_sums(x), 1)
+    totals = np.maximum(matrices.row_sums(x), 1)  # infinite beyond float32, as x is
     if wrong := int((totals > FLOAT32_LARGEST).sum()):
         raise errors.AlignmentError(
-            f"{wrong:,} of {len(totals):,} cells have a total that float32 cannot hold (up to {totals.max():.3g}), so "
-            "these are no counts: leave the cells out, or start from the counts."
+            f"{wrong:,} of {len(totals):,} cells have a total that float32 cannot hold, so these are no counts: "
+            "leave the cells out, or start from the counts."
         )
     return totals.astype(np.float32)

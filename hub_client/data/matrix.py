@@ -154,5 +154,6 @@ def _stored(block: Any) -> NDArray[Any]:
 
 
 def _sums(block: Any) -> NDArray[np.float64]:
-    sums: NDArray[np.float64] = np.asarray(block.sum(axis=1, dtype=np.float64)).reshape(-1)
+    with np.errstate(over="ignore"):  # infinite where the values' own type cannot hold it
+        sums: NDArray[np.float64] = np.asarray(block.sum(axis=1, dtype=np.float64)).reshape(-1)
     return sums

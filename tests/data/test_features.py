@@ -13,6 +13,7 @@ from hub_client import align
 from hub_client.data.features import features
 from tests import queries
 
+pytestmark = pytest.mark.filterwarnings("ignore:Variable names are not unique")
 GENES, ANTIBODY = "Gene Expression", "Antibody Capture"
 TAGS = ("CD4", "CD127", "Hashtag1")
 

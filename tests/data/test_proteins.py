@@ -112,6 +112,9 @@ def test_a_mudata_and_its_file_give_the_same(tmp_path: Path) -> None:
         assert cells.report.proteins.source == "prot"
 
 
+TWICE = pytest.mark.filterwarnings("ignore:Variable names are not unique")
+
+
 def in_var(names: list[str], *, kind: str = "Antibody Capture", cells: int = 6) -> AnnData:
     """Return a query with antibodies behind its genes, as scanpy.read_10x_h5(gex_only=False) has them."""
     genes = counts(cells=cells)
@@ -121,6 +124,7 @@ def in_var(names: list[str], *, kind: str = "Antibody Capture", cells: int = 6) 
     return AnnData(sparse.csr_matrix(np.hstack([np.asarray(genes.X), values])), obs=genes.obs, var=var)
 
 
+@TWICE
 @pytest.mark.parametrize("key", [None, "Antibody Capture"])
 def test_antibodies_in_var_are_proteins(key: str | None) -> None:
     names = ["CD8A_TotalSeqB", "HLA-DR", "CD3", "IgG1"]
@@ -132,6 +136,7 @@ def test_antibodies_in_var_are_proteins(key: str | None) -> None:
     assert (found.source, found.missing, found.extra) == ("Antibody Capture", ("CD45RA",), ("IgG1",))
 
 
+@TWICE
 def test_an_antibody_that_was_numbered_because_a_gene_has_its_name() -> None:
     query = in_var(["CD3-1", "CD8A-2"])
     query.var_names = ["CD3", *query.var_names[1:]]
@@ -141,6 +146,7 @@ def test_an_antibody_that_was_numbered_because_a_gene_has_its_name() -> None:
     assert cells.report.proteins.missing == ("CD8",)
 
 
+@TWICE
 def test_proteins_in_obsm_come_before_those_in_var_that_are_no_more() -> None:
     query = in_var(["CD3"])
     query.obsm["adt"] = pd.DataFrame({"CD3": np.full(6, 9.0)}, index=query.obs_names)
@@ -149,6 +155,7 @@ def test_proteins_in_obsm_come_before_those_in_var_that_are_no_more() -> None:
     assert cells.proteins[:, 0].tolist() == [9] * 6
 
 
+@TWICE
 @pytest.mark.parametrize("kind", ["CRISPR Guide Capture", "Multiplexing Capture"])
 def test_guides_and_hashtags_are_no_proteins(kind: str) -> None:
     found = align(in_var(["CD3"], kind=kind), with_panel("CD3")).report.proteins
