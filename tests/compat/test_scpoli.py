@@ -173,16 +173,6 @@ def test_a_labelled_query_brings_its_own_label(reference: scPoli, query_cells: A
     assert (found[(cells.obs["cell_type"] == "NEWTYPE").to_numpy()] == "NEWTYPE").mean() > 0.5
 
 
-def test_unknown_cell_types_are_not_learned(reference_cells: AnnData) -> None:
-    cells = reference_cells.copy()
-    cells.obs["cell_type"] = np.where(np.arange(cells.n_obs) % 7 == 0, "Unknown", cells.obs["cell_type"])
-    model = scPoli(cells, condition_keys="batch", cell_type_keys="cell_type", unknown_ct_names=["Unknown"])
-    assert sorted(model.cell_types_) == ["B", "Mono", "NK", "T"]
-    model.train(**FAST, unlabeled_weight=0.1, clustering="kmeans", n_clusters=5)
-    assert model.prototypes_unlabeled_["mean"].shape == (5, 10)
-
-
-@pytest.mark.parametrize("options", [{"freeze": False}, {"freeze_expression": False}])
 def test_conditions_are_read_whatever_their_type_and_have_no_gaps(reference_cells: AnnData) -> None:
     adata = reference_cells.copy()
     adata.obs["batch"] = [str(name).encode() for name in adata.obs["batch"]]
@@ -194,6 +184,16 @@ def test_conditions_are_read_whatever_their_type_and_have_no_gaps(reference_cell
         scPoli(adata, condition_keys="batch", cell_type_keys="cell_type")
 
 
+def test_unknown_cell_types_are_not_learned(reference_cells: AnnData) -> None:
+    cells = reference_cells.copy()
+    cells.obs["cell_type"] = np.where(np.arange(cells.n_obs) % 7 == 0, "Unknown", cells.obs["cell_type"])
+    model = scPoli(cells, condition_keys="batch", cell_type_keys="cell_type", unknown_ct_names=["Unknown"])
+    assert sorted(model.cell_types_) == ["B", "Mono", "NK", "T"]
+    model.train(**FAST, unlabeled_weight=0.1, clustering="kmeans", n_clusters=5)
+    assert model.prototypes_unlabeled_["mean"].shape == (5, 10)
+
+
+@pytest.mark.parametrize("options", [{"freeze": False}, {"freeze_expression": False}])
 def test_thawing_moves_the_reference(
     reference: scPoli, reference_cells: AnnData, query_cells: AnnData, options: dict[str, bool]
 ) -> None:

@@ -121,7 +121,7 @@ def in_var(names: list[str], *, kind: str = "Antibody Capture", cells: int = 6) 
     values = np.arange(cells * len(names), dtype=np.float32).reshape(cells, -1)
     kinds = ["Gene Expression"] * genes.n_vars + [kind] * len(names)
     var = pd.DataFrame({"feature_types": kinds}, index=[*genes.var_names, *names])
-    return AnnData(sparse.csr_matrix(np.hstack([np.asarray(genes.X), values])), obs=genes.obs, var=var)
+    return AnnData(sparse.hstack([genes.X, sparse.csr_matrix(values)], format="csr"), obs=genes.obs, var=var)
 
 
 @TWICE
