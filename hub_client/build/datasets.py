@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ import pandas as pd
 from anndata import AnnData, concat
 
 from hub_client import errors
-from hub_client.data.cells import Names
+from hub_client.data.features import features
 from hub_client.data.fingerprint import fingerprint
-from hub_client.data.obs import texts
 from hub_client.data.open_query import read_cells
 from hub_client.data.proteins import named, spelling
+from hub_client.data.sources import Source
+from hub_client.data.values import Names, blanks, counted, texts, without_blanks
 from hub_client.manifest.provenance import DatasetRecord
 from hub_client.manifest.recipe import Constant, Dataset, LabelRule, ProteinCounts, Recipe
+
+_log = logging.getLogger(__name__)
 
 PROTEINS = "proteins"
 """The key of ``obsm`` that holds a reference's protein counts."""
@@ -82,6 +86,8 @@ def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> Reference:
     if not kept.any():
         raise errors.AlignmentError(f"data set {dataset.name!r}: keep = {dataset.keep} leaves no cell.")
     adata = adata[kept]
+    if not (genes := features(adata.var).genes).all():
+        adata = adata[:, genes]
     counts = AnnData(adata.X if dataset.layer is None else adata.layers[dataset.layer])
     counts.var_names = _gene_names(dataset, adata.var)
     counts.obs = _obs(dataset, recipe, adata.obs)
@@ -105,7 +111,8 @@ def _check_fingerprint(dataset: Dataset, actual: str, *, expected: str, what: st
 
 def _counted(dataset: Dataset, adata: AnnData, rule: ProteinCounts) -> pd.DataFrame:
     """Return the counts of a data set's proteins, ``(cells, proteins)``, checked against their fingerprint."""
-    frame = named(adata, rule.key)
+    source = Source("X" if dataset.layer is None else f"layers/{dataset.layer}", adata)
+    frame = named(adata, rule.key, source=source)
     names = list(map(str, frame.columns))
     if len(set(map(spelling, names))) < len(names):
         raise errors.AlignmentError(
@@ -151,23 +158,32 @@ def _condition(dataset: Dataset, obs: pd.DataFrame, key: str) -> Names:
     if isinstance(source, Constant):
         return np.full(len(obs), source.constant)
     column = _column(dataset, obs, source)
-    if column.isna().any():
+    if gaps := blanks(column):
         raise errors.VocabularyError(
-            f"data set {dataset.name!r}: {int(column.isna().sum()):,} cells have no value in obs[{source!r}], which is "
-            f"condition {key!r}. Leave them out with datasets.keep, or name another column.",
+            f"data set {dataset.name!r}: {sum(gaps.values()):,} cells have no value ({counted(gaps)}) in "
+            f"obs[{source!r}], which is condition {key!r}. Leave them out with datasets.keep, or name another column.",
             field=key,
-            unknown=["NaN"],
+            unknown=list(gaps),
         )
     return texts(column)
 
 
 def _labels(dataset: Dataset, obs: pd.DataFrame, rule: LabelRule) -> Names:
-    """Return each cell's label under the release's name; cells without one hold ``""``."""
+    """Return each cell's label under the release's name; cells without one hold ``""``.
+
+    A text that means no value, such as ``Unknown``, is a label where the recipe names it.
+    """
     if rule.key not in dataset.labels:
         return np.full(len(obs), "")
     distinct, codes = np.unique(texts(_column(dataset, obs, dataset.labels[rule.key])), return_inverse=True)
     names = dataset.rename.get(rule.key, {}) | ({rule.unlabelled: ""} if rule.unlabelled else {})
-    return np.array([names.get(name, name) for name in distinct.tolist()], dtype=str)[codes]
+    meant = np.array([names.get(name, name) for name in distinct.tolist()], dtype=str)[codes]
+    if gaps := blanks(pd.Series(meant[meant != ""]), known=rule.ids):
+        _log.warning(
+            "data set %r: %s cells have no label of %r, but %s in obs[%r].",
+            *(dataset.name, f"{sum(gaps.values()):,}", rule.key, counted(gaps), dataset.labels[rule.key]),
+        )
+    return without_blanks(meant, known=rule.ids)
 
 
 def _column(dataset: Dataset, frame: pd.DataFrame, name: str, *, table: str = "obs") -> pd.Series:

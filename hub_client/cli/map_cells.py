@@ -164,7 +164,8 @@ def _truth(
     cells: AnnData, columns: dict[str, str], *, reference: Model, taught: dict[str, str]
 ) -> dict[str, pd.Series]:
     """Return the obs columns predictions shall be judged by, checked before training, so that a slip costs no time."""
-    from hub_client.data.obs import column, texts
+    from hub_client.data.obs import column
+    from hub_client.data.values import texts, without_blanks
     from hub_client.labels.evaluate import known_cells
     from hub_client.labels.predict import predictable
 
@@ -185,8 +186,10 @@ def _truth(
         truth[level] = column(cells.obs, name, purpose=f"the truth of {level!r} (--truth)")
     for level, values in truth.items():  # raises if no true label is known, or will be learned from the query
         labels = cells.obs.get(taught.get(level))
-        learned = () if labels is None else texts(labels.drop_duplicates())
-        known_cells(level, texts(values), known=[*reference.vocabulary.labels[level].names, *learned])
+        names = reference.vocabulary.labels[level].names
+        learned = () if labels is None else without_blanks(texts(labels.drop_duplicates()), known=names)
+        known = [*names, *(name for name in learned if name)]
+        known_cells(level, without_blanks(texts(values), known=known), known=known)
     return truth
 
 

@@ -15,7 +15,8 @@ from scipy.special import softmax
 from hub_client import errors
 from hub_client.compat import _manifests
 from hub_client.compat._base import SAMPLE_SEED
-from hub_client.data.cells import Cells, Names
+from hub_client.data.cells import Cells
+from hub_client.data.values import Names
 from hub_client.interop.scpoli import relative_uncertainty
 
 Conditions: TypeAlias = Mapping[str, ArrayLike] | ArrayLike
@@ -82,7 +83,7 @@ def cell_labels(
     labels = {}
     for key in keys:
         _manifests.categories(adata.obs, key)
-        names = adata.obs[key].astype(str).to_numpy(dtype=str)
+        names = _manifests.names(adata.obs[key])
         labels[key] = np.where(chosen & ~np.isin(names, unknown or []), names, "")
     return labels
 
@@ -112,7 +113,7 @@ def subsample_groups(cells: Cells, share: float) -> NDArray[np.int64]:
 
 def recoded(obs: pd.DataFrame, conditions: dict[str, list[str]], encoders: dict[str, dict[str, int]]) -> pd.DataFrame:
     """Return conditions as the encoders' codes name them."""
-    columns = {key: obs[key].astype(str) for key in conditions}
+    columns = {key: pd.Series(_manifests.names(obs[key]), index=obs.index) for key in conditions}
     for key, encoder in encoders.items():
         columns[key] = columns[key].map(lambda name, e=encoder, k=key: conditions[k][e[name]])
     return pd.DataFrame(columns, index=obs.index)
@@ -122,7 +123,12 @@ def check_combined(obs: pd.DataFrame, cells: Cells, known: list[str], encoder: d
     if encoder is None:
         return
     keys = list(cells.conditions)
-    given = obs[keys].astype(str).agg("_".join, axis=1).map(encoder).map(lambda code: known[code])
+    given = (
+        pd.DataFrame({key: _manifests.names(obs[key]) for key in keys}, index=obs.index)
+        .agg("_".join, axis=1)
+        .map(encoder)
+        .map(lambda code: known[code])
+    )
     meant = pd.DataFrame(cells.conditions, index=obs.index)[keys].agg("_".join, axis=1)
     if not (given == meant).all():
         raise errors.InvalidInput(

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hub_client import errors
+from hub_client.data.values import blanks, counted
 from hub_client.interop.scarches_vaes import key_of
 from hub_client.manifest.v1 import Combination, Condition, Embedding, LabelLevel, OneHot
 
@@ -45,7 +47,27 @@ def categories(obs: pd.DataFrame, key: str) -> tuple[str, ...]:
             f"obs[{key!r}] is missing for {int(obs[key].isna().sum()):,} cells; fill them in or leave these cells out.",
             field=key,
         )
-    return tuple(sorted(obs[key].astype(str).unique().tolist()))
+    return tuple(sorted(set(names(obs[key]).tolist())))
+
+
+def names(column: pd.Series) -> NDArray[np.str_]:
+    """Return a column as scArches writes it, ``(cells,)``: ``str`` of each value, but of bytes what they spell."""
+    plain = column.map(lambda value: value.decode() if isinstance(value, bytes) else value)
+    found: NDArray[np.str_] = plain.astype(str).to_numpy(dtype=str)
+    return found
+
+
+def _condition_categories(obs: pd.DataFrame, key: str) -> tuple[str, ...]:
+    """Return the sorted categories of a condition; refuse texts such as ``nan`` that mean there is none."""
+    found = categories(obs, key)
+    if gaps := blanks(obs[key]):
+        raise errors.VocabularyError(
+            f"obs[{key!r}], a condition, has no value ({counted(gaps)}) for {sum(gaps.values()):,} of {len(obs):,} "
+            "cells; fill them in or leave these cells out.",
+            field=key,
+            unknown=list(gaps),
+        )
+    return found
 
 
 def conditions(
@@ -61,7 +83,7 @@ def conditions(
     return tuple(
         Condition(
             key=key,
-            categories=tuple((declared or {}).get(key) or categories(obs, key)),
+            categories=tuple((declared or {}).get(key) or _condition_categories(obs, key)),
             encoding=Embedding(dim=size, max_norm=max_norm),
         )
         for key, size in zip(keys, sizes, strict=True)
@@ -72,8 +94,8 @@ def one_hot(obs: pd.DataFrame, column: str | None, declared: Sequence[str] | Non
     """Return the one-hot condition of an obs column, with the declared categories or its sorted ones."""
     if column is None:
         return ()
-    names = tuple(map(str, declared)) if declared else categories(obs, column)
-    return (Condition(key=key_of(column), categories=names, encoding=OneHot()),)
+    known = tuple(map(str, declared)) if declared else _condition_categories(obs, column)
+    return (Condition(key=key_of(column), categories=known, encoding=OneHot()),)
 
 
 def levels(
@@ -84,10 +106,10 @@ def levels(
     for key in keys:
         categories(obs, key)
         seen = sorted(set(np.asarray(labelled[key], dtype=str).tolist()) - {""})
-        names = [name for name, where in declared.items() if key in where] if declared else seen
-        if not names:
+        known = [name for name, where in declared.items() if key in where] if declared else seen
+        if not known:
             raise errors.VocabularyError(f"obs[{key!r}] labels no cell; leave it out of cell_type_keys.", field=key)
-        found.append(LabelLevel(key=key, categories=tuple(names), ontology=dict.fromkeys(names)))
+        found.append(LabelLevel(key=key, categories=tuple(known), ontology=dict.fromkeys(known)))
     return tuple(found)
 
 
@@ -95,7 +117,7 @@ def combinations(obs: pd.DataFrame, keys: list[str], declared: list[str] | None)
     """Return the observed combinations of several keys: in the declared order, else sorted."""
     if len(keys) < 2:
         return ()
-    rows = sorted({tuple(map(str, row)) for row in obs[keys].itertuples(index=False, name=None)})
+    rows = sorted(set(zip(*(names(obs[key]).tolist() for key in keys), strict=True)))
     if declared is not None:
         by_name = {"_".join(row): row for row in rows}
         rows = [by_name[name] for name in declared if name in by_name]

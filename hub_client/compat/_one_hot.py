@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
@@ -144,7 +145,7 @@ class OneHotModel(ScArchesModel):
         column = self.condition_key_
         adata = self._given(x)
         if column is not None and c is not None:
-            names = np.asarray(c, dtype=str).reshape(-1)
+            names = _manifests.names(pd.Series(np.asarray(c).reshape(-1)))
             if len(names) != adata.n_obs:
                 raise errors.InvalidInput(
                     f"c has {len(names):,} conditions for {adata.n_obs:,} cells; give one for each.",

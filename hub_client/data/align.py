@@ -18,7 +18,7 @@ from hub_client.data import coverage as coverages
 from hub_client.data import genes, obs, open_query, sources
 from hub_client.data import matrix as matrices
 from hub_client.data.cells import Cells, GeneReport, cell_names
-from hub_client.data.counts import Tally
+from hub_client.data.counts import FLOAT32_LARGEST, Tally
 from hub_client.data.coverage import Coverage
 from hub_client.data.genes import Match, Panel
 from hub_client.data.open_query import Needed, Query
@@ -74,7 +74,9 @@ def align(
     Genes are matched by name, never by position: by Ensembl id or symbol, whichever of var_names and the columns of
     ``adata.var`` finds more of the model's genes. A gene is looked up by its exact name; without an Ensembl version;
     by the panel's own pairs of id and symbol; and, for human models, by HGNC's table: Ensembl id, approved symbol,
-    previous symbol, alias. Names that could mean two genes are not used, and case is not changed.
+    previous symbol, alias; last, but for punctuation, as R's ``make.names`` changes it (``HLA.DRA``). Names that could
+    mean two genes are not used, and case is not changed. Rows that ``var["feature_types"]`` calls anything but
+    ``Gene Expression``, as antibodies and hashtags, are no genes.
 
     Every value of the matrix is checked. Matrices on disk are read in blocks and sparse ones stay sparse: memory is
     twice that of the result at most, and a block. ``adata`` is never written to.
@@ -91,8 +93,9 @@ def align(
         The manifest's keys of conditions and covariates to the query's obs columns. If left out, columns that are named
         like the keys are taken; a categorical key without one gives all cells one new category, ``query``.
     labels
-        The manifest's label levels to the query's obs columns; if left out, no labels are taken. Missing values and the
-        manifest's unlabelled value mean a cell without a label.
+        The manifest's label levels to the query's obs columns; if left out, no labels are taken. Missing values, the
+        manifest's unlabelled value, and texts such as ``nan``, ``NA`` and ``Unknown`` that are none of the model's
+        labels mean a cell without a label. In a condition, all of these are gaps.
     layer
         The matrix to read: a layer's name, ``raw`` or ``X``. If left out: the layer the manifest hints at, if the query
         has it and it holds counts, and X otherwise.
@@ -103,8 +106,9 @@ def align(
         The obs column with each cell's size factor; takes the place of the manifest's.
     proteins
         For models with proteins: the key of ``adata.obsm``, or the modality of a MuData, that holds their counts. If
-        left out, the one that has most of the model's proteins. Names need not be spelt as the model's: case, hyphens
-        and tags such as ``_TotalSeqB`` do not count. A query may have none.
+        left out, the one that has most of the model's proteins. Rows of ``var`` that are ``Antibody Capture`` by
+        ``var["feature_types"]`` are found, too; the key is what they are called there. Names need not be spelt as the
+        model's: case, hyphens and tags such as ``_TotalSeqB`` do not count. A query may have none.
 
     Returns
     -------
@@ -145,10 +149,12 @@ def align(
     panel = Panel.of(manifest)
     match = genes.resolve_duplicates(genes.match(source.var, panel), policy=manifest.genes.duplicates)
     coverage = Coverage.of(match, None if network is None else network.gene_usage())
-    low = coverages.check(coverage, coverages.Case(source, manifest, panel), minimum=min_coverage)
+    case = coverages.Case(source, manifest, panel)
+    low = coverages.check(coverage, case, minimum=min_coverage)
+    foreign = coverages.check_organism(match, case, coverage)
     x, doubts = _values(source, match, manifest=manifest)
     x = _filled(x, match, manifest=manifest, network=network)
-    counted, found = aligned_proteins(query, manifest, key=proteins)
+    counted, found = aligned_proteins(query, manifest, key=proteins, source=source)
     settings = {
         "layer": layer,
         "min_coverage": min_coverage,
@@ -158,7 +164,15 @@ def align(
     }
     report = replace(
         _report(match, coverage, source),
-        warnings=(*low, *match.doubts, *doubts, *annotations.notes, *_protein_notes(found)),
+        warnings=(
+            *low,
+            *foreign,
+            *source.features.notes,
+            *match.doubts,
+            *doubts,
+            *annotations.notes,
+            *_protein_notes(found),
+        ),
         settings={name: value for name, value in settings.items() if value not in (None, {})},
         proteins=found,
     )
@@ -205,7 +219,7 @@ def _report(match: Match, coverage: Coverage, source: Source) -> GeneReport:
         coverage=coverage.plain,
         weighted_coverage=coverage.weighted,
         missing=coverage.missing,
-        unused=int((match.target < 0).sum()),
+        unused=int((match.target[source.features.genes] < 0).sum()),
         renamed=match.renamed,
         summed=tuple(match.panel[match.repeated]),
         source=source.name,
@@ -248,15 +262,33 @@ def _check_query(query: AnnData, min_coverage: float | None) -> None:
 
 def _values(source: Source, match: Match, *, manifest: Manifest) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
     """Return the model's columns in the unit the network reads, and warnings about them."""
-    tally = Tally()
-    x = matrices.pick(source.matrix, match.target, genes=len(match.panel), look=tally.add)
+    tally, rows = Tally(), source.features.genes
+    target, genes = match.target, len(match.panel)
+    apart = manifest.input.kind == "log1p" and bool(match.repeated.size)
+    if apart:  # what is to be summed: how is known once all values were seen
+        repeated = np.isin(target, match.repeated)
+        target = np.where(repeated, genes + np.cumsum(repeated) - 1, target)
+    x = matrices.pick(source.matrix, target, genes=max(genes, int(target.max()) + 1), look=tally.add, shown=rows)
     doubts = sources.check(source, tally=tally, spec=manifest.input)
+    if apart:
+        x = _summed(x, match.target[repeated], genes=genes, logs=not tally.counts)
     if manifest.input.kind == "log1p" and tally.counts:
-        x = _logged(x, matrices.row_sums(source.matrix), target_sum=manifest.input.target_sum)
+        x = _logged(x, matrices.row_sums(source.matrix, over=rows), target_sum=manifest.input.target_sum)
         doubts = (*doubts, f"{source.name} holds counts: log1p of them, as this model reads, was made here.")
     empty = int((np.diff(x.indptr) == 0).sum())
     note = f"{empty:,} of {x.shape[0]:,} cells have no counts in the model's genes: their results mean nothing."
     return x, (*doubts, note) if empty else doubts
+
+
+def _summed(x: sparse.csr_matrix, target: NDArray[np.int64], *, genes: int, logs: bool) -> sparse.csr_matrix:
+    """Return the model's genes with the columns behind them added to those that they are; log1p values as counts."""
+    where = np.ones(len(target)), (np.arange(len(target)), target)
+    into = sparse.csr_matrix(where, shape=(len(target), genes))
+    apart = x[:, genes:].astype(np.float64)
+    summed = sparse.csr_matrix((apart.expm1() @ into).log1p() if logs else apart @ into)
+    found = sparse.csr_matrix(x[:, :genes] + summed.astype(np.float32))
+    found.sort_indices()
+    return found
 
 
 def _logged(x: sparse.csr_matrix, totals: NDArray[np.float64], *, target_sum: float | None) -> sparse.csr_matrix:
@@ -288,4 +320,10 @@ def _totals(x: sparse.csr_matrix, manifest: Manifest) -> NDArray[np.float32]:
     """Return the sum over the model's genes; 1 for cells without counts, and for log1p input, whose loss has no use."""
     if manifest.input.kind == "log1p":
         return np.ones(x.shape[0], dtype=np.float32)
-    return np.maximum(matrices.row_sums(x), 1).astype(np.float32)
+    totals = np.maximum(matrices.row_sums(x), 1)  # infinite beyond float32, as x is
+    if wrong := int((totals > FLOAT32_LARGEST).sum()):
+        raise errors.AlignmentError(
+            f"{wrong:,} of {len(totals):,} cells have a total that float32 cannot hold, so these are no counts: "
+            "leave the cells out, or start from the counts."
+        )
+    return totals.astype(np.float32)

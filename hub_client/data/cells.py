@@ -12,8 +12,7 @@ from scipy.sparse import csr_matrix
 
 from hub_client import errors
 from hub_client.data.proteins import ProteinReport
-
-Names = NDArray[np.str_]
+from hub_client.data.values import Names
 
 
 @dataclass(frozen=True)

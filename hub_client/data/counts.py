@@ -15,7 +15,12 @@ SAMPLE = 256
 """How many rows are read to guess what a matrix holds."""
 LOG_LARGEST = 20.0
 """log1p of a count can hardly exceed this: exp(20) is 5e8."""
+FLOAT32_LARGEST = float(np.finfo(np.float32).max)
 _PIECE = 1 << 17
+_SHARP = 1e4
+"""Below this, exponentials of float32 logs show whether they are whole."""
+_FEWEST = 3
+"""Of how many cells it is said that they share one total."""
 
 
 @dataclass
@@ -48,6 +53,11 @@ class Tally:
         return not (self.nan or self.infinite)
 
     @property
+    def fits(self) -> bool:
+        """Whether float32, in which networks compute, holds the values."""
+        return max(self.largest, -self.smallest) <= FLOAT32_LARGEST
+
+    @property
     def counts(self) -> bool:
         """Whether the values are counts: finite, not negative, whole."""
         return self.whole and self.finite and self.smallest >= 0
@@ -57,7 +67,7 @@ def are_counts(matrix: Any) -> bool:
     """Return whether the first rows of a matrix are counts, and not all of them zero."""
     tally = Tally()
     tally.add(matrices.head(matrix, rows=SAMPLE).data)
-    return tally.counts and tally.largest > 0
+    return tally.counts and tally.fits and tally.largest > 0
 
 
 def described(tally: Tally, sample: sparse.csr_matrix) -> str:
@@ -74,29 +84,88 @@ def described(tally: Tally, sample: sparse.csr_matrix) -> str:
         return "NaN"
     if tally.infinite:
         return "infinite values"
+    if not tally.fits:
+        return f"values that float32 cannot hold (up to {max(tally.largest, -tally.smallest):.3g})"
     if tally.smallest < 0:
         return f"negative values (down to {tally.smallest:.3g}), like scaled data (z-scores)"
     return _described_fractions(tally, sample)
 
 
 def _described_fractions(tally: Tally, sample: sparse.csr_matrix) -> str:
-    logged = tally.largest <= LOG_LARGEST
-    exponentials = sample.copy()
-    if logged:
-        exponentials.data = np.expm1(exponentials.data.astype(np.float64))
-    if logged and _nearly_whole(exponentials.data):
-        return "log1p of counts (np.expm1 gives them back)"
-    if logged and _proportional(exponentials):
-        return "log-normalised counts (log1p of counts scaled to a common total)"
+    total = common_total(sample)
+    if total is None and (logs := _looks_logged(tally, sample)):
+        return logs
     if _proportional(sample):
         return "counts scaled to a common total (normalised)"
-    if logged:
+    if total is not None:
+        return f"values scaled to a common total, {total:,.6g} in each cell (normalised, as TPM and CPM are)"
+    if tally.largest <= LOG_LARGEST and not _looks_corrected(sample):
         return f"fractions no larger than {tally.largest:.3g}, like log-transformed data"
     return f"fractions up to {tally.largest:.3g}, like estimated or ambient-corrected counts"
 
 
+def _looks_logged(tally: Tally, sample: sparse.csr_matrix) -> str | None:
+    """Return what logs of counts the values are, if their exponentials show it."""
+    if tally.largest > LOG_LARGEST:
+        return None
+    exponentials = sample.astype(np.float64).expm1()
+    if _nearly_whole(exponentials.data):
+        return "log1p of counts (np.expm1 gives them back)"
+    if _proportional(exponentials) or common_total(exponentials) is not None:
+        return "log-normalised counts (log1p of counts scaled to a common total)"
+    exponentials.data = np.exp2(sample.data.astype(np.float64)) - 1
+    if _nearly_whole(exponentials.data) or _proportional(exponentials) or common_total(exponentials) is not None:
+        return "log2 of counts or of normalised counts"
+    return None
+
+
+def may_be_logs(tally: Tally, sample: sparse.csr_matrix) -> bool:
+    """Return whether values can be log1p of counts: not too large, and neither normalised nor corrected counts."""
+    wrong = tally.smallest < 0 or tally.largest > LOG_LARGEST or not tally.finite
+    if wrong or common_total(sample) is not None:
+        return False
+    return _looks_logged(tally, sample) is not None or not (_proportional(sample) or _near_whole(sample))
+
+
+def may_be_rounded(tally: Tally, sample: sparse.csr_matrix) -> bool:
+    """Return whether rounding values makes counts of them: not of those that are normalised, logged or wrong."""
+    if not tally.finite or not tally.fits or tally.smallest < 0 or common_total(sample) is not None:
+        return False
+    logs = tally.largest <= LOG_LARGEST and not _looks_corrected(sample)
+    return _looks_logged(tally, sample) is None and not _proportional(sample) and not logs
+
+
+def common_total(sample: sparse.csr_matrix) -> float | None:
+    """Return the total that nearly all cells of a sample share, to 2 %, as normalised values do; None without one."""
+    totals = matrices.row_sums(sample)
+    totals = totals[totals > 0]
+    if len(totals) < _FEWEST:
+        return None
+    total = float(np.median(totals))
+    return total if float(np.mean(np.abs(totals - total) <= 0.02 * total)) >= 0.95 else None
+
+
+def _looks_corrected(sample: sparse.csr_matrix) -> bool:
+    """Return whether values look like counts of which a part was taken off: near whole numbers, or most below one."""
+    values = sample.data[sample.data > 0]
+    return _near_whole(sample) or bool(values.size and np.median(values) <= 1)
+
+
+def _near_whole(sample: sparse.csr_matrix) -> bool:
+    """Return whether values lie at whole numbers, or below them, more often than chance has it."""
+    values = sample.data[sample.data > 0].astype(np.float64)
+    if not values.size:
+        return False
+    near = (np.abs(values - np.rint(values)) <= 0.1) & (np.rint(values) > 0)  # a fifth by chance
+    below = np.ceil(values) - values <= 0.25  # a quarter by chance
+    return float(near.mean()) > 0.35 or float(below.mean()) > 0.45
+
+
 def _nearly_whole(values: NDArray[Any]) -> bool:
-    return bool(values.size) and bool(np.allclose(values, np.rint(values), rtol=1e-5, atol=1e-2))
+    """Return whether values are whole but for rounding; those too large for rounding to show are left out."""
+    shown = values[(values > 0) & (values < _SHARP)]
+    whole = np.rint(shown)
+    return bool(shown.size) and bool((np.abs(shown - whole) <= 1e-2 + 1e-5 * whole).all() and (whole > 0).all())
 
 
 def _proportional(sample: sparse.csr_matrix) -> bool:

@@ -11,10 +11,14 @@ from hub_client import errors
 from hub_client.data import genes
 from hub_client.data.genes import Match, Panel
 from hub_client.data.sources import Source
+from hub_client.data.species import HUMAN, MOUSE, Evidence, only_in
 from hub_client.manifest.v1 import Manifest
 
 _LIKE_GENES = 0.1
 """Share of the panel that obs_names, or names in another case, must find to be taken for its genes."""
+_ENOUGH, _MOST, _HARDLY = 20, 0.6, 0.1
+"""How many genes that only humans have say something by their absence; the least share of other genes that has to be
+there; and the most of those, as a share of it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,38 @@ class Case:
     @property
     def names(self) -> list[str]:
         """The names of the query's genes."""
-        return [str(name) for name in self.source.var.index]
+        return [str(name) for name in self.source.features.names[self.source.features.genes]]
+
+
+def check_organism(match: Match, case: Case, coverage: Coverage) -> tuple[str, ...]:
+    """Return a warning where a query that was taken looks like another organism's, its symbols in upper case."""
+    known = {HUMAN, MOUSE}
+    names = [genes.plain(name) for name in match.names[case.source.features.genes] if name]
+    ours, theirs = genes.organism_of(case.manifest), genes.organism(names)
+    if {ours, theirs} == known:
+        shown = Evidence.of(names)
+        only, other = (shown.mouse, shown.human) if theirs == MOUSE else (shown.human, shown.mouse)
+        return (
+            f"the query's genes look like {theirs} genes, the model's are {ours}: {len(only):,} have names that only "
+            f"{theirs} genes have ({errors.names(only)}), {len(other):,} names that only {ours} genes have. Symbols "
+            f"in another case are no orthologues: map the genes to these first, or choose a {theirs} model.",
+        )
+    return _no_human_genes(case, coverage) if ours == HUMAN else ()
+
+
+def _no_human_genes(case: Case, coverage: Coverage) -> tuple[str, ...]:
+    """Return a warning where a query has most genes of a human model, but hardly any that the mouse has not."""
+    symbols = {gene.symbol: name for gene, name in zip(case.manifest.genes.panel, case.panel.names, strict=True)}
+    human = {name for symbol, name in symbols.items() if symbol and symbol.upper() in only_in(HUMAN)}
+    others, missing = len(case.panel.names) - len(human), set(coverage.missing)
+    found, rest = len(human - missing), 1 - len(missing - human) / max(others, 1)
+    if len(human) < _ENOUGH or rest < _MOST or found > _HARDLY * rest * len(human):
+        return ()
+    return (
+        f"the query measures {rest:.0%} of the model's other genes, but {found:,} of the {len(human):,} that only "
+        f"humans have, such as {errors.names(sorted(human & missing), shown=3)}: so do a mouse's genes whose symbols "
+        "were put in upper case, and data that were cut to what both have. Map a mouse's genes to their orthologues.",
+    )
 
 
 def check(coverage: Coverage, case: Case, *, minimum: float | None) -> tuple[str, ...]:

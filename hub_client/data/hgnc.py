@@ -11,11 +11,12 @@ from __future__ import annotations
 import csv
 import gzip
 import lzma
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from hub_client import errors
@@ -35,10 +36,20 @@ class How(IntEnum):
     """The gene's other name (id or symbol), as the panel pairs them."""
     APPROVED = 3
     """HGNC's approved symbol, or the Ensembl id HGNC gives for it."""
-    PREVIOUS = 4
+    SPELLING = 4
+    """A name of exactly one gene but for punctuation, as R and Seurat change it (:func:`respelt`)."""
+    PREVIOUS = 5
     """A previous symbol of exactly one gene."""
-    ALIAS = 5
+    ALIAS = 6
     """An alias of exactly one gene."""
+
+
+def respelt(name: str) -> str:
+    """Return a gene's name as R's ``make.names`` has it, with Seurat's hyphens for underscores undone.
+
+    ``HLA-DRA``, ``HLA.DRA`` and ``HLA_DRA`` are all ``HLA.DRA``; ``7SK`` and ``X7SK`` are both ``7SK``.
+    """
+    return re.sub(r"^X(?=\d)", "", re.sub(r"[^A-Za-z0-9]", ".", name))
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,25 @@ class Hgnc:
             if (gene := genes.get(name)) is not None:
                 return gene, how
         return None
+
+    def find_respelt(self, name: str) -> tuple[int, How] | None:
+        """Return the gene this name means but for punctuation; None for names that are unknown or ambiguous so."""
+        return self._respelt.get(respelt(name))
+
+    @cached_property
+    def _respelt(self) -> dict[str, tuple[int, How]]:
+        """Names with punctuation, or a digit in front, as :func:`respelt` has them; the best evidence counts."""
+        found: dict[str, tuple[int, How]] = {}
+        seen: set[str] = set()
+        for how, genes in self.names.items():
+            rows: dict[str, set[int]] = {}
+            for name, row in genes.items():
+                if (key := respelt(name)) != name or key[:1].isdigit():
+                    rows.setdefault(key, set()).add(row)
+            certain = {key: min(group) for key, group in rows.items() if len(group) == 1 and key not in seen}
+            found |= {key: (row, max(how, How.SPELLING)) for key, row in certain.items()}
+            seen |= rows.keys()
+        return found
 
 
 @cache

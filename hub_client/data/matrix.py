@@ -179,7 +179,9 @@ def _plain(matrix: Any) -> bool:
     return all(part.dtype == _usable(part.dtype) for part in (matrix.data, matrix.indices, matrix.indptr))
 
 
-def pick(matrix: Any, target: Indices, *, genes: int, look: Look) -> sparse.csr_matrix:
+def pick(
+    matrix: Any, target: Indices, *, genes: int, look: Look, shown: NDArray[np.bool_] | None = None
+) -> sparse.csr_matrix:
     """Return the model's columns of a matrix, ``(cells, genes)`` CSR float32, sorted and without explicit zeros.
 
     Memory is twice that of the result and a block, whatever the size of the matrix on disk.
@@ -195,6 +197,8 @@ def pick(matrix: Any, target: Indices, *, genes: int, look: Look) -> sparse.csr_
         How many genes the model has.
     look
         Is shown every stored value of the matrix once, also those of columns that are not picked.
+    shown
+        Which columns ``look`` is shown, ``(query genes,)``; None: all.
 
     Raises
     ------
@@ -203,14 +207,21 @@ def pick(matrix: Any, target: Indices, *, genes: int, look: Look) -> sparse.csr_
     """
     wanted = np.flatnonzero(target >= 0)
     read = _by_columns if isinstance(matrix, _BY_COLUMN) else _by_rows
-    return _renamed(read(matrix, wanted, look=look).tocsr(), target[wanted], genes=genes)
+    shown = None if shown is None or shown.all() else shown
+    return _renamed(read(matrix, wanted, look=look, shown=shown).tocsr(), target[wanted], genes=genes)
 
 
-def row_sums(matrix: Any) -> NDArray[np.float64]:
-    """Return the sum of each row over all columns, ``(cells,)``."""
-    if isinstance(matrix, _BY_COLUMN):
-        return sum((_sums(block) for block in _column_blocks(matrix)), start=np.zeros(matrix.shape[0]))
-    return np.concatenate([_sums(block) for block in row_blocks(matrix)])
+def row_sums(matrix: Any, *, over: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Return the sum of each row over all columns, or over some of them, ``(cells,)``."""
+    some = None if over is None or over.all() else over
+    if not isinstance(matrix, _BY_COLUMN):
+        blocks = row_blocks(matrix, whole=some is None)
+        return np.concatenate([_sums(block if some is None else block[:, some]) for block in blocks])
+    totals, start = np.zeros(matrix.shape[0]), 0
+    for block in _column_blocks(matrix):
+        totals += _sums(block if some is None else block[:, some[start : start + block.shape[1]]])
+        start += block.shape[1]
+    return totals
 
 
 def head(matrix: Any, *, rows: int) -> sparse.csr_matrix:
@@ -220,19 +231,19 @@ def head(matrix: Any, *, rows: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(next(_slices(matrix, [slice(0, min(rows, matrix.shape[0]))])))
 
 
-def _by_rows(matrix: Any, wanted: Indices, *, look: Look) -> sparse.csr_matrix:
+def _by_rows(matrix: Any, wanted: Indices, *, look: Look, shown: NDArray[np.bool_] | None) -> sparse.csr_matrix:
     parts = []
-    for block in row_blocks(matrix):
-        look(_stored(block))
+    for block in row_blocks(matrix, whole=shown is None):
+        look(_stored(block if shown is None else block[:, shown]))
         parts.append(sparse.csr_matrix(block[:, wanted]))
     return sparse.vstack(parts, format="csr")
 
 
-def _by_columns(matrix: Any, wanted: Indices, *, look: Look) -> sparse.csc_matrix:
+def _by_columns(matrix: Any, wanted: Indices, *, look: Look, shown: NDArray[np.bool_] | None) -> sparse.csc_matrix:
     parts, start = [], 0
     for block in _column_blocks(matrix):
-        look(_stored(block))
         stop = start + block.shape[1]
+        look(_stored(block if shown is None else block[:, shown[start:stop]]))
         parts.append(block[:, wanted[(wanted >= start) & (wanted < stop)] - start])
         start = stop
     return sparse.hstack(parts, format="csc")
@@ -240,7 +251,8 @@ def _by_columns(matrix: Any, wanted: Indices, *, look: Look) -> sparse.csc_matri
 
 def _renamed(block: sparse.csr_matrix, target: Indices, *, genes: int) -> sparse.csr_matrix:
     """Return a CSR with each column's index replaced by its target; it may take the block's own values."""
-    values = block.data.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # who is shown the values sees those that are too large
+        values = block.data.astype(np.float32, copy=False)
     parts = (values, target.astype(block.indices.dtype)[block.indices], block.indptr)
     renamed = sparse.csr_matrix(parts, shape=(block.shape[0], genes))
     renamed.sum_duplicates()
@@ -327,5 +339,6 @@ def _stored(block: Any) -> NDArray[Any]:
 
 
 def _sums(block: Any) -> NDArray[np.float64]:
-    sums: NDArray[np.float64] = np.asarray(block.sum(axis=1, dtype=np.float64)).reshape(-1)
+    with np.errstate(over="ignore"):  # infinite where the values' own type cannot hold it
+        sums: NDArray[np.float64] = np.asarray(block.sum(axis=1, dtype=np.float64)).reshape(-1)
     return sums

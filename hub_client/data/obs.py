@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hub_client import errors
-from hub_client.data.cells import Names
 from hub_client.data.donors import looks_like_donors
+from hub_client.data.values import Names, blanks, counted, texts, without_blanks
 from hub_client.manifest.v1 import Condition, Manifest
 
 NEW = "query"
@@ -118,14 +118,16 @@ def read_obs(
     columns = _condition_columns(obs, manifest, given=conditions)
     found = {c.key: _condition(obs, c, columns.get(c.key)) for c in manifest.categorical}
     factors = size_factor or manifest.input.size_factor
+    labelled, unlabelled = _label_levels(obs, manifest, columns=labels or {})
     return Annotations(
         conditions=found,
-        labels=_label_levels(obs, manifest, columns=labels or {}),
+        labels=labelled,
         size_factors=_size_factors(obs, factors) if factors else None,
         columns=columns,
         notes=(
             *(_one_category(key, found[key]) for key in found if key not in columns),
             *(note for c in manifest.categorical if (note := _donors(c, found[c.key], columns.get(c.key)))),
+            *unlabelled,
         ),
         continuous=_continuous(obs, [columns.get(key, key) for key in manifest.covariates.continuous]),
     )
@@ -173,7 +175,7 @@ def _condition(obs: pd.DataFrame, condition: Condition, name: str | None) -> Nam
         unused = next(name for name in chain([NEW], numbered) if name not in condition.categories)
         values = np.full(len(obs), unused)
     else:
-        values = _whole_column(column(obs, name, purpose=f"the condition {condition.key!r}"), condition.key)
+        values = _whole_column(column(obs, name, purpose=f"the condition {condition.key!r}"), condition)
     strangers = sorted(set(np.unique(values).tolist()) - set(condition.categories))
     if strangers and condition.unknown == "error":
         raise errors.VocabularyError(
@@ -187,24 +189,38 @@ def _condition(obs: pd.DataFrame, condition: Condition, name: str | None) -> Nam
     return values
 
 
-def _whole_column(values: pd.Series, key: str) -> Names:
-    gaps = int(values.isna().sum())
+def _whole_column(values: pd.Series, condition: Condition) -> Names:
+    gaps = blanks(values, known=condition.categories)
     if gaps:
         raise errors.VocabularyError(
-            f"obs[{values.name!r}], the condition {key!r}, has no value (NaN) for {gaps:,} of {len(values):,} cells. "
-            "Every cell needs one: fill the gaps in, or leave these cells out.",
-            field=key,
-            unknown=["NaN"],
+            f"obs[{values.name!r}], the condition {condition.key!r}, has no value ({counted(gaps)}) for "
+            f"{sum(gaps.values()):,} of {len(values):,} cells. Every cell needs one: fill the gaps in, or leave "
+            f"these cells out; if one of these texts is a value of {condition.key!r} here, give it another name.",
+            field=condition.key,
+            unknown=list(gaps),
         )
     return texts(values)
 
 
-def _label_levels(obs: pd.DataFrame, manifest: Manifest, *, columns: Mapping[str, str]) -> dict[str, Names]:
+def _label_levels(
+    obs: pd.DataFrame, manifest: Manifest, *, columns: Mapping[str, str]
+) -> tuple[dict[str, Names], list[str]]:
+    """Return the labels of each level, ``""`` for cells without one, and notes on texts that were taken for none."""
     levels = {level.key: level for level in manifest.labels}
     _check_keys(columns, levels, argument="labels")
-    found = {key: texts(column(obs, name, purpose=f"the labels {key!r}")) for key, name in columns.items()}
-    blank = {key: level.unlabelled for key, level in levels.items() if level.unlabelled}
-    return {key: np.where(names == blank[key], "", names) if key in blank else names for key, names in found.items()}
+    found, notes = {}, []
+    for key, name in columns.items():
+        values, level = column(obs, name, purpose=f"the labels {key!r}"), levels[key]
+        names = texts(values)
+        named = names != (level.unlabelled or "")
+        found[key] = without_blanks(np.where(named, names, ""), known=level.categories)
+        written = blanks(values[named & values.notna().to_numpy()], known=level.categories)
+        if written:
+            notes.append(
+                f"obs[{name!r}] labels no cell with {counted(written)}: {sum(written.values()):,} of {len(values):,} "
+                f"cells have no label of {key!r}. If one of these is a label, give it another name."
+            )
+    return found, notes
 
 
 def _check_keys(given: Iterable[str], known: Iterable[str], *, argument: str) -> None:
@@ -225,36 +241,26 @@ def _check_keys(given: Iterable[str], known: Iterable[str], *, argument: str) ->
         )
 
 
-def texts(values: pd.Series) -> Names:
-    """Return a column as text, ``(cells,)``: whole numbers without a decimal point, ``""`` for missing values."""
-    codes, distinct = pd.factorize(values)
-    names = np.array([*map(_text, distinct), ""], dtype=str)
-    found: Names = names[codes]
-    return found
-
-
-def _text(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def _continuous(obs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float32] | None:
     """Return continuous covariates, ``(cells, continuous)``; refuse columns that hold anything but finite numbers."""
     columns = [_numbers(column(obs, name, purpose="a continuous covariate")) for name in names]
     for name, values in zip(names, columns, strict=True):
         if wrong := int((~np.isfinite(values)).sum()):
             raise errors.VocabularyError(
-                f"obs[{name!r}], a continuous covariate, holds no number (NaN) for {wrong:,} of {len(values):,} cells. "
-                "Every cell needs one: fill the gaps in, or leave these cells out.",
+                f"obs[{name!r}], a continuous covariate, holds no number (NaN), or one beyond float32, for {wrong:,} "
+                f"of {len(values):,} cells. Every cell needs one: fill the gaps in, or leave these cells out.",
                 field=name,
                 unknown=["NaN"],
             )
-    return np.stack(columns, axis=1).astype(np.float32) if columns else None
+    return np.stack(columns, axis=1) if columns else None
 
 
-def _numbers(values: pd.Series) -> NDArray[np.float64]:
-    """Return a column as numbers, ``(cells,)``, NaN where it holds none."""
-    found: NDArray[np.float64] = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return found
+def _numbers(values: pd.Series) -> NDArray[np.float32]:
+    """Return a column as numbers, ``(cells,)``, NaN where it holds none, infinite beyond what float32 holds."""
+    plain = values.map(lambda value: value.decode() if isinstance(value, bytes) else value)
+    found: NDArray[np.float64] = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)
 
 
 def _size_factors(obs: pd.DataFrame, name: str) -> NDArray[np.float32]:
@@ -267,5 +273,4 @@ def _size_factors(obs: pd.DataFrame, name: str) -> NDArray[np.float32]:
             "cells have none. Correct the column, or pass size_factor= with another one.",
             field=name,
         )
-    single: NDArray[np.float32] = factors.astype(np.float32)
-    return single
+    return factors

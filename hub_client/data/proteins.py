@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from hub_client import errors
+from hub_client.data import matrix as matrices
+from hub_client.data.sources import Source
+from hub_client.data.values import text
 from hub_client.manifest.inputs import Proteins
 from hub_client.manifest.v1 import Manifest
 
@@ -32,7 +35,8 @@ class ProteinReport:
     Attributes
     ----------
     source
-        The key of ``obsm``, or the modality, that the counts came from; None where the query has none.
+        The key of ``obsm``, the modality, or what the rows of ``var`` are called that the counts came from; None where
+        the query has none.
     missing
         The model's proteins that the query did not measure.
     extra
@@ -54,7 +58,7 @@ def spelling(name: str) -> str:
 
 
 def aligned_proteins(
-    query: AnnData, manifest: Manifest, *, key: str | None = None
+    query: AnnData, manifest: Manifest, *, key: str | None = None, source: Source | None = None
 ) -> tuple[Counts | None, ProteinReport | None]:
     """Return a query's counts of the panel's proteins, ``(cells, proteins)``, and what was found.
 
@@ -64,11 +68,14 @@ def aligned_proteins(
     Parameters
     ----------
     query
-        The query; the counts are a frame in ``obsm``, or an array whose names are in ``uns``.
+        The query; the counts are a frame in ``obsm``, an array whose names are in ``uns``, or rows of ``var``.
     manifest
         The model's. Without a protein panel, nothing is looked for.
     key
-        The key of ``obsm``, or the modality of a MuData; None takes the one that has most of the panel.
+        The key of ``obsm``, the modality of a MuData, or what rows of ``var`` are called that are antibodies, such as
+        ``Antibody Capture``; None takes the one that has most of the panel.
+    source
+        The matrix that is read; None is ``X``. Antibodies in ``var`` have their counts in it.
 
     Returns
     -------
@@ -85,15 +92,20 @@ def aligned_proteins(
     panel = manifest.proteins
     if panel is None:
         return None, None
-    every = {str(name): _named(query, str(name)) for name in query.obsm} if key is None else {key: named(query, key)}
+    read = Source("X", query) if source is None else source
+    if key is not None:
+        every = {key: named(query, key, source=read)}
+    else:
+        in_var = {kind: _rows(read, kind) for kind in read.features.antibodies if kind not in query.obsm}
+        every = {str(name): _named(query, str(name)) for name in query.obsm} | in_var
     found = {name: frame for name, frame in every.items() if frame is not None}
     matches = {name: _match(list(map(str, frame.columns)), panel.panel) for name, frame in found.items()}
     best = max(matches, key=lambda name: (len(matches[name]), name == panel.source), default=None)
     if best is None or not matches[best]:
         if key is not None:
             raise errors.AlignmentError(
-                f"obsm[{key!r}] has none of the model's {len(panel.panel)} proteins: it has "
-                f"{errors.names(found[key].columns)}, and the model {errors.names(panel.panel)}."
+                f"{'obsm' if key in query.obsm else 'var'}[{key!r}] has none of the model's {len(panel.panel)} "
+                f"proteins: it has {errors.names(found[key].columns)}, and the model {errors.names(panel.panel)}."
             )
         return None, ProteinReport(missing=panel.panel)
     return _taken(found[best], matches[best], panel, source=best)
@@ -105,7 +117,8 @@ def _taken(
     counts = np.zeros((len(frame), len(panel.panel)), dtype=np.float32)
     names = list(map(str, frame.columns))
     for protein, column in match.items():
-        counts[:, protein] = _numbers(frame.iloc[:, column])
+        with np.errstate(over="ignore"):  # infinite is refused below
+            counts[:, protein] = _numbers(frame.iloc[:, column])
     _check_counts(counts, source)
     used = set(match.values())
     report = ProteinReport(
@@ -136,9 +149,18 @@ def _check_counts(counts: Counts, source: str) -> None:
         cells = int(wrong.any(axis=1).sum())
         raise errors.AlignmentError(
             f"the proteins in {source!r} are not counts: {cells:,} of {len(counts):,} cells have values that are "
-            "negative, not whole or missing. Give the counts, before any normalisation; proteins that a batch did not "
-            "measure are 0 in all its cells."
+            "negative, not whole, missing or too large. Give the counts, before any normalisation; proteins that a "
+            "batch did not measure are 0 in all its cells."
         )
+
+
+def _rows(source: Source, kind: str) -> pd.DataFrame:
+    """Return the counts of the rows of ``var`` that are of a kind, ``(cells, proteins)``, by name."""
+    rows = source.features.rows_of(kind)
+    target = np.full(len(source.features.names), -1, dtype=np.int64)
+    target[rows] = np.arange(len(rows))
+    found = matrices.pick(source.matrix, target, genes=len(rows), look=lambda _: None)
+    return pd.DataFrame(found.toarray(), index=source.adata.obs_names, columns=source.features.plain_names[rows])
 
 
 def _match(names: Sequence[str], panel: Sequence[str]) -> dict[int, int]:
@@ -158,8 +180,10 @@ def _match(names: Sequence[str], panel: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def named(query: AnnData, key: str) -> pd.DataFrame:
+def named(query: AnnData, key: str, *, source: Source) -> pd.DataFrame:
     """Return the counts of the proteins under a key of ``obsm``, ``(cells, proteins)``, by name.
+
+    The key can also be what rows of ``var`` are called that are antibodies; their counts are in the matrix ``source``.
 
     Raises
     ------
@@ -168,13 +192,17 @@ def named(query: AnnData, key: str) -> pd.DataFrame:
     AlignmentError
         If it has no names.
     """
+    in_var = source.features.antibodies
+    if key not in query.obsm and key in in_var:
+        return _rows(source, key)
     if key not in query.obsm:
+        known = [*map(str, query.obsm), *in_var]
         raise errors.VocabularyError(
-            f"the query has no proteins under obsm[{key!r}]; it has {errors.names(map(str, query.obsm)) or 'none'}. A "
-            "MuData's modalities are found by their names.",
+            f"the query has no proteins under obsm[{key!r}]; it has {errors.names(known) or 'none'}. A MuData's "
+            "modalities are found by their names.",
             field="obsm",
             unknown=[key],
-            known=map(str, query.obsm),
+            known=known,
         )
     found = _named(query, key)
     if found is None:
@@ -193,7 +221,7 @@ def _named(query: AnnData, key: str) -> pd.DataFrame | None:
     if names is None or np.ndim(names) != 1 or np.shape(values)[1:] != (len(names),):
         return None
     dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
-    return pd.DataFrame(dense, index=query.obs_names, columns=[str(name) for name in names])
+    return pd.DataFrame(dense, index=query.obs_names, columns=[text(name) for name in names])
 
 
 def measured(counts: Counts | None, batches: NDArray[Any]) -> dict[str, tuple[int, ...]]:

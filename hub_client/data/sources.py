@@ -15,6 +15,7 @@ from hub_client import errors
 from hub_client.data import counts, elements
 from hub_client.data import matrix as matrices
 from hub_client.data.counts import Tally
+from hub_client.data.features import Features, features
 from hub_client.manifest.inputs import InputSpec
 
 
@@ -68,6 +69,16 @@ class Source:
     def var(self) -> pd.DataFrame:
         """The gene table, ``(query genes, columns)``."""
         return self.adata.raw.var if self.name == "raw" else self.adata.var
+
+    @cached_property
+    def features(self) -> Features:
+        """What the rows of the gene table are: genes, or antibodies, hashtags and guides beside them."""
+        return features(self.var)
+
+    def head(self) -> sparse.csr_matrix:
+        """Return the first rows over its genes, to see what it holds."""
+        rows, genes = matrices.head(self.matrix, rows=counts.SAMPLE), self.features.genes
+        return rows if genes.all() else rows[:, genes]
 
     @property
     def argument(self) -> str:
@@ -134,15 +145,14 @@ def check(source: Source, *, tally: Tally, spec: InputSpec) -> tuple[str, ...]:
     """
     if tally.largest == 0 and tally.counts:
         raise errors.AlignmentError(f"{source.name} holds nothing but zeros.{_elsewhere(source)}")
-    if tally.counts:
-        binary = f"{source.name} holds only zeros and ones: if the counts were binarised, pass the layer that has them."
-        return () if tally.largest > 1 else (binary,)
-    sample = matrices.head(source.matrix, rows=counts.SAMPLE)
-    if spec.kind == "log1p" and tally.smallest >= 0 and tally.largest <= counts.LOG_LARGEST and tally.finite:
+    sample = source.head()
+    if tally.counts and tally.fits:
+        return _doubts_of_counts(tally, sample, source)
+    if spec.kind == "log1p" and counts.may_be_logs(tally, sample):
         return _doubts_of_logs(sample, source, spec)
     raise errors.AlignmentError(
         f"{source.name} holds {counts.described(tally, sample)}, but this model reads {_READS[spec.kind]}."
-        f"{_elsewhere(source) or _ADVICE}"
+        f"{_elsewhere(source) or _ADVICE + (_ROUNDING if counts.may_be_rounded(tally, sample) else '')}"
     )
 
 
@@ -151,8 +161,11 @@ _READS = {
     "log1p": "log1p of normalised counts, or raw counts to make them from",
 }
 _ADVICE = (
-    " No layer and no raw of this query holds counts either: start from the counts before normalisation. Estimated "
-    "counts can be rounded: adata.layers['counts'] = adata.X.round(), then pass layer='counts'."
+    " No layer and no raw of this query holds counts either: start from the counts before normalisation or correction."
+)
+_ROUNDING = (
+    " Counts that were estimated (RSEM, kallisto) or corrected (SoupX, DecontX) can be rounded, TPM and other "
+    "normalised values cannot: adata.layers['counts'] = adata.X.round(), then pass layer='counts'."
 )
 
 
@@ -163,11 +176,24 @@ def _elsewhere(source: Source) -> str:
     return f" But {'; '.join(shown)}." if shown else ""
 
 
+def _doubts_of_counts(tally: Tally, sample: sparse.csr_matrix, source: Source) -> tuple[str, ...]:
+    if tally.largest <= 1:
+        return (
+            f"{source.name} holds only zeros and ones: if the counts were binarised, pass the layer that has them.",
+        )
+    total = counts.common_total(sample)
+    if total is None:
+        return ()
+    return (
+        f"each cell of {source.name} has a total of {total:,.0f}, as normalised values (TPM, CPM) have that were "
+        "rounded, and counts hardly do. Unless these are counts that were downsampled to this total, start from the "
+        f"counts: results of normalised values mean nothing.{_elsewhere(source)}",
+    )
+
+
 def _doubts_of_logs(sample: sparse.csr_matrix, source: Source, spec: InputSpec) -> tuple[str, ...]:
-    totals = matrices.row_sums(sample.astype(np.float64).expm1())
-    total = float(np.median(totals))
-    steady = bool(np.allclose(totals, total, rtol=0.01))
-    if spec.target_sum is None or not steady or np.isclose(total, spec.target_sum, rtol=0.02):
+    total = counts.common_total(sample.astype(np.float64).expm1())
+    if spec.target_sum is None or total is None or np.isclose(total, spec.target_sum, rtol=0.02):
         return ()
     return (
         f"each cell of {source.name} was scaled to {total:,.0f} before log1p, the reference's to "

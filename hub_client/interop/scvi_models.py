@@ -18,6 +18,7 @@ from anndata import AnnData
 
 from hub_client import errors
 from hub_client.data.open_query import read_cells
+from hub_client.data.values import texts
 from hub_client.interop import scvi_files, torch_files
 from hub_client.interop.scarches_vaes import key_of
 from hub_client.interop.scvi_files import REGISTRY, Saved
@@ -282,7 +283,7 @@ def _atlas(saved: Saved, manifest: Manifest) -> AnnData | None:
     width = getattr(manifest.architecture, "latent", None)
     if latent.ndim != 2 or latent.shape[1] != width or not np.isfinite(latent).all():
         raise _misfit(saved.cells.name, f"holds no finite latent of {width} dimensions in obsm[{key!r}]")
-    obs = {name: cells.obs[column].astype(str).to_numpy(dtype=object) for name, column in columns.items()}
+    obs = {name: texts(cells.obs[column]).astype(object) for name, column in columns.items()}
     conditions = {c.key: obs[c.key] for c in manifest.conditions}
     for condition in manifest.conditions:
         if unknown := {*conditions[condition.key]} - {*condition.categories}:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hub_client import errors
 from hub_client.data.proteins import lacking
+from hub_client.data.values import text
 from hub_client.interop.scarches_vaes import described, genes_of, key_of
 from hub_client.manifest.v1 import Embedding, Manifest
 from hub_client.models.architectures.scvi.tables import KINDS
@@ -179,7 +180,7 @@ def _proteins(registry: Registry, given: Mapping[str, Any]) -> dict[str, Any] | 
         )
     panel = [str(name) for name in state["column_names"]]
     masks = {} if given.get("override_missing_proteins") else state.get("protein_batch_mask") or {}
-    batches = [str(name) for name in _state(registry, "batch")["categorical_mapping"]]
+    batches = [text(name) for name in _state(registry, "batch")["categorical_mapping"]]
     measured = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
     source = setup.get("protein_expression_obsm_key") or (setup.get("modalities") or {}).get("protein_layer")
     return {"panel": panel, "measured": lacking(measured, len(panel)), "source": source}
@@ -191,9 +192,9 @@ def _labels(registry: Registry) -> list[dict[str, Any]]:
         return []
     state = _state(registry, "labels")
     unlabelled = state.get("unlabeled_category")
-    names = [name for name in _names(state["categorical_mapping"], key) if name != str(unlabelled)]
+    names = [name for name in _names(state["categorical_mapping"], key) if name != text(unlabelled)]
     level = {"key": key_of(key), "categories": names, "ontology": dict.fromkeys(names)}
-    return [level if unlabelled is None else level | {"unlabelled": str(unlabelled)}]
+    return [level if unlabelled is None else level | {"unlabelled": text(unlabelled)}]
 
 
 def _names(categories: Sequence[Any], key: str) -> list[str]:
@@ -211,7 +212,7 @@ def _names(categories: Sequence[Any], key: str) -> list[str]:
             field=key,
             unknown=["NaN"],
         )
-    names = [str(value) for value in categories]
+    names = [text(value) for value in categories]
     if len(set(names)) < len(names):
         raise errors.VocabularyError(
             f"obs[{key!r}] has categories with the same name, such as a number and its digits: {errors.names(names)}. "

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
 from hub_client.data.cells import cell_names
-from hub_client.data.obs import texts
+from hub_client.data.values import texts, without_blanks
 from hub_client.labels.predict import UNKNOWN, Predictions
 from hub_client.manifest.report import LabelScore, LevelReport, Report
 
@@ -27,8 +27,9 @@ def evaluate(predictions: Predictions, truth: Mapping[str, ArrayLike] | pd.DataF
         From :func:`hub_client.predict`.
     truth
         Label level to the true label of each cell, ``(cells,)`` in the predictions' order; a Series or DataFrame is
-        matched by cell name. Cells without a true label (missing, empty, or not in a Series) are left out; those whose
-        true label the model does not know are left out and counted.
+        matched by cell name. Cells without a true label (missing, empty, a text such as ``nan`` or ``Unknown`` that is
+        none of the model's labels, or not in a Series) are left out; those whose true label the model does not know are
+        left out and counted.
 
     Raises
     ------
@@ -64,8 +65,10 @@ def evaluate(predictions: Predictions, truth: Mapping[str, ArrayLike] | pd.DataF
 def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport:
     from sklearn.metrics import roc_auc_score
 
-    predicted, truth = predictions.levels[key], _in_order(key, predictions, values)
-    kept = known_cells(key, truth, known=list(predicted.probabilities.columns))
+    predicted = predictions.levels[key]
+    known = list(predicted.probabilities.columns)
+    truth = without_blanks(_in_order(key, predictions, values), known=known)
+    kept = known_cells(key, truth, known=known)
     strangers = pd.Series(truth[~kept & (truth != "")]).value_counts()
     truth, labels, uncertainty = truth[kept], predicted.labels[kept].astype(str), predicted.uncertainty[kept]
     right = labels == truth

@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hub_client import errors
-from hub_client.data.obs import column, texts
+from hub_client.data.obs import column
 from hub_client.data.threads import same_threads
+from hub_client.data.values import texts
 from hub_client.models.model import Model
 from hub_client.programs import terms
 from hub_client.programs.enrichment import written_scores

@@ -17,6 +17,7 @@ from scipy.special import erfc
 
 from hub_client import errors
 from hub_client.data.cells import Cells
+from hub_client.data.values import text, texts
 from hub_client.manifest.v1 import Term
 from hub_client.models.architectures import Array
 from hub_client.models.embed import embed
@@ -250,13 +251,13 @@ def _rows(groups: pd.Series | ArrayLike | Mapping[str, Sequence[str]], cells: Ce
             f"groups has {len(column):,} values for {len(cells):,} cells; give one for each, or a Series by cell name.",
             field="groups",
         )
-    names = column.astype(object).where(column.notna(), "").astype(str).to_numpy()
+    names = texts(column)
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names) if name != ""}
 
 
 def _comparisons(rows: dict[str, NDArray[np.int64]], comparison: str | Sequence[str]) -> dict[str, list[str]]:
     """Return what each group is compared with."""
-    named = [comparison] if isinstance(comparison, str) else [str(name) for name in comparison]
+    named = [comparison] if isinstance(comparison, str) else [text(name) for name in comparison]
     against = [] if comparison == "rest" and "rest" not in rows else named
     if strangers := [name for name in against if name not in rows]:
         raise errors.VocabularyError(

@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from hub_client import errors
 from hub_client.build.build import build, choose_programs, prepare
+from hub_client.build.datasets import load
 from hub_client.checks.verify import verify
 from hub_client.data.fingerprint import fingerprint
 from hub_client.manifest.publishing import publishing_problems
@@ -247,7 +248,12 @@ def _set(column: str, values: Any) -> Callable[[AnnData], AnnData]:
         (
             _set("batch", lambda old: old.where(old.index != old.index[3])),
             errors.VocabularyError,
-            "1 cells have no value",
+            r"1 cells have no value \(NaN\)",
+        ),
+        (
+            _set("batch", lambda old: old.where(old.index != old.index[3], "nan")),
+            errors.VocabularyError,
+            r"1 cells have no value \('nan'\)",
         ),
         (_set("type", lambda old: old.astype(str).replace("NK", "natural killer")), errors.VocabularyError, "natural"),
     ],
@@ -257,6 +263,38 @@ def test_columns_that_the_recipe_needs(tmp_path: Path, change: Any, error: type,
     change(cells("b1", count=260, seed=1)).write_h5ad(tmp_path / "one.h5ad")
     with pytest.raises(error, match=said):
         build(wanted, data=tmp_path, out=tmp_path / "zoo", progress=False)
+
+
+def test_texts_that_mean_no_label_are_none_unless_the_recipe_names_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adata = cells("b1", count=60, seed=1)
+    adata.obs["type"] = np.where(np.arange(60) < 5, "nan", np.where(np.arange(60) < 8, "Unknown", adata.obs["type"]))
+    adata.write_h5ad(tmp_path / "one.h5ad")
+    wanted = described({"one": adata})
+    labels = load(Recipe.model_validate(wanted), tmp_path).counts.obs["cell_type"]
+    assert (labels == "").sum() == 8
+    assert "8 cells have no label of 'cell_type', but 'nan' 5, 'Unknown' 3 in obs['type']" in caplog.text
+    wanted["labels"][0]["without_id"] = ["NK", "Unknown"]
+    assert (load(Recipe.model_validate(wanted), tmp_path).counts.obs["cell_type"] == "Unknown").sum() == 3
+
+
+def test_antibodies_in_a_data_set_are_no_genes_and_can_be_its_proteins(tmp_path: Path) -> None:
+    adata = cells("b1", count=60, seed=1)
+    kinds = np.where(np.isin(adata.var_names, ["CD3D", "MS4A1"]), "Antibody Capture", "Gene Expression")
+    adata.var["feature_types"] = kinds
+    adata.write_h5ad(tmp_path / "one.h5ad")
+    wanted = described({"one": adata})
+    proteins = np.asarray(adata[:, ["CD3D", "MS4A1"]].X.toarray())
+    wanted["datasets"][0]["proteins"] = {
+        "key": "Antibody Capture",
+        "fingerprint": fingerprint(proteins, ["CD3D", "MS4A1"]),
+    }
+    wanted |= {"architecture": {"kind": "totalvi", "hidden": 16, "latent": 4}, "plan": PLAN}
+    wanted |= {"conditions": [{"key": "batch", "encoding": {"kind": "one-hot"}}], "panel": {"size": 30}}
+    counts = load(Recipe.model_validate(wanted), tmp_path).counts
+    assert not {"CD3D", "MS4A1"} & set(counts.var_names)
+    np.testing.assert_array_equal(counts.obsm["proteins"].to_numpy(), proteins)
 
 
 def test_a_missing_file_says_where_it_can_be_had(tmp_path: Path) -> None:

@@ -174,6 +174,17 @@ def test_a_labelled_query_brings_its_own_label(reference: scPoli, query_cells: A
     assert (found[(cells.obs["cell_type"] == "NEWTYPE").to_numpy()] == "NEWTYPE").mean() > 0.5
 
 
+def test_conditions_are_read_whatever_their_type_and_have_no_gaps(reference_cells: AnnData) -> None:
+    adata = reference_cells.copy()
+    adata.obs["batch"] = [str(name).encode() for name in adata.obs["batch"]]
+    model = scPoli(adata, condition_keys=["batch", "tech"], cell_type_keys="cell_type", hidden_layer_sizes=[8])
+    assert model.conditions_["batch"] == sorted(set(reference_cells.obs["batch"].astype(str)))
+    model.train(n_epochs=1, pretraining_epochs=1, monitor=False)
+    adata.obs["batch"] = np.where(np.arange(adata.n_obs) < 3, "nan", reference_cells.obs["batch"].astype(str))
+    with pytest.raises(errors.VocabularyError, match=r"no value \('nan'\) for 3 of"):
+        scPoli(adata, condition_keys="batch", cell_type_keys="cell_type")
+
+
 def test_unknown_cell_types_are_not_learned(reference_cells: AnnData) -> None:
     cells = reference_cells.copy()
     cells.obs["cell_type"] = np.where(np.arange(cells.n_obs) % 7 == 0, "Unknown", cells.obs["cell_type"])

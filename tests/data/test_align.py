@@ -247,6 +247,33 @@ def test_log1p_values_of_another_total_are_doubted() -> None:
     assert "scaled to 10,000 before log1p, the reference's to 1,000" in warning
 
 
+MEASURED_TWICE = pytest.mark.filterwarnings("ignore:Variable names are not unique")
+TWICE = ["GAPDH", "CD4", "GAPDH", "CD8A", "CD4", "OTHER"]
+
+
+@MEASURED_TWICE
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_log1p_values_of_a_gene_measured_twice_are_summed_as_counts(form: Any) -> None:
+    x = queries.counts(6, 6)
+    described = queries.manifest(["CD4", "GAPDH", "CD8A"], **(LOG1P | {"genes": {"duplicates": "sum"}}))
+    cells = align(queries.query(TWICE, x=form(np.log1p(x))), described)
+    expected = np.log1p(np.stack([x[:, 1] + x[:, 4], x[:, 0] + x[:, 2], x[:, 3]], axis=1))
+    np.testing.assert_allclose(cells.x.toarray(), expected, rtol=1e-6)
+    assert np.array_equal(cells.x.toarray()[:, 2], np.log1p(x[:, 3]))
+    assert cells.report.summed == ("CD4", "GAPDH")
+    assert cells.x.has_canonical_format
+
+
+@MEASURED_TWICE
+def test_counts_of_a_gene_measured_twice_are_summed_before_the_log() -> None:
+    x = queries.counts(6, 6)
+    described = queries.manifest(["CD4", "GAPDH", "CD8A"], **(LOG1P | {"genes": {"duplicates": "sum"}}))
+    found = align(queries.query(TWICE, x=x), described).x.toarray()
+    scaled = x / x.sum(axis=1, keepdims=True) * 1000
+    expected = np.log1p(np.stack([scaled[:, 1] + scaled[:, 4], scaled[:, 0] + scaled[:, 2], scaled[:, 3]], axis=1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_missing_genes_are_filled_with_the_references_means() -> None:
     described = queries.manifest(genes={"missing": "mean"})
     model = queries.Model(described, queries.NetworkWithMeans([0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5]))

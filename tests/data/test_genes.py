@@ -62,6 +62,64 @@ def test_other_names_find_their_gene(theirs: str, ours: str) -> None:
     assert found.renamed == {theirs: ours}
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("HLA.DRA", "HLA-DRA"),  # R's make.names
+        ("HLA_DRA", "HLA-DRA"),
+        ("HLA-DRA", "HLA.DRA"),  # a model made from R's names
+        ("MT.CO1", "MT-CO1"),
+        ("X7SK", "7SK"),
+        ("APOBEC3A-B", "APOBEC3A_B"),  # Seurat's hyphens
+        ("RP11.206L10.2", "RP11-206L10.2"),
+        ("GRCh38-HLA-DRA", "HLA-DRA"),  # Seurat, of GRCh38_HLA-DRA
+        ("GRCh38.HLA.DRA", "HLA-DRA"),
+        ("NKX2.1", "NKX2-1"),
+        ("PD.1", "PDCD1"),  # an alias
+        ("T.bet", "TBX21"),
+    ],
+)
+def test_names_as_r_changes_them_find_their_gene(theirs: str, ours: str) -> None:
+    found = matched([theirs, "GAPDH"], queries.manifest([ours, "GAPDH"]))
+    assert found.target.tolist() == [0, 1]
+    assert found.renamed == {theirs: ours}
+
+
+def test_names_that_differ_in_punctuation_are_reported() -> None:
+    found = matched(["HLA.DRA", "CD4"], queries.manifest(["HLA-DRA", "CD4"]))
+    assert found.respelt == {"HLA.DRA": "HLA-DRA"}
+    assert "1 of the query's genes were found by names that differ in punctuation" in found.doubts[0]
+    assert "HLA.DRA is HLA-DRA" in found.doubts[0]
+
+
+def test_punctuation_that_two_genes_differ_by_is_kept() -> None:
+    assert matched(["A.B"], queries.manifest(["A-B", "A_B"])).target.tolist() == [-1]
+
+
+def test_a_name_of_its_own_wins_over_one_that_differs_in_punctuation() -> None:
+    found = matched(["HLA.DRA", "HLA-DRA"], queries.manifest(["HLA-DRA"]))
+    assert found.target.tolist() == [-1, 0]
+    assert found.superseded == ("HLA.DRA",)
+
+
+def test_clones_numbers_are_not_taken_for_punctuation() -> None:
+    assert matched(["AL627309.1", "TBCE.1"], queries.manifest(["AL627309.3", "TBCE"])).target.tolist() == [-1, -1]
+
+
+def test_names_that_r_made_unique_are_not_taken_for_another_gene() -> None:
+    described = queries.manifest(["POLR2J3", "POLR2J3-1"])
+    assert matched(["POLR2J3", "POLR2J3.1"], described).target.tolist() == [0, -1]
+    assert matched(["POLR2J3.1"], described).target.tolist() == [-1]
+    assert matched(["ABCF2.1"], queries.manifest(["ABCF2-1"])).target.tolist() == [-1]  # ABCF2 is a gene
+    assert matched(["A1.B", "A1.B.1"], queries.manifest(["A1-B", "A1-B-1"])).target.tolist() == [0, -1]
+
+
+def test_names_in_bytes_are_read() -> None:
+    var = pd.DataFrame({"symbol": [b"CD4", b"CD8A"]}, index=pd.Index([b"x", b"y"], dtype=object))
+    assert match(var, Panel.of(queries.manifest())).target.tolist() == [1, 2]
+    assert match(var.set_index("symbol"), Panel.of(queries.manifest())).target.tolist() == [1, 2]
+
+
 def test_the_panels_own_pairs_come_before_the_table() -> None:
     described = queries.manifest(["MS4A1", "MYGENE"], ids=["ENSG00000156738", "ENSG00000111640"])
     assert matched(["ENSG00000111640", "ENSG00000156738"], described).target.tolist() == [1, 0]
@@ -105,7 +163,8 @@ def test_gaps_in_a_column_are_no_genes() -> None:
 
 
 def test_repeated_genes_are_an_error() -> None:
-    with pytest.raises(errors.AlignmentError, match=r"GAPDH \(GAPDH, GAPDH\).*var_names_make_unique"):
+    message = r"GAPDH \(GAPDH, GAPDH\).*antibodies, hashtags or guides, take them out.*var_names_make_unique"
+    with pytest.raises(errors.AlignmentError, match=message):
         matched(["GAPDH", "CD4", "GAPDH"], queries.manifest())
 
 

@@ -88,6 +88,56 @@ def test_gaps_in_a_condition_are_refused(gap: Any) -> None:
     assert caught.value.field == "batch"
 
 
+@pytest.mark.parametrize("gap", ["", "nan", "NA", "None", "Unknown", "unknown", b"nan"])
+def test_texts_that_mean_no_value_are_gaps_in_a_condition(gap: Any) -> None:
+    obs = frame(batch=pd.Series(["a", gap, gap], index=["x", "y", "z"], dtype=object))
+    with pytest.raises(errors.VocabularyError, match=r"obs\['batch'\].*no value \('.*'\) for 2 of 3 cells"):
+        read_obs(obs, queries.manifest())
+
+
+def test_gaps_of_several_kinds_are_counted() -> None:
+    obs = frame(batch=pd.Series(["nan", None, "NA"], index=["x", "y", "z"], dtype=object))
+    with pytest.raises(errors.VocabularyError, match=r"\(NaN 1, 'nan' 1, 'NA' 1\) for 3 of 3 cells"):
+        read_obs(obs, queries.manifest())
+
+
+def test_a_category_of_the_model_is_a_value_whatever_it_is_called() -> None:
+    condition = {"key": "batch", "categories": ["Unknown", "b"], "encoding": {"kind": "embedding"}}
+    found = read_obs(frame(batch=["Unknown", "b", "b"]), queries.manifest(conditions=[condition]))
+    assert found.conditions["batch"].tolist() == ["Unknown", "b", "b"]
+
+
+def test_texts_that_mean_no_value_are_no_labels_and_are_counted() -> None:
+    obs = frame(mine=["nan", "NA", "T"])
+    found = read_obs(obs, queries.manifest(), labels={"cell_type": "mine"})
+    assert found.labels["cell_type"].tolist() == ["", "", "T"]
+    (note,) = (note for note in found.notes if "labels" in note)
+    assert "labels no cell with 'nan' 1, 'NA' 1: 2 of 3 cells have no label of 'cell_type'" in note
+
+
+def test_a_label_of_the_model_is_one_whatever_it_is_called() -> None:
+    label = {"key": "cell_type", "categories": ["T", "Unknown"], "ontology": {"T": None, "Unknown": None}}
+    found = read_obs(frame(mine=["T", "Unknown", "na"]), queries.manifest(labels=[label]), labels={"cell_type": "mine"})
+    assert found.labels["cell_type"].tolist() == ["T", "Unknown", ""]
+
+
+def test_bytes_are_the_text_they_spell() -> None:
+    found = read_obs(frame(batch=pd.Series([b"a", "a", b"b"], index=["x", "y", "z"])), queries.manifest())
+    assert found.conditions["batch"].tolist() == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("wrong", [1e300, 1e-300])
+def test_size_factors_that_float32_cannot_hold_are_refused(wrong: float) -> None:
+    with pytest.raises(errors.VocabularyError, match="1 of 3 cells have none"):
+        read_obs(frame(total=[10, wrong, 30]), queries.manifest(), size_factor="total")
+
+
+def test_continuous_covariates_that_float32_cannot_hold_are_refused() -> None:
+    described = queries.manifest(architecture={"kind": "scvi"}, covariates={"continuous": ["age"]}, labels=[])
+    with pytest.raises(errors.VocabularyError, match="beyond float32, for 1 of 3 cells"):
+        read_obs(frame(age=[1.0, 1e300, 2.0]), described)
+
+
 def test_unknown_keys_are_refused_with_the_models() -> None:
     with pytest.raises(errors.VocabularyError, match="names sample, but the model's conditions are batch") as caught:
         read_obs(frame(), queries.manifest(), conditions={"sample": "batch"})

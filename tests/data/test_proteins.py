@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from numpy.testing import assert_array_equal
+from scipy import sparse
 
 from hub_client import errors
 from hub_client.data.align import align
@@ -109,6 +110,67 @@ def test_a_mudata_and_its_file_give_the_same(tmp_path: Path) -> None:
         assert_array_equal(cells.proteins, expected)
         assert cells.report.proteins is not None
         assert cells.report.proteins.source == "prot"
+
+
+TWICE = pytest.mark.filterwarnings("ignore:Variable names are not unique")
+
+
+def in_var(names: list[str], *, kind: str = "Antibody Capture", cells: int = 6) -> AnnData:
+    """Return a query with antibodies behind its genes, as scanpy.read_10x_h5(gex_only=False) has them."""
+    genes = counts(cells=cells)
+    values = np.arange(cells * len(names), dtype=np.float32).reshape(cells, -1)
+    kinds = ["Gene Expression"] * genes.n_vars + [kind] * len(names)
+    var = pd.DataFrame({"feature_types": kinds}, index=[*genes.var_names, *names])
+    return AnnData(sparse.hstack([genes.X, sparse.csr_matrix(values)], format="csr"), obs=genes.obs, var=var)
+
+
+@TWICE
+@pytest.mark.parametrize("key", [None, "Antibody Capture"])
+def test_antibodies_in_var_are_proteins(key: str | None) -> None:
+    names = ["CD8A_TotalSeqB", "HLA-DR", "CD3", "IgG1"]
+    cells = align(in_var(names), with_panel(*PANEL), proteins=key)
+    assert cells.proteins is not None
+    assert_array_equal(cells.proteins[1], [6, 5, 4, 0])
+    found = cells.report.proteins
+    assert found is not None
+    assert (found.source, found.missing, found.extra) == ("Antibody Capture", ("CD45RA",), ("IgG1",))
+
+
+@TWICE
+def test_an_antibody_that_was_numbered_because_a_gene_has_its_name() -> None:
+    query = in_var(["CD3-1", "CD8A-2"])
+    query.var_names = ["CD3", *query.var_names[1:]]
+    cells = align(query, with_panel("CD3", "CD8"))
+    assert cells.report.proteins is not None
+    assert cells.report.proteins.renamed == {}
+    assert cells.report.proteins.missing == ("CD8",)
+
+
+@TWICE
+def test_proteins_in_obsm_come_before_those_in_var_that_are_no_more() -> None:
+    query = in_var(["CD3"])
+    query.obsm["adt"] = pd.DataFrame({"CD3": np.full(6, 9.0)}, index=query.obs_names)
+    cells = align(query, with_panel("CD3"))
+    assert cells.proteins is not None
+    assert cells.proteins[:, 0].tolist() == [9] * 6
+
+
+@TWICE
+@pytest.mark.parametrize("kind", ["CRISPR Guide Capture", "Multiplexing Capture"])
+def test_guides_and_hashtags_are_no_proteins(kind: str) -> None:
+    found = align(in_var(["CD3"], kind=kind), with_panel("CD3")).report.proteins
+    assert found is not None
+    assert found.source is None
+    with pytest.raises(errors.VocabularyError, match=r"no proteins under obsm\['guides'\]"):
+        align(in_var(["CD3"], kind=kind), with_panel("CD3"), proteins="guides")
+
+
+def test_proteins_beyond_float32_are_refused() -> None:
+    wrong = query(["CD3"])
+    wrong.obsm["adt"] = wrong.obsm["adt"].astype(np.float64)
+    wrong.obsm["adt"].iloc[0, 0] = 1e300
+    with pytest.raises(errors.AlignmentError, match="not counts: 1 of 6 cells"):
+        align(wrong, with_panel("CD3"))
 
 
 def test_what_batches_measured() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 from hub_client import align, errors
 from hub_client.data.sources import Source, choose_source
@@ -98,6 +99,78 @@ def test_log_normalised_x_is_refused_with_where_the_counts_are(others: dict[str,
 def test_values_that_are_no_counts_are_refused(change: Any, message: str) -> None:
     with pytest.raises(errors.AlignmentError, match=message):
         align(query(change(COUNTS).astype(np.float32)), queries.manifest())
+
+
+LENGTHS = np.random.default_rng(1).uniform(500, 8000, 60)
+DEEP = queries.counts(40, 60, seed=3) * 3
+TPM = DEEP / LENGTHS / (DEEP / LENGTHS).sum(axis=1, keepdims=True) * 1e6
+
+
+def wide(x: Any) -> AnnData:
+    names = [*queries.PANEL, *(f"OTHER{i}" for i in range(52))]
+    return queries.query(names, x=x.astype(np.float32), batch=["a"] * 40)
+
+
+@pytest.mark.parametrize(
+    ("x", "looks"),
+    [
+        (TPM, r"scaled to a common total, 1e\+06 in each cell \(normalised, as TPM and CPM are\)"),
+        (TPM / 1e6, "scaled to a common total, 1 in each cell"),
+        (DEEP / DEEP.sum(axis=1, keepdims=True) * 1e4, r"scaled to a common total \(normalised\)"),
+        (np.log1p(TPM), "log-normalised counts"),
+        (np.log2(1 + TPM), "log2 of counts or of normalised counts"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["counts", "log1p"])
+def test_values_of_a_common_total_are_normalised_and_not_to_be_rounded(x: Any, looks: str, kind: str) -> None:
+    if kind == "log1p" and "log" in looks:
+        return
+    described = queries.manifest(**({} if kind == "counts" else LOGS))
+    with pytest.raises(errors.AlignmentError, match=looks) as caught:
+        align(wide(x), described)
+    assert "round" not in str(caught.value)
+
+
+LOGS: dict[str, Any] = {"architecture": {"kind": "scpoli", "likelihood": "mse"}, "input": {"kind": "log1p"}}
+
+
+@pytest.mark.parametrize("x", [TPM, DEEP / DEEP.sum(axis=1, keepdims=True) * 1e6])
+@pytest.mark.parametrize("logs", [False, True])
+def test_rounding_normalised_values_is_reported(x: Any, logs: bool) -> None:
+    found = align(wide(np.round(x)), queries.manifest(**(LOGS if logs else {}))).report.warnings
+    assert "each cell of X has a total of 1,000,0" in found[0]
+    assert align(wide(DEEP), queries.manifest()).report.warnings == ()
+
+
+@pytest.mark.parametrize("scale", [1, 20])
+@pytest.mark.parametrize("logs", [False, True])
+def test_counts_without_ambient_rna_are_called_corrected_and_can_be_rounded(scale: float, logs: bool) -> None:
+    x = np.maximum(DEEP * scale - np.random.default_rng(2).uniform(0.05, 0.15, DEEP.shape), 0)
+    with pytest.raises(errors.AlignmentError, match=r"ambient-corrected counts.*SoupX.*round\(\)") as caught:
+        align(wide(x), queries.manifest(**(LOGS if logs else {})))
+    assert "like log" not in str(caught.value)
+
+
+def test_counts_of_which_a_share_was_taken_are_called_corrected() -> None:
+    share = np.random.default_rng(4).uniform(0.75, 1, DEEP.shape)
+    with pytest.raises(errors.AlignmentError, match="ambient-corrected counts"):
+        align(wide(queries.counts(40, 60) * share), queries.manifest())
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+@pytest.mark.parametrize("value", [1e300, 3.5e38])
+def test_values_beyond_float32_are_refused(form: Any, value: float) -> None:
+    x = COUNTS.astype(np.float64)
+    x[2, 3] = value
+    with pytest.raises(errors.AlignmentError, match="values that float32 cannot hold"):
+        align(query(form(x)), queries.manifest())
+
+
+def test_totals_beyond_float32_are_refused() -> None:
+    x = COUNTS.copy()
+    x[2, :4] = 2e38
+    with pytest.raises(errors.AlignmentError, match="1 of 6 cells have a total that float32 cannot hold"):
+        align(query(x), queries.manifest())
 
 
 def test_a_wrong_value_in_a_gene_the_model_does_not_read_is_refused_too() -> None:

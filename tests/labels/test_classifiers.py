@@ -17,6 +17,7 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.expression import LEAST_SPREAD, PENALTY, fit, normalised
 from hub_client.labels.predict import predict
+from hub_client.labels.transfer import evidence
 from hub_client.manifest.calibration import Calibration
 from hub_client.manifest.plan import Plan
 from hub_client.models.model import Model
@@ -108,6 +109,23 @@ def test_a_query_is_labelled_by_consensus(reference: tuple[Model, Cells]) -> Non
     query = cells_for(model.manifest, QUERY, seed=1)
     found = predict(surgery(model, query, device="cpu"), query, device="cpu").levels["cell_type"]
     assert (found.labels == query.labels["cell_type"]).mean() > 0.8
+
+
+def test_genes_a_query_lacks_count_as_the_references_mean(reference: tuple[Model, Cells]) -> None:
+    model, cells = reference
+    genes = np.array(model.vocabulary.genes)
+    lacking = np.arange(0, len(genes), 3)
+    x = cells.x.tolil()
+    x[:, lacking] = 0
+    query = replace(cells, x=csr_matrix(x), report=replace(cells.report, missing=tuple(genes[lacking])))
+    (record,) = model.manifest.trust.classifiers
+    weight, bias, centre = (model.extras[name].numpy() for name in (record.weight, record.bias, record.centre))
+    imagined = normalised(query.x).toarray()
+    imagined[:, lacking] = centre[lacking]
+    found = evidence(model, model.network.embed(query), cells=query)["cell_type"].expression
+    np.testing.assert_allclose(found, softmax(imagined @ weight.T + bias, axis=1), rtol=1e-5, atol=1e-9)
+    at_zero = softmax(normalised(query.x) @ weight.T + bias, axis=1)
+    assert np.abs(found - at_zero).max() > 0.01
 
 
 def test_a_label_that_came_later(reference: tuple[Model, Cells], tmp_path: Path) -> None:

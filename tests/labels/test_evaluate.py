@@ -74,6 +74,13 @@ def test_unknown_counts_as_wrong() -> None:
     assert (report.unknown, report.accuracy) == (1, 0.75)
 
 
+@pytest.mark.parametrize("text", ["", "nan", "NA", "Unknown", b"nan", None])
+def test_texts_that_mean_no_label_are_no_truth(text: Any) -> None:
+    named = np.array(["B", "T", "T"])
+    report = evaluate(predictions(named, np.zeros(3)), {"cell_type": ["B", text, b"T"]})["cell_type"]
+    assert (report.cells, report.accuracy, report.not_in_model) == (2, 1.0, {})
+
+
 def test_labels_the_model_does_not_know_are_left_out_and_counted() -> None:
     named = np.array(["B", "B", "T", "T"])
     report = evaluate(predictions(named, np.zeros(4)), {"cell_type": ["B", "HSC", None, "T"]})["cell_type"]
