@@ -133,10 +133,13 @@ def map_cells(
     )
 
     from hub_client.data.open_query import opened
+    from hub_client.data.proteins import protein_keys
     from hub_client.labels.evaluate import evaluate  # not before cheap mistakes are reported: this loads torch
     from hub_client.mapping.map_query import map_query
 
-    cells = bundled_query(query) if query in QUERIES else opened(query)
+    cells = (
+        bundled_query(query) if query in QUERIES else opened(query, proteins=protein_keys(reference.manifest, proteins))
+    )
     known = _truth(cells, judged, reference=reference, taught=learned or {})
     mapping = map_query(cells, reference, **dict(settings), progress=not quiet)
     if save_model:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hub_client import errors
-from hub_client.interop.scarches_vaes import key_of
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Combination, Condition, Embedding, LabelLevel, OneHot
 
 

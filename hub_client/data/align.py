@@ -21,7 +21,7 @@ from hub_client.data.counts import Tally
 from hub_client.data.coverage import Coverage
 from hub_client.data.genes import Match, Panel
 from hub_client.data.open_query import Query
-from hub_client.data.proteins import ProteinReport, aligned_proteins
+from hub_client.data.proteins import ProteinReport, aligned_proteins, protein_keys
 from hub_client.data.sources import Source
 from hub_client.manifest.v1 import Manifest
 
@@ -133,9 +133,9 @@ def align(
     0.966
     """
     _check_model(model)
-    query = open_query.opened(adata)
-    _check_query(query, min_coverage)
     manifest, network = (model, None) if isinstance(model, Manifest) else (model.manifest, model.network)
+    query = open_query.opened(adata, proteins=protein_keys(manifest, proteins))
+    _check_query(query, min_coverage)
     annotations = obs.read_obs(query.obs, manifest, conditions=conditions, labels=labels, size_factor=size_factor)
     source = sources.choose_source(query, layer=layer, hint=manifest.input.layer)
     panel = Panel.of(manifest)

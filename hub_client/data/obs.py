@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.cells import Names
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Condition, Manifest
 
 NEW = "query"
@@ -100,6 +101,15 @@ def read_obs(
         notes=tuple(_one_category(key, found[key]) for key in found if key not in columns),
         continuous=_continuous(obs, [columns.get(key, key) for key in manifest.covariates.continuous]),
     )
+
+
+def named_like(obs: pd.DataFrame, keys: Iterable[str]) -> dict[str, str]:
+    """Return the obs column of each key that has one: of the same name or, failing that, of the name it is the key of.
+
+    A key has ``_`` for the blanks and ``. / + *`` of a column's name.
+    """
+    columns = {key_of(name): name for name in map(str, obs.columns)} | {str(name): str(name) for name in obs.columns}
+    return {key: columns[key] for key in keys if key in columns}
 
 
 def _one_category(key: str, values: Names) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,15 +30,17 @@ _IN_MEMORY = ("obsm", "varm", "uns")
 _ON_DISK = ("layers", "obsp", "varp")
 
 
-def opened(query: Query) -> AnnData:
+def opened(query: Query, *, proteins: Sequence[str] = ()) -> AnnData:
     """Return the cells of a query, its matrices neither copied nor read.
 
     Parameters
     ----------
     query
         AnnData; MuData, of which the modality ``rna`` is taken, with the columns all modalities share added to its obs,
-        and the counts of modalities with proteins (named as in ``PROTEINS``) to its obsm; or a path, as
-        :func:`read_cells` takes.
+        and the counts of modalities with proteins to its obsm; or a path, as :func:`read_cells` takes.
+    proteins
+        Names of modalities with proteins, besides those in ``PROTEINS``. Where there is no modality ``rna``, and one
+        alone has no proteins, that one is taken.
 
     Raises
     ------
@@ -50,9 +52,9 @@ def opened(query: Query) -> AnnData:
         If there is nothing at the path.
     """
     if isinstance(query, str | Path):
-        return read_cells(query)
+        return read_cells(query, proteins=proteins)
     if isinstance(query, MuData):
-        return _modality(query)
+        return _modality(query, proteins)
     if isinstance(query, AnnData):
         return query
     raise errors.InvalidInput(
@@ -61,7 +63,7 @@ def opened(query: Query) -> AnnData:
     )
 
 
-def read_cells(path: str | Path) -> AnnData:
+def read_cells(path: str | Path, *, proteins: Sequence[str] = ()) -> AnnData:
     """Return the cells of a file; X, layers and raw stay on disk until they are used.
 
     The file stays open as long as the result lives. ``.to_memory()`` returns a copy with everything read.
@@ -70,6 +72,8 @@ def read_cells(path: str | Path) -> AnnData:
     ----------
     path
         A ``.h5ad`` or ``.h5mu`` file, or a zarr folder or ``.zarr.zip`` of either; of a MuData the modality ``rna``.
+    proteins
+        As for :func:`opened`.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def read_cells(path: str | Path) -> AnnData:
         close = [str(path.parent / name) for name in get_close_matches(path.name, near, n=3, cutoff=0.8)]
         raise errors.NotFound(f"there is no file or folder {path}.", name=str(path), suggestions=close)
     try:
-        return _cells(_group(path), path)
+        return _cells(_group(path), path, proteins)
     except (OSError, BadZipFile, KeyError, GroupNotFoundError) as error:
         raise errors.InvalidInput(
             f"{path} cannot be read as {path.suffix or 'a zarr folder'}: {error}. It may be damaged or only partly "
@@ -122,9 +126,9 @@ _ADVICE = {
 }
 
 
-def _cells(group: Group, path: Path) -> AnnData:
+def _cells(group: Group, path: Path, proteins: Sequence[str] = ()) -> AnnData:
     if group.attrs.get("encoding-type") == "MuData":
-        return _modality_on_disk(group)
+        return _modality_on_disk(group, proteins)
     if path.suffix == ".h5ad" and group.attrs.get("encoding-type") != "anndata":
         return anndata.read_h5ad(path, backed="r")  # written before anndata 0.8, which marked no file
     return AnnData(
@@ -141,26 +145,31 @@ def _lazy(element: Any) -> Any:
     return sparse_dataset(element) if isinstance(element, h5py.Group | zarr.Group) else element
 
 
-def _modality_on_disk(group: Group) -> AnnData:
-    _check_modality(list(group["mod"]))
-    rna = _cells(group[f"mod/{RNA}"], Path())
-    rna.obs = _with_shared(rna.obs, read_elem(group["obs"]))
-    for name in group["mod"]:
-        if name.lower() in PROTEINS:
-            rna.obsm[name] = _frame(read_elem(group[f"mod/{name}"]), rna.obs_names)
+def _modality_on_disk(group: Group, proteins: Sequence[str]) -> AnnData:
+    genes, others = _roles(list(group["mod"]), proteins)
+    rna = _cells(group[f"mod/{genes}"], Path())
+    shared = read_elem(group["obs"])
+    rna.obs = _with_shared(rna.obs, shared)
+    for name in group.get("obsm", ()):
+        if name not in group["mod"] and name not in rna.obsm:
+            rna.obsm[name] = _rows(read_elem(group["obsm"][name]), shared.index, rna.obs_names)
+    for name in others:
+        rna.obsm[name] = _frame(read_elem(group[f"mod/{name}"]), rna.obs_names)
     return rna
 
 
-def _modality(query: MuData) -> AnnData:
-    _check_modality(list(query.mod))
-    rna = query.mod[RNA]
-    proteins = {name: _frame(part, rna.obs_names) for name, part in query.mod.items() if name.lower() in PROTEINS}
+def _modality(query: MuData, proteins: Sequence[str]) -> AnnData:
+    genes, others = _roles(list(query.mod), proteins)
+    rna = query.mod[genes]
+    shared = [name for name in query.obsm if name not in query.mod]
     return AnnData(
         X=rna.X,
         obs=_with_shared(rna.obs, query.obs),
         var=rna.var,
         layers=dict(rna.layers),
-        obsm=dict(rna.obsm) | proteins,
+        obsm={name: _rows(query.obsm[name], query.obs_names, rna.obs_names) for name in shared}
+        | dict(rna.obsm)
+        | {name: _frame(query.mod[name], rna.obs_names) for name in others},
         varm=dict(rna.varm),
         obsp=dict(rna.obsp),
         varp=dict(rna.varp),
@@ -169,17 +178,28 @@ def _modality(query: MuData) -> AnnData:
     )
 
 
+def _rows(values: Any, index: pd.Index, cells: pd.Index) -> Any:
+    """Return the rows of a whole MuData's array or frame that are of some cells."""
+    return values.reindex(cells) if isinstance(values, pd.DataFrame) else values[index.get_indexer(cells)]
+
+
 def _frame(modality: AnnData, cells: pd.Index) -> pd.DataFrame:
     """Return the matrix of a modality for some cells, ``(cells, columns)``, NaN for those it does not have."""
     return modality.to_df().reindex(cells)
 
 
-def _check_modality(found: list[str]) -> None:
-    if RNA not in found:
-        raise errors.AlignmentError(
-            f"the MuData has no modality {RNA!r}, only {errors.names(found)}: pass the one that holds gene expression, "
-            "mdata.mod[name]."
-        )
+def _roles(found: list[str], proteins: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the modality with genes, and those with proteins."""
+    others = [name for name in found if name != RNA and (name in proteins or name.lower() in PROTEINS)]
+    rest = [name for name in found if name not in others]
+    if RNA in found:
+        return RNA, others
+    if len(rest) == 1 and any(name in proteins for name in others):
+        return rest[0], others
+    raise errors.AlignmentError(
+        f"the MuData has no modality {RNA!r}, only {errors.names(found)}: pass the one that holds gene expression, "
+        "mdata.mod[name]."
+    )
 
 
 def _with_shared(own: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:

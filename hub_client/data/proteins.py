@@ -85,7 +85,13 @@ def aligned_proteins(
     panel = manifest.proteins
     if panel is None:
         return None, None
-    every = {str(name): _named(query, str(name)) for name in query.obsm} if key is None else {key: named(query, key)}
+    every = (
+        {}
+        if key or is_numbered(panel.panel)
+        else {str(name): _named(query, str(name), panel.panel) for name in query.obsm}
+    )
+    if own := key or (panel.source if panel.source in query.obsm else None):
+        every[own] = named(query, own, panel=panel.panel)
     found = {name: frame for name, frame in every.items() if frame is not None}
     matches = {name: _match(list(map(str, frame.columns)), panel.panel) for name, frame in found.items()}
     best = max(matches, key=lambda name: (len(matches[name]), name == panel.source), default=None)
@@ -145,15 +151,32 @@ def _match(names: Sequence[str], panel: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def named(query: AnnData, key: str) -> pd.DataFrame:
+def protein_keys(manifest: Manifest, given: str | None = None) -> tuple[str, ...]:
+    """Return what a query's proteins may be called, as a key of ``obsm`` or a modality: as given, as the model's are.
+
+    Empty for a model without proteins.
+    """
+    panel = manifest.proteins
+    return () if panel is None else tuple(name for name in (given, panel.source) if name is not None)
+
+
+def is_numbered(panel: Sequence[str]) -> bool:
+    """Return whether a panel's names are numbers alone: scvi-tools' for an array that it was given no names of."""
+    return bool(panel) and list(panel) == [str(number) for number in range(len(panel))]
+
+
+def named(query: AnnData, key: str, *, panel: Sequence[str] = ()) -> pd.DataFrame:
     """Return the counts of the proteins under a key of ``obsm``, ``(cells, proteins)``, by name.
+
+    An array without names has those of a panel that knows its proteins by number, which is what scvi-tools names them
+    by where it was given none, if there are as many.
 
     Raises
     ------
     VocabularyError
         If there is no such key.
     AlignmentError
-        If it has no names.
+        If it has no names, and the panel has; or it has names, and the panel has none.
     """
     if key not in query.obsm:
         raise errors.VocabularyError(
@@ -163,24 +186,57 @@ def named(query: AnnData, key: str) -> pd.DataFrame:
             unknown=[key],
             known=map(str, query.obsm),
         )
-    found = _named(query, key)
+    values, numbered = query.obsm[key], is_numbered(panel)
+    if numbered and not isinstance(values, pd.DataFrame) and _columns(values) == len(panel):
+        return pd.DataFrame(_dense(values), index=query.obs_names, columns=list(panel))
+    found = _named(query, key, panel)
+    if numbered and (found is None or set(map(str, found.columns)).isdisjoint(panel)):
+        raise errors.AlignmentError(
+            f"the model knows its {len(panel)} proteins by number alone, as it was trained on an array without names; "
+            f"obsm[{key!r}] has {_columns(values)} with{'out' if found is None else ''} names. Give an array "
+            f"of {len(panel)} columns without names, in the model's order."
+        )
     if found is None:
         raise errors.AlignmentError(
             f"obsm[{key!r}] has no names of proteins: make it a pandas DataFrame with one column for each protein, or "
             f"put their names into uns[{SHOWN_UNDER[1].format(key)!r}]."
+            + (f" The model's are {errors.names(panel)}." if panel else "")
         )
     return found
 
 
-def _named(query: AnnData, key: str) -> pd.DataFrame | None:
+def _named(query: AnnData, key: str, panel: Sequence[str]) -> pd.DataFrame | None:
     values: Any = query.obsm[key]
     if isinstance(values, pd.DataFrame):
         return values
-    names = next((query.uns[n] for n in (name.format(key) for name in SHOWN_UNDER) if n in query.uns), None)
-    if names is None or len(names) != values.shape[1]:
-        return None
-    dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
-    return pd.DataFrame(dense, index=query.obs_names, columns=[str(name) for name in names])
+    names = _names_in_uns(query, key, panel)
+    return None if names is None else pd.DataFrame(_dense(values), index=query.obs_names, columns=names)
+
+
+def _names_in_uns(query: AnnData, key: str, panel: Sequence[str]) -> list[str] | None:
+    """Return the names of an array's columns from ``uns``: from where they are usually, or any list of the panel's."""
+    usual = [query.uns[name] for name in (name.format(key) for name in SHOWN_UNDER) if name in query.uns]
+    known, columns = set(map(spelling, panel)), _columns(query.obsm[key])
+    others = [names for names in query.uns.values() if not known.isdisjoint(map(spelling, _texts(names)))]
+    lists = [names for names in map(_texts, [*usual, *others]) if names and len(names) == columns]
+    return lists[0] if lists else None
+
+
+def _texts(value: object) -> list[str]:
+    """Return a list or an array of texts as a list; nothing for any other value."""
+    items = value.tolist() if isinstance(value, np.ndarray | pd.Index) else value
+    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else []
+
+
+def _columns(values: Any) -> int:
+    """Return how many columns a matrix has; 0 for what is none."""
+    shape: tuple[int, ...] = getattr(values, "shape", ())
+    return int(shape[1]) if len(shape) == 2 else 0
+
+
+def _dense(values: Any) -> NDArray[Any]:
+    dense: NDArray[Any] = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    return dense
 
 
 def measured(counts: Counts | None, batches: NDArray[Any]) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from hub_client.data import open_query
 from hub_client.data.align import align
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.open_query import Query
+from hub_client.data.proteins import protein_keys
 from hub_client.hub.client import pull
 from hub_client.labels.predict import Predictions, predict
 from hub_client.manifest.plan import Plan
@@ -149,7 +150,8 @@ def map_query(
         devices=devices,
         precision=precision,
     )
-    return _mapped(open_query.opened(adata), reference, settings, progress=progress)
+    query = open_query.opened(adata, proteins=protein_keys(reference.manifest, proteins))
+    return _mapped(query, reference, settings, progress=progress)
 
 
 def _mapped(query: AnnData, reference: Model, settings: MappingSettings, *, progress: bool) -> Mapping:
