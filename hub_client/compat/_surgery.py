@@ -99,7 +99,7 @@ def freeze(module: nn.Module, record: Record, *, new: Mapping[str, list[int]]) -
         if isinstance(norm, nn.BatchNorm1d) and kept.get(path.split(".")[0], False):
             norm.momentum = 0.0
     for path, parameter in module.named_parameters():
-        if path.startswith(f"{LIBRARY}."):
+        if path.startswith(f"{LIBRARY}.") or (path.startswith(f"{CLASSIFIER}.") and options["freeze_classifier"]):
             parameter.requires_grad_(False)
     for path, name, linear, key, count in _readers(module):
         free = _is_free(path, name, options)

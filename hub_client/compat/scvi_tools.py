@@ -32,9 +32,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import anndata
 import numpy as np
 import rich.pretty  # noqa: F401  scvi-tools' view_anndata_setup uses it and does not import it
 import torch
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from hub_client import errors
@@ -135,10 +137,14 @@ class _ScviToolsModel:
 
         options = _surgery.DEFAULTS | {name: kwargs[name] for name in _surgery.DEFAULTS if name in kwargs}
         with _readable(reference_model) as known:
-            old, _, weights, _ = _get_loaded_data(known, device="cpu")  # as scvi-tools' own surgery reads a model
+            old, names, weights, _ = _get_loaded_data(known, device="cpu")  # as scvi-tools' own surgery reads a model
             before = _surgery.sizes(old["registry_"], weights)
+            is_one = isinstance(adata, AnnData) and adata.n_obs == 1
+            if is_one and inplace_subset_query_vars:
+                adata._inplace_subset_var(names)
             model = super().load_query_data(  # type: ignore[misc]
-                adata,
+                # scvi-tools makes no model with library sizes around a single cell
+                anndata.concat([adata, adata], index_unique="-", merge="same", uns_merge="same") if is_one else adata,
                 known,
                 inplace_subset_query_vars=inplace_subset_query_vars,
                 accelerator=accelerator,
@@ -146,6 +152,9 @@ class _ScviToolsModel:
                 unfrozen=unfrozen,
                 **kwargs | options,
             )
+        if is_one:
+            model.adata = adata
+            model._read_labels()
         after = _surgery.sizes(model.registry_, model.module.state_dict())
         _surgery.settle(model.module, weights, old=before, new=after)
         record = None if unfrozen else {"known": before, "options": options}
@@ -155,6 +164,9 @@ class _ScviToolsModel:
         for what, by in _surgery.moved(options).items() if record else [("all of the reference", ["unfrozen=True"])]:
             _log.warning("training this model moves %s, as %s lets it.", what, " and ".join(by))
         return model
+
+    def _read_labels(self) -> None:
+        """Read the labels of the model's cells, for a class that has some."""
 
     @classmethod
     def convert_legacy_save(
@@ -299,18 +311,23 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
             datamodule=datamodule,
             **model_kwargs,
         )
+        self._read_labels()
+
+    def _read_labels(self) -> None:
+        """Read the labels of the model's cells."""
         if self.adata is not None:
-            self.labels_: NDArray[Any] = self.labels_[: self.adata.n_obs]
+            super()._set_indices_and_labels()
 
     def _set_indices_and_labels(self, datamodule: Any = None) -> None:
-        """Read the cells' labels; for as long as the model is made, one unlabelled cell is behind them.
+        """Read the cells' labels while the model is made; then, one unlabelled cell is behind them.
 
         scvi-tools makes an output for the unlabelled value where the cells have neither it nor all the labels, as a
         query may.
         """
         super()._set_indices_and_labels(datamodule)
-        if self.adata is not None and self.unlabeled_category_ not in self.labels_:
-            self.labels_ = np.append(self.labels_, self.unlabeled_category_)
+        labels: NDArray[Any] = self.labels_
+        if self.adata is not None and self.unlabeled_category_ not in labels:
+            self.labels_ = np.append(labels, self.unlabeled_category_)
 
     @classmethod
     def from_scvi_model(
