@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hub_client import errors
 from hub_client.compat._split import injected, stacks
 from hub_client.models.architectures.scvi.modules import scvi_tools
+from hub_client.models.architectures.scvi.network import LEAST_VARIANCE
 
 LABELLED = ("encoder_z2_z1", "decoder_z1_z2")
 """Modules of scANVI whose only categorical key is the label."""
@@ -49,15 +50,16 @@ Record = Mapping[str, Any]
 
 
 def sizes(registry: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Return how many categories the keys of a model have: ``label``; ``batch``, then covariates.
+    """Return how many categories the keys of a model have: ``label``; ``panel``; ``batch``, then covariates.
 
-    Labels are counted in its weights: scvi-tools' registry may name more or fewer.
+    Labels and panels of proteins are counted in its weights: scvi-tools' registry may name more or fewer labels.
     """
     fields = registry["field_registries"]
     states = {name: field.get("state_registry") or {} for name, field in fields.items()}
     covariates = states.get("extra_categorical_covs", {}).get("n_cats_per_key", ())
-    labels = [weights["y_prior"].shape[-1]] if "y_prior" in weights else []
-    return {"label": labels, "batch": [len(states["batch"]["categorical_mapping"]), *map(int, covariates)]}
+    counted = {"label": "y_prior", "panel": BACKGROUND[0]}
+    found = {key: [weights[name].shape[-1]] if name in weights else [] for key, name in counted.items()}
+    return found | {"batch": [len(states["batch"]["categorical_mapping"]), *map(int, covariates)]}
 
 
 @torch.no_grad()
@@ -65,6 +67,9 @@ def settle(
     module: nn.Module, reference: Mapping[str, Tensor], *, old: Mapping[str, list[int]], new: Mapping[str, list[int]]
 ) -> None:
     """Put the reference's weights where a query's module reads them, in place.
+
+    A new batch whose cells' library sizes do not vary, such as one of a single cell, has scvi-tools' placeholder for
+    their variance: without any, their distribution has no width.
 
     Parameters
     ----------
@@ -79,6 +84,9 @@ def settle(
         known, grown = old[key][-count:], new[key][-count:]
         weight = reference[f"{path}.fc_layers.{name}.0.weight"].to(linear.weight.device)
         linear.weight.copy_(_joined(weight, linear.weight, known=known, grown=grown))
+    if "library_log_vars" in reference:
+        added = module.get_buffer("library_log_vars")[:, reference["library_log_vars"].shape[1] :]
+        added[added < LEAST_VARIANCE] = 1.0
 
 
 def freeze(module: nn.Module, record: Record, *, new: Mapping[str, list[int]]) -> None:
@@ -109,7 +117,7 @@ def freeze(module: nn.Module, record: Record, *, new: Mapping[str, list[int]]) -
         _keep(linear.weight, columns)
     for name in BACKGROUND:
         if isinstance(tensor := getattr(module, name, None), nn.Parameter):
-            _keep(tensor, torch.arange(tensor.shape[1]) < known["batch"][0])
+            _keep(tensor, torch.arange(tensor.shape[1]) < known["panel"][0])
 
 
 def frozen_again(module: nn.Module, record: object, *, new: Mapping[str, list[int]]) -> None:

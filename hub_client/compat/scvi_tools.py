@@ -154,7 +154,7 @@ class _ScviToolsModel:
             )
         if is_one:
             model.adata = adata
-            model._read_labels()
+        model._read_labels()  # scvi-tools leaves the reference's in their place
         after = _surgery.sizes(model.registry_, model.module.state_dict())
         _surgery.settle(model.module, weights, old=before, new=after)
         record = None if unfrozen else {"known": before, "options": options}
