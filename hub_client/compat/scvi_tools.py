@@ -280,6 +280,7 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
     """scANVI; parameters as in :class:`scvi.model.SCANVI`."""
 
     _module_cls = splitting(_models.SCANVI._module_cls)
+    labels_: NDArray[Any]
 
     def __init__(
         self,
@@ -325,9 +326,8 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
         query may.
         """
         super()._set_indices_and_labels(datamodule)
-        labels: NDArray[Any] = self.labels_
-        if self.adata is not None and self.unlabeled_category_ not in labels:
-            self.labels_ = np.append(labels, self.unlabeled_category_)
+        if self.adata is not None and self.unlabeled_category_ not in self.labels_:
+            self.labels_ = np.append(self.labels_, self.unlabeled_category_)
 
     @classmethod
     def from_scvi_model(
