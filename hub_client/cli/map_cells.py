@@ -140,7 +140,9 @@ def map_cells(
     from hub_client.labels.evaluate import evaluate  # not before cheap mistakes are reported: this loads torch
     from hub_client.mapping.map_query import map_query
 
-    asked = needed(reference.manifest, conditions=conditions, labels=learned, layer=layer).also(judged.values())
+    asked = needed(reference.manifest, conditions=conditions, labels=learned, layer=layer, proteins=proteins).also(
+        judged.values()
+    )
     cells = bundled_query(query) if query in QUERIES else opened(query, needed=asked)
     known = _truth(cells, judged, reference=reference, taught=learned or {})
     outputs.rehearse(cells)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.values import blanks, counted
-from hub_client.interop.scarches_vaes import key_of
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Combination, Condition, Embedding, LabelLevel, OneHot
 
 

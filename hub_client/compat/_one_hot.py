@@ -18,8 +18,9 @@ from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
 from hub_client.interop.scarches_files import Saved
-from hub_client.interop.scarches_vaes import described, genes_of, key_of
+from hub_client.interop.scarches_vaes import described, genes_of
 from hub_client.manifest.configs import ExpiMapConfig, TrVAEConfig
+from hub_client.manifest.scalars import key_of
 from hub_client.models.architectures._vae import OneHotVae
 from hub_client.models.model import Model
 from hub_client.models.surgery import Extensions, retraining, surgery

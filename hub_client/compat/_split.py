@@ -54,6 +54,46 @@ def injected(layers: Any) -> dict[str, Any]:
     return {name: part for index, (name, part) in enumerate(named) if layers.inject_into_layer(index)}
 
 
+class OneCellNorm(nn.BatchNorm1d):
+    """Batch normalisation that takes a minibatch of one cell, which has no variance: by the running statistics.
+
+    Parameters
+    ----------
+    norm
+        The normalisation whose parameters and statistics are used, not copied.
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d) -> None:
+        super().__init__(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
+        self._parameters, self._buffers = norm._parameters, norm._buffers
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the cells normalised, ``(cells, width)``."""
+        if not self.training or len(input) > 1:
+            return super().forward(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def take_one_cell(module: nn.Module) -> None:
+    """Let a module train on minibatches of one cell, in place: the last of an epoch is one where a cell is left."""
+    for parent in [*module.modules()]:
+        for name, child in parent.named_children():
+            if type(child) is nn.BatchNorm1d:
+                setattr(parent, name, OneCellNorm(child))
+
+
+def taking_one_cell(plan_class: Any) -> Any:
+    """Return scvi-tools' class of training plans, with an adversary of the batches that takes one cell."""
+
+    class OneCell(plan_class):  # type: ignore[misc]
+        @wraps(plan_class.__init__)  # type: ignore[misc]  # as in splitting()
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            take_one_cell(self)
+
+    return OneCell
+
+
 def splitting(module_class: Any) -> Any:
     """Return scvi-tools' class of modules, with maps that read one-hot vectors split when one is made."""
 
@@ -61,6 +101,7 @@ def splitting(module_class: Any) -> Any:
         @wraps(module_class.__init__)  # type: ignore[misc]  # scvi-tools looks at its parameters
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
+            take_one_cell(self)
             for layers in stacks(self).values():
                 for part in injected(layers).values():
                     part[0] = SplitLinear(part[0], [width for width in layers.n_cat_list if width])

@@ -5,10 +5,16 @@ Lopez 2018, doi 10.1038/s41592-018-0229-2; Xu 2021, doi 10.15252/msb.20209620; G
 
 - Folders are read as data: what scvi-tools unpickles is a copy that holds plain values only
   (:func:`hub_client.interop.scvi_files.safe_copy`), so that a stranger's model runs no code.
-- ``load_query_data`` leaves the reference's cells where they are, to the bit: the weights of each key stay together and
-  have products of their own (:mod:`hub_client.compat._split`), and training moves those of new categories only
-  (:mod:`hub_client.compat._surgery`). Weight decay, which would move frozen weights, is off in such models unless it is
-  asked for. Sums in another order make latents differ from scvi-tools' own by rounding.
+- ``load_query_data`` leaves the reference's cells where they are, to the bit: their latent, labels, library sizes and
+  expression. The weights of each key stay together and have products of their own (:mod:`hub_client.compat._split`),
+  and training moves those of new categories only (:mod:`hub_client.compat._surgery`): also the decoder's normalisation,
+  the library's encoder and the classifier's statistics stay, which scvi-tools moves. Weight decay, which would move
+  frozen weights, is off in such models unless it is asked for. What an option such as
+  ``freeze_batchnorm_decoder=False`` lets move is logged. Sums in another order make latents differ from scvi-tools' own
+  by rounding.
+- A model that came out of surgery stays so when it is saved and loaded again; scvi-tools' own trains whole then.
+- A minibatch of one cell trains, where scvi-tools' batch normalisation refuses it; a query for scANVI may have some of
+  the labels, and none unlabelled.
 - Parameters that scvi-tools put between the documented ones are keywords behind them.
 
 :func:`hub_client.from_scvi` makes a release of such a model, :meth:`hub_client.Model.to_scvi` a model of a release. As
@@ -17,6 +23,7 @@ scvi-tools does, ``setup_anndata`` writes what it registers into the AnnData it 
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,27 +32,29 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import anndata
 import numpy as np
 import rich.pretty  # noqa: F401  scvi-tools' view_anndata_setup uses it and does not import it
 import torch
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.compat import _surgery
-from hub_client.compat._split import splitting
+from hub_client.compat._split import splitting, taking_one_cell
 from hub_client.files import atomic
 from hub_client.interop import scvi_files
 from hub_client.models.architectures.scvi.modules import scvi_tools
 
 _models = scvi_tools().model
+_log = logging.getLogger(__name__)
+SURGERY = "surgery_"
+"""The attribute with the record of a model's surgery; scvi-tools saves those that end with an underscore."""
 _Dispersion = Literal["gene", "gene-batch", "gene-label", "gene-cell"]
 
 
 class _ScviToolsModel:
     """What the three classes do otherwise than scvi-tools' own: how they read folders, and surgery."""
-
-    _grown = False
-    """Whether this model came out of :meth:`load_query_data`."""
 
     @classmethod
     def load(
@@ -86,7 +95,11 @@ class _ScviToolsModel:
                 verb="load",
             )
         with scvi_files.safe_copy(dir_path, prefix=prefix or "") as folder:
-            return super().load(str(folder), adata, accelerator, device, prefix, **kwargs)  # type: ignore[misc]
+            model = super().load(str(folder), adata, accelerator, device, prefix, **kwargs)  # type: ignore[misc]
+        if (record := getattr(model, SURGERY, None)) is not None:
+            new = _surgery.sizes(model.registry_, model.module.state_dict())
+            _surgery.frozen_again(model.module, record, new=new)
+        return model
 
     @classmethod
     def load_query_data(
@@ -114,27 +127,46 @@ class _ScviToolsModel:
         unfrozen
             Let everything train; the reference moves then.
         **kwargs
-            What else scvi-tools' ``load_query_data`` takes: ``freeze_dropout``, ``freeze_expression``,
-            ``freeze_decoder_first_layer``, ``freeze_batchnorm_encoder``, ``freeze_batchnorm_decoder``,
-            ``freeze_classifier``, ``registry``, ``transfer_batch``, ``datamodule``.
+            What else scvi-tools' ``load_query_data`` takes: ``registry``, ``transfer_batch``, ``datamodule``, and what
+            to freeze. ``freeze_dropout`` (False) trains without dropout. Each of these is True, and what training moves
+            of the reference where it is False is logged: ``freeze_expression`` and ``freeze_batchnorm_encoder`` (the
+            latent, and all that follows), ``freeze_decoder_first_layer`` and ``freeze_batchnorm_decoder`` (expression;
+            scvi-tools' own default for the latter is False), ``freeze_classifier`` (labels).
         """
         from scvi.model.base._archesmixin import _get_loaded_data
 
+        options = _surgery.DEFAULTS | {name: kwargs[name] for name in _surgery.DEFAULTS if name in kwargs}
         with _readable(reference_model) as known:
-            old, _, weights, _ = _get_loaded_data(known, device="cpu")  # as scvi-tools' own surgery reads a model
-            registry = old["registry_"]
+            old, names, weights, _ = _get_loaded_data(known, device="cpu")  # as scvi-tools' own surgery reads a model
+            before = _surgery.sizes(old["registry_"], weights)
+            is_one = isinstance(adata, AnnData) and adata.n_obs == 1
+            if is_one and inplace_subset_query_vars:
+                adata._inplace_subset_var(names)
             model = super().load_query_data(  # type: ignore[misc]
-                adata,
+                # scvi-tools makes no model with library sizes around a single cell
+                anndata.concat([adata, adata], index_unique="-", merge="same", uns_merge="same") if is_one else adata,
                 known,
                 inplace_subset_query_vars=inplace_subset_query_vars,
                 accelerator=accelerator,
                 device=device,
                 unfrozen=unfrozen,
-                **kwargs,
+                **kwargs | options,
             )
-        _surgery.settle(model.module, weights, old=registry, new=model.registry_, unfrozen=unfrozen)
-        model._grown = not unfrozen
+        if is_one:
+            model.adata = adata
+        model._read_labels()  # scvi-tools leaves the reference's in their place
+        after = _surgery.sizes(model.registry_, model.module.state_dict())
+        _surgery.settle(model.module, weights, old=before, new=after)
+        record = None if unfrozen else {"known": before, "options": options}
+        setattr(model, SURGERY, record)
+        if record is not None:
+            _surgery.freeze(model.module, record, new=after)
+        for what, by in _surgery.moved(options).items() if record else [("all of the reference", ["unfrozen=True"])]:
+            _log.warning("training this model moves %s, as %s lets it.", what, " and ".join(by))
         return model
+
+    def _read_labels(self) -> None:
+        """Read the labels of the model's cells, for a class that has some."""
 
     @classmethod
     def convert_legacy_save(
@@ -201,7 +233,7 @@ def _sparing(train: Any) -> Any:
     @wraps(train)
     def spared(*args: Any, **kwargs: Any) -> Any:
         given = signature(train).bind(*args, **kwargs)
-        if args[0]._grown:
+        if getattr(args[0], SURGERY, None) is not None:
             given.arguments["plan_kwargs"] = {"weight_decay": 0.0} | (given.arguments.get("plan_kwargs") or {})
         return train(*given.args, **given.kwargs)
 
@@ -248,6 +280,7 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
     """scANVI; parameters as in :class:`scvi.model.SCANVI`."""
 
     _module_cls = splitting(_models.SCANVI._module_cls)
+    labels_: NDArray[Any]
 
     def __init__(
         self,
@@ -279,6 +312,22 @@ class SCANVI(_ScviToolsModel, _models.SCANVI):  # type: ignore[misc, name-define
             datamodule=datamodule,
             **model_kwargs,
         )
+        self._read_labels()
+
+    def _read_labels(self) -> None:
+        """Read the labels of the model's cells."""
+        if self.adata is not None:
+            super()._set_indices_and_labels()
+
+    def _set_indices_and_labels(self, datamodule: Any = None) -> None:
+        """Read the cells' labels while the model is made; then, one unlabelled cell is behind them.
+
+        scvi-tools makes an output for the unlabelled value where the cells have neither it nor all the labels, as a
+        query may.
+        """
+        super()._set_indices_and_labels(datamodule)
+        if self.adata is not None and self.unlabeled_category_ not in self.labels_:
+            self.labels_ = np.append(self.labels_, self.unlabeled_category_)
 
     @classmethod
     def from_scvi_model(
@@ -356,6 +405,7 @@ class TOTALVI(_ScviToolsModel, _models.TOTALVI):  # type: ignore[misc, name-defi
     """totalVI; parameters as in :class:`scvi.model.TOTALVI`."""
 
     _module_cls = splitting(_models.TOTALVI._module_cls)
+    _training_plan_cls = taking_one_cell(_models.TOTALVI._training_plan_cls)
 
     @classmethod
     def setup_anndata(

@@ -22,7 +22,7 @@ from hub_client.data.counts import FLOAT32_LARGEST, Tally
 from hub_client.data.coverage import Coverage
 from hub_client.data.genes import Match, Panel
 from hub_client.data.open_query import Needed, Query
-from hub_client.data.proteins import ProteinReport, aligned_proteins
+from hub_client.data.proteins import ProteinReport, aligned_proteins, protein_keys
 from hub_client.data.sources import Source
 from hub_client.manifest.v1 import Manifest
 
@@ -141,7 +141,8 @@ def align(
     """
     _check_model(model)
     manifest, network = (model, None) if isinstance(model, Manifest) else (model.manifest, model.network)
-    wanted = needed(manifest, conditions=conditions, labels=labels, layer=layer, size_factor=size_factor)
+    asked = {"layer": layer, "size_factor": size_factor, "proteins": proteins}
+    wanted = needed(manifest, conditions=conditions, labels=labels, **asked)
     query = open_query.opened(adata, needed=wanted, whole=False)
     _check_query(query, min_coverage)
     annotations = obs.read_obs(query.obs, manifest, conditions=conditions, labels=labels, size_factor=size_factor)
@@ -195,13 +196,14 @@ def needed(
     labels: Mapping[str, str] | None = None,
     layer: str | None = None,
     size_factor: str | None = None,
+    proteins: str | None = None,
 ) -> Needed:
     """Return what :func:`align` reads of a query when it is given the same."""
     keys = [*(condition.key for condition in manifest.categorical), *manifest.covariates.continuous]
     given = [name for columns in (conditions, labels) if isinstance(columns, Mapping) for name in columns.values()]
     every = [*(keys if not conditions else ()), *given, size_factor or manifest.input.size_factor]
     columns = frozenset(name for name in every if isinstance(name, str))
-    return Needed(columns=columns, layer=layer, proteins=manifest.proteins is not None)
+    return Needed(columns=columns, layer=layer, proteins=protein_keys(manifest, proteins))
 
 
 def _protein_notes(found: ProteinReport | None) -> tuple[str, ...]:

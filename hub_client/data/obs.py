@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hub_client import errors
 from hub_client.data.donors import looks_like_donors
 from hub_client.data.values import Names, blanks, counted, texts, without_blanks
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Condition, Manifest
 
 NEW = "query"
@@ -131,6 +132,15 @@ def read_obs(
         ),
         continuous=_continuous(obs, [columns.get(key, key) for key in manifest.covariates.continuous]),
     )
+
+
+def named_like(obs: pd.DataFrame, keys: Iterable[str]) -> dict[str, str]:
+    """Return the obs column of each key that has one: of the same name or, failing that, of the name it is the key of.
+
+    A key has ``_`` for the blanks and ``. / + *`` of a column's name.
+    """
+    columns = {key_of(name): name for name in map(str, obs.columns)} | {str(name): str(name) for name in obs.columns}
+    return {key: columns[key] for key in keys if key in columns}
 
 
 def _one_category(key: str, values: Names) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -31,8 +31,6 @@ Query: TypeAlias = AnnData | MuData | str | Path
 RNA = "rna"
 PROTEINS = ("prot", "protein", "proteins", "adt")
 """What modalities with proteins are called, in any case."""
-NAMED_IN_UNS = re.compile(r"protein_names|.+_names")
-"""Entries of uns that may name the columns of a matrix in obsm."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _log = logging.getLogger(__name__)
 
@@ -45,8 +43,9 @@ class Needed:
     """Columns of obs."""
     layer: str | None = None
     """The matrix: a layer's name, ``raw`` or ``X``; None for X."""
-    proteins: bool = False
-    """Whether obsm is read at all where nothing else is."""
+    proteins: Sequence[str] | None = None
+    """Names of modalities with proteins, besides those in ``PROTEINS``; None where no proteins are read. Where there is
+    no modality ``rna``, and one alone has no proteins, that one is taken."""
 
     @property
     def matrix(self) -> str:
@@ -65,8 +64,7 @@ def opened(query: Query, *, needed: Needed | None = None, whole: bool = True) ->
     ----------
     query
         AnnData; MuData, of which the modality ``rna`` is taken, with the columns all modalities share added to its obs,
-        and the counts of modalities with proteins (named as in ``PROTEINS``) to its obsm; or a path, as
-        :func:`read_cells` takes.
+        and the counts of modalities with proteins to its obsm; or a path, as :func:`read_cells` takes.
     needed, whole
         As for :func:`read_cells`.
 
@@ -82,7 +80,7 @@ def opened(query: Query, *, needed: Needed | None = None, whole: bool = True) ->
     if isinstance(query, str | Path):
         return _checked(read_cells(query, needed=needed, whole=whole))
     if isinstance(query, MuData):
-        return _checked(_modality(query))
+        return _checked(_modality(query, (needed or Needed()).proteins or ()))
     if isinstance(query, AnnData):
         return _checked(query)
     raise errors.InvalidInput(
@@ -282,6 +280,11 @@ class _Parts:
     needed: Needed
     whole: bool
 
+    @property
+    def with_proteins(self) -> bool:
+        """Whether obsm is read, in which proteins are, and uns, which may name them."""
+        return self.whole or self.needed.proteins is not None
+
     def frame(self, group: Group, key: str) -> pd.DataFrame:
         """Return obs or var."""
         needed = self.needed.columns if key == "obs" else ()
@@ -311,10 +314,10 @@ class _Parts:
 
     def values(self, group: Group, name: str, *, rows: int) -> dict[str, Any]:
         """Return the entries of obsm, varm or uns, in memory."""
-        if not (self.whole or (self.needed.proteins and name in ("obsm", "uns"))):
+        if not (self.whole or (self.with_proteins and name in ("obsm", "uns"))):
             return {}
-        keys = [key for key in self._keys(group, name) if self.whole or name != "uns" or NAMED_IN_UNS.fullmatch(key)]
-        return self._of(group, keys, elements.read if name == "uns" else partial(_table, rows=rows), within=name)
+        one = elements.read if name == "uns" else partial(_table, rows=rows)
+        return self._of(group, self._keys(group, name), one, within=name)
 
     @staticmethod
     def _keys(group: Group, name: str) -> list[str]:
@@ -367,25 +370,31 @@ def _table(group: Group, key: str, *, rows: int) -> Any:
 
 
 def _modality_on_disk(group: Group, parts: _Parts) -> AnnData:
-    _check_modality(list(group["mod"]))
-    rna = _cells(group[f"mod/{RNA}"], Path(), parts)
-    rna.obs = _with_shared(rna.obs, parts.frame(group, "obs"))
-    if parts.whole or parts.needed.proteins:
-        for name in (name for name in group["mod"] if name.lower() in PROTEINS):
+    genes, others = _roles(list(group["mod"]), parts.needed.proteins or ())
+    rna = _cells(group[f"mod/{genes}"], Path(), parts)
+    shared = parts.frame(group, "obs")
+    rna.obs = _with_shared(rna.obs, shared)
+    if parts.with_proteins:
+        for name, values in parts.values(group, "obsm", rows=len(shared)).items():
+            if name not in group["mod"] and name not in rna.obsm:
+                rna.obsm[name] = _rows(values, shared.index, rna.obs_names)
+        for name in others:
             rna.obsm[name] = _frame(elements.read(group["mod"], name), rna.obs_names)
     return rna
 
 
-def _modality(query: MuData) -> AnnData:
-    _check_modality(list(query.mod))
-    rna = query.mod[RNA]
-    proteins = {name: _frame(part, rna.obs_names) for name, part in query.mod.items() if name.lower() in PROTEINS}
+def _modality(query: MuData, proteins: Sequence[str]) -> AnnData:
+    genes, others = _roles(list(query.mod), proteins)
+    rna = query.mod[genes]
+    shared = [name for name in query.obsm if name not in query.mod]
     return AnnData(
         X=rna.X,
         obs=_with_shared(rna.obs, query.obs),
         var=rna.var,
         layers=dict(rna.layers),
-        obsm=dict(rna.obsm) | proteins,
+        obsm={name: _rows(query.obsm[name], query.obs_names, rna.obs_names) for name in shared}
+        | dict(rna.obsm)
+        | {name: _frame(query.mod[name], rna.obs_names) for name in others},
         varm=dict(rna.varm),
         obsp=dict(rna.obsp),
         varp=dict(rna.varp),
@@ -394,17 +403,28 @@ def _modality(query: MuData) -> AnnData:
     )
 
 
+def _rows(values: Any, index: pd.Index, cells: pd.Index) -> Any:
+    """Return the rows of a whole MuData's array or frame that are of some cells."""
+    return values.reindex(cells) if isinstance(values, pd.DataFrame) else values[index.get_indexer(cells)]
+
+
 def _frame(modality: AnnData, cells: pd.Index) -> pd.DataFrame:
     """Return the matrix of a modality for some cells, ``(cells, columns)``, NaN for those it does not have."""
     return modality.to_df().reindex(cells)
 
 
-def _check_modality(found: list[str]) -> None:
-    if RNA not in found:
-        raise errors.AlignmentError(
-            f"the MuData has no modality {RNA!r}, only {errors.names(found)}: pass the one that holds gene expression, "
-            "mdata.mod[name]."
-        )
+def _roles(found: list[str], proteins: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the modality with genes, and those with proteins."""
+    others = [name for name in found if name != RNA and (name in proteins or name.lower() in PROTEINS)]
+    rest = [name for name in found if name not in others]
+    if RNA in found:
+        return RNA, others
+    if len(rest) == 1 and any(name in proteins for name in others):
+        return rest[0], others
+    raise errors.AlignmentError(
+        f"the MuData has no modality {RNA!r}, only {errors.names(found)}: pass the one that holds gene expression, "
+        "mdata.mod[name]."
+    )
 
 
 def _with_shared(own: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:

@@ -93,11 +93,9 @@ def aligned_proteins(
     if panel is None:
         return None, None
     read = Source("X", query) if source is None else source
-    if key is not None:
-        every = {key: named(query, key, source=read)}
-    else:
-        in_var = {kind: _rows(read, kind) for kind in read.features.antibodies if kind not in query.obsm}
-        every = {str(name): _named(query, str(name)) for name in query.obsm} | in_var
+    every = {} if key or is_numbered(panel.panel) else _every(query, read, panel.panel)
+    if own := key or (panel.source if panel.source in query.obsm else None):
+        every[own] = named(query, own, source=read, panel=panel.panel)
     found = {name: frame for name, frame in every.items() if frame is not None}
     matches = {name: _match(list(map(str, frame.columns)), panel.panel) for name, frame in found.items()}
     best = max(matches, key=lambda name: (len(matches[name]), name == panel.source), default=None)
@@ -109,6 +107,12 @@ def aligned_proteins(
             )
         return None, ProteinReport(missing=panel.panel)
     return _taken(found[best], matches[best], panel, source=best)
+
+
+def _every(query: AnnData, source: Source, panel: Sequence[str]) -> dict[str, pd.DataFrame | None]:
+    """Return whatever could be proteins, by the keys of ``obsm`` and what rows of ``var`` are called."""
+    in_var = {kind: _rows(source, kind) for kind in source.features.antibodies if kind not in query.obsm}
+    return {str(name): _named(query, str(name), panel) for name in query.obsm} | in_var
 
 
 def _taken(
@@ -180,17 +184,33 @@ def _match(names: Sequence[str], panel: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def named(query: AnnData, key: str, *, source: Source) -> pd.DataFrame:
+def protein_keys(manifest: Manifest, given: str | None = None) -> tuple[str, ...] | None:
+    """Return what a query's proteins may be called, as a key of ``obsm`` or a modality: as given, as the model's are.
+
+    None for a model without proteins.
+    """
+    panel = manifest.proteins
+    return None if panel is None else tuple(name for name in (given, panel.source) if name is not None)
+
+
+def is_numbered(panel: Sequence[str]) -> bool:
+    """Return whether a panel's names are numbers alone: scvi-tools' for an array that it was given no names of."""
+    return bool(panel) and list(panel) == [str(number) for number in range(len(panel))]
+
+
+def named(query: AnnData, key: str, *, source: Source, panel: Sequence[str] = ()) -> pd.DataFrame:
     """Return the counts of the proteins under a key of ``obsm``, ``(cells, proteins)``, by name.
 
     The key can also be what rows of ``var`` are called that are antibodies; their counts are in the matrix ``source``.
+    An array without names has those of a panel that knows its proteins by number, which is what scvi-tools names them
+    by where it was given none, if there are as many.
 
     Raises
     ------
     VocabularyError
         If there is no such key.
     AlignmentError
-        If it has no names.
+        If it has no names, and the panel has; or it has names, and the panel has none.
     """
     in_var = source.features.antibodies
     if key not in query.obsm and key in in_var:
@@ -204,24 +224,59 @@ def named(query: AnnData, key: str, *, source: Source) -> pd.DataFrame:
             unknown=[key],
             known=known,
         )
-    found = _named(query, key)
+    values, numbered = query.obsm[key], is_numbered(panel)
+    if numbered and not isinstance(values, pd.DataFrame) and _columns(values) == len(panel):
+        return pd.DataFrame(_dense(values), index=query.obs_names, columns=list(panel))
+    found = _named(query, key, panel)
+    if numbered and (found is None or set(map(str, found.columns)).isdisjoint(panel)):
+        raise errors.AlignmentError(
+            f"the model knows its {len(panel)} proteins by number alone, as it was trained on an array without names; "
+            f"obsm[{key!r}] has {_columns(values)} with{'out' if found is None else ''} names. Give an array "
+            f"of {len(panel)} columns without names, in the model's order."
+        )
     if found is None:
         raise errors.AlignmentError(
             f"obsm[{key!r}] has no names of proteins: make it a pandas DataFrame with one column for each protein, or "
             f"put their names into uns[{SHOWN_UNDER[1].format(key)!r}]."
+            + (f" The model's are {errors.names(panel)}." if panel else "")
         )
     return found
 
 
-def _named(query: AnnData, key: str) -> pd.DataFrame | None:
+def _named(query: AnnData, key: str, panel: Sequence[str]) -> pd.DataFrame | None:
     values: Any = query.obsm[key]
     if isinstance(values, pd.DataFrame):
         return values
-    names = next((query.uns[n] for n in (name.format(key) for name in SHOWN_UNDER) if n in query.uns), None)
-    if names is None or np.ndim(names) != 1 or np.shape(values)[1:] != (len(names),):
-        return None
-    dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
-    return pd.DataFrame(dense, index=query.obs_names, columns=[text(name) for name in names])
+    names = _names_in_uns(query, key, panel)
+    return None if names is None else pd.DataFrame(_dense(values), index=query.obs_names, columns=names)
+
+
+def _names_in_uns(query: AnnData, key: str, panel: Sequence[str]) -> list[str] | None:
+    """Return the names of an array's columns from ``uns``: from where they are usually, or any list of the panel's."""
+    usual = [query.uns[name] for name in (name.format(key) for name in SHOWN_UNDER) if name in query.uns]
+    known, columns = set(map(spelling, panel)), _columns(query.obsm[key])
+    others = [names for names in query.uns.values() if not known.isdisjoint(map(spelling, _texts(names)))]
+    lists = [names for names in map(_texts, [*usual, *others]) if names and len(names) == columns]
+    return lists[0] if lists else None
+
+
+def _texts(value: object) -> list[str]:
+    """Return a list or an array of texts as a list; nothing for any other value."""
+    items = value.tolist() if isinstance(value, np.ndarray | pd.Index) else value
+    if not isinstance(items, list) or not all(isinstance(item, str | bytes) for item in items):
+        return []
+    return [text(item) for item in items]
+
+
+def _columns(values: Any) -> int:
+    """Return how many columns a matrix has; 0 for what is none."""
+    shape: tuple[int, ...] = getattr(values, "shape", ())
+    return int(shape[1]) if len(shape) == 2 else 0
+
+
+def _dense(values: Any) -> NDArray[Any]:
+    dense: NDArray[Any] = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    return dense
 
 
 def measured(counts: Counts | None, batches: NDArray[Any]) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,8 @@ from anndata import AnnData
 from torch import nn
 
 from hub_client import errors
-from hub_client.interop.scvi_registry import manifest_of
+from hub_client.interop.scvi_registry import FromModule, manifest_of
+from hub_client.interop.scvi_weights import fitting
 from hub_client.manifest.provenance import Training
 from hub_client.manifest.v1 import Embedding, Manifest
 from hub_client.models.architectures import architecture
@@ -60,18 +61,7 @@ def from_scvi(model: Any, *, name: str) -> Model:
     """
     kind = _kind(model)
     module = model.module
-    embedding = None
-    if getattr(module, "batch_representation", "one-hot") == "embedding":
-        table = module.get_embedding("batch")
-        embedding = Embedding(dim=table.embedding_dim, max_norm=table.max_norm)
-    manifest = manifest_of(
-        model.registry_,
-        model.init_params_,
-        kind=kind,
-        name=name,
-        embedding=embedding,
-        old_defaults=READ_FROM_MODULE[kind](module),
-    )
+    manifest = manifest_of(model.registry_, model.init_params_, kind=kind, name=name, module=_from_module(module, kind))
     epochs = max((len(column) for column in (model.history_ or {}).values()), default=0)
     made_by = str(model.registry_.get("scvi_version", ""))
     training = Training(epochs=epochs, versions={"scvi-tools": made_by} if made_by else {})
@@ -91,6 +81,22 @@ READ_FROM_MODULE: dict[str, Callable[[Any], dict[str, Any]]] = {
     },
 }
 """Fields of the config that are read from the module, as the parameters of an older scvi-tools lack them."""
+
+
+def _from_module(module: Any, kind: str) -> FromModule:
+    """Return what a module knows better than the registry."""
+    table = _embeddings(module)
+    return FromModule(
+        labels=getattr(module, "n_labels", None),
+        embedding=None if table is None else Embedding(dim=table.embedding_dim, max_norm=table.max_norm),
+        masks=getattr(module, "protein_batch_mask", None),
+        fields=READ_FROM_MODULE[kind](module),
+    )
+
+
+def _embeddings(module: Any) -> Any:
+    """Return the embeddings of batches; None where they are one-hot."""
+    return module.get_embedding("batch") if getattr(module, "batch_representation", "") == "embedding" else None
 
 
 def _kind(model: object) -> str:
@@ -115,9 +121,9 @@ def _kind(model: object) -> str:
 
 def _copied(module: Any, manifest: Manifest) -> Any:
     """Return a module of our making with a module's weights."""
-    plain = plain_module(manifest)
+    plain, table = plain_module(manifest), _embeddings(module)
     try:
-        plain.load_state_dict(module.state_dict())
+        plain.load_state_dict(fitting(module.state_dict(), manifest, max_norm=table and table.max_norm))
     except RuntimeError as error:
         raise errors.ManifestError(
             f"{manifest.name}: the weights of this {type(module).__name__} do not fit its parameters: {error}"

@@ -16,8 +16,9 @@ from hub_client.data.genes import plain
 from hub_client.interop import expimap, scarches_files, scpoli, scvi_files, scvi_hub, scvi_models, torch_files, trvae
 from hub_client.interop import term_names as names_of_terms
 from hub_client.interop.scarches_files import Saved
-from hub_client.interop.scarches_vaes import Attributes, key_of
+from hub_client.interop.scarches_vaes import Attributes
 from hub_client.manifest.provenance import ImportedFrom, OntologyTerm
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures import architecture
 from hub_client.models.architectures.scvi.tables import KINDS as SCVI_KINDS

@@ -269,7 +269,7 @@ _PYTHON: dict[str, Reader] = {
 }
 _NUMPY: dict[str, Reader] = {
     "numpy:dtype": _dtype,
-    "numpy:ndarray": pickled_frames.unread,
+    **dict.fromkeys(("numpy:ndarray", "numpy:matrix", "numpy.matrixlib.defmatrix:matrix"), pickled_frames.unread),
     **{
         f"numpy.{core}.{name}": reader
         for core in ("core", "_core")

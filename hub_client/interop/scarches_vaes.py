@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.manifest._frozen import problems
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Manifest
 
 Attributes = Mapping[str, Any]
@@ -35,11 +36,6 @@ CONDITION_WEIGHTS = {
     "l_encoder.FC.L0.cond_L.weight": "library_encoder.hidden.first.condition",
 }
 """Tensors with a column for each one-hot condition, and our tables with a row for each."""
-
-
-def key_of(column: str) -> str:
-    """Return the key a manifest has for an obs column: blanks and ``. / + *`` become underscores."""
-    return re.sub(r"[\s./+*]", "_", column)
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------

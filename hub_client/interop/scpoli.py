@@ -21,7 +21,6 @@ from hub_client.interop.scarches_vaes import (
     State,
     added,
     described,
-    key_of,
     layer_tensors,
     layers_of,
     network_names,
@@ -29,6 +28,7 @@ from hub_client.interop.scarches_vaes import (
     tensor,
     transposed,
 )
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Manifest, PrototypeLevel
 
 OLD_NAMES = {"embedding.weight": "embeddings.0.weight"}

@@ -15,15 +15,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 from anndata import AnnData
+from torch import Tensor
 
 from hub_client import errors
 from hub_client.data.open_query import read_cells
 from hub_client.data.values import texts
 from hub_client.interop import scvi_files, torch_files
-from hub_client.interop.scarches_vaes import key_of
 from hub_client.interop.scvi_files import REGISTRY, Saved
-from hub_client.interop.scvi_registry import flattened, manifest_of
+from hub_client.interop.scvi_registry import FromModule, flattened, manifest_of
+from hub_client.interop.scvi_weights import EMBEDDING, fitting, labels_in
 from hub_client.manifest.provenance import Training
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Embedding, Manifest
 from hub_client.models.architectures import architecture
 from hub_client.models.architectures.scvi.modules import KNOWN, plain_module
@@ -39,6 +41,7 @@ LOST = {
     "history_": "the losses of each epoch",
     "labels_": "the label of each cell",
     "semisupervised_history_": "the losses of each epoch with labels",
+    "surgery_": "which weights its surgery froze",
     "test_indices_": "which cells were held out",
     "train_indices_": "which cells it was trained on",
     "unsupervised_history_": "the losses of each epoch without labels",
@@ -47,11 +50,10 @@ LOST = {
 """Attributes, and what they hold that a release does not."""
 KEPT = {"init_params_", "is_trained_", REGISTRY, scvi_files.SETUP, scvi_files.UNLABELLED}
 WITHOUT_CONTENT = {"get_normalized_function_name_", "run_id_", "run_name_"}
-EMBEDDING = "_embeddings_dict.batch.weight"
 EFFICIENCY = "log_per_batch_efficiency"
 """TOTALVI's tensor that came with 1.2: the logarithm of a factor, which was 1 before."""
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
-"""What a registry or parameters of the wrong type raise."""
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
+"""What a registry, parameters or tensors of the wrong type or shape raise."""
 Version = tuple[int, int]
 
 
@@ -175,21 +177,34 @@ def _minor(version: str) -> Version:
 
 def _manifest(saved: Saved, kind: str, name: str) -> Manifest:
     version, parameters = version_of(saved), _parameters(saved.attributes["init_params_"])
-    given, embedding = flattened(parameters), None
-    if EMBEDDING in saved.state:
-        settings = given.get("batch_embedding_kwargs") or {}
-        embedding = Embedding(dim=saved.state[EMBEDDING].shape[1], max_norm=settings.get("max_norm"))
-    manifest = manifest_of(
-        _with_genes(saved),
-        parameters,
-        kind=kind,
-        name=name,
-        embedding=embedding,
-        old_defaults=_old_defaults(kind, given, _minor(version)),
+    given = flattened(parameters)
+    module = FromModule(
+        labels=labels_in(saved.state),
+        embedding=_embedding(saved.state, given),
+        masks=None if given.get("override_missing_proteins") else _masks(saved),
+        fields=_old_defaults(kind, given, _minor(version)),
     )
+    manifest = manifest_of(_with_genes(saved), parameters, kind=kind, name=name, module=module)
     history = saved.attributes.get("history_") or {}
     epochs = max((len(column) for column in history.values()), default=0)
     return manifest.changed(training=Training(epochs=epochs, versions={"scvi-tools": version}))
+
+
+def _embedding(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Embedding | None:
+    """Return how batches are embedded; None where they are one-hot."""
+    return Embedding(dim=state[EMBEDDING].shape[1], max_norm=_max_norm(given)) if EMBEDDING in state else None
+
+
+def _max_norm(given: Mapping[str, Any]) -> float | None:
+    found: float | None = (given.get("batch_embedding_kwargs") or {}).get("max_norm")
+    return found
+
+
+def _masks(saved: Saved) -> Mapping[str, Any] | None:
+    """Return which proteins the batches of the saved cells measured; None where all measured all."""
+    state = saved.attributes[REGISTRY]["field_registries"].get("proteins", {}).get("state_registry", {})
+    masks = state.get("protein_batch_mask")
+    return masks if isinstance(masks, dict) else None
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +259,9 @@ def _check_claims(manifest: Manifest, saved: Saved) -> None:
 
 def _module(manifest: Manifest, saved: Saved) -> Any:
     """Return scvi-tools' own module with the saved weights."""
-    state = dict(saved.state)
+    with _well_formed(saved):
+        given = flattened(_parameters(saved.attributes["init_params_"]))
+        state = fitting(saved.state, manifest, max_norm=_max_norm(given))
     with torch.device("meta"):  # no memory is taken for sizes that the registry may only claim
         expected = {name: tuple(tensor.shape) for name, tensor in plain_module(manifest).state_dict().items()}
     if EFFICIENCY in expected:
@@ -319,5 +336,8 @@ def _lost(saved: Saved, manifest: Manifest, *, atlas: AnnData | None) -> Iterato
             yield f"the obs column {column!r}, called {key!r} here"
     if saved.cells is not None:
         yield f"{saved.cells.name}: its cells" + ("" if atlas is None else ", but for where they lie in the latent")
+    masks = None if saved.is_old else _masks(saved)
+    if masks and not any(np.any(mask) for mask in masks.values()):
+        yield "which batches measured which proteins: the registry is that of minified cells"
     if not attributes.get("is_trained_", True):
         yield "any training: the model was saved before it"

@@ -7,6 +7,7 @@ both are what ``scvi.model.SCVI``, ``SCANVI`` and ``TOTALVI`` (1.0 and later) ke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import numpy as np
 from hub_client import errors
 from hub_client.data.proteins import lacking
 from hub_client.data.values import text
-from hub_client.interop.scarches_vaes import described, genes_of, key_of
+from hub_client.interop.scarches_vaes import described, genes_of
+from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Embedding, Manifest
 from hub_client.models.architectures.scvi.tables import KINDS
 
@@ -42,14 +44,22 @@ IN_TENSORS = (
 """Those that can be read from tensors, the encoding of the batch, or which proteins batches measured."""
 
 
+@dataclass(frozen=True)
+class FromModule:
+    """What a module knows better than the registry, which is written anew for other cells."""
+
+    labels: int | None = None
+    """How many labels it has; None where it has no tensor for them."""
+    embedding: Embedding | None = None
+    """How batches are embedded; None where they are one-hot."""
+    masks: Mapping[str, Any] | None = None
+    """Which proteins each batch measured, by the batch's code; None where all measured all."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the architecture that an older model's parameters lack."""
+
+
 def manifest_of(
-    registry: Registry,
-    parameters: Mapping[str, Any],
-    *,
-    kind: str,
-    name: str,
-    embedding: Embedding | None = None,
-    old_defaults: Mapping[str, Any] | None = None,
+    registry: Registry, parameters: Mapping[str, Any], *, kind: str, name: str, module: FromModule | None = None
 ) -> Manifest:
     """Return the manifest of one of scvi-tools' models.
 
@@ -65,10 +75,8 @@ def manifest_of(
         ``scvi``, ``scanvi`` or ``totalvi``.
     name
         The manifest's name.
-    embedding
-        How batches are embedded; None where they are one-hot.
-    old_defaults
-        Fields of the architecture that an older model's parameters lack.
+    module
+        What its module knows better.
 
     Raises
     ------
@@ -77,20 +85,20 @@ def manifest_of(
     ManifestError
         If these contradict each other or do not fit format 1.
     """
-    given, setup = flattened(parameters), registry["setup_args"]
+    given, setup, module = flattened(parameters), registry["setup_args"], module or FromModule()
     fields = {
         "name": name,
         "lineage": {"relation": "import"},
-        "architecture": {"kind": kind, **config_of(given, kind=kind), **(old_defaults or {})},
+        "architecture": {"kind": kind, **config_of(given, kind=kind), **module.fields},
         "genes": genes_of([str(gene) for gene in _state(registry, "X")["column_names"]]),
-        "proteins": _proteins(registry, given),
+        "proteins": _proteins(registry, module.masks),
         "input": {"layer": setup.get("layer", setup.get("rna_layer")), "size_factor": setup.get("size_factor_key")},
-        "conditions": _conditions(registry, embedding),
+        "conditions": _conditions(registry, module.embedding),
         "covariates": {
             "categorical": _categorical(registry),
             "continuous": [str(column) for column in _state(registry, "extra_continuous_covs").get("columns", [])],
         },
-        "labels": _labels(registry),
+        "labels": _labels(registry, module.labels),
     }
     return described(fields, what=f"{KINDS[kind].model} of scvi-tools")
 
@@ -121,7 +129,15 @@ def config_of(given: Mapping[str, Any], *, kind: str) -> dict[str, Any]:
         if strangers := [name for name in values if name not in inner]:
             raise _without_field(f"{group}[{strangers[0]!r}]", values[strangers[0]], kind)
         config |= {inner[parameter]: _plain(value) for parameter, value in values.items()}
-    return config
+    return (
+        _without_layers(config) if 0 in (config.get("classifier_layers"), config.get("classifier_hidden")) else config
+    )
+
+
+def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a classifier without hidden layers, by layers or width of 0: it is a linear one."""
+    sizes = ("classifier_layers", "classifier_hidden", "classifier_dropout")
+    return {name: value for name, value in config.items() if name not in sizes} | {"linear_classifier": True}
 
 
 def _without_field(parameter: str, value: object, kind: str) -> errors.Unsupported:
@@ -160,8 +176,11 @@ def _categorical(registry: Registry) -> list[dict[str, Any]]:
     ]
 
 
-def _proteins(registry: Registry, given: Mapping[str, Any]) -> dict[str, Any] | None:
+def _proteins(registry: Registry, masks: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the protein panel, and which batches measured which of it.
+
+    Masks under which no batch measured any are those of minified cells, whose proteins are gone: no model is trained
+    so.
 
     Raises
     ------
@@ -179,22 +198,24 @@ def _proteins(registry: Registry, given: Mapping[str, Any]) -> dict[str, Any] | 
             verb="from_scvi",
         )
     panel = [str(name) for name in state["column_names"]]
-    masks = {} if given.get("override_missing_proteins") else state.get("protein_batch_mask") or {}
+    masks = masks if masks and any(np.any(mask) for mask in masks.values()) else {}
     batches = [text(name) for name in _state(registry, "batch")["categorical_mapping"]]
     measured = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
     source = setup.get("protein_expression_obsm_key") or (setup.get("modalities") or {}).get("protein_layer")
     return {"panel": panel, "measured": lacking(measured, len(panel)), "source": source}
 
 
-def _labels(registry: Registry) -> list[dict[str, Any]]:
+def _labels(registry: Registry, count: int | None) -> list[dict[str, Any]]:
     key = registry["setup_args"].get("labels_key")
     if key is None:
         return []
     state = _state(registry, "labels")
     unlabelled = state.get("unlabeled_category")
-    names = [name for name in _names(state["categorical_mapping"], key) if name != text(unlabelled)]
+    known = _names(state["categorical_mapping"], key)
+    names = [name for name in known if name != text(unlabelled)] if count is None else known[:count]
     level = {"key": key_of(key), "categories": names, "ontology": dict.fromkeys(names)}
-    return [level if unlabelled is None else level | {"unlabelled": text(unlabelled)}]
+    # a module can have a class for the unlabelled value: that of a query whose cells have labels, but not all there are
+    return [level if unlabelled is None or text(unlabelled) in names else level | {"unlabelled": text(unlabelled)}]
 
 
 def _names(categories: Sequence[Any], key: str) -> list[str]:

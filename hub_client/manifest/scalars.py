@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -23,6 +24,11 @@ Doi = Annotated[str, Field(pattern=r"^10\.\d{4,9}/\S+$")]
 RelativePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=128)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Axis = Annotated[str, Field(pattern=r"^[^\s+*]+(?:\+[^\s+*]+)*$", max_length=256)]
+
+
+def key_of(column: str) -> str:
+    """Return the key a manifest has for an obs column: blanks and ``. / + *`` become underscores."""
+    return re.sub(r"[\s./+*]", "_", column)
 
 
 def check_unique(what: str, values: Iterable[str]) -> None:

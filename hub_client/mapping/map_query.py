@@ -149,7 +149,7 @@ def map_query(
         devices=devices,
         precision=precision,
     )
-    asked = {name: value for name, value in settings.alignment.items() if name not in ("min_coverage", "proteins")}
+    asked = {name: value for name, value in settings.alignment.items() if name != "min_coverage"}
     query = open_query.opened(adata, needed=needed(reference.manifest, **asked))
     return _mapped(query, reference, settings, progress=progress)
 

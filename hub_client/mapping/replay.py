@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from hub_client import errors
-from hub_client.data import open_query
 from hub_client.data.align import align
 from hub_client.data.open_query import Query
 from hub_client.data.threads import same_threads
@@ -89,7 +88,7 @@ def replay(
     if threads is not None and threads < 1:
         raise errors.InvalidInput(f"threads is {threads}; it is 1 or more.", facts={"threads": threads})
     reference = _reference(receipt, hub, model)
-    found = query_record(align(open_query.opened(query), reference, **receipt.asked.alignment), reference)
+    found = query_record(align(query, reference, **receipt.asked.alignment), reference)
     if changed := differences(receipt, receipt.model_copy(update={"query": found})):
         return Replay(None, changed)
     kept = receipt.asked.plan and receipt.asked.plan.only(reference.manifest.architecture.kind)

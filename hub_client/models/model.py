@@ -13,8 +13,10 @@ from anndata import AnnData
 from torch import Tensor, nn
 
 from hub_client import errors
+from hub_client.data import obs
 from hub_client.data.align import align
-from hub_client.data.open_query import Query, opened
+from hub_client.data.open_query import Needed, Query, opened
+from hub_client.data.proteins import protein_keys
 from hub_client.data.vocabulary import Vocabulary
 from hub_client.manifest.provenance import Training
 from hub_client.manifest.v1 import Manifest
@@ -177,6 +179,7 @@ class Model:
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
         min_coverage: float | None = None,
+        proteins: str | None = None,
     ) -> Any:
         """Return this model as scvi-tools' own: a trained ``scvi.model.SCVI``, ``SCANVI`` or ``TOTALVI``.
 
@@ -188,20 +191,38 @@ class Model:
             Cells whose conditions the model knows. They are aligned, and become the model's ``adata`` with the model's
             genes, ``(cells, genes)``, and the obs they have; nothing is written to them. None: the model has a few
             cells without counts, which hold its registry, and takes other AnnData in its methods.
-        conditions, labels, layer, min_coverage
-            As for :func:`hub_client.align`.
+        conditions, labels, layer, min_coverage, proteins
+            As for :func:`hub_client.align`; conditions and labels that are left out are in the columns that are named
+            like their keys, also where blanks and ``. / + *`` stand for a key's underscores.
 
         Raises
         ------
         Unsupported
             If the architecture is not scvi-tools', or the installed scvi-tools is one this archzoo does not know.
         AlignmentError, VocabularyError, InvalidInput
-            As :func:`hub_client.align`.
+            As :func:`hub_client.align`; also if the cells have none of a totalVI's proteins, or the model has a
+            dispersion for each label and cells have none.
         """
         if adata is None or self.manifest.architecture.package is None:
             return self.network.to_scvi()
-        query = opened(adata)
-        cells = align(query, self, conditions=conditions, labels=labels, layer=layer, min_coverage=min_coverage)
+        manifest = self.manifest
+        query = opened(adata, needed=Needed(proteins=protein_keys(manifest, proteins)))
+        keys = [*(key.key for key in manifest.categorical), *manifest.covariates.continuous]
+        cells = align(
+            query,
+            self,
+            conditions=conditions or obs.named_like(query.obs, keys),
+            labels=obs.named_like(query.obs, [level.key for level in manifest.labels]) if labels is None else labels,
+            layer=layer,
+            min_coverage=min_coverage,
+            proteins=proteins,
+        )
+        if manifest.proteins is not None and cells.proteins is None:
+            raise errors.AlignmentError(
+                f"the cells have none of the model's {len(manifest.proteins.panel)} proteins, which scvi-tools reads: "
+                "name their key of obsm, or their modality, with proteins=. If they were not measured, put a DataFrame "
+                "of zeros with the proteins' names into obsm."
+            )
         return self.network.to_scvi(cells, obs=query.obs)
 
     def record(self, training: Training) -> None:

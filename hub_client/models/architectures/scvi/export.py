@@ -54,17 +54,42 @@ def scvi_model(
         vocabulary.condition_codes(cells.conditions, cells=len(cells))
         vocabulary.covariate_codes(cells.conditions, cells=len(cells))
     model_class = getattr(scvi_tools().model, kind.model)
-    adata = _without_counts(manifest) if cells is None else _with_counts(manifest, cells, obs)
+    empty = _without_counts(manifest)
     with quiet(), torch.random.fork_rng(devices=[]):
-        model_class.setup_anndata(adata, **_setup(manifest))
-        model = model_class(adata, **parameters(manifest), **dict.fromkeys(kind.initial, False))
+        model_class.setup_anndata(empty, **_setup(manifest))
+        model = model_class(empty, **parameters(manifest), **dict.fromkeys(kind.initial, False))
     model.init_params_["non_kwargs"] |= {name: getattr(config, field) for name, field in kind.initial.items()}
     model.module.load_state_dict(weights)
+    if cells is not None:
+        _adopt(model, _with_counts(manifest, cells, obs))
     if manifest.proteins is not None:
-        model.module.protein_batch_mask = protein_masks(manifest)
+        _set_masks(model, protein_masks(manifest))
     model.module.eval()
     model.is_trained_ = True
     return model
+
+
+def _adopt(model: Any, adata: AnnData) -> None:
+    """Make cells a model's own.
+
+    The model was made around cells that have every category, so that its sizes are the manifest's whatever these have:
+    one cell, some of the labels, or a batch of many.
+    """
+    with quiet():
+        manager = model.adata_manager.transfer_fields(adata, extend_categories=True)
+        model._register_manager_for_instance(manager)
+        model.adata = adata
+        if hasattr(model, "_set_indices_and_labels"):
+            model._set_indices_and_labels()
+
+
+def _set_masks(model: Any, masks: Mapping[str, NDArray[np.bool_]] | None) -> None:
+    """Record which proteins batches measured, in the module and in the registry, which knows it of the cells alone."""
+    model.module.protein_batch_mask = masks
+    state = model.registry_["field_registries"]["proteins"]["state_registry"]
+    state.pop("protein_batch_mask", None)
+    if masks is not None:
+        state["protein_batch_mask"] = masks
 
 
 def quiet() -> AbstractContextManager[None]:

@@ -43,6 +43,8 @@ from hub_client.nn.undrawn import undrawn
 
 NOISE_SEED = 0
 """Of the noise under which losses are compared: those of validation cells, and those of conditions that are tried."""
+LEAST_VARIANCE = 1e-8
+"""Of the logarithms of library sizes in a batch; what is less is rounding, and the cells do not vary."""
 
 
 class ScviTools(Network):
@@ -154,7 +156,15 @@ class ScviTools(Network):
         return plain.eval()
 
     def to_scvi(self, cells: Cells | None = None, *, obs: pd.DataFrame | None = None) -> Any:
-        """Return scvi-tools' own model with these weights, around aligned cells or some without counts."""
+        """Return scvi-tools' own model with these weights, around aligned cells or some without counts.
+
+        Raises
+        ------
+        InvalidInput
+            If cells have no label, and each label has a dispersion of its own.
+        """
+        if cells is not None:
+            self._check_labels(cells)
         return export.scvi_model(self.manifest, self.plain().state_dict(), cells, obs=obs)
 
     # --- the function ------------------------------------------------------------------------------------------------
@@ -266,7 +276,8 @@ class ScviTools(Network):
     def look_at(self, cells: Cells) -> None:
         """Take from the data what is not trained: the library sizes of batches, after surgery of new ones.
 
-        scvi-tools' placeholders, 0 and 1, stay for batches without cells.
+        scvi-tools' placeholders, 0 and 1, stay for batches without cells, and its variance of 1 for those whose cells
+        do not vary, such as a single one: it would make a distribution without width.
         """
         if not hasattr(self.module, "library_log_means"):
             return
@@ -275,7 +286,8 @@ class ScviTools(Network):
         batch = self.module_axes.batch
         for code in np.unique(codes[codes >= batch.reference] if batch and self.grown_by_surgery else codes):
             self.module.library_log_means[0, code] = logs[codes == code].mean()
-            self.module.library_log_vars[0, code] = logs[codes == code].var()
+            variance = logs[codes == code].var()
+            self.module.library_log_vars[0, code] = variance if variance > LEAST_VARIANCE else 1.0
 
 
 class ScVI(ScviTools):
