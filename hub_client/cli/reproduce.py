@@ -133,7 +133,7 @@ def replay(
     cells = bundled_query(query) if query in QUERIES else query
     repeated = repeat(given, cells, model=reference, seed=seed, threads=threads, progress=not quiet)
     if as_json:
-        fields = ("same", "same_labels", "largest")
+        fields = ("same", "same_labels", "largest", "uncertainty")
         differences = [asdict(difference) for difference in repeated.differences]
         screen.say_json({name: getattr(repeated, name) for name in fields} | {"differences": differences})
     else:
@@ -156,4 +156,5 @@ def _verdict(repeated: Replay) -> str:
         same = "latents and labels are the same, bit for bit"
         return f"{same}; what else differs:" if repeated.differences else same
     labels = "all labels are the same" if repeated.same_labels else "labels differ"
-    return f"{labels}; latents differ by up to {repeated.largest:.3g}:"
+    doubt = "" if repeated.uncertainty is None else f", uncertainties by up to {repeated.uncertainty:.3g}"
+    return f"{labels}; latents differ by up to {repeated.largest:.3g}{doubt}:"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from torch import Tensor
+
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
 from hub_client.data.proteins import lacking, measured
@@ -98,13 +100,33 @@ def surgery(
     manifest = _grown(reference, aligned(cells), start)
     if extensions is not None:
         manifest = _extended(manifest, extensions)
+    manifest = _with_holding_vectors(manifest, reference.manifest)
     with reference.on(device):
         network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
     if manifest.lineage and copied:
         manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
-    gone = reference.manifest.vector_tensors - manifest.vector_tensors
-    extras = {name: tensor for name, tensor in reference.extras.items() if name not in gone}
-    return Model(manifest, network, reference.ref, extras=extras, atlas=reference.atlas)
+    return Model(manifest, network, reference.ref, extras=_extras(reference, manifest), atlas=reference.atlas)
+
+
+def _extras(old: Model, manifest: Manifest) -> dict[str, Tensor]:
+    """Return what is not the network's, without the test vectors that the manifest no longer names."""
+    gone = old.manifest.vector_tensors - manifest.vector_tensors
+    return {name: tensor for name, tensor in old.extras.items() if name not in gone}
+
+
+def _with_holding_vectors(grown: Manifest, old: Manifest) -> Manifest:
+    """Return a grown manifest without the test vectors that new labels change: how sure the model is of the others."""
+    before = {level.key: level.categories for level in old.labels}
+    changed = [level.key for level in grown.labels if level.categories != before[level.key]]
+    ended = {f"{part}.{level}" for part in ("uncertainty", "probabilities", "distances") for level in changed}
+    if grown.test_vectors is None or not ended & grown.test_vectors.tensors.keys():
+        return grown
+    kept = {part: name for part, name in grown.test_vectors.tensors.items() if part not in ended}
+    gone = grown.vector_tensors - set(kept.values())
+    return grown.changed(
+        test_vectors=grown.test_vectors.model_copy(update={"tensors": kept}),
+        tensors=tuple(spec for spec in grown.tensors if spec.name not in gone),
+    )
 
 
 def _extended(grown: Manifest, extensions: Extensions) -> Manifest:
@@ -191,9 +213,9 @@ def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], 
         )
     old, added = model.manifest, {level: [label]}
     levels = tuple(lv.grown(added.get(lv.key, ()), version=old.version) for lv in old.labels)
-    manifest = old.changed(labels=levels)
+    manifest = _with_holding_vectors(old.changed(labels=levels), old)
     network = model.network.labelled(manifest, level=level, clusters=clusters, cells=cells)
-    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
+    return Model(manifest, network, model.ref, extras=_extras(model, manifest), atlas=model.atlas)
 
 
 def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:

@@ -3,8 +3,8 @@
 patch
     Only what is stated of the model changed: every query gets the same results.
 minor
-    Names were appended, or how new queries are taken in and trained on changed; everything that decides results is for
-    what was there before the same, bit for bit: old cells keep their latent and their labels. Surgery does exactly this.
+    Names were appended, or how new queries are taken in and trained on changed; all that decides results is for what
+    was there before the same, bit for bit: old cells keep their latent and their labels. Surgery does exactly this.
 major
     Anything else.
 
