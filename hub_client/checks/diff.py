@@ -24,7 +24,7 @@ from hub_client.release.folder import REFERENCE, Release
 
 NOT_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("combinations", "delta", "files", "metrics", "signature", "tensors"), True),
-    **dict.fromkeys(("conditions", "labels"), {"__all__": {"categories"}}),
+    **{key: {"__all__": {"categories"}} for key in ("conditions", "labels")},
     "covariates": {"continuous": True, "categorical": {"__all__": {"categories"}}},
     "genes": {"panel"},
     "proteins": {"panel"},

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
+from hub_client.data.fingerprint import fingerprint
 from hub_client.data.proteins import lacking, measured
-from hub_client.manifest.provenance import Lineage, Parent
+from hub_client.manifest.provenance import DatasetRecord, Lineage, Parent
 from hub_client.manifest.v1 import Manifest, Term
 from hub_client.models.architectures import Start
 from hub_client.models.model import Model
+
+QUERY = "query"
+"""What a grown release calls the data that surgery added."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +174,33 @@ def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
     if old.proteins is not None and old.conditions:
         batches = cells.conditions[old.conditions[0].key]
         found = lacking(measured(cells.proteins, batches), len(old.proteins.panel))
-    ref, parent = reference.ref, None
+    lineage = Lineage(parent=_parent(reference), relation="surgery", new_rows=start)
+    datasets = _datasets(reference, cells)
+    return old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage, datasets=datasets)
+
+
+def _parent(reference: Model) -> Parent | None:
+    """Return the release that a reference is, or was before it was changed."""
+    ref, manifest = reference.ref, reference.manifest
     if ref is not None:
-        parent = Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
-    elif old.files:
-        parent = Parent(name=old.name, version=old.version, digest=old.digest)
-    lineage = Lineage(parent=parent, relation="surgery", new_rows=start)
-    return old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage)
+        return Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
+    return Parent(name=manifest.name, version=manifest.version, digest=manifest.digest) if manifest.files else None
+
+
+def _datasets(reference: Model, cells: Cells) -> tuple[DatasetRecord, ...]:
+    """Return the record of the query, behind those of the reference that no release states.
+
+    What the parent states is found by walking to it. The query is recognised by its aligned values, as in receipts, and
+    has no name: a file's may give somebody away.
+    """
+    old, ref = reference.manifest, reference.ref
+    released = old.as_read and bool(old.files) and (ref is None or ref.digest == old.digest)
+    before = () if released else old.training.datasets
+    if not len(cells):
+        return before
+    known = fingerprint(cells.x, old.genes.names)
+    query = DatasetRecord(name=QUERY, cells=len(cells), fingerprint=known)
+    return (*(data for data in before if data.fingerprint != known), query)
 
 
 def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], cells: Cells) -> Model:

@@ -9,7 +9,10 @@ from hub_client.manifest.v1 import Manifest
 
 
 def walk(manifest: Manifest, known: Iterable[Manifest]) -> Iterator[Manifest]:
-    """Return a manifest, its parent's, and so on, as far as they are among those known; they are found by digest."""
+    """Return a manifest, its parent's, and so on, as far as they are among those known; they are found by digest.
+
+    A manifest that was not read from a release is nobody's parent.
+    """
     by_digest: dict[str, Manifest] | None = None
     while True:
         yield manifest
@@ -17,7 +20,7 @@ def walk(manifest: Manifest, known: Iterable[Manifest]) -> Iterator[Manifest]:
         if parent is None:
             return
         if by_digest is None:
-            by_digest = {one.digest: one for one in known}
+            by_digest = {one.digest: one for one in known if one.as_read}
         if parent.digest not in by_digest:
             return
         manifest = by_digest.pop(parent.digest)

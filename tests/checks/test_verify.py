@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,12 @@ from scipy.sparse import csr_matrix
 from hub_client import errors
 from hub_client.checks.verify import verify, with_test_vectors
 from hub_client.data.cells import Cells, GeneReport
+from hub_client.manifest.calibration import Calibration, Trust
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.model import Model
+from hub_client.models.surgery import surgery
+from tests import simulated
+from tests.simulated import cells_for
 
 GENES = [f"G{i}" for i in range(6)]
 
@@ -127,3 +134,57 @@ def test_conditions_that_are_no_category_are_refused(model: Model) -> None:
     model.extras["test_vectors.conditions.batch"][0] = 9
     with pytest.raises(errors.ManifestError, match=r"codes in conditions\.batch"):
         verify(model)
+
+
+def test_labels_uncertainty_and_probabilities_are_among_them(model: Model) -> None:
+    vectors = model.manifest.test_vectors
+    assert vectors is not None
+    level = {f"{part}.cell_type" for part in ("labels", "names", "uncertainty", "probabilities")}
+    assert vectors.tensors.keys() >= {"counts", "size_factor", "conditions.batch", "latent"} | level
+
+
+def test_an_exchanged_label_is_noticed(model: Model) -> None:
+    (level,) = model.manifest.labels
+    turned = level.model_copy(update={"categories": level.categories[::-1]})
+    with pytest.raises(errors.IntegrityError, match=r"names\.cell_type differs in 6 of 6 cells"):
+        verify(replace(model, manifest=model.manifest.changed(labels=(turned,))))
+
+
+def test_another_temperature_is_noticed(model: Model) -> None:
+    hotter = Trust(calibrations=(Calibration(level="cell_type", temperature=3.0),))
+    with pytest.raises(errors.IntegrityError, match=r"(uncertainty|probabilities)\.cell_type differs by up to 0\."):
+        verify(replace(model, manifest=model.manifest.changed(trust=hotter)))
+
+
+def test_vectors_of_old_releases_replay_for_what_they_hold(model: Model) -> None:
+    vectors = model.manifest.test_vectors
+    assert vectors is not None
+    new = ("names.", "uncertainty.", "probabilities.", "distances.")
+    kept = {part: name for part, name in vectors.tensors.items() if not part.startswith(new)}
+    assert len(kept) == 5
+    verify(replace(model, manifest=model.manifest.changed(test_vectors=vectors.model_copy(update={"tensors": kept}))))
+
+
+def test_scores_and_imputed_proteins_are_among_them(tmp_path: Path) -> None:
+    for kind, part in {"expimap": "scores", "totalvi": "imputed_proteins"}.items():
+        plain = Model.build(simulated.manifest(kind))
+        made = with_test_vectors(plain, cells_for(plain.manifest, cells=40), count=3)
+        vectors = made.manifest.test_vectors
+        assert vectors is not None and part in vectors.tensors
+        verify(Model.load(made.save(tmp_path / kind)))
+
+
+def test_labels_that_surgery_adds_end_what_they_change_and_nothing_else() -> None:
+    plain = Model.build(simulated.manifest("scpoli"))
+    reference = with_test_vectors(plain, cells_for(plain.manifest), count=3)
+    before = reference.manifest.test_vectors
+    cells = cells_for(plain.manifest, ("q0",), cells=30)
+    same = surgery(reference, cells, start="mean").manifest.test_vectors
+    assert before is not None and same is not None and same.tensors == before.tensors
+    named = cells.relabelled({"cell_type": np.array(["Platelet"] * 30)})
+    grown = surgery(reference, named, start="mean")
+    vectors = grown.manifest.test_vectors
+    assert vectors is not None
+    gone = before.tensors.keys() - vectors.tensors.keys()
+    assert gone == {part for part in before.tensors if part.startswith(("uncertainty.", "probabilities."))}
+    assert not {before.tensors[part] for part in gone} & grown.extras.keys()
