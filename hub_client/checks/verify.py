@@ -48,6 +48,8 @@ def with_test_vectors(model: Model, cells: Cells, *, count: int = 8, seed: int =
     seed
         Of the draws.
     """
+    model = replace(model)
+    model.describe()  # what training changed in the manifest, such as which way a gene program points
     simulated = _simulated(cells, model.manifest, count=count, seed=seed)
     parts = _inputs(model, simulated) | _outputs(model, simulated)
     tensors = {PREFIX + part: value for part, value in parts.items() if bool(torch.isfinite(value).all())}

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from hub_client import errors
 from hub_client.checks.verify import verify, with_test_vectors
 from hub_client.data.cells import Cells, GeneReport
+from hub_client.labels.atlas import with_atlas
 from hub_client.manifest.calibration import Calibration, Trust
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.model import Model
@@ -136,32 +137,45 @@ def test_conditions_that_are_no_category_are_refused(model: Model) -> None:
         verify(model)
 
 
-def test_labels_uncertainty_and_probabilities_are_among_them(model: Model) -> None:
-    vectors = model.manifest.test_vectors
+@pytest.fixture
+def labelled() -> Model:
+    """A model whose labels are those of the five nearest reference cells."""
+    rule = Calibration(level="cell_type", transfer="neighbors", neighbors=5, temperature=1.0)
+    plain = Model.build(manifest(trust=Trust(calibrations=(rule,))), seed=0)
+    return with_test_vectors(with_atlas(plain, cells()), cells(), count=6)
+
+
+def test_labels_uncertainty_and_probabilities_are_among_them(labelled: Model) -> None:
+    vectors = labelled.manifest.test_vectors
     assert vectors is not None
     level = {f"{part}.cell_type" for part in ("labels", "names", "uncertainty", "probabilities")}
     assert vectors.tensors.keys() >= {"counts", "size_factor", "conditions.batch", "latent"} | level
 
 
-def test_an_exchanged_label_is_noticed(model: Model) -> None:
-    (level,) = model.manifest.labels
+def test_exchanged_labels_are_noticed(labelled: Model) -> None:
+    """In the manifest and in the reference cells alike, so that every code stays the same."""
+    (level,) = labelled.manifest.labels
     turned = level.model_copy(update={"categories": level.categories[::-1]})
+    assert labelled.atlas is not None
+    atlas = labelled.atlas.copy()
+    atlas.obs["cell_type"] = atlas.obs["cell_type"].map({"B": "T", "T": "B"})
     with pytest.raises(errors.IntegrityError, match=r"names\.cell_type differs in 6 of 6 cells"):
-        verify(replace(model, manifest=model.manifest.changed(labels=(turned,))))
+        verify(replace(labelled, manifest=labelled.manifest.changed(labels=(turned,)), atlas=atlas))
 
 
-def test_another_temperature_is_noticed(model: Model) -> None:
-    hotter = Trust(calibrations=(Calibration(level="cell_type", temperature=3.0),))
+def test_another_calibration_is_noticed(labelled: Model) -> None:
+    (rule,) = labelled.manifest.trust.calibrations
+    sharper = Trust(calibrations=(rule.model_copy(update={"sharpness": 3.0}),))
     with pytest.raises(errors.IntegrityError, match=r"(uncertainty|probabilities)\.cell_type differs by up to 0\."):
-        verify(replace(model, manifest=model.manifest.changed(trust=hotter)))
+        verify(replace(labelled, manifest=labelled.manifest.changed(trust=sharper)))
 
 
-def test_vectors_of_old_releases_replay_for_what_they_hold(model: Model) -> None:
-    vectors = model.manifest.test_vectors
+def test_vectors_of_old_releases_replay_for_what_they_hold(labelled: Model) -> None:
+    model, vectors = labelled, labelled.manifest.test_vectors
     assert vectors is not None
     new = ("names.", "uncertainty.", "probabilities.", "distances.")
     kept = {part: name for part, name in vectors.tensors.items() if not part.startswith(new)}
-    assert len(kept) == 5
+    assert len(kept) == 5 and len(vectors.tensors) == 8
     verify(replace(model, manifest=model.manifest.changed(test_vectors=vectors.model_copy(update={"tensors": kept}))))
 
 
@@ -176,7 +190,8 @@ def test_scores_and_imputed_proteins_are_among_them(tmp_path: Path) -> None:
 
 def test_labels_that_surgery_adds_end_what_they_change_and_nothing_else() -> None:
     plain = Model.build(simulated.manifest("scpoli"))
-    reference = with_test_vectors(plain, cells_for(plain.manifest), count=3)
+    seen = cells_for(plain.manifest)
+    reference = with_test_vectors(with_atlas(plain, seen), seen, count=3)
     before = reference.manifest.test_vectors
     cells = cells_for(plain.manifest, ("q0",), cells=30)
     same = surgery(reference, cells, start="mean").manifest.test_vectors

@@ -224,7 +224,8 @@ def test_every_entry_of_the_atlas_is_noticed(model: Model) -> None:
 
 def test_other_bytes_of_the_same_atlas_are_the_same(model: Model) -> None:
     content = bytearray(atlas_file.dump(model.atlas))
-    (ours := model.atlas.copy()).obs.index = [f"r{number}" for number in range(len(ours))]
+    ours = model.atlas.copy()
+    ours.obs.index = [f"r{number}" for number in range(len(ours))]
     old = Release(model.manifest, model.tensors(), Path(), {REFERENCE: content})
     new = replace(old, contents={REFERENCE: bytearray(atlas_file.dump(ours))})
     assert old.atlas != new.atlas and versioning.needed(old, new)[0] == "patch"

@@ -57,6 +57,11 @@ def test_a_receipt_says_what_went_in_and_gives_nothing_away(mapping: Mapping, hu
     assert mapping.adata.uns["archzoo"]["receipt"] == text
 
 
+def test_the_grown_model_records_the_query_as_the_receipt_does(mapping: Mapping) -> None:
+    (data,) = mapping.model.manifest.training.datasets
+    assert (data.cells, data.fingerprint) == (90, mapping.receipt.query.fingerprint)
+
+
 def test_it_is_read_as_it_was_written_and_not_if_it_was_changed(mapping: Mapping) -> None:
     data = mapping.receipt.to_bytes()
     assert read_receipt(data, source="r") == mapping.receipt
