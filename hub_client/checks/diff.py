@@ -160,7 +160,8 @@ def _apart(name: str, before: NDArray[Any], after: NDArray[Any]) -> Moved | None
 def _release(model: Model) -> Release:
     """Return a model as a release: what it holds now, whatever its manifest states of the files it was read from."""
     described = replace(model)
-    described.describe()
+    if not described.manifest.tensors:
+        described.describe()
     contents = {} if model.atlas is None else {REFERENCE: bytearray(atlas_file.dump(model.atlas))}
     return Release(described.manifest, model.tensors(), Path(), contents)
 

@@ -114,7 +114,7 @@ def test_every_field_but_prose_is_noticed_by_the_bump(kind: str) -> None:
         level, reason = versioning.needed(old, replace(old, manifest=edited))
         assert (level == "patch") == bool(PROSE.fullmatch(path)), (path, level, reason)
         noticed.add(path.split(".")[0])
-    assert noticed >= {"architecture", "genes", "conditions", "input", "query_plan", "lineage", "organism", "title"}
+    assert noticed >= {"architecture", "genes", "conditions", "query_plan", "lineage", "organism", "title"}
 
 
 def test_what_changes_labels_or_latent_is_no_minor_step() -> None:
@@ -123,7 +123,7 @@ def test_what_changes_labels_or_latent_is_no_minor_step() -> None:
         path for path, edited in edits(manifest) if any(d.effect == "decides" for d in compare(manifest, edited))
     }
     assert decisive >= {f"trust.calibrations.0.{field}" for field in Calibration.model_fields if field != "level"}
-    assert decisive >= {"genes.missing", "genes.duplicates", "input.size_factor", "labels.1.unlabelled", "organism.id"}
+    assert decisive >= {"genes.duplicates", "input.size_factor", "labels.1.unlabelled", "organism.id"}
     assert not decisive & {"query_plan.epochs", "genes.coverage_refuse", "test_vectors.rtol", "title"}
 
 
