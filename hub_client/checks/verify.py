@@ -1,9 +1,11 @@
-"""Test vectors: a few simulated cells in every release, with the latent and labels the release's maker got for them."""
+"""Test vectors: a few simulated cells in every release, with all that the release's maker computed of them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +14,21 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hub_client import errors
+from hub_client.checks.outputs import outputs
 from hub_client.data.cells import Cells, GeneReport
-from hub_client.labels.predict import predict
 from hub_client.manifest.v1 import Manifest, TensorSpec, TestVectors
 from hub_client.models.model import Model
 
 CELLS = "test_cells"
 PREFIX = "test_vectors."
-MATRICES = {"counts": "genes", "latent": "latent", "continuous": "continuous", "proteins": "proteins"}
-"""The second axis of those parts that have two."""
+MATRICES = {
+    "counts": "genes",
+    "latent": "latent",
+    "continuous": "continuous",
+    "proteins": "proteins",
+    "imputed_proteins": "proteins",
+}
+"""The second axis of parts that have two, by name; of the others it is counted, for a label level may grow."""
 
 
 def with_test_vectors(model: Model, cells: Cells, *, count: int = 8, seed: int = 0) -> Model:
@@ -40,16 +48,21 @@ def with_test_vectors(model: Model, cells: Cells, *, count: int = 8, seed: int =
     seed
         Of the draws.
     """
+    model = replace(model)
+    model.describe()  # what training changed in the manifest, such as which way a gene program points
     simulated = _simulated(cells, model.manifest, count=count, seed=seed)
-    tensors = {PREFIX + part: value for part, value in (_inputs(model, simulated) | _outputs(model, simulated)).items()}
+    parts = _inputs(model, simulated) | _outputs(model, simulated)
+    tensors = {PREFIX + part: value for part, value in parts.items() if bool(torch.isfinite(value).all())}
     vectors = TestVectors(cells=count, tensors={name.removeprefix(PREFIX): name for name in tensors})
     kept = tuple(spec for spec in model.manifest.tensors if not spec.name.startswith(PREFIX))
-    manifest = model.manifest.changed(test_vectors=vectors, tensors=(*kept, *map(_spec, tensors)))
+    manifest = model.manifest.changed(test_vectors=vectors, tensors=(*kept, *map(_spec, tensors, tensors.values())))
     return replace(model, manifest=manifest, extras={**model.extras, **tensors})
 
 
 def verify(model: Model) -> None:
-    """Replay a model's test vectors.
+    """Replay a model's test vectors: latent, labels by number and by name, their uncertainty, scores and proteins.
+
+    Vectors that were made before uncertainty was among them are replayed for what they hold.
 
     Raises
     ------
@@ -58,7 +71,7 @@ def verify(model: Model) -> None:
     ManifestError
         If they are not complete, or name conditions the model does not have.
     IntegrityError
-        If latent or labels are not, within the release's tolerances, those its maker got.
+        If anything is not, within the release's tolerances, what its maker got.
     """
     vectors = _vectors(model.manifest)
     expected = _parts(model)
@@ -66,16 +79,27 @@ def verify(model: Model) -> None:
     for part, value in found.items():
         exact = not value.is_floating_point()
         rtol, atol = (0.0, 0.0) if exact else (vectors.rtol, vectors.atol)
-        if part in expected and not torch.allclose(value, expected[part], rtol=rtol, atol=atol):
-            off = float((value.double() - expected[part].double()).abs().max())
+        if part in expected and not _close(value, expected[part], rtol=rtol, atol=atol):
             raise errors.IntegrityError(
-                f"the release's test vectors are not reproduced: {part} differs by up to {off:.3g}. Its weights or "
-                "this machine's arithmetic are not what its maker had; find out which before comparing its latents "
-                "with others'.",
+                f"the release's test vectors are not reproduced: {part} {_apart(value, expected[part])}. Its weights, "
+                "what its manifest states of labels, or this machine's arithmetic are not what its maker had; find out "
+                "which before comparing its results with others'.",
                 file="model.safetensors",
                 expected=expected[part].tolist(),
                 actual=value.tolist(),
             )
+
+
+def _close(value: Tensor, expected: Tensor, *, rtol: float, atol: float) -> bool:
+    return value.shape == expected.shape and torch.allclose(value, expected, rtol=rtol, atol=atol)
+
+
+def _apart(value: Tensor, expected: Tensor) -> str:
+    if value.shape != expected.shape:
+        return f"has shape {tuple(value.shape)}, and its maker got {tuple(expected.shape)}"
+    if not value.is_floating_point():
+        return f"differs in {int((value != expected).sum())} of {len(value)} cells"
+    return f"differs by up to {float((value.double() - expected.double()).abs().max()):.3g}"
 
 
 def simulated_cells(model: Model) -> Cells:
@@ -164,11 +188,24 @@ def _inputs(model: Model, cells: Cells) -> dict[str, Tensor]:
 
 
 def _outputs(model: Model, cells: Cells) -> dict[str, Tensor]:
-    """Return latent, ``(test_cells, latent)``, and label codes, ``(test_cells,)``, as computed on the CPU."""
-    found = predict(model, cells, device="cpu")
-    axes = model.vocabulary.labels
-    codes = {f"labels.{key}": torch.from_numpy(axes[key].codes(p.labels)) for key, p in found.levels.items()}
-    return {"latent": torch.from_numpy(found.latent), **codes}
+    """Return every result as computed on the CPU: numbers as float32, labels as codes and as hashes of their names."""
+    found = outputs(model, cells, device="cpu").by_name()
+    parts = {part: torch.from_numpy(value.astype(np.float32)) for part, value in found.items() if _numeric(value)}
+    for part, names in found.items():
+        if not _numeric(names):
+            level = part.partition(".")[2]
+            parts[part] = torch.from_numpy(model.vocabulary.labels[level].codes(names))
+            parts[f"names.{level}"] = torch.tensor([_number(name) for name in names], dtype=torch.int64)
+    return parts
+
+
+def _numeric(values: NDArray[Any]) -> bool:
+    return values.dtype.kind == "f"
+
+
+def _number(name: object) -> int:
+    """Return a whole number that stands for a name: codes alone do not notice two names that were exchanged."""
+    return int.from_bytes(hashlib.sha256(str(name).encode()).digest()[:8], "little", signed=True)
 
 
 def _replayed(manifest: Manifest, parts: dict[str, Tensor]) -> Cells:
@@ -186,7 +223,7 @@ def _replayed(manifest: Manifest, parts: dict[str, Tensor]) -> Cells:
     )
 
 
-def _spec(name: str) -> TensorSpec:
+def _spec(name: str, value: Tensor) -> TensorSpec:
     part = name.removeprefix(PREFIX)
-    axes = {part: (CELLS, axis) for part, axis in MATRICES.items()}
-    return TensorSpec(name=name, dtype="I64" if "." in part else "F32", shape=axes.get(part, (CELLS,)))
+    inner = () if value.ndim == 1 else (MATRICES.get(part, str(value.shape[1])),)
+    return TensorSpec(name=name, dtype="F32" if value.is_floating_point() else "I64", shape=(CELLS, *inner))

@@ -116,7 +116,7 @@ def facts(manifest: Manifest) -> dict[str, str]:
         **{f"labels {level.key}": counted(level.categories) for level in manifest.labels},
         "proteins": counted(manifest.proteins.panel) if manifest.proteins else "",
         "gene programs": _programs(manifest),
-        "trained on": "; ".join(f"{one.name} ({one.cells:,} cells)" for one in manifest.training.datasets),
+        "trained on": "; ".join(_trained_on(manifest)),
         "training": _training(manifest),
         "lineage": _lineage(manifest),
         "intended use": manifest.intended_use,
@@ -143,6 +143,12 @@ def _programs(manifest: Manifest) -> str:
     sources = dict.fromkeys(f"{term.source} ({term.license})" for term in manifest.terms if term.source)
     count = f"{len(active):,} of {len(manifest.terms):,} active" + (f", {errors.names(sources)}" if sources else "")
     return f"{count}: {errors.names(active, shown=SHOWN)}" if manifest.terms else ""
+
+
+def _trained_on(manifest: Manifest) -> list[str]:
+    found = [f"{one.name} ({one.cells:,} cells)" for one in manifest.training.datasets]
+    parent = manifest.lineage.parent if manifest.lineage else None
+    return [*found, f"all that {parent.name} {parent.version or ''}".rstrip() + " was trained on"] if parent else found
 
 
 def _training(manifest: Manifest) -> str:

@@ -32,8 +32,8 @@ def lock(
 ) -> None:
     """Pin the releases that a pipeline uses.
 
-    Writes their versions, commits, digests, files and data sets to `archzoo.lock`: commit it with your code. Then
-    `archzoo pull --locked` refuses anything else.
+    Writes their versions, commits, digests, files, data sets and the releases they were grown from to `archzoo.lock`:
+    commit it with your code. Then `archzoo pull --locked` refuses anything else.
 
     For example:
 
@@ -83,7 +83,8 @@ def verify(model: options.ModelName, hub: options.HubFolder = None, as_json: opt
 def cite(model: options.ModelName, format: Format = "bibtex", hub: options.HubFolder = None) -> None:
     """Print how to cite a model and its data.
 
-    It contains the digest, by which readers of the paper can pull the very same release.
+    It contains the digest, by which readers of the paper can pull the very same release; of a model that was grown from
+    another one, that release and its data too.
 
     For example:
 
@@ -96,7 +97,8 @@ def cite(model: options.ModelName, format: Format = "bibtex", hub: options.HubFo
 
     place = options.hub_at(hub)
     writers = {"bibtex": citation.bibtex, "cff": citation.cff}
-    screen.say(writers[format](place.manifest(model), place.resolve(model)).rstrip("\n"))
+    cited = writers[format](place.manifest(model), place.resolve(model), ancestors=place.ancestors(model))
+    screen.say(cited.rstrip("\n"))
 
 
 def replay(
@@ -133,7 +135,7 @@ def replay(
     cells = bundled_query(query) if query in QUERIES else query
     repeated = repeat(given, cells, model=reference, seed=seed, threads=threads, progress=not quiet)
     if as_json:
-        fields = ("same", "same_labels", "largest")
+        fields = ("same", "same_labels", "largest", "uncertainty")
         differences = [asdict(difference) for difference in repeated.differences]
         screen.say_json({name: getattr(repeated, name) for name in fields} | {"differences": differences})
     else:
@@ -156,4 +158,5 @@ def _verdict(repeated: Replay) -> str:
         same = "latents and labels are the same, bit for bit"
         return f"{same}; what else differs:" if repeated.differences else same
     labels = "all labels are the same" if repeated.same_labels else "labels differ"
-    return f"{labels}; latents differ by up to {repeated.largest:.3g}:"
+    doubt = "" if repeated.uncertainty is None else f", uncertainties by up to {repeated.uncertainty:.3g}"
+    return f"{labels}; latents differ by up to {repeated.largest:.3g}{doubt}:"

@@ -12,7 +12,7 @@ from hub_client.cli import options, screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
-    from hub_client.checks.diff import Diff, Drift
+    from hub_client.checks.diff import Diff, Drift, Moved
     from hub_client.hub.lineage import Step
     from hub_client.release.changes import Change, Names
 
@@ -25,6 +25,7 @@ STEPS = (
     Column("name", text=lambda step: step.name),
     Column("version", text=lambda step: step.version or ""),
     Column("how", text=lambda step: _how(step)),
+    Column("data", rank=2, text=lambda step: _data(step)),
     Column("created", rank=2, text=lambda step: (step.created or "")[:10]),
     Column("digest", text=lambda step: f"sha256:{step.digest[:12]}"),
     Column("hub", rank=3, text=lambda step: step.hub or "in no hub at hand"),
@@ -59,8 +60,9 @@ def yank(
 def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
     """Compare two releases.
 
-    Reports which genes, conditions, labels, settings and metrics differ, how far the same test cells lie apart in the
-    two latents, and which part of the version such a change has to raise.
+    Reports which genes, conditions, labels, data sets, settings, weights, reference cells and metrics differ, how far
+    the results of the same test cells lie apart, and which part of the version such a change has to raise. The data of
+    a grown model are also those of the releases it was grown from.
 
     For example:
 
@@ -74,7 +76,7 @@ def diff(model: options.ModelName, other: Other, hub: options.HubFolder = None, 
 
     from hub_client.checks.diff import diff as compare  # after the names were found: this loads torch
 
-    comparison = compare(before, after)
+    comparison = compare(before, after, ancestors=[*place.ancestors(model), *place.ancestors(other)])
     if as_json:
         screen.say_json(asdict(comparison))
         return
@@ -86,7 +88,19 @@ def _lines(comparison: Diff) -> dict[str, str]:
     lines = {names.field: _names(names) for names in comparison.names}
     lines |= {value.field: _value(value) for value in comparison.values}
     lines |= {_metric(metric.field, comparison): _value(metric) for metric in comparison.metrics}
+    lines |= {change.field: _value(change) for change in (*comparison.tensors[:SHOWN], *comparison.atlas)}
+    lines |= _more(comparison) | {moved.field: _result(moved, comparison.drift) for moved in comparison.moved}
     return lines | {"latent": _drift(comparison.drift), "version needed": f"{comparison.needed}: {comparison.reason}"}
+
+
+def _more(comparison: Diff) -> dict[str, str]:
+    more = len(comparison.tensors) - SHOWN
+    return {"tensors": f"and {more:,} more; --json lists all"} if more > 0 else {}
+
+
+def _result(moved: Moved, drift: Drift) -> str:
+    largest = "" if moved.largest is None else f", by at most {moved.largest:.3g}"
+    return f"differs in {moved.cells} of the {drift.cells or 'compared'} test cells{largest}"
 
 
 def _metric(metric: str, comparison: Diff) -> str:
@@ -126,7 +140,8 @@ def _drift(drift: Drift) -> str:
 def log(model: options.ModelName, hub: options.HubFolder = None, as_json: options.Json = False) -> None:
     """Show what a release was made from.
 
-    Walks from parent to parent, by digest, through your hub and the models that come with archzoo, up to the first one.
+    Walks from parent to parent, by digest, through your hub and the models that come with archzoo, up to the first one,
+    and shows what each was trained on.
 
     For example:
 
@@ -139,6 +154,10 @@ def log(model: options.ModelName, hub: options.HubFolder = None, as_json: option
         screen.say_json([asdict(step) for step in steps])
     else:
         screen.say_table(STEPS, steps)
+
+
+def _data(step: Step) -> str:
+    return errors.names((f"{one.name} ({one.cells:,} cells)" for one in step.data), shown=2) if step.data else ""
 
 
 def _how(step: Step) -> str:

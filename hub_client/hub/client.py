@@ -234,6 +234,21 @@ class Hub:
 
         return list(lineage.walk(self._models.find(name), self._origins()))
 
+    def ancestors(self, name: Address) -> list[Manifest]:
+        """Return the manifests of a release's parent, that one's parent, and so on, as far as hubs at hand have them.
+
+        They are looked for as in :meth:`lineage`; where a hub cannot be asked, the walk ends, with a warning.
+        """
+        from hub_client.hub import lineage
+
+        found = self._models.find(name)
+        manifests: list[Manifest] = []
+        try:
+            manifests.extend(manifest for _, manifest in lineage.releases(found, self._origins()))
+        except errors.TransportError as error:
+            _log.warning("%s: the release it was grown from was not read: %s", found.ref, error)
+        return manifests[1:]
+
     def _whole(self, found: Found) -> Source:
         """Return where to get the whole of a release, also where its hub keeps only what it adds to its parent."""
         from hub_client.hub.delta import Whole

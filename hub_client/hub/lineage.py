@@ -16,6 +16,16 @@ from hub_client.store.catalogue import Found
 
 
 @dataclass(frozen=True)
+class Data:
+    """One data set that a release was trained on, beside those of its parents."""
+
+    name: str
+    cells: int
+    fingerprint: str
+    doi: str | None = None
+
+
+@dataclass(frozen=True)
 class Step:
     """One release on the way to the root."""
 
@@ -33,6 +43,8 @@ class Step:
     """The message of the push that released it."""
     yanked: str | None = None
     """Why it was yanked, if it was."""
+    data: tuple[Data, ...] = ()
+    """What it was trained on; after surgery the query alone."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +84,25 @@ class Origins:
 
 def walk(found: Found, origins: Origins) -> Iterator[Step]:
     """Return a release, its parent, and so on to the root, or to the first that no hub at hand has."""
-    here: Found | None = found
-    while here is not None:
-        manifest = read_manifest(here.source.read(here.ref, DOCUMENT["models"]), source=str(here.ref))
+    parent: Parent | None = None
+    for here, manifest in releases(found, origins):
         yield _step(here, manifest, origins)
+        parent = manifest.lineage.parent if manifest.lineage else None
+    if parent is not None:
+        yield Step(parent.name, parent.version, parent.digest)
+
+
+def releases(found: Found, origins: Origins) -> Iterator[tuple[Found, Manifest]]:
+    """Return a release and its manifest, its parent's, and so on, as far as the hubs at hand have them."""
+    while True:
+        manifest = read_manifest(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
+        yield found, manifest
         parent = manifest.lineage.parent if manifest.lineage else None
         if parent is None:
             return
         try:
-            here = origins.find(parent)
+            found = origins.find(parent)
         except errors.NotFound:
-            yield Step(parent.name, parent.version, parent.digest)
             return
 
 
@@ -99,4 +119,5 @@ def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
         hub=ref.hub,
         message=next((entry.message for entry in entries if entry.commit == ref.commit), ""),
         yanked=found.yanked,
+        data=tuple(Data(one.name, one.cells, one.fingerprint, one.doi) for one in manifest.training.datasets),
     )

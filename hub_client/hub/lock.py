@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from hub_client import errors
 from hub_client.files import atomic
 from hub_client.hub.client import Hub
 from hub_client.manifest import _json
-from hub_client.manifest._frozen import Frozen, problems
+from hub_client.manifest._frozen import Frozen, as_json, problems
 from hub_client.manifest.scalars import Commit, Doi, SemVer, Sha256
 from hub_client.manifest.v1 import Manifest
+from hub_client.release import ancestry
 from hub_client.release.files import ListedFile
 from hub_client.release.store import Ref
 
@@ -30,6 +31,14 @@ class LockedDataset(Frozen):
     doi: Doi | None = None
 
 
+class LockedParent(Frozen):
+    """A release that a locked one was grown from."""
+
+    name: str
+    version: SemVer | None = None
+    digest: Sha256
+
+
 class LockedModel(Frozen):
     """One release."""
 
@@ -39,13 +48,32 @@ class LockedModel(Frozen):
     digest: Sha256
     files: tuple[ListedFile, ...]
     datasets: tuple[LockedDataset, ...] = ()
+    """What it was trained on; in format 2 also what the releases were that it was grown from, the root's first."""
+    parents: tuple[LockedParent, ...] = ()
+    """The release that it was grown from, that one's parent, and so on."""
 
 
 class Lock(Frozen):
-    """The file's content; where a hub is does not belong to it and would give away somebody's machine."""
+    """The file's content; where a hub is does not belong to it and would give away somebody's machine.
 
-    format: Literal[1] = 1
+    Format 1 names no parents. It is still written where no release has one.
+    """
+
+    format: Literal[1, 2] = 1
     models: tuple[LockedModel, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(model.parents for model in self.models) != (self.format == 2):
+            raise ValueError("a lock file is of format 2 where a release names its parents, and of format 1 elsewhere")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON of its format: sorted keys, UTF-8, newline at the end."""
+        fields = self.model_dump(mode="json")
+        for model in fields["models"] if self.format == 1 else ():
+            del model["parents"]
+        return as_json(fields)
 
     def entry(self, name: str) -> LockedModel:
         """Return the locked release of a name, full or its last part, whatever revision is written behind it.
@@ -71,14 +99,15 @@ class Lock(Frozen):
 
 def lock(names: Iterable[str], hub: Hub) -> Lock:
     """Return the lock of the releases that names mean now; errors as :func:`hub_client.pull`."""
-    models = [_locked(hub.resolve(name), hub.manifest(name)) for name in names]
-    return Lock(models=tuple(sorted(models, key=lambda model: model.name)))
+    models = [_locked(hub.resolve(name), hub.manifest(name), hub.ancestors(name)) for name in names]
+    number: Literal[1, 2] = 2 if any(model.parents for model in models) else 1
+    return Lock(format=number, models=tuple(sorted(models, key=lambda model: model.name)))
 
 
 def write_lock(path: Path, content: Lock) -> Path:
     """Write a lock file, whole or not at all; the same releases give the same bytes."""
     with atomic.writing(str(path), otherwise="choose another place"):
-        atomic.write(path.absolute(), content.canonical())
+        atomic.write(path.absolute(), content.to_bytes())
     return path
 
 
@@ -125,8 +154,9 @@ def locked(name: str, content: Lock, hub: Hub) -> str:
     revision = name.partition("@")[2] or entry.version or f"sha256:{entry.digest}"
     ref = hub.resolve(f"{entry.name}@{revision}")
     pinned = f"{entry.name}@sha256:{ref.digest}"
-    found = _locked(ref, hub.manifest(pinned))
-    if different := list(_differences(entry, found)):
+    manifest = hub.manifest(pinned)
+    ancestors = hub.ancestors(pinned) if entry.parents else []
+    if different := list(_differences(entry, _locked(ref, manifest, ancestors))):
         raise errors.IntegrityError(
             f"{entry.name}@{revision} is not what the lock file says: {'; '.join(different)}. A release never changes: "
             "find out who moved it, or lock anew if you mean to use the other one.",
@@ -137,7 +167,9 @@ def locked(name: str, content: Lock, hub: Hub) -> str:
     return pinned
 
 
-def _locked(ref: Ref, manifest: Manifest) -> LockedModel:
+def _locked(ref: Ref, manifest: Manifest, ancestors: Sequence[Manifest]) -> LockedModel:
+    line = (manifest, *ancestors)
+    parents = [one.lineage.parent for one in line if one.lineage and one.lineage.parent]
     return LockedModel(
         name=ref.repo,
         version=ref.version,
@@ -146,8 +178,9 @@ def _locked(ref: Ref, manifest: Manifest) -> LockedModel:
         files=tuple(ListedFile(path=file.path, size=file.size, sha256=file.sha256) for file in manifest.files),
         datasets=tuple(
             LockedDataset(name=data.name, fingerprint=data.fingerprint, doi=data.doi)
-            for data in manifest.training.datasets
+            for data in ancestry.datasets(line)
         ),
+        parents=tuple(LockedParent(name=one.name, version=one.version, digest=one.digest) for one in parents),
     )
 
 
@@ -156,6 +189,19 @@ def _differences(expected: LockedModel, found: LockedModel) -> Iterator[str]:
         before, after = getattr(expected, field), getattr(found, field)
         if before != after:
             yield f"{field} is {after}, locked is {before}"
-    for what in ("files", "datasets"):
-        if getattr(expected, what) != getattr(found, what):
-            yield f"its {what} are others"
+    if expected.files != found.files:
+        yield "its files are others"
+    # a parent that no hub at hand has ends the walk, here or where the lock was made: what both found has to agree
+    both = min(len(expected.parents), len(found.parents))
+    if expected.parents[:both] != found.parents[:both]:
+        yield "its parents are others"
+    if not _agree(expected, found):
+        yield "its datasets are others"
+
+
+def _agree(expected: LockedModel, found: LockedModel) -> bool:
+    """Return whether the data sets are the same; of grown releases, whether one walk to the root found all of both."""
+    if not expected.parents and not found.parents:
+        return expected.datasets == found.datasets
+    shorter, longer = sorted((expected.datasets, found.datasets), key=len)
+    return set(shorter) <= set(longer)

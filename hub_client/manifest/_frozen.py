@@ -18,7 +18,12 @@ class Frozen(BaseModel):
 
     def canonical(self) -> bytes:
         """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+        return as_json(self.model_dump(mode="json"))
+
+
+def as_json(fields: Any) -> bytes:
+    """Return the canonical JSON of a document: sorted keys, UTF-8, newline at the end."""
+    return (json.dumps(fields, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def problems(error: ValidationError) -> list[str]:

@@ -1,23 +1,33 @@
-"""Receipts, format 1: what a mapping was made of and what came out, in hashes, so that anybody can make it again."""
+"""Receipts, format 2: what a mapping was made of and what came out, in hashes, so that anybody can make it again.
+
+Format 1 recorded latent and labels of the results, and of the query neither size factors, continuous covariates nor
+which genes it lacks. It is read as it was written, and compared in what it recorded.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AwareDatetime, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from hub_client import errors
 from hub_client.manifest import _json
-from hub_client.manifest._frozen import Frozen, problems
+from hub_client.manifest._frozen import Frozen, as_json, problems
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.scalars import Commit, SemVer, Sha256
 
 MAX_BYTES = 16 * 2**20
 ALIGNMENT = ("conditions", "labels", "layer", "min_coverage", "size_factor", "proteins")
 RUNTIME = ("accelerator", "devices", "precision")
+
+
+NEWER: dict[int, dict[str, frozenset[str]]] = {
+    1: {"query": frozenset({"size_factor", "continuous", "missing"}), "result": frozenset({"parts"})}
+}
+"""Format to what it does not have, by the part of a receipt that has it now."""
 
 
 class QueryRecord(Frozen):
@@ -34,6 +44,12 @@ class QueryRecord(Frozen):
     """Label level to the hash of each cell's label, where the query brought some."""
     proteins: Sha256 | None = None
     """Of the aligned protein counts and the names of the model's proteins; None for a query without proteins."""
+    size_factor: Sha256 | None = None
+    """Of each cell's size factor, float32; None where it is the sum over the model's genes."""
+    continuous: Sha256 | None = None
+    """Of continuous covariates, float32, row by row; None for a model without."""
+    missing: Sha256 | None = None
+    """Of the names, sorted, of the model's genes that the query lacks."""
 
 
 class ReferenceRecord(Frozen):
@@ -89,6 +105,13 @@ class LabelsRecord(Frozen):
     cells: dict[str, NonNegativeInt]
 
 
+class PartRecord(Frozen):
+    """One part of the results: the hash of every cell's, and those of some cells where a cell has one number."""
+
+    sha256: Sha256
+    sample: tuple[float, ...] = ()
+
+
 class ResultRecord(Frozen):
     """What came out."""
 
@@ -97,18 +120,22 @@ class ResultRecord(Frozen):
     labels: dict[str, LabelsRecord] = {}
     sample: tuple[tuple[float, ...], ...] = ()
     """The latent of some cells, evenly spaced: by how much another run differs is read off it."""
+    parts: dict[str, PartRecord] = {}
+    """All other results by name: ``uncertainty.<level>`` and whatever else a label level's prediction has, ``scores``
+    of gene programs, ``imputed_proteins``."""
 
     @property
     def digest(self) -> str:
-        """One hash of latent and labels."""
+        """One hash of everything that came out; in format 1 that was latent and labels."""
         parts = [self.latent, *(f"{level}:{found.sha256}" for level, found in sorted(self.labels.items()))]
+        parts += [f"{name}={found.sha256}" for name, found in sorted(self.parts.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 class Receipt(Frozen):
     """What a mapping was made of, and what came out."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     created: AwareDatetime
     query: QueryRecord
     reference: ReferenceRecord
@@ -117,9 +144,33 @@ class Receipt(Frozen):
     result: ResultRecord
     result_digest: Sha256
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for part, newer in NEWER.get(self.format, {}).items():
+            if given := sorted(name for name in newer if getattr(getattr(self, part), name)):
+                raise ValueError(f"a receipt of format {self.format} has no {part}.{given[0]}")
+        return self
+
     def to_bytes(self) -> bytes:
-        """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
-        return self.canonical()
+        """Return the canonical JSON of its format: sorted keys, UTF-8, newline at the end."""
+        return as_json(self.as_format(self.format))
+
+    def as_format(self, number: int) -> dict[str, Any]:
+        """Return the fields as JSON, as far as a format has them."""
+        return self._fields(number)
+
+    def compared(self, number: int) -> dict[str, Any]:
+        """Return the fields as JSON in which receipts are compared, as far as a format has them."""
+        fields = self._fields(number, exclude={"format", "created", "result_digest"})
+        for record in (fields["result"], *fields["result"].get("parts", {}).values()):
+            record.pop("sample")
+        return fields
+
+    def _fields(self, number: int, exclude: set[str] | None = None) -> dict[str, Any]:
+        fields = self.model_dump(mode="json", exclude=exclude)
+        for part, newer in NEWER.get(number, {}).items():
+            fields[part] = {name: value for name, value in fields[part].items() if name not in newer}
+        return fields
 
 
 @dataclass(frozen=True)
@@ -158,16 +209,14 @@ def read_receipt(data: bytes, *, source: str) -> Receipt:
 
 
 def differences(before: Receipt, after: Receipt) -> tuple[Difference, ...]:
-    """Return the fields in which two receipts differ: what went in first, then what came out."""
-    old, new = dict(_fields(before)), dict(_fields(after))
+    """Return the fields in which two receipts differ: what went in first, then what came out.
+
+    Receipts of two formats are compared in what both record.
+    """
+    both = min(before.format, after.format)
+    old, new = (dict(_flat(receipt.compared(both), "")) for receipt in (before, after))
     changed = (key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key))
     return tuple(Difference(key, old.get(key), new.get(key)) for key in changed)
-
-
-def _fields(receipt: Receipt) -> Iterator[tuple[str, Any]]:
-    fields = receipt.model_dump(mode="json", exclude={"created", "result_digest"})
-    fields["result"].pop("sample")
-    yield from _flat(fields, "")
 
 
 def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -44,7 +44,15 @@ from hub_client.manifest.calibration import Metric, Trust
 from hub_client.manifest.configs import ArchitectureConfig, Part, having
 from hub_client.manifest.inputs import GeneAnnotation, Genes, InputSpec, Proteins
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.provenance import Author, Citation, ImportedFrom, Lineage, OntologyTerm, Training
+from hub_client.manifest.provenance import (
+    Author,
+    Citation,
+    DatasetRecord,
+    ImportedFrom,
+    Lineage,
+    OntologyTerm,
+    Training,
+)
 from hub_client.manifest.scalars import (
     RelativePath,
     SemVer,
@@ -283,6 +291,7 @@ class Manifest(Frozen):
         labels: Mapping[str, Iterable[str]],
         measured: Mapping[str, tuple[int, ...]],
         lineage: Lineage,
+        datasets: tuple[DatasetRecord, ...] = (),
     ) -> Self:
         """Return the next minor version, with room for a query's categories, combinations, labels and proteins.
 
@@ -298,6 +307,8 @@ class Manifest(Frozen):
             Batch to the indices of the proteins that the query measured in it, as in :class:`Proteins`.
         lineage
             Where the new version comes from.
+        datasets
+            What the new version is trained on, beside what its parent was.
 
         Raises
         ------
@@ -317,7 +328,7 @@ class Manifest(Frozen):
             labels=tuple(level.grown(labels.get(level.key, ()), version=version) for level in self.labels),
             prototypes=self.prototypes.model_copy(update={"unlabelled": 0}),
             lineage=lineage,
-            training=Training(),
+            training=Training(datasets=datasets),
             metrics=(),
             files=(),
             delta=None,

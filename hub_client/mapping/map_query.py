@@ -12,22 +12,23 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
+from hub_client.checks.outputs import Outputs, outputs
 from hub_client.data import open_query
 from hub_client.data.align import align, needed
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.open_query import Query
 from hub_client.hub.client import pull
-from hub_client.labels.predict import Predictions, predict
+from hub_client.labels.predict import Predictions
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.receipts import MappingSettings, Receipt
 from hub_client.mapping.receipt import identity, receipt
 from hub_client.models.architectures import Start
-from hub_client.models.impute import impute_proteins, write_proteins
+from hub_client.models.impute import write_proteins
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
 from hub_client.models.train import checked_plan, query_plan, train
 from hub_client.nn.training import History
-from hub_client.programs.enrichment import scores_at, write_scores
+from hub_client.programs.enrichment import write_scores
 
 LATENT_KEY = "X_latent"
 PROVENANCE_KEY = "archzoo"
@@ -164,18 +165,16 @@ def _mapped(query: AnnData, reference: Model, settings: MappingSettings, *, prog
         model = surgery(reference, cells, start=settings.start, seed=settings.seed, device=device)
         plan = query_plan(model) if settings.plan is None else settings.plan
         history = train(model, cells, plan=plan, seed=settings.seed, progress=progress, **settings.runtime)
-    predictions = predict(model, cells, unknown_above=settings.unknown_above, device=device)
-    scores = scores_at(model, predictions.latent, obs_names=cells.obs_names) if model.manifest.terms else None
-    proteins = None if model.manifest.proteins is None else impute_proteins(model, cells, seed=settings.seed)
+    found = outputs(model, cells, unknown_above=settings.unknown_above, device=device, seed=settings.seed)
     record = receipt(
         cells,
         reference,
-        predictions,
+        found,
         settings=MappingSettings.model_validate(dict(settings) | {"plan": plan}),
         device=history.device if history else device,
     )
-    out = _written(query, predictions, _provenance(reference, cells, record), scores, proteins)
-    return Mapping(out, model, predictions, history, cells.report, record, scores, proteins)
+    out = _written(query, found, _provenance(reference, cells, record))
+    return Mapping(out, model, found.predictions, history, cells.report, record, found.scores, found.proteins)
 
 
 def needs_surgery(reference: Model, cells: Cells) -> bool:
@@ -188,24 +187,18 @@ def needs_surgery(reference: Model, cells: Cells) -> bool:
     return bool(combined) or any(strangers) or any(covariates)
 
 
-def _written(
-    query: AnnData,
-    predictions: Predictions,
-    provenance: dict[str, Any],
-    scores: pd.DataFrame | None,
-    proteins: pd.DataFrame | None,
-) -> AnnData:
+def _written(query: AnnData, found: Outputs, provenance: dict[str, Any]) -> AnnData:
     """Return a copy of the query, in memory, with latent, labels, programs' scores, proteins and provenance."""
     out = open_query.in_memory(query)
-    out.obs_names = pd.Index(predictions.obs_names, dtype=object, name=out.obs_names.name)
-    out.obsm[LATENT_KEY] = predictions.latent
-    for name, column in predictions.to_frame().items():
+    out.obs_names = pd.Index(found.predictions.obs_names, dtype=object, name=out.obs_names.name)
+    out.obsm[LATENT_KEY] = found.predictions.latent
+    for name, column in found.predictions.to_frame().items():
         out.obs[str(name)] = column.to_numpy() if column.dtype.kind == "f" else pd.Categorical(column)
     out.uns[PROVENANCE_KEY] = provenance
-    if scores is not None:
-        write_scores(out, scores)
-    if proteins is not None:
-        write_proteins(out, proteins)
+    if found.scores is not None:
+        write_scores(out, found.scores)
+    if found.proteins is not None:
+        write_proteins(out, found.proteins)
     return out
 
 

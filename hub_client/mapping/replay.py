@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +32,14 @@ class Replay:
         Every field in which the runs differ, what went in first.
     largest
         The largest difference of a latent coordinate over the receipt's sample of cells; None where nothing was run.
+    uncertainty
+        The same of an uncertainty; None too where the receipt has none, as those of format 1.
     """
 
     receipt: Receipt | None
     differences: tuple[Difference, ...]
     largest: float | None = None
+    uncertainty: float | None = None
 
     @property
     def same_labels(self) -> bool:
@@ -43,7 +48,11 @@ class Replay:
 
     @property
     def same(self) -> bool:
-        """Whether latents and labels are the same, bit for bit."""
+        """Whether everything that the receipt records of the results is the same, bit for bit.
+
+        That is latent, labels, their uncertainty and probabilities, scores and imputed proteins; in receipts of format
+        1 latent and labels.
+        """
         return self.receipt is not None and not any(d.what.startswith("result.") for d in self.differences)
 
 
@@ -96,9 +105,21 @@ def replay(
     with same_threads():
         torch.set_num_threads(threads or torch.get_num_threads())
         new = map_query(query, reference, **settings, progress=progress).receipt
-    before, after = np.array(receipt.result.sample), np.array(new.result.sample)
-    largest = float(np.abs(before - after).max()) if before.shape == after.shape else float("inf")
-    return Replay(new, differences(receipt, new), largest)
+    largest = _apart(receipt.result.sample, new.result.sample)
+    return Replay(new, differences(receipt, new), largest, _doubt(receipt, new))
+
+
+def _doubt(before: Receipt, after: Receipt) -> float | None:
+    """Return the largest difference of an uncertainty over the sample of cells; None where either has none."""
+    old, new = before.result.parts, after.result.parts
+    names = [name for name in old if name in new and name.startswith("uncertainty.")]
+    return max((_apart(old[name].sample, new[name].sample) for name in names), default=None)
+
+
+def _apart(before: Sequence[Any], after: Sequence[Any]) -> float:
+    """Return the largest difference of two samples; infinite where they are not of the same cells and dimensions."""
+    old, new = np.array(before), np.array(after)
+    return float(np.abs(old - new).max(initial=0)) if old.shape == new.shape else float("inf")
 
 
 def _reference(receipt: Receipt, hub: Hub | str | None, model: Model | None) -> Model:

@@ -10,6 +10,7 @@ import torch
 from anndata import AnnData
 
 from hub_client.data.cells import Cells, aligned
+from hub_client.manifest.inputs import Proteins
 from hub_client.models.model import Model
 
 PROTEINS_KEY = "X_proteins_imputed"
@@ -69,12 +70,17 @@ def impute_proteins(
 def measuring_batches(model: Model) -> tuple[str, ...]:
     """Return the reference's batches that measured the whole panel, or, where none did, those that measured any of it.
 
-    Empty for a model without a batch key.
+    Batches that surgery added in any version are left out, so that a minor version imputes what the one before did;
+    unless nothing else measured proteins. Empty for a model without a batch key.
     """
     panel, axes = model.manifest.proteins, list(model.vocabulary.conditions.values())[:1]
     if panel is None or not axes:
         return ()
-    known = axes[0].names[: axes[0].reference]
+    known, added = axes[0].names[: axes[0].reference], model.manifest.conditions[0].added_in
+    return _measuring(tuple(name for name in known if name not in added), panel) or _measuring(known, panel)
+
+
+def _measuring(known: Sequence[str], panel: Proteins) -> tuple[str, ...]:
     whole = tuple(name for name in known if name not in panel.measured)
     return whole or tuple(name for name in known if panel.measured[name])
 

@@ -33,7 +33,8 @@ def scanvi_from_scvi(model: Model, *, linear: bool = False, seed: int = 0) -> Mo
     >>> model = scanvi_from_scvi(scvi)  # doctest: +SKIP
     """
     config = model.manifest.architecture.with_classifier(linear=linear)
-    manifest = model.manifest.changed(architecture=config, training=Training(), tensors=(), test_vectors=None, files=())
+    training = Training(datasets=model.manifest.training.datasets)
+    manifest = model.manifest.changed(architecture=config, training=training, tensors=(), test_vectors=None, files=())
     found = Model.build(manifest, seed=seed)
     found.network.load(found.network.tensors() | model.network.tensors())
     found.describe()

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from torch import Tensor
+
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
+from hub_client.data.fingerprint import fingerprint
 from hub_client.data.proteins import lacking, measured
-from hub_client.manifest.provenance import Lineage, Parent
+from hub_client.manifest.provenance import DatasetRecord, Lineage, Parent
 from hub_client.manifest.v1 import Manifest, Term
 from hub_client.models.architectures import Start
 from hub_client.models.model import Model
 from hub_client.release import consent
+
+QUERY = "query"
+"""What a grown release calls the data that surgery added."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +105,33 @@ def surgery(
     manifest = _grown(reference, aligned(cells), start)
     if extensions is not None:
         manifest = _extended(manifest, extensions)
+    manifest = _with_holding_vectors(manifest, reference.manifest)
     with reference.on(device):
         network, copied = reference.network.grown(manifest, start=start, cells=cells, seed=seed)
     if manifest.lineage and copied:
         manifest = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update={"copied": copied})})
-    gone = reference.manifest.vector_tensors - manifest.vector_tensors
-    extras = {name: tensor for name, tensor in reference.extras.items() if name not in gone}
-    return Model(manifest, network, reference.ref, extras=extras, atlas=reference.atlas)
+    return Model(manifest, network, reference.ref, extras=_extras(reference, manifest), atlas=reference.atlas)
+
+
+def _extras(old: Model, manifest: Manifest) -> dict[str, Tensor]:
+    """Return what is not the network's, without the test vectors that the manifest no longer names."""
+    gone = old.manifest.vector_tensors - manifest.vector_tensors
+    return {name: tensor for name, tensor in old.extras.items() if name not in gone}
+
+
+def _with_holding_vectors(grown: Manifest, old: Manifest) -> Manifest:
+    """Return a grown manifest without the test vectors that new labels change: how sure the model is of the others."""
+    before = {level.key: level.categories for level in old.labels}
+    changed = [level.key for level in grown.labels if level.categories != before[level.key]]
+    ended = {f"{part}.{level}" for part in ("uncertainty", "probabilities", "distances") for level in changed}
+    if grown.test_vectors is None or not ended & grown.test_vectors.tensors.keys():
+        return grown
+    kept = {part: name for part, name in grown.test_vectors.tensors.items() if part not in ended}
+    gone = grown.vector_tensors - set(kept.values())
+    return grown.changed(
+        test_vectors=grown.test_vectors.model_copy(update={"tensors": kept}),
+        tensors=tuple(spec for spec in grown.tensors if spec.name not in gone),
+    )
 
 
 def _extended(grown: Manifest, extensions: Extensions) -> Manifest:
@@ -149,15 +175,35 @@ def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
     if old.proteins is not None and old.conditions:
         batches = cells.conditions[old.conditions[0].key]
         found = lacking(measured(cells.proteins, batches), len(old.proteins.panel))
-    ref, parent = reference.ref, None
-    if ref is not None:
-        parent = Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
-    elif old.files:
-        parent = Parent(name=old.name, version=old.version, digest=old.digest)
-    lineage = Lineage(parent=parent, relation="surgery", new_rows=start)
-    grown = old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage)
+    lineage = Lineage(parent=_parent(reference), relation="surgery", new_rows=start)
+    datasets = _datasets(reference, cells)
+    grown = old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage, datasets=datasets)
     columns: dict[str, str] = cells.report.settings.get("conditions", {})
     return consent.with_columns(grown, columns, before=old)
+
+
+def _parent(reference: Model) -> Parent | None:
+    """Return the release that a reference is, or was before it was changed."""
+    ref, manifest = reference.ref, reference.manifest
+    if ref is not None:
+        return Parent(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
+    return Parent(name=manifest.name, version=manifest.version, digest=manifest.digest) if manifest.files else None
+
+
+def _datasets(reference: Model, cells: Cells) -> tuple[DatasetRecord, ...]:
+    """Return the record of the query, behind those of the reference that no release states.
+
+    What the parent states is found by walking to it. The query is recognised by its aligned values, as in receipts, and
+    has no name: a file's may give somebody away.
+    """
+    old, ref = reference.manifest, reference.ref
+    released = old.as_read and bool(old.files) and (ref is None or ref.digest == old.digest)
+    before = () if released else old.training.datasets
+    if not len(cells):
+        return before
+    known = fingerprint(cells.x, old.genes.names)
+    query = DatasetRecord(name=QUERY, cells=len(cells), fingerprint=known)
+    return (*(data for data in before if data.fingerprint != known), query)
 
 
 def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], cells: Cells) -> Model:
@@ -194,9 +240,9 @@ def add_label(model: Model, level: str, *, label: str, clusters: Sequence[int], 
         )
     old, added = model.manifest, {level: [label]}
     levels = tuple(lv.grown(added.get(lv.key, ()), version=old.version) for lv in old.labels)
-    manifest = old.changed(labels=levels)
+    manifest = _with_holding_vectors(old.changed(labels=levels), old)
     network = model.network.labelled(manifest, level=level, clusters=clusters, cells=cells)
-    return Model(manifest, network, model.ref, extras=model.extras, atlas=model.atlas)
+    return Model(manifest, network, model.ref, extras=_extras(model, manifest), atlas=model.atlas)
 
 
 def retraining(model: Model, *, parts: Literal["all", "expression"]) -> Model:

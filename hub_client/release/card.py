@@ -279,7 +279,11 @@ def _parent(manifest: Manifest) -> str:
     parent = manifest.lineage.parent
     version = f"@{parent.version}" if parent.version else ""
     how = _RELATION[manifest.lineage.relation]
-    return f"{how} {md.code(parent.name + version)}, release digest {md.code(f'sha256:{parent.digest}')}."
+    named = f"{how} {md.code(parent.name + version)}, release digest {md.code(f'sha256:{parent.digest}')}."
+    if manifest.lineage.relation == "import":
+        return named
+    own = "The data above are what was added to" if manifest.training.datasets else "It was trained on"
+    return f"{named} {own} the data of that release, whose card lists them, with how good it was."
 
 
 def _imported(manifest: Manifest) -> str:

@@ -1,25 +1,36 @@
-"""Which part of a version has to rise: what changed between two releases, by their manifests and their weights.
+"""Which part of a version has to rise: what changed between two releases of all that decides results.
 
 patch
-    The same weights and axes; only what is stated of them changed.
+    Only what is stated of the model changed: every query gets the same results.
 minor
-    Names were appended, and every weight that belongs to the names before is the same bit for bit: old cells keep their
-    latent. Surgery does exactly this. Prototypes and test vectors do not move cells, so they may change.
+    Names were appended, or how new queries are taken in and trained on changed; all that decides results is for what
+    was there before the same, bit for bit: old cells keep their latent and their labels. Surgery does exactly this.
 major
-    Anything else: another latent space.
+    Anything else.
+
+What decides results is listed in one place, :mod:`hub_client.manifest.results`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client import errors
-from hub_client.manifest.v1 import Manifest
-from hub_client.release.folder import WEIGHTS, Release
+from hub_client.manifest import results
+from hub_client.manifest.v1 import TensorSpec
+from hub_client.release import atlas_file
+from hub_client.release.changes import Change
+from hub_client.release.folder import Release
 from hub_client.release.names import semver
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 LEVELS = ("major", "minor", "patch")
 
@@ -59,56 +70,81 @@ def raised(before: str, after: str) -> str:
 
 def needed(old: Release, new: Release) -> tuple[str, str]:
     """Return the part of the version that has to rise, and why."""
-    if changed := _changed_axis(old.manifest, new.manifest):
-        return "major", f"{changed} changed otherwise than by appending"
-    if _same_weights(old, new):
-        return "patch", "the description changed"
+    fields = list(results.compare(old.manifest, new.manifest))
+    if decisive := [found.field for found in fields if found.effect == "decides"]:
+        return "major", f"{decisive[0]} changed otherwise than by appending, and results depend on it"
     if moved := _moved_tensor(old, new):
         return "major", f"the tensor {moved} has other values for what was there before"
-    return "minor", "weights were added"
+    if changed := next(atlas_changes(old, new), None):
+        return "major", f"{changed.field} changed in {atlas_file.FILE}, from which labels are transferred"
+    if changed := next(tensor_changes(old, new), None):
+        return "minor", f"the {changed.field} was added or grew, and nothing that was there before changed"
+    if added := [found.field for found in fields if found.effect == "adds"]:
+        return "minor", f"{added[0]} changed, and results of new queries or their check depend on it"
+    return "patch", "the description changed"
 
 
-def _same_weights(old: Release, new: Release) -> bool:
-    """Return whether the weights are the same file; of a model that was not saved yet, whether all tensors are."""
-    files = [{file.path: file.sha256 for file in release.manifest.files}.get(WEIGHTS) for release in (old, new)]
-    if all(files):
-        return files[0] == files[1]
-    return old.tensors.keys() == new.tensors.keys() and all(
-        torch.equal(tensor, new.tensors[name]) for name, tensor in old.tensors.items()
-    )
+def tensor_changes(old: Release, new: Release) -> Iterator[Change]:
+    """Return the tensors in which two releases differ: dtype and shape, or by how much values differ at most."""
+    for name in dict.fromkeys([*old.tensors, *new.tensors]):
+        before, after = old.tensors.get(name), new.tensors.get(name)
+        if before is None or after is None or (before.dtype, before.shape) != (after.dtype, after.shape):
+            yield Change(f"tensor {name}", _described(before), _described(after))
+        elif not torch.equal(before, after):
+            off = float((before.double() - after.double()).abs().max())
+            yield Change(f"tensor {name}", _described(before), f"{_described(after)}, values differ by up to {off:.3g}")
 
 
-def _changed_axis(old: Manifest, new: Manifest) -> str | None:
-    """Return the first field in which ``new`` is more than ``old`` with names appended."""
-    before, after = old.fixed(), new.fixed()
-    if changed := [field for field in before if before[field] != after[field]]:
-        return changed[0]
-    axes, grown = old.named_axes(), new.named_axes()
-    return next((name for name, names in axes.items() if grown.get(name, ())[: len(names)] != names), None)
+def atlas_changes(old: Release, new: Release) -> Iterator[Change]:
+    """Return in what two releases' reference cells differ: how many they are, where they lie, and what each is."""
+    if old.atlas != new.atlas:  # other bytes may still hold the same cells
+        yield from _cell_changes(*(None if one.atlas is None else atlas_file.load(one.atlas) for one in (old, new)))
+
+
+def _cell_changes(old: AnnData | None, new: AnnData | None) -> Iterator[Change]:
+    if old is None or new is None or len(old) != len(new):
+        yield Change("the number of cells", *(None if one is None else len(one) for one in (old, new)))
+        return
+    for kind, before, after in (("obs", old.obs, new.obs), ("obsm", old.obsm, new.obsm)):
+        for key in dict.fromkeys([*before, *after]):
+            field = f"{kind}[{key}]"
+            if key not in before or key not in after:
+                yield Change(field, *("there" if key in side else None for side in (before, after)))
+            elif differing := _differing(np.asarray(before[key]), np.asarray(after[key])):
+                yield Change(field, f"{len(old):,} cells", f"{differing:,} of them with other values")
+
+
+def _differing(before: NDArray[Any], after: NDArray[Any]) -> int:
+    """Return in how many rows two arrays differ: all, where they have not the same columns."""
+    if before.shape != after.shape:
+        return len(before)
+    same = before == after if before.dtype.kind == "f" else before.astype(str) == after.astype(str)
+    return int((~same).reshape(len(before), -1).any(axis=1).sum())
+
+
+def _described(tensor: Tensor | None) -> str | None:
+    return None if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _moved_tensor(old: Release, new: Release) -> str | None:
-    """Return the first tensor whose values for the old names are not the old ones."""
+    """Return the first tensor that results depend on whose values for the old names are not the old ones."""
     before, after = ({spec.name: spec for spec in release.manifest.tensors} for release in (old, new))
-    axes, grown = old.manifest.axes(), new.manifest.axes()
-    for name in sorted(before.keys() - _free(old.manifest)):
-        if name not in after or after[name].shape != before[name].shape:
-            return name
-        if not _kept(old.tensors[name], new.tensors[name], after[name].places(grown, before=axes)):
+    for name, spec in sorted(before.items()):
+        if results.decides(spec) and (name not in after or not _kept(spec, after[name], old, new)):
             return name
     return None
 
 
-def _free(manifest: Manifest) -> set[str]:
-    """Return the tensors that do not move a cell."""
-    free = {"prototypes.unlabelled", *manifest.vector_tensors, *(level.means for level in manifest.prototypes.levels)}
-    return free | {level.covariances for level in manifest.prototypes.levels if level.covariances}
-
-
-def _kept(old: Tensor, new: Tensor, places: Sequence[list[int]]) -> bool:
-    for dimension, indices in enumerate(places):
-        new = new.index_select(dimension, torch.tensor(indices, dtype=torch.int64))
-    return new.shape == old.shape and bool((new == old).all())
+def _kept(spec: TensorSpec, grown: TensorSpec, old: Release, new: Release) -> bool:
+    """Return whether a tensor has, where the entries are that were there before, the same values."""
+    before, after = old.tensors[spec.name], new.tensors[spec.name]
+    if (spec.shape, spec.dtype, before.dtype) != (grown.shape, grown.dtype, after.dtype):
+        return False
+    for dimension, indices in enumerate(new.manifest.places(grown, before=old.manifest)):
+        if indices and indices[-1] >= after.shape[dimension]:
+            return False
+        after = after.index_select(dimension, torch.tensor(indices, dtype=torch.int64))
+    return torch.equal(before, after)
 
 
 def _next(level: str, before: str, taken: Iterable[str]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,13 @@ from scipy.sparse import csr_matrix
 from hub_client import errors
 from hub_client.checks.verify import verify, with_test_vectors
 from hub_client.data.cells import Cells, GeneReport
+from hub_client.labels.atlas import with_atlas
+from hub_client.manifest.calibration import Calibration, Trust
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.model import Model
+from hub_client.models.surgery import surgery
+from tests import simulated
+from tests.simulated import cells_for
 
 GENES = [f"G{i}" for i in range(6)]
 
@@ -127,3 +135,71 @@ def test_conditions_that_are_no_category_are_refused(model: Model) -> None:
     model.extras["test_vectors.conditions.batch"][0] = 9
     with pytest.raises(errors.ManifestError, match=r"codes in conditions\.batch"):
         verify(model)
+
+
+@pytest.fixture
+def labelled() -> Model:
+    """A model whose labels are those of the five nearest reference cells."""
+    rule = Calibration(level="cell_type", transfer="neighbors", neighbors=5, temperature=1.0)
+    plain = Model.build(manifest(trust=Trust(calibrations=(rule,))), seed=0)
+    return with_test_vectors(with_atlas(plain, cells()), cells(), count=6)
+
+
+def test_labels_uncertainty_and_probabilities_are_among_them(labelled: Model) -> None:
+    vectors = labelled.manifest.test_vectors
+    assert vectors is not None
+    level = {f"{part}.cell_type" for part in ("labels", "names", "uncertainty", "probabilities")}
+    assert vectors.tensors.keys() >= {"counts", "size_factor", "conditions.batch", "latent"} | level
+
+
+def test_exchanged_labels_are_noticed(labelled: Model) -> None:
+    """In the manifest and in the reference cells alike, so that every code stays the same."""
+    (level,) = labelled.manifest.labels
+    turned = level.model_copy(update={"categories": level.categories[::-1]})
+    assert labelled.atlas is not None
+    atlas = labelled.atlas.copy()
+    atlas.obs["cell_type"] = atlas.obs["cell_type"].map({"B": "T", "T": "B"})
+    with pytest.raises(errors.IntegrityError, match=r"names\.cell_type differs in 6 of 6 cells"):
+        verify(replace(labelled, manifest=labelled.manifest.changed(labels=(turned,)), atlas=atlas))
+
+
+def test_another_calibration_is_noticed(labelled: Model) -> None:
+    (rule,) = labelled.manifest.trust.calibrations
+    sharper = Trust(calibrations=(rule.model_copy(update={"sharpness": 3.0}),))
+    with pytest.raises(errors.IntegrityError, match=r"(uncertainty|probabilities)\.cell_type differs by up to 0\."):
+        verify(replace(labelled, manifest=labelled.manifest.changed(trust=sharper)))
+
+
+def test_vectors_of_old_releases_replay_for_what_they_hold(labelled: Model) -> None:
+    model, vectors = labelled, labelled.manifest.test_vectors
+    assert vectors is not None
+    new = ("names.", "uncertainty.", "probabilities.", "distances.")
+    kept = {part: name for part, name in vectors.tensors.items() if not part.startswith(new)}
+    assert len(kept) == 5 and len(vectors.tensors) == 8
+    verify(replace(model, manifest=model.manifest.changed(test_vectors=vectors.model_copy(update={"tensors": kept}))))
+
+
+def test_scores_and_imputed_proteins_are_among_them(tmp_path: Path) -> None:
+    for kind, part in {"expimap": "scores", "totalvi": "imputed_proteins"}.items():
+        plain = Model.build(simulated.manifest(kind))
+        made = with_test_vectors(plain, cells_for(plain.manifest, cells=40), count=3)
+        vectors = made.manifest.test_vectors
+        assert vectors is not None and part in vectors.tensors
+        verify(Model.load(made.save(tmp_path / kind)))
+
+
+def test_labels_that_surgery_adds_end_what_they_change_and_nothing_else() -> None:
+    plain = Model.build(simulated.manifest("scpoli"))
+    seen = cells_for(plain.manifest)
+    reference = with_test_vectors(with_atlas(plain, seen), seen, count=3)
+    before = reference.manifest.test_vectors
+    cells = cells_for(plain.manifest, ("q0",), cells=30)
+    same = surgery(reference, cells, start="mean").manifest.test_vectors
+    assert before is not None and same is not None and same.tensors == before.tensors
+    named = cells.relabelled({"cell_type": np.array(["Platelet"] * 30)})
+    grown = surgery(reference, named, start="mean")
+    vectors = grown.manifest.test_vectors
+    assert vectors is not None
+    gone = before.tensors.keys() - vectors.tensors.keys()
+    assert gone == {part for part in before.tensors if part.startswith(("uncertainty.", "probabilities."))}
+    assert not {before.tensors[part] for part in gone} & grown.extras.keys()

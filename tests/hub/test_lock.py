@@ -85,3 +85,51 @@ def test_what_is_no_lock_or_not_in_it(hub: Hub, tmp_path: Path) -> None:
             read_lock(tmp_path / f"{number}.lock")
     with pytest.raises(errors.NotFound, match="does not lock 'kidney'"):
         locked("kidney", lock([REPO], hub), hub)
+
+
+# releases that were grown from others
+
+
+def grown(hub: Hub, folder: Path) -> None:
+    root = hub.resolve(REPO)
+    query = {"datasets": [{"name": "query", "cells": 9, "fingerprint": "9" * 64}]}
+    parent = {"name": REPO, "version": "1.0.0", "commit": root.commit, "digest": root.digest}
+    lineage = {"relation": "surgery", "parent": parent}
+    hub.push(release(folder, version="1.1.0", lineage=lineage, training=query, query_plan={"epochs": 1}), REPO)
+
+
+def test_it_names_the_parents_and_the_data_of_all(hub: Hub, tmp_path: Path) -> None:
+    root = hub.resolve(REPO)
+    grown(hub, tmp_path / "grown")
+    pinned = lock([REPO], hub)
+    (model,) = pinned.models
+    assert pinned.format == 2
+    assert [(one.name, one.version, one.digest) for one in model.parents] == [(REPO, "1.0.0", root.digest)]
+    assert [data.name for data in model.datasets] == ["blood", "query"]
+    path = write_lock(tmp_path / "archzoo.lock", pinned)
+    assert locked(REPO, read_lock(path), hub)
+    assert [step.version for step in hub.lineage(REPO)] == ["1.1.0", "1.0.0"]
+    assert [[data.name for data in step.data] for step in hub.lineage(REPO)] == [["query"], ["blood"]]
+    for field, value in {"parents": [{"digest": "0" * 64}], "datasets": [{"fingerprint": "1" * 64}]}.items():
+        fields = json.loads(path.read_text())
+        fields["models"][0][field][0].update(value[0])
+        forged = tmp_path / f"{field}.lock"
+        forged.write_text(json.dumps(fields))
+        with pytest.raises(errors.IntegrityError, match=f"its {field} are others"):
+            locked(REPO, read_lock(forged), hub)
+
+
+def test_a_lock_of_format_1_of_a_grown_release_holds(hub: Hub, tmp_path: Path) -> None:
+    grown(hub, tmp_path / "grown")
+    fields = json.loads(lock([REPO], hub).to_bytes())
+    del fields["models"][0]["parents"]
+    fields["models"][0]["datasets"] = []
+    path = tmp_path / "old.lock"
+    path.write_text(json.dumps(fields | {"format": 1}))
+    assert locked(REPO, read_lock(path), hub)
+
+
+def test_a_lock_that_was_written_with_format_1_is_written_again_byte_for_byte() -> None:
+    path = Path(__file__).parents[1] / "golden" / "records" / "lock-1.json"
+    assert read_lock(path).to_bytes() == path.read_bytes()
+    assert read_lock(path).format == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import anndata
@@ -11,12 +12,20 @@ import pytest
 
 import hub_client
 from hub_client import errors
+from hub_client.checks.outputs import Outputs, outputs
 from hub_client.hub.client import Hub
+from hub_client.labels.predict import LabelPrediction
 from hub_client.manifest.receipts import Receipt, differences, read_receipt
+from hub_client.manifest.results import UNRECORDED
 from hub_client.mapping.map_query import Mapping
-from hub_client.mapping.replay import replay
+from hub_client.mapping.receipt import query_record, receipt
+from hub_client.mapping.replay import Replay, replay
+from hub_client.models.model import Model
+from tests import simulated
 from tests.contract.examples import SHORT, trained
-from tests.simulated import QUERY, counts
+from tests.simulated import QUERY, cells_for, counts
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -38,36 +47,41 @@ def mapping(hub: Hub, query: anndata.AnnData) -> Mapping:
 
 
 def test_a_receipt_says_what_went_in_and_gives_nothing_away(mapping: Mapping, hub: Hub) -> None:
-    receipt, ref = mapping.receipt, hub.resolve("lab/blood")
-    assert (receipt.query.cells, receipt.reference.digest, receipt.reference.commit) == (90, ref.digest, ref.commit)
-    assert receipt.asked.plan == SHORT and receipt.asked.seed == 0
-    assert sum(receipt.result.labels["cell_type"].cells.values()) == 90
-    assert len(receipt.result.sample) == 16
-    text = receipt.to_bytes().decode()
+    made, ref = mapping.receipt, hub.resolve("lab/blood")
+    assert (made.query.cells, made.reference.digest, made.reference.commit) == (90, ref.digest, ref.commit)
+    assert made.asked.plan == SHORT and made.asked.seed == 0
+    assert sum(made.result.labels["cell_type"].cells.values()) == 90
+    assert len(made.result.sample) == 16
+    text = made.to_bytes().decode()
     assert "q0-" not in text and "q1" not in text  # neither cells nor batches by name
     assert mapping.adata.uns["archzoo"]["receipt"] == text
+
+
+def test_the_grown_model_records_the_query_as_the_receipt_does(mapping: Mapping) -> None:
+    (data,) = mapping.model.manifest.training.datasets
+    assert (data.cells, data.fingerprint) == (90, mapping.receipt.query.fingerprint)
 
 
 def test_it_is_read_as_it_was_written_and_not_if_it_was_changed(mapping: Mapping) -> None:
     data = mapping.receipt.to_bytes()
     assert read_receipt(data, source="r") == mapping.receipt
-    fields = json.loads(data)
-    fields["result"]["latent"] = "0" * 64
+    moved = json.loads(data)
+    moved["result"]["latent"] = "0" * 64
     with pytest.raises(errors.ManifestError, match="the receipt was changed"):
-        read_receipt(json.dumps(fields).encode(), source="r")
+        read_receipt(json.dumps(moved).encode(), source="r")
     for broken in (b"{", b"[]", b'{"format": 1}'):
         with pytest.raises(errors.ManifestError):
             read_receipt(broken, source="r")
 
 
-def test_a_receipt_of_format_1_has_the_fields_it_always_had(mapping: Mapping) -> None:
+def test_a_receipt_has_the_fields_it_always_had(mapping: Mapping) -> None:
     asked = "conditions labels layer min_coverage size_factor proteins start plan seed unknown_above accelerator "
-    fields = json.loads(mapping.receipt.to_bytes())
-    assert set(fields["asked"]) == set(f"{asked} devices precision".split())
-    assert fields["asked"]["conditions"] == {"batch": "batch"} and fields["asked"]["labels"] is None
-    assert set(fields["reference"]) == {"name", "version", "commit", "digest"}
+    read = json.loads(mapping.receipt.to_bytes())
+    assert set(read["asked"]) == set(f"{asked} devices precision".split())
+    assert read["asked"]["conditions"] == {"batch": "batch"} and read["asked"]["labels"] is None
+    assert set(read["reference"]) == {"name", "version", "commit", "digest"}
     place = mapping.adata.uns["archzoo"]["reference"]
-    assert {key: place[key] for key in fields["reference"]} == fields["reference"]
+    assert {key: place[key] for key in read["reference"]} == read["reference"]
 
 
 def test_two_mappings_of_the_same_differ_in_nothing(mapping: Mapping) -> None:
@@ -133,3 +147,86 @@ def test_another_reference_is_refused(mapping: Mapping, query: anndata.AnnData, 
 
 def test_a_receipt_is_a_record_of_one_format() -> None:
     assert Receipt.model_json_schema()["additionalProperties"] is False
+
+
+# what a receipt records of the results
+
+
+def changed(found: Outputs, part: str) -> Outputs:
+    """Return the same results with one part of them permuted or moved, and all else the same."""
+    (level,) = found.predictions.levels
+    old = found.predictions.levels[level]
+    if part == "scores" or part == "proteins":
+        return replace(found, **{part: getattr(found, part) * 2})
+    values = getattr(old, part)
+    turned = values[::-1] if isinstance(values, np.ndarray) else values.iloc[::-1]
+    new = replace(old, **{part: turned})
+    return replace(found, predictions=replace(found.predictions, levels={level: new}))
+
+
+@pytest.mark.parametrize("part", [field.name for field in fields(LabelPrediction)])
+def test_every_part_of_a_prediction_is_in_a_receipt(part: str, query: anndata.AnnData, mapping: Mapping) -> None:
+    cells = hub_client.align(query, mapping.model)
+    found = outputs(mapping.model, cells, device="cpu")
+    settings = mapping.receipt.asked
+    before = receipt(cells, mapping.model, found, settings=settings, device="cpu")
+    after = receipt(cells, mapping.model, changed(found, part), settings=settings, device="cpu")
+    assert any(part in d.what for d in differences(before, after)), part
+    assert before.result_digest != after.result_digest
+    assert not Replay(after, differences(before, after)).same
+
+
+@pytest.mark.parametrize(("kind", "part"), [("expimap", "scores"), ("totalvi", "proteins")])
+def test_scores_and_imputed_proteins_are_in_a_receipt(kind: str, part: str, mapping: Mapping) -> None:
+    model = Model.build(simulated.manifest(kind))
+    cells = cells_for(model.manifest, cells=40, labelled=False)
+    found, settings = outputs(model, cells, device="cpu"), mapping.receipt.asked
+    assert found.by_name()  # what there is, by name
+    before = receipt(cells, model, found, settings=settings, device="cpu")
+    changed_part = replace(found, **{part: getattr(found, part) + 1})
+    after = receipt(cells, model, changed_part, settings=settings, device="cpu")
+    name = {"scores": "scores", "proteins": "imputed_proteins"}[part]
+    assert [d.what for d in differences(before, after)] == [f"result.parts.{name}.sha256"]
+
+
+def test_all_of_aligned_cells_is_in_a_receipt_but_how_they_were_found(mapping: Mapping, query: anndata.AnnData) -> None:
+    cells = hub_client.align(query, mapping.model)
+    extra = replace(cells, continuous=np.ones((90, 1), np.float32), proteins=np.ones((90, 2), np.float32))
+    before = query_record(extra, mapping.model)
+    for field in {field.name for field in fields(cells)} - UNRECORDED - {"size_factor", "proteins"}:
+        value = getattr(extra, field)
+        if isinstance(value, dict):
+            if not value:
+                continue
+            value = {key: np.roll(names, 1) for key, names in value.items()}
+        else:
+            value = value * 2 if field in ("x", "continuous") else value[::-1]
+        assert query_record(replace(extra, **{field: value}), mapping.model) != before, field
+    observed = Model.build(simulated.manifest(size_factor="depth"))
+    record = query_record(cells, observed)
+    assert query_record(replace(cells, size_factor=cells.size_factor * 2), observed) != record
+    fewer = replace(cells.report, missing=("g3",))
+    assert query_record(replace(extra, report=fewer), mapping.model) != before
+
+
+def as_format_1(made: Receipt) -> bytes:
+    """Return what the first format recorded of a mapping."""
+    result = made.result.model_copy(update={"parts": {}})
+    old = made.as_format(1) | {"format": 1, "result_digest": result.digest}
+    return (json.dumps(old, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def test_a_receipt_of_format_1_is_read_written_and_replayed(mapping: Mapping, query: anndata.AnnData, hub: Hub) -> None:
+    data = as_format_1(mapping.receipt)
+    old = read_receipt(data, source="old")
+    assert old.format == 1 and old.to_bytes() == data
+    assert differences(old, mapping.receipt) == ()
+    found = replay(old, query, hub=hub, progress=False)
+    assert found.same and found.receipt is not None and found.receipt.format == 2 and found.uncertainty is None
+    with pytest.raises(errors.ManifestError, match=r"format 1 has no query\.missing"):
+        read_receipt(json.dumps(mapping.receipt.as_format(2) | {"format": 1}).encode(), source="r")
+
+
+def test_a_receipt_that_was_written_with_format_1_is_read_and_written_back() -> None:
+    data = (ROOT / "tests" / "golden" / "records" / "receipt-1.json").read_bytes()
+    assert read_receipt(data, source="old").to_bytes() == data

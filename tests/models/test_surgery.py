@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from numpy.testing import assert_array_equal
 
 from hub_client import errors
 from hub_client.data.cells import Cells
+from hub_client.data.fingerprint import fingerprint
 from hub_client.labels.predict import predict
 from hub_client.manifest.plan import Plan
-from hub_client.manifest.provenance import Parent
+from hub_client.manifest.provenance import DatasetRecord, Parent, Training
 from hub_client.models.architectures.scpoli import ScPoli
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
@@ -229,3 +231,28 @@ def test_labels_that_cannot_be_added(
     with pytest.raises(errors.VocabularyError) as caught:
         add_label(model, level, label=label, clusters=clusters, cells=cells)
     assert caught.value.unknown == (unknown,)
+
+
+def test_the_query_is_recorded_by_its_fingerprint_and_so_is_what_no_release_states() -> None:
+    blood = DatasetRecord(name="blood", cells=9, fingerprint="0" * 64)
+    old = reference()
+    made = replace(old, manifest=old.manifest.changed(training=Training(datasets=(blood,))))
+    cells = query(made)
+    grown = surgery(made, cells, start="mean")
+    found = grown.manifest.training.datasets
+    assert [(data.name, data.cells) for data in found] == [("blood", 9), ("query", 120)]
+    assert found[1].fingerprint == fingerprint(cells.x, made.manifest.genes.names)
+    again = surgery(grown, query(grown, seed=2), start="mean").manifest.training.datasets
+    assert again[:2] == found and len(again) == 3
+
+
+def test_a_released_references_data_are_left_to_its_release(tmp_path: Path) -> None:
+    blood = DatasetRecord(name="blood", cells=9, fingerprint="0" * 64)
+    old = reference()
+    made = replace(old, manifest=old.manifest.changed(training=Training(datasets=(blood,))))
+    released = Model.load(made.save(tmp_path / "released"))
+    grown = surgery(released, query(released), start="mean")
+    assert [data.name for data in grown.manifest.training.datasets] == ["query"]
+    assert grown.manifest.lineage.parent.digest == released.manifest.digest
+    train(grown, query(released), plan=SHORT, progress=False, accelerator="cpu")
+    assert [data.name for data in grown.manifest.training.datasets] == ["query"]

@@ -46,3 +46,19 @@ def test_a_bare_manifest_can_be_cited() -> None:
     bare = examples.manifest()
     assert "sha256:" in citation.bibtex(bare, REF)
     assert yaml.safe_load(citation.cff(bare, REF))["authors"] == [{"name": "unknown"}]
+
+
+def test_a_grown_release_is_cited_with_what_it_was_grown_from() -> None:
+    root = examples.of_kind("scpoli", lineage=None, delta=None, title="The root")
+    parent = {"name": "atlas/root", "version": "1.0.0", "digest": "e" * 64}
+    query = {"datasets": [{"name": "query", "cells": 90, "fingerprint": "9" * 64}]}
+    lineage = {"relation": "surgery", "parent": parent}
+    grown = examples.of_kind("scpoli", lineage=lineage, training=query, delta=None)
+    found = citation.bibtex(grown, REF, ancestors=[root])
+    assert "@misc{atlas_root_1_0_0,\n" in found and "{The root}" in found and f"sha256:{'e' * 64}" in found
+    assert "@misc{blood_00000000,\n" in found and "@misc{query_99999999,\n" in found
+    assert found.count("@article{example, title={Example}}") == 1
+    references = yaml.safe_load(citation.cff(grown, REF, ancestors=[root]))["references"]
+    assert [one["title"] for one in references[1:]] == ["blood", "query", "atlas/root@1.0.0"]
+    alone = citation.bibtex(grown, REF)
+    assert f"sha256:{'e' * 64}" in alone and "blood" not in alone

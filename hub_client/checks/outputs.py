@@ -1,0 +1,69 @@
+"""All that comes out of a model for some cells, by name: what test vectors hold, receipts hash and a diff compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hub_client.data.cells import Cells
+from hub_client.labels.predict import Predictions, predict
+from hub_client.models.impute import impute_proteins
+from hub_client.models.model import Model
+from hub_client.programs.enrichment import scores_at
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model computes of cells.
+
+    Attributes
+    ----------
+    predictions
+        Latent, labels, their uncertainty and probabilities.
+    scores
+        Of each active gene program, ``(cells, terms)``; None for a model without.
+    proteins
+        Expected foreground counts, ``(cells, proteins)``; None for a model without.
+    """
+
+    predictions: Predictions
+    scores: pd.DataFrame | None
+    proteins: pd.DataFrame | None
+
+    def by_name(self) -> dict[str, NDArray[Any]]:
+        """Return every result, its first axis the cells: ``latent``, ``labels.<level>``, ``uncertainty.<level>``, ...
+
+        All fields of a level's prediction are in it, whatever they are called.
+        """
+        found: dict[str, Any] = {"latent": self.predictions.latent}
+        for level, prediction in self.predictions.levels.items():
+            found |= {f"{part}.{level}": value for part, value in vars(prediction).items()}
+        found |= {"scores": self.scores, "imputed_proteins": self.proteins}
+        return {name: np.asarray(value) for name, value in found.items() if value is not None}
+
+
+def outputs(
+    model: Model, cells: Cells, *, unknown_above: float | None = None, device: str = "auto", seed: int = 0
+) -> Outputs:
+    """Return everything that a model computes of cells whose conditions it knows.
+
+    Parameters
+    ----------
+    model, cells, unknown_above, device
+        As for :func:`hub_client.predict`.
+    seed
+        Of the draws that imputed proteins are a mean of.
+
+    Raises
+    ------
+    VocabularyError, InvalidInput
+        As :func:`hub_client.predict`.
+    """
+    found = predict(model, cells, unknown_above=unknown_above, device=device)
+    scores = scores_at(model, found.latent, obs_names=cells.obs_names) if model.manifest.terms else None
+    proteins = None if model.manifest.proteins is None else impute_proteins(model, cells, seed=seed)
+    return Outputs(found, scores, proteins)
