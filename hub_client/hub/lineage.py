@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hub_client import errors
+from hub_client.manifest.header import Header
 from hub_client.manifest.provenance import Parent
-from hub_client.manifest.reading import read_manifest
-from hub_client.manifest.v1 import Manifest
+from hub_client.manifest.reading import read_header
 from hub_client.release.store import DOCUMENT, Store
 from hub_client.store.catalogue import Found
 
@@ -74,9 +74,9 @@ def walk(found: Found, origins: Origins) -> Iterator[Step]:
     """Return a release, its parent, and so on to the root, or to the first that no hub at hand has."""
     here: Found | None = found
     while here is not None:
-        manifest = read_manifest(here.source.read(here.ref, DOCUMENT["models"]), source=str(here.ref))
-        yield _step(here, manifest, origins)
-        parent = manifest.lineage.parent if manifest.lineage else None
+        header = read_header(here.source.read(here.ref, DOCUMENT["models"]), source=str(here.ref))
+        yield _step(here, header, origins)
+        parent = header.lineage.parent if header.lineage else None
         if parent is None:
             return
         try:
@@ -86,7 +86,7 @@ def walk(found: Found, origins: Origins) -> Iterator[Step]:
             return
 
 
-def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
+def _step(found: Found, header: Header, origins: Origins) -> Step:
     ref = found.ref
     store = next((store for store in origins.stores if store is found.source), None)
     entries = store.history(ref.repo) if store else []  # none of a folder that a user named by its path
@@ -94,8 +94,8 @@ def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
         ref.repo,
         ref.version,
         ref.digest,
-        relation=manifest.lineage.relation if manifest.lineage else None,
-        created=manifest.created.isoformat() if manifest.created else None,
+        relation=header.lineage.relation if header.lineage else None,
+        created=header.created.isoformat() if header.created else None,
         hub=ref.hub,
         message=next((entry.message for entry in entries if entry.commit == ref.commit), ""),
         yanked=found.yanked,

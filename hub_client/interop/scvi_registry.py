@@ -182,7 +182,7 @@ def _proteins(registry: Registry, given: Mapping[str, Any]) -> dict[str, Any] | 
     batches = [str(name) for name in _state(registry, "batch")["categorical_mapping"]]
     measured = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
     source = setup.get("protein_expression_obsm_key") or (setup.get("modalities") or {}).get("protein_layer")
-    return {"panel": panel, "measured": lacking(measured, len(panel)), "source": source}
+    return {"panel": panel, "measured": lacking(measured, panel), "source": source}
 
 
 def _labels(registry: Registry) -> list[dict[str, Any]]:

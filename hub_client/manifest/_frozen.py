@@ -18,7 +18,12 @@ class Frozen(BaseModel):
 
     def canonical(self) -> bytes:
         """Return the canonical JSON: sorted keys, UTF-8, newline at the end."""
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
+        return dumped(self.model_dump(mode="json"))
+
+
+def dumped(fields: Mapping[str, Any]) -> bytes:
+    """Return JSON fields as canonical JSON."""
+    return (json.dumps(fields, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def problems(error: ValidationError) -> list[str]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from anndata import AnnData
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client import errors
@@ -22,6 +24,9 @@ from hub_client.models.architectures import Network, architecture
 from hub_client.release import atlas_file
 from hub_client.release import folder as release_folder
 from hub_client.release.store import Ref
+
+GENE_MEANS = "gene_means"
+"""The tensor with the mean of each gene over the reference's cells."""
 
 
 @dataclass(eq=False)
@@ -37,7 +42,7 @@ class Model:
     ref
         The pinned release this model was read from or grown from; None for one that was never released.
     extras
-        Tensors of the release that are not the network's, such as test vectors.
+        Tensors of the release that are not the network's, such as test vectors and the means of genes.
     atlas
         The reference's cells in the latent with labels and conditions, ``(cells, 0)`` with ``obsm["X_latent"]``, if
         the release has them: what labels are transferred from by nearest neighbours.
@@ -127,6 +132,28 @@ class Model:
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of a release of this model."""
         return self.network.tensors() | dict(self.extras)
+
+    def gene_means(self) -> NDArray[np.float32] | None:
+        """Return each gene's mean over the reference's cells, ``(genes,)``; None for a model without.
+
+        :func:`hub_client.data.missing_genes.gene_means` has the unit.
+
+        Raises
+        ------
+        IntegrityError
+            If one is negative.
+        """
+        if GENE_MEANS not in self.extras:
+            return None
+        means: NDArray[np.float32] = self.extras[GENE_MEANS].numpy()
+        if (means < 0).any():
+            raise errors.IntegrityError(
+                f"{release_folder.WEIGHTS} of {self.manifest.name} has negative means of genes in the tensor "
+                f"{GENE_MEANS}. Ask the release's maker for an intact one.",
+                file=release_folder.WEIGHTS,
+                actual=float(means.min()),
+            )
+        return means
 
     def describe(self) -> None:
         """Bring the manifest's list of tensors in step with the network."""

@@ -104,6 +104,10 @@ class _Training(BaseModel):
     datasets: tuple[_Data, ...] = ()
 
 
+class _Delta(BaseModel):
+    inherits: dict[str, int] = {}
+
+
 class _Listed(BaseModel):
     title: str = ""
     summary: str = ""
@@ -114,6 +118,7 @@ class _Listed(BaseModel):
     labels: tuple[_Level, ...] = ()
     training: _Training = _Training()
     license: str | None = None
+    delta: _Delta | None = None
 
 
 def listing(ref: Ref, document: bytes) -> Listing:
@@ -125,6 +130,7 @@ def listing(ref: Ref, document: bytes) -> Listing:
         If it is no manifest of any format.
     """
     found = _parsed(_Listed, ref, document)
+    inherited = found.delta.inherits if found.delta else {}
     return Listing(
         name=ref.repo,
         version=ref.version,
@@ -133,7 +139,7 @@ def listing(ref: Ref, document: bytes) -> Listing:
         architecture=found.architecture.kind,
         organism=found.organism.label if found.organism else None,
         tissue=tuple(term.label for term in found.tissue),
-        genes=len(found.genes.panel),
+        genes=len(found.genes.panel) or inherited.get("genes", 0),
         cells=sum(data.cells for data in found.training.datasets),
         labels=tuple(dict.fromkeys(name for level in found.labels for name in level.categories)),
         license=found.license,

@@ -147,7 +147,7 @@ def test_examples_fill_every_field_of_the_format() -> None:
 
 def test_example_and_config_union_hold_the_same_kinds() -> None:
     assert set(examples.KINDS) == set(CONFIGS)
-    mapping = schema("manifest-1.0.json")["properties"]["architecture"]["discriminator"]["mapping"]
+    mapping = schema("manifest-1.1.json")["properties"]["architecture"]["discriminator"]["mapping"]
     assert set(mapping) == set(CONFIGS)
 
 
@@ -216,11 +216,11 @@ def test_a_change_is_validated() -> None:
 def test_the_0_9_draft_is_migrated_in_memory() -> None:
     data = (KEPT / "0.9.json").read_bytes()
     manifest = read_manifest(data, source="0.9.json")
-    assert manifest.schema_version == "1.0"
+    assert manifest.schema_version == v1.SCHEMA_VERSION
     assert manifest.genes.names == ("GAPDH", "EEF1A1", "CD4", "CD8A")
     assert (manifest.license, manifest.data_license) == ("CC-BY-4.0", "CC0-1.0")
     assert manifest.digest == hashlib.sha256(data).hexdigest()
-    assert read_manifest(manifest.to_bytes(), source="1.0") == manifest
+    assert read_manifest(manifest.to_bytes(), source="migrated") == manifest
 
 
 def test_migration_is_pure() -> None:
@@ -282,7 +282,7 @@ def test_what_a_newer_minor_added_needs_a_newer_archzoo(what: str) -> None:
     newer = json.loads((KEPT / "1.3.json").read_bytes()) | changes
     with pytest.raises(errors.ManifestError, match=r"is of format 1\.3 and needs a newer archzoo") as caught:
         read_manifest(encoded(newer), source="1.3.json")
-    assert "reads format 1.0 and not what is listed below. Install one that reads format 1.3: pip" in str(caught.value)
+    assert "reads format 1.1 and not what is listed below. Install one that reads format 1.3: pip" in str(caught.value)
     (problem,) = caught.value.problems
     assert problem.startswith(line)
     with pytest.raises(errors.ManifestError, match=r"is not a valid manifest of format 1\.0:"):
@@ -446,7 +446,10 @@ def test_a_manifest_that_contradicts_itself_is_refused(case: str) -> None:
 
 EXPIMAP = examples.KINDS["expimap"]
 WRONG_EXPIMAP: dict[str, tuple[dict[str, Any], str]] = {
-    "gene beyond the panel": ({"terms": [EXPIMAP["terms"][0] | {"genes": [4]}, *EXPIMAP["terms"][1:]]}, "beyond"),
+    "gene beyond the panel": (
+        {"terms": [EXPIMAP["terms"][0] | {"genes": ["TP53"]}, *EXPIMAP["terms"][1:]]},
+        "not of the panel",
+    ),
     "extensions first": ({"terms": EXPIMAP["terms"][::-1]}, "order"),
     "annotated after an extension": (
         {"terms": [EXPIMAP["terms"][1], EXPIMAP["terms"][0], EXPIMAP["terms"][2]]},
@@ -491,7 +494,7 @@ def test_gene_programs_that_contradict_the_rest_are_refused(case: str) -> None:
 def test_extensions_are_appended_version_by_version() -> None:
     """Columns of the latent are only ever appended, whatever kind of term a later version adds."""
     old, later = EXPIMAP["terms"], {"kind": "constrained", "added_in": "1.10.0"}
-    terms = [*old, {"id": "new-3", "name": "constrained 2", "genes": [0], **later}]
+    terms = [*old, {"id": "new-3", "name": "constrained 2", "genes": ["GAPDH"], **later}]
     described = examples.of_kind(
         "expimap", terms=terms, architecture=EXPIMAP["architecture"] | {"constrained_extensions": 2}
     )
@@ -518,7 +521,9 @@ def test_combinations_name_one_known_category_each() -> None:
 
 def test_measured_proteins_are_of_known_batches() -> None:
     with pytest.raises(ValidationError, match="no condition's"):
-        examples.of_kind("totalvi", proteins={"panel": ["CD3"], "measured": {"z": [0]}})
+        examples.of_kind("totalvi", proteins={"panel": ["CD3"], "measured": {"z": ["CD3"]}})
+    with pytest.raises(ValidationError, match="not of the panel: \\['CD4'\\]"):
+        examples.of_kind("totalvi", proteins={"panel": ["CD3"], "measured": {"b": ["CD4"]}})
 
 
 # --- shapes -------------------------------------------------------------------------------------------------------
@@ -576,7 +581,7 @@ def test_the_schema_module_writes_the_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", examples.KINDS)
 def test_examples_satisfy_the_json_schema(kind: str) -> None:
-    validator = jsonschema.Draft202012Validator(schema("manifest-1.0.json"))
+    validator = jsonschema.Draft202012Validator(schema("manifest-1.1.json"))
     validator.check_schema(validator.schema)
     validator.validate(json.loads(examples.of_kind(kind).to_bytes()))
     with pytest.raises(jsonschema.ValidationError):
