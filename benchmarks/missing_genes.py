@@ -51,8 +51,9 @@ def main() -> None:
 
 def _table(rows: pd.DataFrame, by: list[str], name: str | None = None) -> str:
     kept = rows if name is None else rows[rows["model"] == name]
-    means = kept.groupby(by, sort=False)[["moved", "accuracy", "macro F1"]].mean().round(3).reset_index()
-    lines = [list(means.columns), ["---"] * len(means.columns), *means.to_numpy().tolist()]
+    means = kept.groupby(by, sort=False)[["moved", "accuracy", "macro F1"]].mean().reset_index()
+    figures = [[cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row] for row in means.to_numpy().tolist()]
+    lines = [list(means.columns), ["---"] * len(means.columns), *figures]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 

@@ -151,7 +151,7 @@ def _members(mask: Any, genes: Sequence[str]) -> list[str]:
             "genes. The folder was changed after it was saved; get the original.",
             path="mask_",
         )
-    return [genes[place] for place in places]
+    return [genes[int(place)] for place in places]
 
 
 def _known_extensions(attributes: Attributes, reference: Attributes | None) -> int:

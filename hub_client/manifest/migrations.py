@@ -44,8 +44,12 @@ def _with_names(record: Any, key: str, names: Sequence[Any]) -> Any:
 
 
 def _named(positions: Any, names: Sequence[Any]) -> Any:
-    """Return names in the place of positions; what is no position in the list stays, for validation to name it."""
-    return [names[at] if type(at) is int and 0 <= at < len(names) else at for at in _entries(positions)]
+    """Return names in the place of positions; validation names those that the list has not, and what is no position."""
+    return [_name(at, names) if type(at) is int else at for at in _entries(positions)]
+
+
+def _name(position: int, names: Sequence[Any]) -> Any:
+    return names[position] if 0 <= position < len(names) else f"position {position}"
 
 
 def _entries(value: Any) -> Sequence[Any]:
