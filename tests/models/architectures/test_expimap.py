@@ -471,7 +471,7 @@ def test_terms_that_cannot_be_added() -> None:
             errors.ManifestError,
             "term ids must be unique",
         ),
-        (Extensions(constrained=[Term(id="x", name="x", genes=(60,))]), errors.ManifestError, "beyond the panel"),
+        (Extensions(constrained=[Term(id="x", name="x", genes=("g60",))]), errors.ManifestError, "not of the panel"),
         (Extensions(unconstrained=-1), errors.InvalidInput, "unconstrained is -1"),
         (Extensions(constrained=[OWN], soft=True), errors.InvalidInput, "hard masks"),
     ]
