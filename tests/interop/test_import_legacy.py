@@ -422,7 +422,7 @@ def test_terms_are_named(tmp_path: Path) -> None:
     told = import_legacy(folder, term_names=names).manifest
     assert [term.name for term in told.terms] == names
     assert told.imported_from is not None and NAMES not in told.imported_from.lost
-    genes = [[bare.genes.names[i].lower() for i in term.genes] for term in bare.terms]
+    genes = [[gene.lower() for gene in term.genes] for term in bare.terms]
     programs = [Program(f"R-{number}", names[number], tuple(genes[number])) for number in (3, 1, 4, 0, 2)]
     found = import_legacy(folder, term_names=programs).manifest
     assert [(term.id, term.name) for term in found.terms] == [(f"R-{n}", name) for n, name in enumerate(names)]
