@@ -24,7 +24,7 @@ def manifest(**overrides: Any) -> Manifest:
 def fields() -> dict[str, Any]:
     """Return the JSON fields of :func:`manifest`."""
     return {
-        "schema_version": "1.0",
+        "schema_version": "1.1",
         "name": "tiny-scpoli",
         "version": "1.0.0",
         "title": "Tiny scPoli",
@@ -223,12 +223,12 @@ KINDS: dict[str, dict[str, Any]] = {
                 "source": "Reactome",
                 "release": "88",
                 "license": "CC0-1.0",
-                "genes": [0, 2],
+                "genes": ["GAPDH", "CD4"],
                 "kind": "annotated",
                 "active": False,
                 "direction": -1,
             },
-            {"id": "new-1", "name": "constrained 1", "genes": [1], "kind": "constrained", "added_in": "1.1.0"},
+            {"id": "new-1", "name": "constrained 1", "genes": ["EEF1A1"], "kind": "constrained", "added_in": "1.1.0"},
             {"id": "new-2", "name": "unconstrained 1", "kind": "unconstrained", "direction": 0, "added_in": "1.1.0"},
         ],
         "tensors": [
@@ -367,7 +367,7 @@ KINDS: dict[str, dict[str, Any]] = {
             "background_activation": "exp",
         },
         "conditions": [batch(ONE_HOT)],
-        "proteins": {"panel": ["CD3", "CD19"], "measured": {"b": [0]}, "source": "prot"},
+        "proteins": {"panel": ["CD3", "CD19"], "measured": {"b": ["CD3"]}, "source": "prot"},
         "tensors": [
             {"name": "gene_means", "dtype": "F32", "shape": ["genes"]},
             {"name": "background", "dtype": "F32", "shape": ["proteins", "conditions.batch"]},
@@ -392,5 +392,5 @@ def of_kind(kind: str, **overrides: Any) -> Manifest:
 
 def fields_of_kind(kind: str) -> dict[str, Any]:
     """Return the JSON fields of :func:`of_kind`."""
-    common = {"schema_version": "1.0", "name": f"example-{kind}", "version": "1.1.0", "genes": fields()["genes"]}
+    common = {"schema_version": "1.1", "name": f"example-{kind}", "version": "1.1.0", "genes": fields()["genes"]}
     return common | DESCRIBED | KINDS[kind]

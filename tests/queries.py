@@ -48,13 +48,6 @@ class Network:
         return self.usage
 
 
-class NetworkWithMeans(Network):
-    """The same, which knows the reference's means: the usage, for want of another figure."""
-
-    def gene_means(self) -> NDArray[np.float32]:
-        return self.usage
-
-
 class Model:
     """A manifest and a network."""
 

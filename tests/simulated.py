@@ -148,7 +148,7 @@ def terms(constrained: int = 0, unconstrained: int = 0, *, annotated: int = 6) -
         {
             "id": f"P:{number}",
             "name": f"program {number}",
-            "genes": () if kind == "unconstrained" else sorted(genes),
+            "genes": () if kind == "unconstrained" else [GENES[place] for place in sorted(genes)],
             "kind": kind,
         }
         for number, (kind, genes) in enumerate(zip(kinds, programs, strict=True))

@@ -308,6 +308,7 @@ def _genes(recipe: Recipe, names: tuple[str, ...]) -> Genes:
         panel=panel,
         coverage_warn=rules.coverage_warn,
         coverage_refuse=rules.coverage_refuse,
+        missing=rules.missing,
         duplicates=rules.duplicates,
     )
 

@@ -13,7 +13,7 @@ from typing import Literal
 from hub_client import errors
 from hub_client.checks.verify import verify
 from hub_client.manifest.publishing import publishing_problems
-from hub_client.manifest.reading import read_manifest
+from hub_client.manifest.reading import read_header
 from hub_client.manifest.v1 import FileSpec
 from hub_client.models.model import Model
 from hub_client.release import folder as release_folder
@@ -221,7 +221,7 @@ def _same_weights(store: Store, repo: str, weights: str) -> str | None:
             document = store.read(ref, release_folder.MANIFEST)
             if weights.encode() not in document:  # reading a manifest whole takes a hundred times as long
                 continue
-            if _weights(read_manifest(document, source=str(ref)).files) == weights:
+            if _weights(read_header(document, source=str(ref)).files) == weights:
                 return str(ref)
     except (errors.IntegrityError, errors.ManifestError, errors.Restricted):
         return None

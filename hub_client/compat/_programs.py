@@ -68,10 +68,12 @@ def numbered(word: str, number: int) -> list[str]:
     return [f"{word}_{position}" for position in range(number)]
 
 
-def terms(names: Sequence[str], programs: Sequence[Sequence[int]], kind: str) -> Iterator[dict[str, Any]]:
-    """Yield terms of one kind as a manifest has them."""
-    for name, genes in zip(names, programs, strict=True):
-        yield {"id": name, "name": name, "genes": tuple(genes), "kind": kind}
+def terms(
+    names: Sequence[str], programs: Sequence[Sequence[int]], kind: str, *, genes: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield terms of one kind as a manifest has them, of programs that are positions among ``genes``."""
+    for name, program in zip(names, programs, strict=True):
+        yield {"id": name, "name": name, "genes": tuple(genes[position] for position in program), "kind": kind}
 
 
 def in_uns(adata: AnnData, key: str) -> list[str]:

@@ -134,10 +134,11 @@ class EXPIMAP(OneHotModel):
             "hsic": use_hsic,
             "hsic_one_vs_all": hsic_one_vs_all,
         }
+        genes = list(map(str, adata.var_names))
         terms = [
-            *_programs.terms(_programs.names_of(adata, len(programs)), programs, "annotated"),
-            *_programs.terms(_programs.numbered("constrained", n_ext_m), constrained, "constrained"),
-            *_programs.terms(_programs.numbered("unconstrained", n_ext), [()] * n_ext, "unconstrained"),
+            *_programs.terms(_programs.names_of(adata, len(programs)), programs, "annotated", genes=genes),
+            *_programs.terms(_programs.numbered("constrained", n_ext_m), constrained, "constrained", genes=genes),
+            *_programs.terms(_programs.numbered("unconstrained", n_ext), [()] * n_ext, "unconstrained", genes=genes),
         ]
         self._begin(adata, condition_key, conditions, what="expiMap", architecture=architecture, terms=terms)
 
@@ -186,8 +187,8 @@ class EXPIMAP(OneHotModel):
         return [term for term in self.model.manifest.terms if term.kind == kind]
 
     def _masks(self, kind: str) -> list[list[int]]:
-        genes = np.arange(self.input_dim_)
-        return [np.isin(genes, term.genes).astype(int).tolist() for term in self._of_kind(kind)]
+        genes, members = self.model.manifest.genes.names, ({*term.genes} for term in self._of_kind(kind))
+        return [[int(gene in program) for gene in genes] for program in members]
 
     # --- training and surgery ----------------------------------------------------------------------------------------
 
@@ -310,7 +311,8 @@ class EXPIMAP(OneHotModel):
         places = [found and found[0] for found in map(panel.find, map(str, genes))]
         own = [sorted({place for index in row if (place := places[index]) is not None}) for row in rows]
         names = _programs.numbered("constrained", self.n_ext_m_ + number)[self.n_ext_m_ :]
-        return [Term.model_validate(fields) for fields in _programs.terms(names, own, "constrained")]
+        terms = _programs.terms(names, own, "constrained", genes=panel.names)
+        return [Term.model_validate(fields) for fields in terms]
 
     # --- inference ---------------------------------------------------------------------------------------------------
 
@@ -380,10 +382,10 @@ class EXPIMAP(OneHotModel):
         terms
             The key of ``adata.uns`` with the names, or the names. Where ``uns`` has no ``terms``, the model's own.
         """
-        genes = self.model.manifest.genes.names
+        position = self.model.manifest.genes.positions()
         named = zip(self._names(terms), self.model.manifest.terms, strict=True)
         return {
-            name: [genes[index] for index in sorted(term.genes)] for name, term in named if term.kind != "unconstrained"
+            name: sorted(term.genes, key=position.__getitem__) for name, term in named if term.kind != "unconstrained"
         }
 
     def term_genes(self, term: str | int, terms: str | Sequence[str] = TERMS) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from hub_client import errors
 from hub_client.data import coverage as coverages
-from hub_client.data import genes, obs, open_query, sources
+from hub_client.data import genes, missing_genes, obs, open_query, sources
 from hub_client.data import matrix as matrices
 from hub_client.data.cells import Cells, GeneReport, cell_names
 from hub_client.data.counts import FLOAT32_LARGEST, Tally
@@ -35,15 +35,6 @@ class Network(Protocol):
         ...
 
 
-@runtime_checkable
-class KnowsMeans(Protocol):
-    """A network that knows what a gene the query did not measure would be."""
-
-    def gene_means(self) -> NDArray[np.float32]:
-        """Return the reference's mean of each gene, in the unit the network reads, ``(genes,)``."""
-        ...
-
-
 class ModelLike(Protocol):
     """What alignment asks of a model."""
 
@@ -55,6 +46,15 @@ class ModelLike(Protocol):
     @property
     def network(self) -> Network:
         """The model's weights and what they compute."""
+        ...
+
+
+@runtime_checkable
+class KnowsMeans(Protocol):
+    """A model that knows what a gene the query did not measure would be."""
+
+    def gene_means(self) -> NDArray[np.float32] | None:
+        """Return each gene's mean over the reference's cells, ``(genes,)``; None if they were not recorded."""
         ...
 
 
@@ -115,8 +115,9 @@ def align(
     Cells
         Counts, ``(cells, genes)``. For models that read log1p values: the query's own, or, if it holds counts, log1p of
         the counts scaled to the manifest's ``target_sum`` over all genes the query measured. Genes the query lacks are
-        zero, or the reference's mean where the manifest asks for it (which fills their columns: memory grows by one
-        value for each cell and missing gene). ``.report`` states what was found.
+        zero, or the reference's mean where the manifest asks for it: of counts at the cell's own depth
+        (:func:`hub_client.data.missing_genes.filled`). Means fill the columns of these genes: memory grows by one value
+        for each cell and missing gene. ``.report`` states what was found.
 
     Raises
     ------
@@ -131,7 +132,7 @@ def align(
     NotFound
         If there is no file at the path.
     Unsupported
-        If the manifest fills missing genes with means and there is no network that knows them.
+        If the manifest fills missing genes with means and the model has none, or only the manifest is given.
 
     Examples
     --------
@@ -154,7 +155,7 @@ def align(
     low = coverages.check(coverage, case, minimum=min_coverage)
     foreign = coverages.check_organism(match, case, coverage)
     x, doubts = _values(source, match, manifest=manifest)
-    x = _filled(x, match, manifest=manifest, network=network)
+    x = _filled(x, match, manifest=manifest, model=model)
     counted, found = aligned_proteins(query, manifest, key=proteins, source=source)
     settings = {
         "layer": layer,
@@ -300,22 +301,21 @@ def _logged(x: sparse.csr_matrix, totals: NDArray[np.float64], *, target_sum: fl
     return sparse.csr_matrix((logs.astype(np.float32), x.indices, x.indptr), shape=x.shape)
 
 
-def _filled(x: sparse.csr_matrix, match: Match, *, manifest: Manifest, network: object) -> sparse.csr_matrix:
+def _filled(x: sparse.csr_matrix, match: Match, *, manifest: Manifest, model: object) -> sparse.csr_matrix:
     """Return the matrix with the genes the query lacks at the reference's mean, if the manifest asks for it."""
     missing = np.setdiff1d(np.arange(len(match.panel)), match.found)
     if manifest.genes.missing == "zero" or not missing.size:
         return x
-    if not isinstance(network, KnowsMeans):
+    means = model.gene_means() if isinstance(model, KnowsMeans) else None
+    if means is None:
         raise errors.Unsupported(
             f"the model {manifest.name} reads the reference's mean for the {missing.size:,} genes the query lacks, and "
-            f"{'its network has' if network else 'a manifest alone has'} no means; give a model that has gene_means.",
+            f"{'a manifest alone' if model is manifest else 'the model at hand'} has no means: give the model as it "
+            "was pulled, or train it; with_gene_means() records them for one that is trained.",
             kind=manifest.architecture.kind,
             verb="align",
         )
-    means = network.gene_means().astype(np.float32)[missing]
-    starts = np.arange(x.shape[0] + 1) * missing.size
-    fill = sparse.csr_matrix((np.tile(means, x.shape[0]), np.tile(missing, x.shape[0]), starts), shape=x.shape)
-    return x + fill
+    return missing_genes.filled(x, missing=missing, means=means, kind=manifest.input.kind)
 
 
 def _totals(x: sparse.csr_matrix, manifest: Manifest) -> NDArray[np.float32]:

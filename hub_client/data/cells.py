@@ -91,7 +91,8 @@ class Cells:
     ----------
     x
         What the network reads, before log1p: counts (or log1p values for mse models), ``(cells, genes)`` CSR float32,
-        genes in the manifest's order; a missing gene is an empty column, or the reference's mean in each cell.
+        genes in the manifest's order; a missing gene is an empty column, or at the reference's mean, scaled to each
+        cell's depth.
     obs_names
         Cell names, ``(cells,)``.
     conditions

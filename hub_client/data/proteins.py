@@ -280,7 +280,7 @@ def _dense(values: Any) -> NDArray[Any]:
 
 
 def measured(counts: Counts | None, batches: NDArray[Any]) -> dict[str, tuple[int, ...]]:
-    """Return which proteins each batch measured: those with a count in any of its cells, as scvi-tools has it.
+    """Return the positions of the proteins that each batch measured: a count in any of its cells, as scvi-tools has it.
 
     Parameters
     ----------
@@ -294,6 +294,8 @@ def measured(counts: Counts | None, batches: NDArray[Any]) -> dict[str, tuple[in
     return {batch: tuple(map(int, proteins)) for batch, proteins in found.items()}
 
 
-def lacking(found: Mapping[str, tuple[int, ...]], proteins: int) -> dict[str, tuple[int, ...]]:
-    """Return the batches that did not measure all proteins, with those that they did."""
-    return {batch: indices for batch, indices in found.items() if len(indices) < proteins}
+def lacking(found: Mapping[str, tuple[int, ...]], panel: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the batches that did not measure all proteins, with the names of those that they did."""
+    return {
+        batch: tuple(panel[place] for place in places) for batch, places in found.items() if len(places) < len(panel)
+    }

@@ -12,7 +12,7 @@ from hub_client import errors
 from hub_client.files import atomic
 from hub_client.release.listing import DatasetListing, Listing, dataset_listing, listing
 from hub_client.release.names import document_name
-from hub_client.release.store import DOCUMENT, Entry, Ref, Source, Store, writable
+from hub_client.release.store import DOCUMENT, Entry, Ref, Store, writable
 from hub_client.store import addresses
 from hub_client.store.addresses import Address, default_folder
 from hub_client.store.catalogue import Catalogue, Found
@@ -21,6 +21,7 @@ from hub_client.store.network.remote import Proposal, WritableRemoteStore
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from hub_client.hub.delta import Whole
     from hub_client.hub.lineage import Origins, Step
     from hub_client.hub.prepare import Prepared
     from hub_client.hub.preview import Preview
@@ -112,7 +113,7 @@ class Hub:
 
     def manifest(self, name: Address) -> Manifest:
         """Return the manifest a name means, without the weights."""
-        return _manifest(self._models.find(name))
+        return self._manifest(self._models.find(name))
 
     def download(self, name: Address, into: Address) -> Path:
         """Write the release a name means into a new folder; see :func:`download`."""
@@ -121,7 +122,7 @@ class Hub:
         found, folder = _warned(self._models.find(name)), Path(into).expanduser()
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise errors.InvalidInput(f"{folder} exists already. Choose another folder.", facts={"into": folder})
-        _manifest(found)  # what is wrong with it is reported under the name that was asked for
+        self._manifest(found)  # what is wrong with it is reported under the name that was asked for
         with atomic.staged(folder) as stage:
             self._whole(found).fetch(found.ref, stage)
             found.ref.check(release_folder.verify(stage).digest, file=DOCUMENT["models"])
@@ -172,11 +173,12 @@ class Hub:
         NotFound, IntegrityError, ManifestError, TransportError
             As :func:`download`.
         """
+        from hub_client.manifest.reading import read_header
         from hub_client.store.network import bundles
 
         found = self._models.find(name)
-        manifest = _manifest(found)
-        if manifest.delta and manifest.lineage and (parent := manifest.lineage.parent):
+        header = read_header(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
+        if header.delta and header.lineage and (parent := header.lineage.parent):
             _log.warning(
                 "%s is a delta: bundle its parent too, %s@sha256:%s, and pull both where they are needed",
                 *(found.ref, parent.name, parent.digest[:12]),
@@ -244,12 +246,17 @@ class Hub:
         found = self._models.find(name)
         manifests: list[Manifest] = []
         try:
-            manifests.extend(manifest for _, manifest in lineage.releases(found, self._origins()))
-        except errors.TransportError as error:
+            manifests.extend(self._manifest(one) for one, _ in lineage.releases(found, self._origins()))
+        except (errors.TransportError, errors.NotFound) as error:
             _log.warning("%s: the release it was grown from was not read: %s", found.ref, error)
         return manifests[1:]
 
-    def _whole(self, found: Found) -> Source:
+    def _manifest(self, found: Found) -> Manifest:
+        manifest = self._whole(found).manifest(found.ref)
+        found.ref.check(manifest.digest, file=DOCUMENT["models"])
+        return manifest
+
+    def _whole(self, found: Found) -> Whole:
         """Return where to get the whole of a release, also where its hub keeps only what it adds to its parent."""
         from hub_client.hub.delta import Whole
 
@@ -551,11 +558,3 @@ def _warned(found: Found) -> Found:
     if found.yanked:
         _log.warning("%s was yanked: %s", found.ref, found.yanked)
     return found
-
-
-def _manifest(found: Found) -> Manifest:
-    from hub_client.manifest.reading import read_manifest
-
-    manifest = read_manifest(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
-    found.ref.check(manifest.digest, file=DOCUMENT["models"])
-    return manifest

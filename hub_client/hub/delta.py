@@ -8,6 +8,10 @@ of the whole weights, and the parent by its digest. A hub keeps ``delta.safetens
 ``<tensor>``
     The entries that are not the parent's, flat: for a tensor that grew along its named axes those beyond the parent's,
     for one with other values all of them. Tensors that are the parent's are not in it.
+
+The manifest of a delta leaves the gene panel, and what it has of the terms and tensors, to the parent's, or to the one
+that the parent's leaves it to. That earlier manifest is a file of the whole release, ``inherited.json``, so that a
+pulled folder states everything; hubs have it already and do not keep it again.
 """
 
 from __future__ import annotations
@@ -28,12 +32,15 @@ from hub_client import errors
 from hub_client.files import safetensors
 from hub_client.files.safetensors import ITEM_BYTES
 from hub_client.hub.lineage import Origins
+from hub_client.manifest.header import INHERITED, Delta, FileSpec, Header
+from hub_client.manifest.inheritance import inherits
 from hub_client.manifest.provenance import Parent
-from hub_client.manifest.reading import read_manifest
-from hub_client.manifest.v1 import Delta, Manifest
+from hub_client.manifest.reading import read_header, read_manifest
+from hub_client.manifest.v1 import Manifest
 from hub_client.release import folder as release_folder
 from hub_client.release import versioning
 from hub_client.release.store import Ref, Source
+from hub_client.store.folder.plain import PlainFolder
 
 FILE = "delta.safetensors"
 HEADER = "header"
@@ -69,7 +76,7 @@ class Whole:
         if is_partial(folder):
             with TemporaryDirectory(prefix="archzoo-") as scratch:
                 whole = self._composed(folder, Path(scratch) / "release")
-                for name in (release_folder.WEIGHTS, *_delta(_manifest(folder)).inherited):
+                for name in (release_folder.WEIGHTS, *_delta(header_in(folder)).inherited):
                     shutil.copyfile(whole / name, folder / name)
             (folder / FILE).unlink()
         return folder
@@ -84,9 +91,39 @@ class Whole:
             with TemporaryDirectory(prefix="archzoo-") as scratch:
                 yield self._composed(folder, Path(scratch) / "release")
 
+    def manifest(self, ref: Ref) -> Manifest:
+        """Return the manifest of a release, also of one whose hub keeps a delta.
+
+        Raises
+        ------
+        NotFound
+            If what it inherits from is in none of the hubs at hand.
+        ManifestError
+            If it cannot be read.
+        """
+        document = self.source.read(ref, release_folder.MANIFEST)
+        header = read_header(document, source=str(ref))
+        inherited = self._inherited(ref, header, header.inherited) if header.inherited else b""
+        return read_manifest(document, source=str(ref), inherited=inherited)
+
+    def _inherited(self, ref: Ref, header: Header, wanted: FileSpec) -> bytes:
+        """Return the earlier manifest that a delta's inherits from: an ancestor's, or the file of it in a folder."""
+        if isinstance(self.source, PlainFolder) and (self.source.path / INHERITED).exists():
+            document = self.source.read(ref, INHERITED)
+            if hashlib.sha256(document).hexdigest() != wanted.sha256:
+                raise _bad("has another sha256", expected=wanted.sha256, file=INHERITED)
+            return document
+        found = self.origins.find(parent_of(header))
+        document = found.source.read(found.ref, release_folder.MANIFEST)
+        if hashlib.sha256(document).hexdigest() == wanted.sha256:
+            return document
+        parent = read_header(document, source=str(found.ref))
+        if parent.inherited is None:
+            raise _bad("is the manifest of no ancestor", expected=wanted.sha256, file=INHERITED)
+        return Whole(found.source, self.origins)._inherited(found.ref, parent, wanted)
+
     def _composed(self, stored: Path, folder: Path) -> Path:
-        manifest = _manifest(stored)
-        found = self.origins.find(parent_of(manifest))
+        found = self.origins.find(parent_of(header_in(stored)))
         with Whole(found.source, self.origins).opened(found.ref) as parent:
             return compose(stored, parent, folder)
 
@@ -96,19 +133,20 @@ def is_partial(folder: Path) -> bool:
     return (folder / FILE).exists() and not (folder / release_folder.WEIGHTS).exists()
 
 
-def verify(folder: Path) -> Manifest:
-    """Return the manifest of a release as a hub keeps it, a delta or whole, once every file there has its hash.
+def verify(folder: Path) -> Header:
+    """Return the header of a release as a hub keeps it, a delta or whole, once every file there has its hash.
 
     Raises
     ------
     IntegrityError, ManifestError, NotFound
         As :func:`hub_client.release.folder.verify`.
     """
-    if not is_partial(folder):
-        return release_folder.verify(folder)
-    manifest = _manifest(folder)
-    _content(folder, manifest)
-    return manifest
+    header = header_in(folder)
+    if is_partial(folder):
+        _content(folder, header)
+    else:
+        release_folder.verify(folder)
+    return header
 
 
 def compose(stored: Path, parent: Path, folder: Path) -> Path:
@@ -128,12 +166,13 @@ def compose(stored: Path, parent: Path, folder: Path) -> Path:
     IntegrityError
         If the parent is not the one the manifest names, or the result is not what the manifest states.
     """
-    manifest = _manifest(stored)
+    header = header_in(stored)
     before = release_folder.read(parent, load_tensors=False).manifest
-    _check_parent(manifest, before)
+    _check_parent(header, before)
     shutil.copytree(stored, folder, ignore=shutil.ignore_patterns(FILE))
-    for name in _delta(manifest).inherited:
-        shutil.copyfile(parent / name, folder / name)
+    for name in _delta(header).inherited:
+        shutil.copyfile(earliest(parent) if name == INHERITED else parent / name, folder / name)
+    manifest = release_folder.manifest_in(folder)
     weights = _weights(_content(stored, manifest), manifest, parent, before)
     (folder / release_folder.WEIGHTS).write_bytes(weights)
     release_folder.verify(folder)
@@ -157,7 +196,7 @@ def stored_form(folder: Path, parent: Path, into: Path) -> Path:
             facts={"delta": True, "reason": reason},
         )
     content = _added(folder, new.manifest, parent, old.manifest)
-    manifest = _declared(new.manifest, old.manifest, content)
+    manifest = _declared(new.manifest, old.manifest, content, earlier=earliest(parent))
     into.mkdir(parents=True)
     for file in manifest.files:
         if file.path not in (release_folder.WEIGHTS, *_delta(manifest).inherited):
@@ -169,12 +208,35 @@ def stored_form(folder: Path, parent: Path, into: Path) -> Path:
     return into
 
 
-def _declared(new: Manifest, old: Manifest, content: bytes) -> Manifest:
-    """Return the manifest that states how the release is kept; the same one if it does already."""
+def _declared(new: Manifest, old: Manifest, content: bytes, *, earlier: Path) -> Manifest:
+    """Return the manifest that states how the release is kept; the same one if it does already.
+
+    ``earlier`` is the manifest that it may inherit from; one that was a delta before goes on inheriting what it did.
+    """
     known = {file.path: file for file in old.files}
-    inherited = tuple(f.path for f in new.files if f.path != release_folder.WEIGHTS and known.get(f.path) == f)
-    delta = Delta(size=len(content), sha256=hashlib.sha256(content).hexdigest(), inherited=inherited)
-    return new if new.delta == delta else new.changed(delta=delta, signature=None)
+    document = earlier.read_bytes()
+    counts = inherits(new, read_manifest(document, source=str(earlier))) if new.delta is None else new.delta.inherits
+    files = {file.path: file for file in new.files}
+    if counts:
+        sha256 = hashlib.sha256(document).hexdigest()
+        files[INHERITED] = FileSpec(path=INHERITED, size=len(document), sha256=sha256, role="inherited")
+    same = {path for path, file in files.items() if path != release_folder.WEIGHTS and known.get(path) == file}
+    delta = Delta(
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        inherited=tuple(sorted(same | ({INHERITED} if counts else set()))),
+        inherits=counts,
+    )
+    return (
+        new
+        if new.delta == delta
+        else new.changed(files=tuple(files[path] for path in sorted(files)), delta=delta, signature=None)
+    )
+
+
+def earliest(folder: Path) -> Path:
+    """Return the file with the whole manifest that what grew from a release inherits from."""
+    return folder / (INHERITED if (folder / INHERITED).exists() else release_folder.MANIFEST)
 
 
 def _added(folder: Path, new: Manifest, parent: Path, old: Manifest) -> bytes:
@@ -252,17 +314,18 @@ def _read(folder: Path, manifest: Manifest) -> tuple[bytes, dict[str, Array]]:
     return content[: 8 + int.from_bytes(content[:8], "little")], values
 
 
-def _manifest(folder: Path) -> Manifest:
-    return read_manifest((folder / release_folder.MANIFEST).read_bytes(), source=str(folder / release_folder.MANIFEST))
+def header_in(folder: Path) -> Header:
+    """Return the header of the release in a folder."""
+    return read_header((folder / release_folder.MANIFEST).read_bytes(), source=str(folder / release_folder.MANIFEST))
 
 
-def _delta(manifest: Manifest) -> Delta:
+def _delta(manifest: Manifest | Header) -> Delta:
     if manifest.delta is None:
         raise _bad("lies in a release whose manifest does not name it")
     return manifest.delta
 
 
-def parent_of(manifest: Manifest) -> Parent:
+def parent_of(manifest: Manifest | Header) -> Parent:
     """Return what a delta adds to."""
     if manifest.lineage is None or manifest.lineage.parent is None:
         raise errors.InvalidInput(
@@ -273,7 +336,7 @@ def parent_of(manifest: Manifest) -> Parent:
     return manifest.lineage.parent
 
 
-def _check_parent(manifest: Manifest, parent: Manifest) -> None:
+def _check_parent(manifest: Manifest | Header, parent: Manifest) -> None:
     expected = parent_of(manifest)
     if parent.digest != expected.digest:
         raise errors.IntegrityError(
@@ -285,7 +348,7 @@ def _check_parent(manifest: Manifest, parent: Manifest) -> None:
         )
 
 
-def _content(folder: Path, manifest: Manifest) -> bytes:
+def _content(folder: Path, manifest: Manifest | Header) -> bytes:
     """Return the delta's bytes, checked."""
     delta, content = _delta(manifest), (folder / FILE).read_bytes()
     actual = hashlib.sha256(content).hexdigest()
@@ -294,10 +357,10 @@ def _content(folder: Path, manifest: Manifest) -> bytes:
     return content
 
 
-def _bad(fault: str, *, expected: object = None, actual: object = None) -> errors.IntegrityError:
+def _bad(fault: str, *, expected: object = None, actual: object = None, file: str = FILE) -> errors.IntegrityError:
     return errors.IntegrityError(
-        f"{FILE} {fault}. The release is not the one its manifest names: fetch it again.",
-        file=FILE,
+        f"{file} {fault}. The release is not the one its manifest names: fetch it again.",
+        file=file,
         expected=expected,
         actual=actual,
     )

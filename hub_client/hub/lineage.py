@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hub_client import errors
+from hub_client.manifest.header import Header
 from hub_client.manifest.provenance import Parent
-from hub_client.manifest.reading import read_manifest
-from hub_client.manifest.v1 import Manifest
+from hub_client.manifest.reading import read_header
 from hub_client.release.store import DOCUMENT, Store
 from hub_client.store.catalogue import Found
 
@@ -85,19 +85,19 @@ class Origins:
 def walk(found: Found, origins: Origins) -> Iterator[Step]:
     """Return a release, its parent, and so on to the root, or to the first that no hub at hand has."""
     parent: Parent | None = None
-    for here, manifest in releases(found, origins):
-        yield _step(here, manifest, origins)
-        parent = manifest.lineage.parent if manifest.lineage else None
+    for here, header in releases(found, origins):
+        yield _step(here, header, origins)
+        parent = header.lineage.parent if header.lineage else None
     if parent is not None:
         yield Step(parent.name, parent.version, parent.digest)
 
 
-def releases(found: Found, origins: Origins) -> Iterator[tuple[Found, Manifest]]:
-    """Return a release and its manifest, its parent's, and so on, as far as the hubs at hand have them."""
+def releases(found: Found, origins: Origins) -> Iterator[tuple[Found, Header]]:
+    """Return a release and its header, its parent's, and so on, as far as the hubs at hand have them."""
     while True:
-        manifest = read_manifest(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
-        yield found, manifest
-        parent = manifest.lineage.parent if manifest.lineage else None
+        header = read_header(found.source.read(found.ref, DOCUMENT["models"]), source=str(found.ref))
+        yield found, header
+        parent = header.lineage.parent if header.lineage else None
         if parent is None:
             return
         try:
@@ -106,7 +106,7 @@ def releases(found: Found, origins: Origins) -> Iterator[tuple[Found, Manifest]]
             return
 
 
-def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
+def _step(found: Found, header: Header, origins: Origins) -> Step:
     ref = found.ref
     store = next((store for store in origins.stores if store is found.source), None)
     entries = store.history(ref.repo) if store else []  # none of a folder that a user named by its path
@@ -114,10 +114,10 @@ def _step(found: Found, manifest: Manifest, origins: Origins) -> Step:
         ref.repo,
         ref.version,
         ref.digest,
-        relation=manifest.lineage.relation if manifest.lineage else None,
-        created=manifest.created.isoformat() if manifest.created else None,
+        relation=header.lineage.relation if header.lineage else None,
+        created=header.created.isoformat() if header.created else None,
         hub=ref.hub,
         message=next((entry.message for entry in entries if entry.commit == ref.commit), ""),
         yanked=found.yanked,
-        data=tuple(Data(one.name, one.cells, one.fingerprint, one.doi) for one in manifest.training.datasets),
+        data=tuple(Data(one.name, one.cells, one.fingerprint, one.doi) for one in header.training.datasets),
     )

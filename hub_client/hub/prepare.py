@@ -15,7 +15,7 @@ from hub_client.checks import validate
 from hub_client.files import atomic
 from hub_client.hub import delta
 from hub_client.hub.lineage import Origins
-from hub_client.manifest.reading import read_manifest
+from hub_client.manifest.reading import read_header
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.model import Model
 from hub_client.release import consent, signing, versioning
@@ -176,7 +176,7 @@ def _created(store: Store, again: Ref | None) -> datetime:
     """Return the date of the release that has this version already, or now: pushing it again changes nothing."""
     if again is None:
         return datetime.now(UTC).replace(microsecond=0)
-    earlier = read_manifest(store.read(again, release_folder.MANIFEST), source=str(again))
+    earlier = read_header(store.read(again, release_folder.MANIFEST), source=str(again))
     return earlier.created or datetime.now(UTC).replace(microsecond=0)
 
 
@@ -186,8 +186,7 @@ def _written(content: Release, manifest: Manifest, folder: Path) -> Release:
         return content
     extra = {} if content.atlas is None else {release_folder.REFERENCE: bytes(content.atlas)}
     release_folder.write(folder, manifest, content.tensors, extra=extra)
-    document = (folder / release_folder.MANIFEST).read_bytes()
-    return replace(content, manifest=read_manifest(document, source=str(folder)), folder=folder)
+    return replace(content, manifest=release_folder.manifest_in(folder), folder=folder)
 
 
 def _check_same(folder: Path, again: Ref, *, highest: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hub_client.hub.prepare import Prepared
 from hub_client.manifest import _json
+from hub_client.manifest.inheritance import comparable
 from hub_client.manifest.reading import MAX_BYTES
 from hub_client.release import files as release_files
 from hub_client.release.changes import Change, changes
@@ -49,7 +50,7 @@ def preview(prepared: Prepared, store: Store, repo: str) -> Preview:
         store.address,
         parent,
         tuple(_files(prepared.folder, before, after)),
-        tuple(change.shown() for change in changes(_parsed(before), _parsed(after))),
+        tuple(change.shown() for change in changes(*comparable(before, after, parsed=_parsed))),
     )
 
 

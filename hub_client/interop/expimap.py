@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hub_client import errors
 from hub_client.interop.scarches_vaes import (
     CONDITION_WEIGHTS,
     QUERY,
@@ -77,7 +78,7 @@ def manifest_of(
         **shared_fields(attributes, genes, name=name, reference=reference),
         "architecture": architecture,
         "conditions": one_hot_condition(attributes, attributes if reference is None else reference),
-        "terms": _terms(attributes, reference),
+        "terms": _terms(attributes, reference, list(map(str, genes))),
     }
     return described(fields, what="expiMap")
 
@@ -120,7 +121,7 @@ def _unmasked(attributes: Attributes) -> bool:
     return bool(_extensions(attributes)[0]) and attributes.get("ext_mask_") is None
 
 
-def _terms(attributes: Attributes, reference: Attributes | None) -> list[dict[str, Any]]:
+def _terms(attributes: Attributes, reference: Attributes | None, genes: Sequence[str]) -> list[dict[str, Any]]:
     constrained, unconstrained = _extensions(attributes)
     masks = {
         "term": attributes["mask_"],
@@ -133,12 +134,24 @@ def _terms(attributes: Attributes, reference: Attributes | None) -> list[dict[st
         {
             "id": f"{word}_{number}",
             "name": f"{word}_{number}",
-            "genes": np.flatnonzero(np.asarray(mask)).tolist(),
+            "genes": _members(mask, genes),
             "kind": KINDS.get(word, word),
             "added_in": None if position < known else QUERY,
         }
         for position, (word, number, mask) in enumerate(rows)
     ]
+
+
+def _members(mask: Any, genes: Sequence[str]) -> list[str]:
+    """Return the genes of a row of a mask."""
+    places = np.flatnonzero(np.asarray(mask))
+    if places.size and places[-1] >= len(genes):
+        raise errors.ManifestError(
+            f"a mask of gene programs holds gene number {int(places[-1]) + 1:,}, and the model has {len(genes):,} "
+            "genes. The folder was changed after it was saved; get the original.",
+            path="mask_",
+        )
+    return [genes[int(place)] for place in places]
 
 
 def _known_extensions(attributes: Attributes, reference: Attributes | None) -> int:

@@ -202,7 +202,7 @@ def _proteins(registry: Registry, masks: Mapping[str, Any] | None) -> dict[str, 
     batches = [text(name) for name in _state(registry, "batch")["categorical_mapping"]]
     measured = {batches[int(code)]: tuple(map(int, np.flatnonzero(mask))) for code, mask in masks.items()}
     source = setup.get("protein_expression_obsm_key") or (setup.get("modalities") or {}).get("protein_layer")
-    return {"panel": panel, "measured": lacking(measured, len(panel)), "source": source}
+    return {"panel": panel, "measured": lacking(measured, panel), "source": source}
 
 
 def _labels(registry: Registry, count: int | None) -> list[dict[str, Any]]:

@@ -68,12 +68,12 @@ def read(file: Path) -> Names:
 
 def _by_genes(manifest: Manifest, terms: Sequence[Term], programs: Sequence[Program]) -> list[tuple[str, str]]:
     """Return id and name of each term's program: of programs with the same of the model's genes, the next one."""
-    panel = [name.upper() for name in manifest.genes.names]
-    known: dict[tuple[int, ...], list[Program]] = {}
+    known: dict[frozenset[str], list[Program]] = {}
     for program in programs:
         members = {gene.upper() for gene in program.genes}
-        known.setdefault(tuple(i for i, gene in enumerate(panel) if gene in members), []).append(program)
-    found = [matching.pop(0) if (matching := known.get(tuple(sorted(term.genes)))) else None for term in terms]
+        own = frozenset(gene for gene in manifest.genes.names if gene.upper() in members)
+        known.setdefault(own, []).append(program)
+    found = [matching.pop(0) if (matching := known.get(frozenset(term.genes))) else None for term in terms]
     if lost := [term.name for term, program in zip(terms, found, strict=True) if program is None]:
         raise errors.InvalidInput(
             f"no gene program has the genes of {len(lost):,} of {len(terms):,} terms: {errors.names(lost)}. "

@@ -41,6 +41,7 @@ class LinearClassifier:
         """
         weight = self.weight.astype(np.float64)
         absent = self.bias + weight[:, missing] @ self.centre[missing]
+        weight[:, missing] = 0  # where the model fills them with means, they count once, at the mean
         found: NDArray[np.float64] = normalised(counts) @ weight.T + absent
         return found
 

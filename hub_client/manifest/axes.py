@@ -136,8 +136,8 @@ class Term(Frozen):
     source: str | None = None
     release: str | None = None
     license: Spdx | None = None
-    genes: tuple[NonNegativeInt, ...] = ()
-    """Indices into the gene panel."""
+    genes: tuple[Text, ...] = ()
+    """Its genes, each by the name that the panel has it under."""
     kind: Literal["annotated", "constrained", "unconstrained"] = "annotated"
     """Annotated programs stand first. Extensions follow in the order of the versions that added them, so that columns
     of the latent are only ever appended; within a version, constrained ones stand before unconstrained ones."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from hub_client.manifest._frozen import Frozen
 from hub_client.manifest.scalars import Text, UnitInterval, check_unique
@@ -33,7 +33,12 @@ class Genes(Frozen):
     coverage_warn: UnitInterval = 0.8
     coverage_refuse: UnitInterval = 0.5
     missing: Literal["zero", "mean"] = "zero"
-    """What a gene the query did not measure counts as: zero, or the reference's mean count (tensor ``gene_means``)."""
+    """What a gene the query did not measure counts as: zero, or the reference's mean (tensor ``gene_means``).
+
+    For input of counts the tensor holds the mean over the reference's cells of each gene's share of the cell's counts.
+    A query's cell is given, for each gene it lacks, the counts that this share makes at the cell's own depth: its
+    counts in the genes that were measured, over the sum of their shares. For log1p input it holds the mean log1p value,
+    and that is what the cell is given."""
     duplicates: Literal["error", "sum", "first"] = "error"
     """What happens when two of the query's genes are the same gene of the panel."""
 
@@ -41,6 +46,10 @@ class Genes(Frozen):
     def names(self) -> tuple[str, ...]:
         """The name of each gene under ``id_type``, in panel order."""
         return tuple(str(gene.id if self.id_type == "ensembl" else gene.symbol) for gene in self.panel)
+
+    def positions(self) -> dict[str, int]:
+        """Return where in the panel each gene is, by its name; made anew by every call."""
+        return {name: position for position, name in enumerate(self.names)}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -56,16 +65,16 @@ class Proteins(Frozen):
     """The ordered protein panel (totalVI)."""
 
     panel: Annotated[tuple[Text, ...], Field(min_length=1)]
-    measured: dict[str, tuple[NonNegativeInt, ...]] = {}
-    """Batch name to the indices of the proteins measured in it; a batch not named measured all."""
+    measured: dict[str, tuple[Text, ...]] = {}
+    """Batch name to the names of the proteins measured in it; a batch not named measured all."""
     source: Text | None = None
     """The key of obsm, or the modality, that the reference's protein counts were in: a hint for finding the query's."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_unique("proteins", self.panel)
-        if any(index >= len(self.panel) for indices in self.measured.values() for index in indices):
-            raise ValueError("proteins.measured names an index beyond the panel")
+        if lost := {name for names in self.measured.values() for name in names} - {*self.panel}:
+            raise ValueError(f"proteins.measured names proteins that are not of the panel: {sorted(lost)[:5]}")
         return self
 
 

@@ -15,7 +15,9 @@ from hub_client import errors
 from hub_client._version import __version__
 from hub_client.manifest import _json
 from hub_client.manifest._frozen import place, problems
-from hub_client.manifest.migrations import MIGRATIONS
+from hub_client.manifest.header import INHERITED, Header, Inherited
+from hub_client.manifest.inheritance import completed, inherited_counts
+from hub_client.manifest.migrations import MIGRATIONS, migrated
 from hub_client.manifest.v1 import SCHEMA_VERSION, Manifest
 
 MAX_BYTES = 32 * 2**20
@@ -25,7 +27,7 @@ Location = tuple[str | int, ...]
 Record = TypeVar("Record", bound=BaseModel)
 
 
-def read_manifest(data: bytes | str, *, source: str) -> Manifest:
+def read_manifest(data: bytes | str, *, source: str, inherited: bytes = b"") -> Manifest:
     """Return the manifest in ``data``, brought to the current format in memory.
 
     An older format is migrated. A newer minor of the same major loads: what this version does not know is kept in
@@ -37,6 +39,8 @@ def read_manifest(data: bytes | str, *, source: str) -> Manifest:
         The whole file.
     source
         What to call it in errors: a path or a release's name.
+    inherited
+        The whole earlier manifest that a delta's inherits from; not read for one that states everything itself.
 
     Raises
     ------
@@ -45,11 +49,50 @@ def read_manifest(data: bytes | str, *, source: str) -> Manifest:
         newer, the message states which archzoo reads it.
     """
     raw, version = _parse(data, source=source)
+    counts = inherited_counts(raw)
+    if counts:
+        raw = _completed(raw, counts, inherited, source=source)
     unknown: dict[str, Any] = {}
     if _newer_minor(version):
-        raw, unknown = _without_unknown(raw)
-    manifest = _validated(raw, source=source)
-    return manifest.read_from(data.encode() if isinstance(data, str) else data, unknown=unknown)
+        raw, unknown = _without_unknown(raw, Manifest)
+    manifest = _validated(raw, version, source=source, model=Manifest)
+    document = data.encode() if isinstance(data, str) else data
+    return manifest.read_from(document, inherited=inherited if counts else b"", unknown=unknown)
+
+
+def read_header(data: bytes, *, source: str) -> Header:
+    """Return what a manifest states of its files and its origin, also of a delta's without what that inherits.
+
+    Parameters
+    ----------
+    data, source
+        As for :func:`read_manifest`.
+
+    Raises
+    ------
+    ManifestError
+        As :func:`read_manifest`, of these fields.
+    """
+    raw, version = _parse(data, source=source)
+    kept = {name: raw[name] for name in Header.model_fields if name in raw}
+    if _newer_minor(version):
+        kept, _ = _without_unknown(kept, Header)
+    return _validated(kept, version, source=source, model=Header)
+
+
+def _completed(raw: dict[str, Any], counts: dict[Inherited, int], inherited: bytes, *, source: str) -> dict[str, Any]:
+    """Return a delta's manifest with what it inherits."""
+    if not inherited:
+        raise errors.ManifestError(
+            f"{source} is the manifest of a delta, whose {errors.names(counts)} are those of an earlier release: pull "
+            "the release by its name, which gets the whole of it.",
+            path=source,
+        )
+    earlier, _ = _parse(inherited, source=f"{INHERITED} of {source}")
+    try:
+        return completed(raw, earlier, counts)
+    except ValueError as error:
+        raise errors.ManifestError(f"{source} {error}. Get the release again.", path=source) from None
 
 
 def _parse(data: bytes | str, *, source: str) -> tuple[dict[str, Any], str]:
@@ -60,10 +103,7 @@ def _parse(data: bytes | str, *, source: str) -> tuple[dict[str, Any], str]:
     if not isinstance(raw, dict):
         raise errors.ManifestError(f"{source} is a JSON {type(raw).__name__}, not an object.", path=source)
     version = _version(raw, source=source)
-    while migration := MIGRATIONS.get(version):
-        raw = migration(raw)
-        version = str(raw["schema_version"])
-    return raw, version
+    return migrated(raw), version
 
 
 def _version(raw: dict[str, Any], *, source: str) -> str:
@@ -93,21 +133,21 @@ def _major(version: str) -> int:
 
 
 def _newer_minor(version: str) -> bool:
-    return int(version.split(".")[1]) > int(SCHEMA_VERSION.split(".")[1])
+    return tuple(map(int, version.split("."))) > tuple(map(int, SCHEMA_VERSION.split(".")))
 
 
-def _validated(raw: dict[str, Any], *, source: str) -> Manifest:
+def _validated(raw: dict[str, Any], version: str, *, source: str, model: type[Record]) -> Record:
     try:
-        return Manifest.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        newer = _newer_minor(raw["schema_version"])
-        message = _needs_newer(raw) if newer else f"is not a valid manifest of format {raw['schema_version']}:"
-        raise errors.ManifestError(f"{source} {message}", path=source, problems=explained(error, Manifest)) from None
+        newer = _newer_minor(version)
+        message = _needs_newer(raw, version) if newer else f"is not a valid manifest of format {version}:"
+        raise errors.ManifestError(f"{source} {message}", path=source, problems=explained(error, model)) from None
 
 
-def _needs_newer(raw: dict[str, Any]) -> str:
+def _needs_newer(raw: dict[str, Any], version: str) -> str:
     """Return which archzoo reads a manifest of a newer minor format that has values this one does not know."""
-    version, trained_with = raw["schema_version"], _newer_archzoo(raw)
+    trained_with = _newer_archzoo(raw)
     wanted = f"one that reads format {version}: pip install --upgrade archzoo"
     if trained_with:
         wanted = f'{trained_with}, which trained it, or newer: pip install --upgrade "archzoo>={trained_with}"'
@@ -131,10 +171,10 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
 
 
-def _without_unknown(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _without_unknown(raw: dict[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the manifest without the keys this format does not know, and these keys with their values."""
     try:
-        Manifest.model_validate(raw)
+        model.model_validate(raw)
     except ValidationError as error:
         places = [found["loc"] for found in error.errors() if found["type"] == "extra_forbidden"]
         paths = [_path(raw, location) for location in places]

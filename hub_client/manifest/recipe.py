@@ -103,6 +103,9 @@ class Panel(Frozen):
     """Regular expressions; a gene whose name one of them matches is not chosen by rank, nor with a whole program."""
     coverage_warn: UnitInterval = 0.8
     coverage_refuse: UnitInterval = 0.5
+    missing: Literal["zero", "mean"] = "zero"
+    """What a gene that a query lacks counts as: zero, or the reference's mean at the cell's depth
+    (benchmarks/missing_genes.py compares them)."""
     duplicates: Literal["error", "sum", "first"] = "error"
 
     @field_validator("exclude")

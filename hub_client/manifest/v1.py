@@ -18,7 +18,6 @@ from pydantic import (
     AwareDatetime,
     Field,
     JsonValue,
-    NonNegativeInt,
     PositiveInt,
     PrivateAttr,
     ValidationError,
@@ -26,7 +25,7 @@ from pydantic import (
 )
 
 from hub_client import errors
-from hub_client.manifest._frozen import Frozen, problems
+from hub_client.manifest._frozen import Frozen, as_json, problems
 from hub_client.manifest.axes import (
     TERM_ORDER,
     Combination,
@@ -42,7 +41,10 @@ from hub_client.manifest.axes import (
 )
 from hub_client.manifest.calibration import Metric, Trust
 from hub_client.manifest.configs import ArchitectureConfig, Part, having
+from hub_client.manifest.header import Delta, FileSpec, Signature
+from hub_client.manifest.inheritance import shortened
 from hub_client.manifest.inputs import GeneAnnotation, Genes, InputSpec, Proteins
+from hub_client.manifest.migrations import migrated
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import (
     Author,
@@ -54,27 +56,15 @@ from hub_client.manifest.provenance import (
     Training,
 )
 from hub_client.manifest.scalars import (
-    RelativePath,
     SemVer,
-    Sha256,
     Slug,
     Spdx,
-    Text,
     check_oldest_first,
     check_unique,
     numbers,
 )
 
-SCHEMA_VERSION = "1.0"
-
-
-class FileSpec(Frozen):
-    """One file of the release."""
-
-    path: RelativePath
-    size: NonNegativeInt
-    sha256: Sha256
-    role: Literal["weights", "reference", "card"]
+SCHEMA_VERSION = "1.1"
 
 
 class TestVectors(Frozen):
@@ -86,36 +76,17 @@ class TestVectors(Frozen):
     atol: Annotated[float, Field(ge=0)] = 1e-5
 
 
-class Delta(Frozen):
-    """How hubs keep a release that surgery grew: what it adds to its parent, from which the rest is taken.
-
-    ``files`` of the manifest describe the whole release, which is what is pulled, checked and cited.
-    """
-
-    path: Literal["delta.safetensors"] = "delta.safetensors"
-    size: NonNegativeInt
-    sha256: Sha256
-    inherited: tuple[RelativePath, ...] = ()
-    """Files that are the parent's, byte for byte, and are not kept a second time."""
-
-
-class Signature(Frozen):
-    """An ed25519 signature of the manifest's canonical JSON without this field."""
-
-    publisher: Text
-    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """The public key, in hexadecimal digits; whether it is the publisher's is said by whoever trusts it."""
-    value: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
-
-
 @dataclass(frozen=True)
 class Origin:
-    """The file a manifest was read from: its sha256, the fields as read, and what this format does not know.
+    """The file a manifest was read from: its bytes and sha256, the fields as read, and what this format does not know.
 
     All are equal, so that manifests are compared by what they state and not by how it was formatted.
     """
 
     digest: str = field(default="", compare=False)
+    document: bytes = field(default=b"", compare=False)
+    inherited: bytes = field(default=b"", compare=False)
+    """The manifest it inherits from, as it was read; empty for one that states everything itself."""
     fields: dict[str, Any] = field(default_factory=dict, compare=False)
     unknown: dict[str, JsonValue] = field(default_factory=dict, compare=False)
 
@@ -169,7 +140,9 @@ class Manifest(Frozen):
     _origin: Origin = PrivateAttr(default=Origin())
 
     def to_bytes(self) -> bytes:
-        """Return the canonical JSON: sorted keys, UTF-8, newline at the end.
+        """Return the file's bytes: those it was read from, or the canonical JSON if anything changed or it is new.
+
+        So what was released in an older format stays the same release; what is made from it is of this format.
 
         Raises
         ------
@@ -181,7 +154,12 @@ class Manifest(Frozen):
                 f"{self.name}: the manifest is of format {self.schema_version}, this archzoo writes {SCHEMA_VERSION}. "
                 f"It can be used but not saved again; upgrade to an archzoo that writes {self.schema_version}."
             )
-        return self.canonical()
+        return self._origin.document if self.as_read else self.canonical()
+
+    def canonical(self) -> bytes:
+        """Return the canonical JSON, sorted keys, UTF-8, newline at the end, without what a delta inherits."""
+        fields = self.model_dump(mode="json")
+        return as_json(shortened(fields, self.delta.inherits) if self.delta else fields)
 
     @property
     def digest(self) -> str:
@@ -200,10 +178,15 @@ class Manifest(Frozen):
         """What a newer minor format states that this one does not know: dotted place to value."""
         return dict(self._origin.unknown)
 
-    def read_from(self, data: bytes, *, unknown: dict[str, JsonValue] | None = None) -> Self:
+    @property
+    def inherited_document(self) -> bytes:
+        """The manifest that this one inherits from, as it was read; empty for one that states everything itself."""
+        return self._origin.inherited
+
+    def read_from(self, data: bytes, *, inherited: bytes = b"", unknown: dict[str, JsonValue] | None = None) -> Self:
         """Return this manifest knowing the bytes it was read from: they, not our rewriting, make the digest."""
         copy = self.model_copy()
-        copy._origin = Origin(hashlib.sha256(data).hexdigest(), dict(copy.__dict__), unknown or {})
+        copy._origin = Origin(hashlib.sha256(data).hexdigest(), data, inherited, dict(copy.__dict__), unknown or {})
         return copy
 
     def changed(self, **fields: Any) -> Self:
@@ -289,7 +272,7 @@ class Manifest(Frozen):
         values: Mapping[str, Iterable[str]],
         *,
         labels: Mapping[str, Iterable[str]],
-        measured: Mapping[str, tuple[int, ...]],
+        measured: Mapping[str, tuple[str, ...]],
         lineage: Lineage,
         datasets: tuple[DatasetRecord, ...] = (),
     ) -> Self:
@@ -304,7 +287,7 @@ class Manifest(Frozen):
         labels
             Label level to the label of each cell, ``(cells,)``; ``""`` is none.
         measured
-            Batch to the indices of the proteins that the query measured in it, as in :class:`Proteins`.
+            Batch to the proteins that the query measured in it, as in :class:`Proteins`.
         lineage
             Where the new version comes from.
         datasets
@@ -369,6 +352,11 @@ class Manifest(Frozen):
         sizes = self.axes()
         return {spec.name: spec.sizes(sizes) for spec in self.tensors}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _migrate(cls, raw: Any) -> Any:
+        return migrated(raw) if isinstance(raw, dict) else raw
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         for check in _CHECKS:
@@ -388,11 +376,11 @@ def _grown_combinations(
     return (*(manifest.combinations or (Combination(values=row) for row in known)), *new)
 
 
-def _grown_proteins(manifest: Manifest, measured: Mapping[str, tuple[int, ...]]) -> Proteins | None:
+def _grown_proteins(manifest: Manifest, measured: Mapping[str, tuple[str, ...]]) -> Proteins | None:
     """Return the protein panel with what the query's new batches measured of it."""
     if manifest.proteins is None or not manifest.conditions:
         return manifest.proteins
-    new = {batch: indices for batch, indices in measured.items() if batch not in manifest.conditions[0].categories}
+    new = {batch: names for batch, names in measured.items() if batch not in manifest.conditions[0].categories}
     return manifest.proteins.model_copy(update={"measured": manifest.proteins.measured | new})
 
 
@@ -486,8 +474,10 @@ def _check_terms(manifest: Manifest) -> None:
     for kind, number in config.extensions.items():
         if kinds.count(kind) != number:
             raise ValueError(f"architecture.{kind}_extensions is {number}, but {kinds.count(kind)} terms are {kind}")
-    if any(index >= len(manifest.genes.panel) for term in manifest.terms for index in term.genes):
-        raise ValueError("a term names a gene index beyond the panel")
+    panel = {*manifest.genes.names}
+    for term in manifest.terms:
+        if lost := sorted({*term.genes} - panel):
+            raise ValueError(f"term {term.id!r} names genes that are not of the panel: {lost[:5]}")
 
 
 def _term_place(term: Term) -> tuple[bool, tuple[int, ...], int]:

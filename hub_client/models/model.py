@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from anndata import AnnData
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hub_client import errors
@@ -26,6 +28,9 @@ from hub_client.release import atlas_file
 from hub_client.release import folder as release_folder
 from hub_client.release.store import Ref
 
+GENE_MEANS = "gene_means"
+"""The tensor with the mean of each gene over the reference's cells."""
+
 
 @dataclass(eq=False)
 class Model:
@@ -40,7 +45,7 @@ class Model:
     ref
         The pinned release this model was read from or grown from; None for one that was never released.
     extras
-        Tensors of the release that are not the network's, such as test vectors.
+        Tensors of the release that are not the network's, such as test vectors and the means of genes.
     atlas
         The reference's cells in the latent with labels and conditions, ``(cells, 0)`` with ``obsm["X_latent"]``, if
         the release has them: what labels are transferred from by nearest neighbours.
@@ -163,6 +168,28 @@ class Model:
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of a release of this model."""
         return self.network.tensors() | dict(self.extras)
+
+    def gene_means(self) -> NDArray[np.float32] | None:
+        """Return each gene's mean over the reference's cells, ``(genes,)``; None for a model without.
+
+        :func:`hub_client.data.missing_genes.gene_means` has the unit.
+
+        Raises
+        ------
+        IntegrityError
+            If one is negative.
+        """
+        if GENE_MEANS not in self.extras:
+            return None
+        means: NDArray[np.float32] = self.extras[GENE_MEANS].numpy()
+        if (means < 0).any():
+            raise errors.IntegrityError(
+                f"{release_folder.WEIGHTS} of {self.manifest.name} has negative means of genes in the tensor "
+                f"{GENE_MEANS}. Ask the release's maker for an intact one.",
+                file=release_folder.WEIGHTS,
+                actual=float(means.min()),
+            )
+        return means
 
     def describe(self) -> None:
         """Bring the manifest's list of tensors in step with the network."""

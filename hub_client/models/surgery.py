@@ -171,10 +171,10 @@ def _new_terms(grown: Manifest, extensions: Extensions) -> tuple[list[Term], lis
 def _grown(reference: Model, cells: Cells, start: Start) -> Manifest:
     """Return the reference's manifest with room for the cells' names."""
     old = reference.manifest
-    found: dict[str, tuple[int, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {}
     if old.proteins is not None and old.conditions:
         batches = cells.conditions[old.conditions[0].key]
-        found = lacking(measured(cells.proteins, batches), len(old.proteins.panel))
+        found = lacking(measured(cells.proteins, batches), old.proteins.panel)
     lineage = Lineage(parent=_parent(reference), relation="surgery", new_rows=start)
     datasets = _datasets(reference, cells)
     grown = old.grown(cells.conditions, labels=cells.labels, measured=found, lineage=lineage, datasets=datasets)

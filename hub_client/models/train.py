@@ -11,6 +11,7 @@ from hub_client._version import __version__
 from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
+from hub_client.models.gene_means import record_gene_means
 from hub_client.models.model import Model
 from hub_client.nn.training import History, Judge, Runtime
 
@@ -38,7 +39,8 @@ def train(
     Parameters
     ----------
     model
-        What to train. Its manifest's training record is replaced.
+        What to train. Its manifest's training record is replaced. Where the manifest asks for the means of genes, for
+        queries that lack some, a reference's are kept with the weights.
     cells
         What to train on, from :func:`hub_client.align`.
     plan
@@ -80,6 +82,7 @@ def train(
             seconds=round(history.seconds, 3),
         )
     )
+    record_gene_means(model, cells)
     return history
 
 

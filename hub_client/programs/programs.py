@@ -276,7 +276,7 @@ def as_terms(
     instead = {} if max_overlap is None else _redundant(found, why, max_overlap)
     why = [ALIKE if place in instead else reason for place, reason in enumerate(why)]
     report = _report(programs, found, why, instead)
-    kept = [(p, genes) for p, genes, reason in zip(programs, found, why, strict=True) if not reason]
+    kept = [(p, places) for p, places, reason in zip(programs, found, why, strict=True) if not reason]
     if not kept:
         raise errors.AlignmentError(
             f"no gene program is left: of {len(programs):,}, the one with the most measured genes has "
@@ -289,9 +289,14 @@ def as_terms(
     return Chosen(
         tuple(
             Term.model_validate(
-                {"id": p.id, "name": p.name if often[p.name] == 1 else f"{p.name} ({p.id})", "genes": genes} | origin
+                {
+                    "id": p.id,
+                    "name": p.name if often[p.name] == 1 else f"{p.name} ({p.id})",
+                    "genes": tuple(panel.names[place] for place in places),
+                }
+                | origin
             )
-            for p, genes in kept
+            for p, places in kept
         ),
         report,
     )

@@ -117,17 +117,14 @@ def term_genes(model: Model, term: str | int) -> pd.DataFrame:
     position = position_of(model, term)
     weights = term_weights(model)[:, position]
     order = np.argsort(-np.abs(weights), kind="stable")[: np.count_nonzero(weights)]
+    genes, program = np.array(model.manifest.genes.names, dtype=object)[order], {*model.manifest.terms[position].genes}
     return pd.DataFrame(
-        {
-            "genes": np.array(model.manifest.genes.names, dtype=object)[order],
-            "weights": weights[order],
-            "in_mask": np.isin(order, model.manifest.terms[position].genes),
-        }
+        {"genes": genes, "weights": weights[order], "in_mask": [gene in program for gene in genes.tolist()]}
     )
 
 
 def program_genes(model: Model) -> dict[str, list[str]]:
-    """Return the genes of each program by the term's name; terms without a program are left out.
+    """Return the genes of each program, in the panel's order, by the term's name; terms without one are left out.
 
     Raises
     ------
@@ -135,9 +132,9 @@ def program_genes(model: Model) -> dict[str, list[str]]:
         If the model has no gene programs.
     """
     term_weights(model)
-    genes = model.manifest.genes.names
+    position = model.manifest.genes.positions()
     programs = [term for term in model.manifest.terms if term.kind != "unconstrained"]
-    return {term.name: [genes[index] for index in sorted(term.genes)] for term in programs}
+    return {term.name: sorted(term.genes, key=position.__getitem__) for term in programs}
 
 
 def position_of(model: Model, term: str | int) -> int:

@@ -140,10 +140,11 @@ def _genes(manifest: Manifest) -> str:
     kind = {"ensembl": "Ensembl ids", "symbol": "symbols"}[manifest.genes.id_type]
     source = manifest.gene_annotation
     where = f" of {md.text(source.source)} {md.text(source.release)} ({md.text(source.assembly)})" if source else ""
+    means = "; those it lacks are read at the reference's mean" if manifest.genes.missing == "mean" else ""
     return (
         f"{len(manifest.genes.panel):,}, matched by {kind}{where}; "
         f"a query should measure {manifest.genes.coverage_warn:.0%} of them and must measure "
-        f"{manifest.genes.coverage_refuse:.0%}"
+        f"{manifest.genes.coverage_refuse:.0%}{means}"
     )
 
 

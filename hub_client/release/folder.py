@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from hub_client import errors
 from hub_client.files import atomic, safetensors, zarr_zip
+from hub_client.manifest.header import INHERITED, FileSpec
 from hub_client.manifest.reading import MAX_BYTES, read_manifest
-from hub_client.manifest.v1 import FileSpec, Manifest
+from hub_client.manifest.v1 import Manifest
 from hub_client.release import card
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = safetensors.FILE
 CARD = "README.md"
 REFERENCE = "reference.zarr.zip"
-ROLES = {WEIGHTS: "weights", CARD: "card", REFERENCE: "reference"}
+ROLES = {WEIGHTS: "weights", CARD: "card", REFERENCE: "reference", INHERITED: "inherited"}
 """Every file a release may hold beside its manifest, and the role it has there."""
 
 
@@ -86,7 +87,7 @@ def read(folder: str | Path, *, load_tensors: bool = True, beside: Container[str
         If a file is missing, uninvited, a link, or not what the manifest states.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
+    manifest = manifest_in(folder)
     _check_listing(folder, manifest, beside=beside)
     tensors: dict[str, Tensor] = {}
     contents: dict[str, bytearray] = {}
@@ -157,9 +158,8 @@ def write(
     folder = Path(folder)
     check_target(folder, overwrite=overwrite, beside=beside)
     contents = _contents(manifest, tensors, extra or {})
-    files = tuple(_describe(path, contents[path]) for path in sorted(contents))
-    sealed = _sealed(manifest, files).to_bytes()
-    read_manifest(sealed, source=str(folder / MANIFEST))
+    sealed = _sealed(manifest, contents).to_bytes()
+    read_manifest(sealed, source=str(folder / MANIFEST), inherited=contents.get(INHERITED, b""))
     with atomic.staged(folder) as stage:
         for path, content in contents.items():
             atomic.create(stage / path, content)
@@ -187,13 +187,24 @@ def seal(manifest: Manifest, folder: str | Path) -> Manifest:
     return manifest.changed(files=files)
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def manifest_in(folder: Path) -> Manifest:
+    """Return the manifest in a folder, whatever the other files there are.
+
+    Raises
+    ------
+    NotFound
+        If there is none.
+    ManifestError
+        If it cannot be read.
+    """
     if not (folder / MANIFEST).exists():
         raise errors.NotFound(
             f"{folder} holds no {MANIFEST}: it is not a release folder. Give the folder that Model.save or pull wrote.",
             name=str(folder),
         )
-    return read_manifest(bytes(_content(folder, MANIFEST, limit=MAX_BYTES)), source=str(folder / MANIFEST))
+    document = bytes(_content(folder, MANIFEST, limit=MAX_BYTES))
+    inherited = bytes(_content(folder, INHERITED, limit=MAX_BYTES)) if (folder / INHERITED).exists() else b""
+    return read_manifest(document, source=str(folder / MANIFEST), inherited=inherited)
 
 
 def _check_listing(folder: Path, manifest: Manifest, *, beside: Container[str]) -> None:
@@ -293,12 +304,20 @@ def _contents(
     return contents
 
 
-def _sealed(manifest: Manifest, files: tuple[FileSpec, ...]) -> Manifest:
-    """Return the manifest with its files; a signature holds for what was read, a delta for the very files it gives."""
-    before, after = ({file.path: file for file in listed} for listed in (manifest.files, files))
-    composed = (WEIGHTS, *manifest.delta.inherited) if manifest.delta else ()
-    same = all(path in after and after[path] == before.get(path) for path in composed)
-    sealed = manifest.changed(files=files, delta=manifest.delta if same else None)
+def _sealed(manifest: Manifest, contents: dict[str, bytes]) -> Manifest:
+    """Return the manifest with its files; a signature holds for what was read, a delta for the very files it gives.
+
+    To the ``contents`` of a delta the manifest that it inherits from is added.
+    """
+    files = {path: _describe(path, content) for path, content in contents.items()}
+    before = {file.path: file for file in manifest.files}
+    composed = {WEIGHTS, *manifest.delta.inherited} - {INHERITED} if manifest.delta else set()
+    same = all(path in files and files[path] == before.get(path) for path in composed)
+    if same and manifest.inherited_document and manifest.delta and manifest.delta.inherits:
+        contents[INHERITED] = manifest.inherited_document
+        files[INHERITED] = _describe(INHERITED, manifest.inherited_document)
+    kept = manifest.delta if same else None
+    sealed = manifest.changed(files=tuple(files[path] for path in sorted(files)), delta=kept)
     return sealed if sealed.as_read or sealed.signature is None else sealed.changed(signature=None)
 
 
@@ -322,8 +341,14 @@ def _check_atlas(content: bytearray, manifest: Manifest) -> None:
     zarr_zip.check(io.BytesIO(content), name=REFERENCE)
 
 
+def _check_inherited(content: bytearray, manifest: Manifest) -> None:
+    if content != manifest.inherited_document:
+        raise _broken(INHERITED, "is in a release that inherits nothing, or was changed while it was read")
+
+
 _CHECKS: dict[str, Callable[[bytearray, Manifest], None]] = {
     WEIGHTS: _check_weights,
     CARD: _check_card,
     REFERENCE: _check_atlas,
+    INHERITED: _check_inherited,
 }

@@ -127,6 +127,10 @@ class _Training(BaseModel):
     datasets: tuple[_Data, ...] = ()
 
 
+class _Delta(BaseModel):
+    inherits: dict[str, int] = {}
+
+
 class _Listed(BaseModel):
     title: str = ""
     summary: str = ""
@@ -139,6 +143,7 @@ class _Listed(BaseModel):
     labels: tuple[_Level, ...] = ()
     training: _Training = _Training()
     license: str | None = None
+    delta: _Delta | None = None
 
 
 def listing(ref: Ref, document: bytes) -> Listing:
@@ -150,6 +155,7 @@ def listing(ref: Ref, document: bytes) -> Listing:
         If it is no manifest of any format.
     """
     found = _parsed(_Listed, ref, document)
+    inherited = found.delta.inherits if found.delta else {}
     return Listing(
         name=ref.repo,
         version=ref.version,
@@ -162,7 +168,7 @@ def listing(ref: Ref, document: bytes) -> Listing:
         disease=_labels(found.disease),
         parents=tuple(dict.fromkeys(name for level in found.labels for name in level.parents.values())),
         ontology=_ids(found),
-        genes=len(found.genes.panel),
+        genes=len(found.genes.panel) or inherited.get("genes", 0),
         cells=sum(data.cells for data in found.training.datasets),
         labels=tuple(dict.fromkeys(name for level in found.labels for name in level.categories)),
         license=found.license,

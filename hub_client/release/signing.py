@@ -20,8 +20,10 @@ import platformdirs
 
 from hub_client import errors
 from hub_client.manifest import _json
-from hub_client.manifest.reading import MAX_BYTES, read_manifest
-from hub_client.manifest.v1 import Manifest, Signature
+from hub_client.manifest._frozen import as_json
+from hub_client.manifest.header import Signature
+from hub_client.manifest.reading import MAX_BYTES, read_header
+from hub_client.manifest.v1 import Manifest
 from hub_client.release.store import DOCUMENT
 
 if TYPE_CHECKING:
@@ -71,19 +73,25 @@ def new_key(path: Path) -> str:
 
 def signed(manifest: Manifest, signer: Signer) -> Manifest:
     """Return the manifest with a signature; it holds until anything else in the manifest changes."""
-    key = _private(signer.key)
-    value = key.sign(_message(manifest.changed(signature=None).to_bytes()))
-    signature = Signature(publisher=signer.publisher, key=_public(key), value=value.hex())
-    return manifest.changed(signature=signature)
+    # signed is what will be written: with a signature, a manifest of an older format is written in this one
+    marked = manifest.changed(signature=Signature(publisher=signer.publisher, key="0" * 64, value="0" * 128))
+    return manifest.changed(signature=_signature(marked.to_bytes(), signer))
 
 
 def signed_copy(folder: Path, signer: Signer, into: Path) -> Path:
-    """Copy a release with its manifest signed, and return the copy."""
+    """Copy a release with its manifest signed, and return the copy; of a delta the parent need not be at hand."""
     shutil.copytree(folder, into)
-    document = into / _MANIFEST
-    manifest = read_manifest(document.read_bytes(), source=str(document))
-    document.write_bytes(signed(manifest, signer).to_bytes())
+    document = (into / _MANIFEST).read_bytes()
+    fields: dict[str, Any] = _json.strict(document, limit=MAX_BYTES)
+    signature = _signature(document, signer)
+    (into / _MANIFEST).write_bytes(as_json(fields | {"signature": signature.model_dump(mode="json")}))
     return into
+
+
+def _signature(document: bytes, signer: Signer) -> Signature:
+    """Return the signature of a manifest, whichever it had before."""
+    key = _private(signer.key)
+    return Signature(publisher=signer.publisher, key=_public(key), value=key.sign(_message(document)).hex())
 
 
 def check(document: bytes, *, source: str) -> Signature | None:
@@ -103,7 +111,7 @@ def check(document: bytes, *, source: str) -> Signature | None:
     Unsupported
         If ``cryptography`` is not installed.
     """
-    signature = read_manifest(document, source=source).signature
+    signature = read_header(document, source=source).signature
     if signature is None:
         return None
     _library()

@@ -521,7 +521,10 @@ def test_a_totalvi_is_built_from_data_sets_with_proteins(tmp_path: Path) -> None
     model = Model.load(build(with_proteins(tmp_path), data=tmp_path, out=tmp_path / "zoo", progress=False))
     verify(model)
     assert model.manifest.proteins is not None and model.manifest.proteins.source == "adt"
-    assert model.manifest.proteins.measured == {"b1": (0, 1, 2), "b2": (0, 1, 3)}
+    assert model.manifest.proteins.measured == {
+        "b1": ("CD3_TotalSeqB", "CD19", "CD14"),
+        "b2": ("CD3_TotalSeqB", "CD19", "CD56"),
+    }
     assert model.extras["test_vectors.proteins"].shape == (5, 4)
 
 

@@ -45,7 +45,7 @@ def kang(shared_data: Callable[[str], Path]) -> AnnData:
     terms = as_terms(programs, Panel.over(genes, human=True), min_genes=15, max_genes=60, max_overlap=0.5).terms
     mask = np.zeros((cells.n_vars, len(terms)), dtype=np.int32)
     for column, term in enumerate(terms):
-        mask[list(term.genes), column] = 1
+        mask[:, column] = cells.var_names.isin(term.genes)
     cells.varm["reactome"], cells.uns["terms"] = mask, [term.name for term in terms]
     return cells
 

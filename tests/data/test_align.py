@@ -11,6 +11,7 @@ import pytest
 from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import sparse
 
 from hub_client import align, errors
@@ -274,22 +275,39 @@ def test_counts_of_a_gene_measured_twice_are_summed_before_the_log() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+class WithMeans(queries.Model):
+    """A model that knows the means of its reference's genes."""
+
+    def gene_means(self) -> NDArray[np.float32]:
+        return np.array([0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2], dtype=np.float32)
+
+
 def test_missing_genes_are_filled_with_the_references_means() -> None:
-    described = queries.manifest(genes={"missing": "mean"})
-    model = queries.Model(described, queries.NetworkWithMeans([0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5]))
+    """A fifth of the counts is in the gene that was not measured: four fifths are in the others."""
+    model = WithMeans(queries.manifest(genes={"missing": "mean"}), queries.Network([1.0] * 8))
     query = queries.query(queries.PANEL[:7])
     cells = align(query, model)
     assert np.array_equal(cells.x.toarray()[:, :7], query.X.toarray())
-    assert cells.x.toarray()[:, 7].tolist() == [7.5] * 6
+    totals = np.asarray(query.X.sum(axis=1)).ravel()
+    np.testing.assert_allclose(cells.x.toarray()[:, 7], totals / 4, rtol=1e-6)
+    np.testing.assert_allclose(cells.size_factor, totals * 5 / 4, rtol=1e-6)
     assert cells.x.has_canonical_format
+    assert cells.report.missing == ("IL7R",)
+
+
+def test_log1p_values_are_filled_with_the_mean_itself() -> None:
+    model = WithMeans(queries.manifest(genes={"missing": "mean"}, **LOG1P), queries.Network([1.0] * 8))
+    x = queries.counts(genes=7)
+    cells = align(queries.query(queries.PANEL[:7], x=np.log1p(x / x.sum(axis=1, keepdims=True) * 1000)), model)
+    assert cells.x.toarray()[:, 7].tolist() == [np.float32(0.2)] * 6
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_means_need_a_network_that_knows_them(whole: bool) -> None:
+def test_means_need_a_model_that_knows_them(whole: bool) -> None:
     described = queries.manifest(genes={"missing": "mean"})
     model = queries.Model(described, queries.Network([1.0] * 8))
     assert align(queries.query(), model if whole else described).report.coverage == 1  # nothing to fill
-    with pytest.raises(errors.Unsupported, match="1 genes the query lacks"):
+    with pytest.raises(errors.Unsupported, match=r"1 genes the query lacks.*with_gene_means\(\)"):
         align(queries.query(queries.PANEL[:7]), model if whole else described)
 
 

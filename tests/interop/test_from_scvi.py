@@ -155,7 +155,7 @@ def test_a_totalvi_of_a_mudata() -> None:
     model = from_scvi(theirs, name="simulated")
     assert model.manifest.proteins is not None
     assert (model.manifest.proteins.panel, model.manifest.proteins.source) == (PROTEINS, "prot")
-    assert model.manifest.proteins.measured == {"b2": tuple(range(11))}
+    assert model.manifest.proteins.measured == {"b2": tuple(model.manifest.proteins.panel[:11])}
     with undisturbed():
         mean, _ = theirs.get_latent_representation(return_dist=True)
     query = align(mudata_cells(), model)

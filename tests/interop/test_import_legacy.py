@@ -306,9 +306,9 @@ def test_recorded_genes_of_terms(name: str, shared_legacy: Find) -> None:
         assert_allclose(weights[order, index], expected["weights"], **CLOSE)
         assert set(genes[used]) == set(expected["genes"])
         inside = dict(zip(expected["genes"], expected["in_mask"], strict=True))
-        assert {gene for gene in inside if inside[gene]} == {genes[i] for i in term.genes} & set(genes[used])
+        assert {gene for gene in inside if inside[gene]} == {*term.genes} & set(genes[used])
         if term.kind == "annotated":
-            assert [genes[i] for i in term.genes] == masked[term.name]
+            assert [*term.genes] == masked[term.name]
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDED if "query" in name])
@@ -415,12 +415,14 @@ def test_terms_are_named(tmp_path: Path) -> None:
     bare = import_legacy(folder).manifest
     assert bare.imported_from is not None and NAMES in bare.imported_from.lost
     mask = pickle.loads((folder / "attr.pkl").read_bytes())["mask_"]
-    assert [term.genes for term in bare.terms] == [tuple(np.flatnonzero(row)) for row in mask]
+    assert [term.genes for term in bare.terms] == [
+        tuple(name for name, inside in zip(bare.genes.names, row, strict=True) if inside) for row in mask
+    ]
     names = [f"program {number}" for number in range(5)]
     told = import_legacy(folder, term_names=names).manifest
     assert [term.name for term in told.terms] == names
     assert told.imported_from is not None and NAMES not in told.imported_from.lost
-    genes = [[bare.genes.names[i].lower() for i in term.genes] for term in bare.terms]
+    genes = [[gene.lower() for gene in term.genes] for term in bare.terms]
     programs = [Program(f"R-{number}", names[number], tuple(genes[number])) for number in (3, 1, 4, 0, 2)]
     found = import_legacy(folder, term_names=programs).manifest
     assert [(term.id, term.name) for term in found.terms] == [(f"R-{n}", name) for n, name in enumerate(names)]

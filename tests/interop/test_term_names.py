@@ -16,9 +16,9 @@ from tests import simulated
 
 GENES = ["Cd3e", "Cd4", "Cd8a", "Lyz2"]
 ANNOTATED = (
-    Term(id="term-0", name="term 0", genes=(0, 1)),
-    Term(id="term-1", name="term 1", genes=(3,)),
-    Term(id="term-2", name="term 2", genes=(0, 1)),
+    Term(id="term-0", name="term 0", genes=("Cd3e", "Cd4")),
+    Term(id="term-1", name="term 1", genes=("Lyz2",)),
+    Term(id="term-2", name="term 2", genes=("Cd3e", "Cd4")),
 )
 EXTENSION = Term(id="new-0", name="unconstrained 0", kind="unconstrained", added_in="1.0.0")
 
@@ -39,7 +39,7 @@ def test_names_in_order() -> None:
     found = named(manifest(*ANNOTATED, EXTENSION), ["T cells", "Myeloid", "T cells again"])
     assert [term.name for term in found] == ["T cells", "Myeloid", "T cells again", "unconstrained 0"]
     assert [term.id for term in found] == ["T cells", "Myeloid", "T cells again", "new-0"]
-    assert [term.genes for term in found] == [(0, 1), (3,), (0, 1), ()]
+    assert [term.genes for term in found] == [("Cd3e", "Cd4"), ("Lyz2",), ("Cd3e", "Cd4"), ()]
     assert named(manifest(*ANNOTATED, EXTENSION), ["a", "b", "c", "d"])[3].name == "d"
 
 

@@ -57,9 +57,11 @@ def test_a_condition_that_takes_no_new_categories_refuses_them() -> None:
 
 def test_proteins_that_a_known_batch_measured_stay_as_they_are() -> None:
     before = manifest("totalvi")
-    before = before.changed(proteins=before.proteins.model_copy(update={"measured": {"b2": (0, 1)}}))
+    before = before.changed(
+        proteins=before.proteins.model_copy(update={"measured": {"b2": tuple(before.proteins.panel[:2])}})
+    )
     after = grown(before, {"batch": ["q0", "b2"]}, measured={"q0": (), "b2": ()})
-    assert after.proteins.measured == {"b2": (0, 1), "q0": ()}
+    assert after.proteins.measured == {"b2": tuple(before.proteins.panel[:2]), "q0": ()}
 
 
 def test_another_version_takes_along_what_the_own_one_added() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import subprocess
@@ -19,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 from hub_client import errors
 from hub_client.manifest import configs, v1
 from hub_client.manifest.configs import CONFIGS
-from hub_client.manifest.migrations import from_0_9
+from hub_client.manifest.inputs import Gene
+from hub_client.manifest.migrations import from_0_9, from_1_0
 from hub_client.manifest.publishing import NEEDED, publishing_problems
 from hub_client.manifest.reading import MAX_BYTES, read_manifest
 from hub_client.manifest.schema import SCHEMAS, schema, text
@@ -147,7 +149,7 @@ def test_examples_fill_every_field_of_the_format() -> None:
 
 def test_example_and_config_union_hold_the_same_kinds() -> None:
     assert set(examples.KINDS) == set(CONFIGS)
-    mapping = schema("manifest-1.0.json")["properties"]["architecture"]["discriminator"]["mapping"]
+    mapping = schema("manifest-1.1.json")["properties"]["architecture"]["discriminator"]["mapping"]
     assert set(mapping) == set(CONFIGS)
 
 
@@ -216,11 +218,81 @@ def test_a_change_is_validated() -> None:
 def test_the_0_9_draft_is_migrated_in_memory() -> None:
     data = (KEPT / "0.9.json").read_bytes()
     manifest = read_manifest(data, source="0.9.json")
-    assert manifest.schema_version == "1.0"
+    assert manifest.schema_version == v1.SCHEMA_VERSION
     assert manifest.genes.names == ("GAPDH", "EEF1A1", "CD4", "CD8A")
     assert (manifest.license, manifest.data_license) == ("CC-BY-4.0", "CC0-1.0")
     assert manifest.digest == hashlib.sha256(data).hexdigest()
-    assert read_manifest(manifest.to_bytes(), source="1.0") == manifest
+    assert read_manifest(manifest.to_bytes(), source="migrated") == manifest
+
+
+FROZEN = {
+    "1.0-expimap.json": "49da4d1bf328686c66c5fcac2c1ac86fb7fc9846c8a070e60e359f04e87ab773",
+    "1.0-trvae.json": "946edec915577e237acf6286dea67ce46dbec12d82001136f115710c56861fce",
+    "1.0-totalvi.json": "edbab48eb3fa4a2ec16749863357992f212abf7f403ac5f92f0746d15db38896",
+}
+"""Manifests that archzoo wrote in format 1.0, and their sha256."""
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_format_1_0_is_migrated_in_memory_and_stays_the_release_it_was(name: str) -> None:
+    data = (KEPT / name).read_bytes()
+    manifest = read_manifest(data, source=name)
+    assert manifest.schema_version == v1.SCHEMA_VERSION
+    assert manifest.as_read and manifest.to_bytes() == data
+    assert manifest.digest == FROZEN[name]
+    assert manifest.changed(title=manifest.title).to_bytes() == data
+    other = manifest.changed(title="Another")
+    assert json.loads(other.to_bytes())["schema_version"] == v1.SCHEMA_VERSION
+    assert read_manifest(other.to_bytes(), source="other").changed(title=manifest.title) == manifest
+
+
+def test_positions_of_format_1_0_become_names() -> None:
+    expimap = read_manifest((KEPT / "1.0-expimap.json").read_bytes(), source="1.0-expimap.json")
+    assert [term.genes for term in expimap.terms] == [("GAPDH", "CD4"), ("EEF1A1",), ()]
+    assert json.loads((KEPT / "1.0-expimap.json").read_bytes())["terms"][0]["genes"] == [0, 2]
+    totalvi = read_manifest((KEPT / "1.0-totalvi.json").read_bytes(), source="1.0-totalvi.json")
+    assert totalvi.proteins is not None and totalvi.proteins.measured == {"b": ("CD3",)}
+
+
+def test_genes_of_a_panel_of_ids_are_named_by_ids() -> None:
+    old = json.loads((KEPT / "1.0-expimap.json").read_bytes())
+    old["genes"]["id_type"] = "ensembl"
+    assert Manifest.model_validate(old).terms[0].genes == ("ENSG00000111640", "ENSG00000010610")
+
+
+@pytest.mark.parametrize(
+    ("genes", "problem"),
+    [
+        ([4], "term 'R-HSA-1' names genes that are not of the panel: ['position 4']"),
+        ([0, -1], "term 'R-HSA-1' names genes that are not of the panel: ['position -1']"),
+        ([True], "terms.0.genes.0: Input should be a valid string"),
+        ([0, 1.0], "terms.0.genes.1: Input should be a valid string"),
+    ],
+)
+def test_positions_that_are_none_are_refused(genes: list[object], problem: str) -> None:
+    old = json.loads((KEPT / "1.0-expimap.json").read_bytes())
+    old["terms"][0]["genes"] = genes
+    with pytest.raises(errors.ManifestError, match=r"is not a valid manifest of format 1\.0:") as caught:
+        read_manifest(encoded(old), source="old.json")
+    assert problem in str(caught.value)
+
+
+def test_a_gene_more_in_the_panel_changes_no_mask() -> None:
+    """In format 1.0 every number behind the new gene changed."""
+    before = examples.of_kind("expimap")
+    panel = (Gene(symbol="A1BG"), *before.genes.panel)
+    after = before.changed(genes=before.genes.model_copy(update={"panel": panel}))
+    old, new = (manifest.to_bytes().decode().splitlines() for manifest in (before, after))
+    differing = [line for line in difflib.ndiff(old, new) if line[0] in "+-"]
+    assert differing and all(line[0] == "+" for line in differing) and len(differing) == 4
+
+
+def test_the_schema_of_format_1_0_is_frozen() -> None:
+    schema_1_0 = (ROOT / "schemas" / "manifest-1.0.json").read_bytes()
+    assert hashlib.sha256(schema_1_0).hexdigest() == "f57b8c0ec0aa06f1477ed3d650b4fe0576eee426da4cd67c526ad2cbc50d53f3"
+    validator = jsonschema.Draft202012Validator(json.loads(schema_1_0))
+    for name in FROZEN:
+        validator.validate(json.loads((KEPT / name).read_bytes()))
 
 
 def test_migration_is_pure() -> None:
@@ -229,6 +301,9 @@ def test_migration_is_pure() -> None:
     first = from_0_9(draft)
     assert json.dumps(draft) == kept
     assert from_0_9(draft) == first
+    old = json.loads((KEPT / "1.0-expimap.json").read_bytes())
+    kept = json.dumps(old)
+    assert from_1_0(old) == from_1_0(json.loads(kept)) and json.dumps(old) == kept
 
 
 def test_a_malformed_draft_is_a_manifest_error() -> None:
@@ -282,7 +357,7 @@ def test_what_a_newer_minor_added_needs_a_newer_archzoo(what: str) -> None:
     newer = json.loads((KEPT / "1.3.json").read_bytes()) | changes
     with pytest.raises(errors.ManifestError, match=r"is of format 1\.3 and needs a newer archzoo") as caught:
         read_manifest(encoded(newer), source="1.3.json")
-    assert "reads format 1.0 and not what is listed below. Install one that reads format 1.3: pip" in str(caught.value)
+    assert "reads format 1.1 and not what is listed below. Install one that reads format 1.3: pip" in str(caught.value)
     (problem,) = caught.value.problems
     assert problem.startswith(line)
     with pytest.raises(errors.ManifestError, match=r"is not a valid manifest of format 1\.0:"):
@@ -446,7 +521,10 @@ def test_a_manifest_that_contradicts_itself_is_refused(case: str) -> None:
 
 EXPIMAP = examples.KINDS["expimap"]
 WRONG_EXPIMAP: dict[str, tuple[dict[str, Any], str]] = {
-    "gene beyond the panel": ({"terms": [EXPIMAP["terms"][0] | {"genes": [4]}, *EXPIMAP["terms"][1:]]}, "beyond"),
+    "gene beyond the panel": (
+        {"terms": [EXPIMAP["terms"][0] | {"genes": ["TP53"]}, *EXPIMAP["terms"][1:]]},
+        "not of the panel",
+    ),
     "extensions first": ({"terms": EXPIMAP["terms"][::-1]}, "order"),
     "annotated after an extension": (
         {"terms": [EXPIMAP["terms"][1], EXPIMAP["terms"][0], EXPIMAP["terms"][2]]},
@@ -491,7 +569,7 @@ def test_gene_programs_that_contradict_the_rest_are_refused(case: str) -> None:
 def test_extensions_are_appended_version_by_version() -> None:
     """Columns of the latent are only ever appended, whatever kind of term a later version adds."""
     old, later = EXPIMAP["terms"], {"kind": "constrained", "added_in": "1.10.0"}
-    terms = [*old, {"id": "new-3", "name": "constrained 2", "genes": [0], **later}]
+    terms = [*old, {"id": "new-3", "name": "constrained 2", "genes": ["GAPDH"], **later}]
     described = examples.of_kind(
         "expimap", terms=terms, architecture=EXPIMAP["architecture"] | {"constrained_extensions": 2}
     )
@@ -518,7 +596,9 @@ def test_combinations_name_one_known_category_each() -> None:
 
 def test_measured_proteins_are_of_known_batches() -> None:
     with pytest.raises(ValidationError, match="no condition's"):
-        examples.of_kind("totalvi", proteins={"panel": ["CD3"], "measured": {"z": [0]}})
+        examples.of_kind("totalvi", proteins={"panel": ["CD3"], "measured": {"z": ["CD3"]}})
+    with pytest.raises(ValidationError, match="not of the panel: \\['CD4'\\]"):
+        examples.of_kind("totalvi", proteins={"panel": ["CD3"], "measured": {"b": ["CD4"]}})
 
 
 # --- shapes -------------------------------------------------------------------------------------------------------
@@ -576,7 +656,7 @@ def test_the_schema_module_writes_the_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", examples.KINDS)
 def test_examples_satisfy_the_json_schema(kind: str) -> None:
-    validator = jsonschema.Draft202012Validator(schema("manifest-1.0.json"))
+    validator = jsonschema.Draft202012Validator(schema("manifest-1.1.json"))
     validator.check_schema(validator.schema)
     validator.validate(json.loads(examples.of_kind(kind).to_bytes()))
     with pytest.raises(jsonschema.ValidationError):

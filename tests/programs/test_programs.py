@@ -82,7 +82,7 @@ def test_genes_are_matched_by_any_of_their_names(panel: Panel) -> None:
     program = Program("x", "x", ("ENSG00000115415", "G1P2", "MX1", "unheard of"))  # STAT1's id, ISG15's previous symbol
     assert genes_of([program], panel) == {0, 1, 2}
     (term,) = as_terms([program], panel, min_genes=3, source="Reactome", release="1", license="CC0-1.0").terms
-    assert (term.genes, term.source, term.release, term.license) == ((0, 1, 2), "Reactome", "1", "CC0-1.0")
+    assert (term.genes, term.source, term.release, term.license) == (panel.names[:3], "Reactome", "1", "CC0-1.0")
 
 
 def test_what_is_dropped_is_said(panel: Panel) -> None:
@@ -190,4 +190,4 @@ def test_terms_of_a_models_own_genes() -> None:
     model = trained("expimap")
     genes = model.manifest.genes.names
     chosen = as_terms(from_frame(pd.DataFrame({"source": "own", "target": genes[:5]})), model, min_genes=5)
-    assert chosen.terms[0].genes == (0, 1, 2, 3, 4)
+    assert chosen.terms[0].genes == genes[:5]

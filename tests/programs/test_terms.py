@@ -104,7 +104,7 @@ def test_directions_are_those_of_what_is_decoded(model: Model) -> None:
     shares = torch.softmax(2 * torch.randn(60, generator=generator), dim=0).tolist()
     tensors = with_shares(model, dict(enumerate(shares[:59]))).network.tensors()
     mask = tensors["decoder.programs.0.weight"].new_tensor(
-        [[g in t.genes for t in model.manifest.terms] for g in range(60)]
+        [[g in t.genes for t in model.manifest.terms] for g in model.manifest.genes.names]
     )
     random = torch.randn(60, 6, generator=generator) * mask[:, :6]
     model.network.load(tensors | {"decoder.programs.0.weight": random})

@@ -134,7 +134,7 @@ def test_gene_programs_are_listed_and_very_many_are_counted() -> None:
     assert (sum(int(n) for n, _ in counted), sum(int(n) for _, n in counted)) == (total, active)
     assert "mapping.scores" in text and "mapping.scores" not in card.render(examples.of_kind("scpoli"))
     assert "a program whose name is longer than thirty letters" not in text, "an inactive program is not listed"
-    terms = [{"id": str(i), "name": f"program {i}", "genes": [0]} for i in range(card.MOST_ROWS + 5)]
+    terms = [{"id": str(i), "name": f"program {i}", "genes": ["GAPDH"]} for i in range(card.MOST_ROWS + 5)]
     config = {"kind": "expimap", "hidden": [6]}
     many = card.render(examples.of_kind("expimap", terms=terms, architecture=config, tensors=[]))
     assert "and 5 more, named in `manifest.json`." in many

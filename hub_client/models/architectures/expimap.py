@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from hub_client import errors
 from hub_client.data.batches import Batch
 from hub_client.manifest.configs import ExpiMapConfig
+from hub_client.manifest.inputs import Genes
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest, Term
 from hub_client.models.architectures._network import Array, Decoded, with_sum
@@ -132,7 +133,7 @@ class ExpiMap(OneHotVae):
     def _program(self, axis: Axis, block: tuple[Term, ...], *, genes: Axis) -> MaskedLinear:
         annotated = block[0].kind == "annotated"
         soft = self.config.soft_mask if annotated else self.config.soft_extension_mask
-        return MaskedLinear(axis, genes, mask=mask_of(block, genes=genes.size), soft=soft)
+        return MaskedLinear(axis, genes, mask=mask_of(block, self.manifest.genes), soft=soft)
 
     def _free_layers(self) -> list[nn.Module]:
         """Return the layers of the blocks that this surgery trains: those it added, or all extensions if asked to."""
@@ -338,11 +339,12 @@ def _moved(
     return np.where(program.all(axis=0), plain, changed)
 
 
-def mask_of(block: tuple[Term, ...], *, genes: int) -> Tensor:
+def mask_of(block: tuple[Term, ...], genes: Genes) -> Tensor:
     """Return 1 where a gene is in a term's program, ``(genes, terms)``; all are in an unconstrained one."""
-    mask = torch.zeros(genes, len(block))
-    for position, term in enumerate(block):
-        mask[slice(None) if term.kind == "unconstrained" else list(term.genes), position] = 1
+    rows = genes.positions()
+    mask = torch.zeros(len(rows), len(block))
+    for column, term in enumerate(block):
+        mask[slice(None) if term.kind == "unconstrained" else [rows[name] for name in term.genes], column] = 1
     return mask
 
 

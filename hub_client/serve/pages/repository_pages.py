@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from starlette.responses import RedirectResponse, Response
 
+from hub_client.manifest.inheritance import comparable
 from hub_client.release.changes import Change, changes
 from hub_client.release.store import DOCUMENT
 from hub_client.serve import commit_tree, discussion_files, revisions
@@ -102,7 +103,7 @@ def _compared(documents: list[bytes | None], name: str) -> tuple[list[Change], s
     if old is None or new is None:
         return [], f"There is no {name} in one of them."
     try:
-        return [change.shown() for change in changes(json.loads(old), json.loads(new))], None
+        return [change.shown() for change in changes(*comparable(old, new, parsed=json.loads))], None
     except (ValueError, RecursionError):
         return [], f"The {name} of one of them is not JSON."
 

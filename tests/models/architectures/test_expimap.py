@@ -31,7 +31,7 @@ from hub_client.release.versioning import needed
 from tests.simulated import GENES, QUERY, SECOND_QUERY, cells_for, manifest
 
 SHORT = Plan(epochs=3, batch_size=64, kl_anneal_epochs=0)
-OWN = Term(id="Q:1", name="a program of the query", genes=tuple(range(40, 50)), source="the lab")
+OWN = Term(id="Q:1", name="a program of the query", genes=GENES[40:50], source="the lab")
 ADDED = Extensions(constrained=[OWN], unconstrained=2)
 
 
@@ -69,7 +69,7 @@ def outside(described: Manifest) -> NDArray[np.bool_]:
     """Which weights are outside the annotated programs, ``(genes, terms)``."""
     found = np.ones((len(GENES), 6), dtype=bool)
     for position, term in enumerate(described.terms[:6]):
-        found[list(term.genes), position] = False
+        found[np.isin(GENES, term.genes), position] = False
     return found
 
 
@@ -361,7 +361,7 @@ def test_masks_of_new_terms() -> None:
         options = Extensions(constrained=[OWN], unconstrained=1, soft=soft)
         model = fit(surgery(reference, query, extensions=options), query)
         weights = network_of(model).term_weights()[:, 6:]
-        inside = np.isin(np.arange(60), OWN.genes)
+        inside = np.isin(GENES, OWN.genes)
         assert (weights[inside] != 0).all()
         assert (weights[~inside, 0] != 0).all() == soft
         assert (weights[~inside, 0] == 0).all() != soft
@@ -384,7 +384,7 @@ def test_a_second_cohort_leaves_the_terms_of_the_first_where_they_were() -> None
     cells = cells_for(reference.manifest)
     before = [latent(once, part) for part in (cells, first)]
     second = cells_for(reference.manifest, SECOND_QUERY, cells=70, seed=2, labelled=False)
-    other = Term(id="Q:2", name="another program", genes=(1, 2, 3))
+    other = Term(id="Q:2", name="another program", genes=GENES[1:4])
     twice = fit(surgery(once, second, extensions=Extensions(constrained=[other], unconstrained=1)), second)
     assert [term.kind for term in twice.manifest.terms[6:]] == [
         *("constrained", "unconstrained", "unconstrained"),
@@ -471,7 +471,7 @@ def test_terms_that_cannot_be_added() -> None:
             errors.ManifestError,
             "term ids must be unique",
         ),
-        (Extensions(constrained=[Term(id="x", name="x", genes=(60,))]), errors.ManifestError, "beyond the panel"),
+        (Extensions(constrained=[Term(id="x", name="x", genes=("g60",))]), errors.ManifestError, "not of the panel"),
         (Extensions(unconstrained=-1), errors.InvalidInput, "unconstrained is -1"),
         (Extensions(constrained=[OWN], soft=True), errors.InvalidInput, "hard masks"),
     ]

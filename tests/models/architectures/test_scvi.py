@@ -31,7 +31,7 @@ from hub_client.models.scanvi_from_scvi import scanvi_from_scvi
 from hub_client.models.surgery import surgery
 from hub_client.models.train import train
 from tests.contract.examples import SHORT, trained
-from tests.simulated import CLASSES, QUERY, cells_for, counts, manifest
+from tests.simulated import CLASSES, PROTEINS, QUERY, cells_for, counts, manifest
 
 pytestmark = pytest.mark.slow
 
@@ -207,7 +207,7 @@ def without_proteins(cells: Cells) -> Cells:
 def test_a_reference_says_which_proteins_its_batches_measured() -> None:
     reference = trained("totalvi")
     assert reference.manifest.proteins is not None
-    assert reference.manifest.proteins.measured == {"b2": tuple(range(11))}
+    assert reference.manifest.proteins.measured == {"b2": tuple(PROTEINS[:11])}
     assert not reference.network.module.protein_batch_mask["2"][-1]
     described = manifest("totalvi")
     with pytest.raises(errors.InvalidInput, match="none of the 12 proteins"):
@@ -219,7 +219,7 @@ def test_a_query_without_proteins_is_mapped_and_its_proteins_are_imputed() -> No
     query = cells_for(reference.manifest, QUERY, cells=90, seed=1, labelled=False)
     model = fit(surgery(reference, without_proteins(query)), without_proteins(query))
     assert model.manifest.proteins is not None
-    assert model.manifest.proteins.measured == {"b2": tuple(range(11)), "q0": (), "q1": ()}
+    assert model.manifest.proteins.measured == {"b2": tuple(PROTEINS[:11]), "q0": (), "q1": ()}
     found = impute_proteins(model, without_proteins(query), under=("b0", "b1"), samples=5)
     assert found.shape == (90, 12)
     assert list(found.index) == list(query.obs_names)

@@ -213,9 +213,8 @@ def protein_masks(manifest: Manifest) -> dict[str, NDArray[np.bool_]] | None:
     panel, batch = cast(Proteins, manifest.proteins), batch_key(manifest)
     if not panel.measured or batch is None:
         return None
-    everything = range(len(panel.panel))
-    found = {str(code): panel.measured.get(name, everything) for code, name in enumerate(batch.categories)}
-    return {code: np.isin(everything, list(indices)) for code, indices in found.items()}
+    found = {str(code): {*panel.measured.get(name, panel.panel)} for code, name in enumerate(batch.categories)}
+    return {code: np.array([name in names for name in panel.panel]) for code, names in found.items()}
 
 
 def _totalvae_per_category(manifest: Manifest) -> list[PerCategory]:

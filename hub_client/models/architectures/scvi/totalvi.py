@@ -99,7 +99,7 @@ class TotalVI(ScviTools):
                 facts={"proteins": panel.panel},
             )
         names = cells.conditions[self.manifest.conditions[0].key] if batch else np.zeros(len(cells), dtype=str)
-        known = lacking(measured(cells.proteins, names), len(panel.panel)) if batch else {}
+        known = lacking(measured(cells.proteins, names), panel.panel) if batch else {}
         self.manifest = self.manifest.changed(proteins=panel.model_copy(update={"measured": known}))
         self.module.protein_batch_mask = protein_masks(self.manifest)
         empirical = self.config.empirical_protein_background_prior
