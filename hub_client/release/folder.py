@@ -159,7 +159,7 @@ def write(
     check_target(folder, overwrite=overwrite, beside=beside)
     contents = _contents(manifest, tensors, extra or {})
     sealed = _sealed(manifest, contents).to_bytes()
-    read_manifest(sealed, source=str(folder / MANIFEST), inherited=contents.get(INHERITED, b""))
+    read_manifest(sealed, source=str(folder / MANIFEST), inherited=b"".join(contents.get(INHERITED, [])))
     with atomic.staged(folder) as stage:
         for path, content in contents.items():
             atomic.create(stage / path, content)
@@ -304,7 +304,7 @@ def _contents(
     return contents
 
 
-def _sealed(manifest: Manifest, contents: dict[str, bytes]) -> Manifest:
+def _sealed(manifest: Manifest, contents: dict[str, list[Content]]) -> Manifest:
     """Return the manifest with its files; a signature holds for what was read, a delta for the very files it gives.
 
     To the ``contents`` of a delta the manifest that it inherits from is added.
@@ -314,8 +314,8 @@ def _sealed(manifest: Manifest, contents: dict[str, bytes]) -> Manifest:
     composed = {WEIGHTS, *manifest.delta.inherited} - {INHERITED} if manifest.delta else set()
     same = all(path in files and files[path] == before.get(path) for path in composed)
     if same and manifest.inherited_document and manifest.delta and manifest.delta.inherits:
-        contents[INHERITED] = manifest.inherited_document
-        files[INHERITED] = _describe(INHERITED, manifest.inherited_document)
+        contents[INHERITED] = [manifest.inherited_document]
+        files[INHERITED] = _describe(INHERITED, contents[INHERITED])
     kept = manifest.delta if same else None
     sealed = manifest.changed(files=tuple(files[path] for path in sorted(files)), delta=kept)
     return sealed if sealed.as_read or sealed.signature is None else sealed.changed(signature=None)
