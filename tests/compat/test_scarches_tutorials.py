@@ -128,7 +128,6 @@ def test_scanvi_surgery() -> None:
     scanvi_surgery(*studies()[1:])
 
 
-@pytest.mark.xfail(reason="the classifier's size is taken from the query's labels instead of the reference's")
 def test_scanvi_surgery_of_a_query_without_some_labels() -> None:
     """As in the tutorial: none of its cells is unlabelled, and not every label of the reference occurs."""
     _, source_adata, target_adata = studies()
