@@ -19,7 +19,7 @@ from hub_client import _resources, errors
 from hub_client.checks import validate
 from hub_client.hub.client import Hub
 from hub_client.manifest.v1 import Manifest
-from hub_client.release import atlas_file, consent, privacy
+from hub_client.release import atlas_file, consent, persons, privacy
 from hub_client.release import folder as release_folder
 from tests import examples
 from tests.releases import release, unfit
@@ -52,10 +52,15 @@ SALTS = {
         "DOE^JANE 19610304",
         "Jane Doe, record number 4471182",
         "patient Jane Doe 4471182",
+        "J. Doe, b. 1961-03-04",
+        "Jane van der Doe 1961-03-04",
+        "Jane Doe, Fallnummer 4471182",
     ],
     "a table of donors": ["donor,age,sex\nD1,43,F", "| patient_id | diagnosis |", "Subject\tAge\tSmoking", "donor;bmi"],
 }
 CASES = [(what, salt) for what, salts in SALTS.items() for salt in salts]
+OTHER_LETTERS = ["née le 4 mars 1961", "Frau Doe, 4. März 1961", "Łucja Żak, 04.03.1961", "Иван Петров, 04.03.1961"]
+OTHER_LETTERS += ["Γιώργος Δόου 04.03.1961", "李明 1961年3月4日"]
 HARMLESS = [
     "pbmc-scpoli@1.0.0 and name@sha256:8c41d0e2b7aa",
     "https://example.org/home/data/cells, doi:10.1038/s41587-021-01001-7",
@@ -65,6 +70,7 @@ HARMLESS = [
     "Cell Ontology 2024-01-04, PBMC 3k 2016-05-26, batch_run_2019-05-01, Human Cell Atlas 20210304",
     "Kang, H. M. et al. Nat. Biotechnol. 36, 89-94 (2018); Ada Lovelace 0000-0002-1825-0097",
     "Cell Ranger 3.1.0, Zenodo record 7041848, 10x Genomics Chromium 3' v3 1000075, a case of 12000 cells",
+    "E. coli 2001-01-25, H. sapiens 2004-10-21, R. Lopez 2018, 人类细胞 2021-03-04",
     "github.com/Wang-Cankun/iris3api (data/ifnb_2800.rda at ec6b742)",
 ]
 
@@ -81,6 +87,16 @@ def found(folder: Path) -> list[tuple[str, str]]:
 def test_text_gives_it_away(what: str, salt: str) -> None:
     assert what in [found.split(" (")[0] for found in privacy.found_in(salt)]
     assert what in [found.split(" (")[0] for found in privacy.found_in(f"once upon a time, {salt} was there")]
+
+
+@pytest.mark.parametrize("text", OTHER_LETTERS)
+def test_names_and_dates_of_other_languages_are_found(text: str) -> None:
+    assert list(privacy.found_in(text))
+
+
+@pytest.mark.parametrize(("category", "named"), [("J.D. 04/03/1961", True), ("J. D. 2021-03-04", False)])
+def test_initials_with_a_birth_date_are_a_category_of_one(category: str, named: bool) -> None:
+    assert (persons.named(category) == category) is named
 
 
 @pytest.mark.parametrize("text", HARMLESS)
