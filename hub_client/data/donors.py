@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hub_client import errors
 
 _PERSON = "donor|patient|subject|participant|individual|proband|volunteer|person"
-_KEY = re.compile(rf"(?:{_PERSON})s?(?:id|ids|no|nr|num|number|name|code)?|subj|indiv|mrn")
+_KEY = re.compile(rf"(?:{_PERSON})s?(?:id|ids|no|nr|num|number|name|code)?|subj|indiv|ind|pat|mrn")
 _ABOUT = frozenset(
     {"age", "batch", "cohort", "condition", "diagnosis", "disease", "ethnicity", "gender", "group", "organism", "sex"}
     | {"site", "species", "stage", "status", "tissue", "treatment", "type"}
@@ -18,7 +18,7 @@ _SEPARATOR = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")
 _NUMBERED = re.compile(
     rf"(?i)(?:.*[\W_])?(?:(?:{_PERSON})[\W_]*(?:(?:id|no|nr)[\W_]*)?[a-z]{{0,3}}\d+[a-z]?"
     rf"|(?:{_PERSON})(?:[\W_]+[a-z]|(?-i:[A-RT-Z]))"
-    r"|(?:pat|pt|subj|indiv|hd)[\W_]*\d+)(?:[\W_].*)?"
+    r"|(?:pat|pt|subj|indiv|ind|hd)[\W_]*\d+|sub-\d+)(?:[\W_].*)?"
 )
 _SHORT = re.compile(r"([PD])(\d{1,4})")
 

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hub_client import errors
+from hub_client.data import persons
 from hub_client.data.donors import looks_like_donors
 from hub_client.data.values import Names, blanks, counted, texts, without_blanks
 from hub_client.manifest.scalars import key_of
@@ -153,13 +154,16 @@ def _one_category(key: str, values: Names) -> str:
 def _donors(condition: Condition, values: Names, column: str | None) -> str | None:
     """Return a warning where new categories look like donors, whose names a mapped model would carry on."""
     new = sorted(set(np.unique(values).tolist()) - set(condition.categories))
+    named = [name for name in new if persons.gives_away(name)]
     why = looks_like_donors(condition.key, new, column=column) if new and column else None
-    if why is None:
+    if why is None and not named:
         return None
+    told = "" if named else " unless it is told publish_donors=True"
     return (
-        f"the condition {condition.key!r} looks like donors or patients by {why}: their names ({errors.names(new)}) "
+        f"the condition {condition.key!r} looks like donors or patients by "
+        f"{why or f'its categories, {errors.names(named)}'}: their names ({errors.names(new)}) "
         "become part of the mapped model. Before others get it, map again with a column whose names mean nothing to "
-        "them, such as the library or a number; a push refuses it unless it is told publish_donors=True."
+        f"them, such as the library or a number; a push refuses it{told}."
     )
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hub_client.data import persons
 from hub_client.files import safetensors
 from hub_client.manifest.v1 import Manifest
-from hub_client.release import atlas_file, consent, persons
+from hub_client.release import atlas_file, consent
 from hub_client.release import folder as release_folder
 
 if TYPE_CHECKING:

@@ -31,6 +31,9 @@ from hub_client.data.donors import donor_names, looks_like_donors, named_like_do
             "person",
             "proband",
             "MRN",
+            "ind",
+            "ind_cov",
+            "pat_id",
         ),
     ],
 )
@@ -51,6 +54,7 @@ def test_other_columns(column: str) -> None:
     [
         *("donor1", "Donor 3", "donor_A", "DONOR-07", "patient_07", "Patient12_stim", "pbmc_patient_1015", "pt12"),
         *("pat 3", "subject-12", "Subject S07", "individual 4", "donor_id_12", "HD3", "participant#9"),
+        *("sub-01", "ind1015"),
     ],
 )
 def test_names_of_donors(name: str) -> None:
@@ -61,6 +65,7 @@ def test_names_of_donors(name: str) -> None:
     "names",
     [
         *(["kang_ctrl", "kang_stim", "10x_pbmc3k"], ["P0", "P1", "P2"], ["D0", "D7", "D14"], ["P1"], ["s1", "s2"]),
+        *(["subset 1", "sub1", "industry-2"]),
         *(["lib1", "lib2"], ["patients", "controls"], ["a", "b"], ["ptprc", "hd", "donor pool"], ["1488", "107"]),
     ],
 )

@@ -43,6 +43,13 @@ def test_new_donors_are_warned_of(column: str, values: list[str], why: str) -> N
     assert "publish_donors=True" in note
 
 
+def test_persons_are_warned_of_and_no_push_is_told_of_them() -> None:
+    obs = frame(sample=["Jane Doe 1961-03-04", "a", "b"])
+    (note,) = read_obs(obs, queries.manifest(), conditions={"batch": "sample"}).notes
+    assert "by its categories, Jane Doe 1961-03-04: " in note
+    assert "publish_donors" not in note
+
+
 def test_donors_that_the_model_knows_are_not_warned_of() -> None:
     assert read_obs(frame(donor=["a", "b", "a"]), queries.manifest(), conditions={"batch": "donor"}).notes == ()
 

@@ -17,9 +17,10 @@ from safetensors.torch import save
 
 from hub_client import _resources, errors
 from hub_client.checks import validate
+from hub_client.data import persons
 from hub_client.hub.client import Hub
 from hub_client.manifest.v1 import Manifest
-from hub_client.release import atlas_file, consent, persons, privacy
+from hub_client.release import atlas_file, consent, privacy
 from hub_client.release import folder as release_folder
 from tests import examples
 from tests.releases import release, unfit

@@ -86,6 +86,11 @@ _CATEGORY = re.compile(
 )
 
 
+def gives_away(category: str) -> bool:
+    """Return whether a category names a person, as a push would find."""
+    return named(category) is not None or any(pattern.search(category) for pattern in PATTERNS.values())
+
+
 def named(category: str) -> str | None:
     """Return a category that is a person's name and a number of six digits or more, or initials and a birth date.
 
