@@ -118,6 +118,20 @@ def test_a_release_that_needs_no_change_is_pushed_byte_for_byte(hub: Hub, tmp_pa
     assert contents(hub.download(REPO, tmp_path / "out")) == contents(folder)
 
 
+def test_pushing_again_what_another_archzoo_made_changes_nothing(hub: Hub, tmp_path: Path) -> None:
+    """Each version writes the card, and a minor format the manifest, its own way: what is released stays."""
+    folder = release(tmp_path / "release", created="2024-05-01T12:00:00Z")
+    (folder / "README.md").write_text("# A card of another version\n")
+    manifest = release_folder.manifest_in(folder)
+    (folder / "manifest.json").write_bytes(release_folder.seal(manifest, folder).to_bytes())
+    released = hub.push(folder, REPO)
+    assert hub.push(hub.pull(REPO), REPO) == released
+    other = hub.pull(REPO)
+    other.manifest = other.manifest.changed(summary="Another.")
+    with pytest.raises(errors.TransportError, match="never changes"):
+        hub.push(other, REPO)
+
+
 def test_pushing_again_changes_nothing(hub: Hub, tmp_path: Path) -> None:
     folder = release(tmp_path / "undated")
     ref = hub.push(folder, REPO)
