@@ -37,7 +37,9 @@ def test_a_release_is_itself(reference: Model) -> None:
 @pytest.mark.slow
 def test_surgery_adds_conditions_and_moves_no_cell(reference: Model) -> None:
     found = diff(reference, mapped(reference))
-    assert [(names.field, names.added, names.removed) for names in found.names] == [("condition batch", QUERY, ())]
+    conditions, data = found.names
+    assert (conditions.field, conditions.added, conditions.removed) == ("condition batch", QUERY, ())
+    assert (data.field, data.removed) == ("data sets", ()) and data.added[0].startswith("query (sha256:")
     assert found.drift.largest == 0.0
     assert found.drift.spread > 0
     assert found.needed == "minor"

@@ -317,7 +317,7 @@ def test_a_parent_of_a_new_repository_is_refused(hub: Hub, tmp_path: Path) -> No
 
 BUMPS = {
     "description": ({"title": "Another"}, "patch"),
-    "threshold": ({"genes": examples.fields()["genes"] | {"coverage_warn": 0.9}}, "patch"),
+    "threshold": ({"genes": examples.fields()["genes"] | {"coverage_warn": 0.9}}, "minor"),
     "genes": ({"genes": examples.fields()["genes"] | {"panel": examples.fields()["genes"]["panel"][::-1]}}, "major"),
     "condition": ({"conditions": [examples.fields()["conditions"][0] | {"categories": ["b", "a"]}]}, "major"),
     "input": ({"input": {"layer": "counts"}}, "major"),

@@ -134,7 +134,7 @@ class ScPoli(ConditionalVae):
 
     def _unlabelled_part(self, z: Tensor, weight: float) -> dict[str, Tensor]:
         takes_part = len(self.unlabelled) and weight
-        return {"unlabelled": unlabelled_loss(z, self.unlabelled)} if takes_part else {}
+        return {"unlabelled": unlabelled_loss(of_all_cells(z.detach()), self.unlabelled)} if takes_part else {}
 
     def prototype_loss(self, z: Tensor, labels: Tensor, *, unlabelled_weight: float = 0.0) -> Tensor:
         """Return the labelled prototypes' loss over all levels plus the weighted unlabelled prototypes' loss."""
