@@ -114,12 +114,9 @@ def _next(
     release = _written(content, named, scratch / "release")
     kept = _kept(draft, release, origins, scratch=scratch)
     again = taken.get(version)
-    whole = delta.Whole(store, origins)
     if again and follows == parent(store, repo):
-        if draft.signer is None and _differs_in_card(whole.manifest(again), release.manifest):
-            kept = store.fetch(again, scratch / "released")
         _check_same(kept, again, highest=max(taken, key=semver))
-    _check_bump(whole, release, taken)
+    _check_bump(delta.Whole(store, origins), release, taken)
     return Prepared(kept, version, draft.message or f"Release {version}", follows)
 
 
@@ -190,18 +187,6 @@ def _written(content: Release, manifest: Manifest, folder: Path) -> Release:
     extra = {} if content.atlas is None else {release_folder.REFERENCE: bytes(content.atlas)}
     release_folder.write(folder, manifest, content.tensors, extra=extra)
     return replace(content, manifest=release_folder.manifest_in(folder), folder=folder)
-
-
-def _differs_in_card(earlier: Manifest, manifest: Manifest) -> bool:
-    """Return whether two manifests state the same of all files but the card, which each archzoo writes its own way.
-
-    They may have been written in two minor formats.
-    """
-    one, other = (
-        each.changed(files=tuple(file for file in each.files if file.path != release_folder.CARD))
-        for each in (earlier, manifest)
-    )
-    return one == other
 
 
 def _check_same(folder: Path, again: Ref, *, highest: str) -> None:

@@ -56,6 +56,9 @@ class Model:
     ref: Ref | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     atlas: AnnData | None = None
+    card: bytes = b""
+    """The card of the release it was read from, which :meth:`save` writes again while nothing has changed: another
+    archzoo would render another."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -95,7 +98,7 @@ class Model:
         known = model.network.shapes()
         extras = {name: tensor for name, tensor in release.tensors.items() if name not in known}
         atlas = None if release.atlas is None else atlas_file.load(release.atlas)
-        return cls(release.manifest, model.network, ref, extras, atlas)
+        return cls(release.manifest, model.network, ref, extras, atlas, bytes(release.contents[release_folder.CARD]))
 
     def save(self, folder: str | Path, *, overwrite: bool = False, beside: Container[str] = ()) -> Path:
         """Write a release folder, atomically, and return it; of several processes that train together, the first does.
@@ -111,6 +114,8 @@ class Model:
             return Path(folder)
         self.describe()
         extra = {} if self.atlas is None else {release_folder.REFERENCE: atlas_file.dump(self.atlas)}
+        if self.card and self.manifest.as_read:
+            extra[release_folder.CARD] = self.card
         tensors = self.network.shared_tensors() | dict(self.extras)
         return release_folder.write(
             Path(folder), self.manifest, tensors, extra=extra, overwrite=overwrite, beside=beside

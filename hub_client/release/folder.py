@@ -127,7 +127,8 @@ def write(
 ) -> Path:
     """Write a release folder that appears whole or not at all, and return its path.
 
-    The card is rendered and ``manifest.files`` filled in; :func:`read` returns the manifest with them.
+    The card is rendered, unless one is given, and ``manifest.files`` filled in; :func:`read` returns the manifest with
+    them.
 
     Parameters
     ----------
@@ -138,7 +139,8 @@ def write(
     tensors
         Every tensor of ``manifest.tensors``, finite.
     extra
-        Further files by name: ``reference.zarr.zip``, as bytes or a path. Files of an earlier release are not kept.
+        Further files by name, as bytes or a path: ``reference.zarr.zip``, and a card other than the one that is
+        rendered. Files of an earlier release are not kept.
     overwrite
         Whether to replace a release that is there already; anything else that lies there is never replaced.
     beside
@@ -290,9 +292,9 @@ def _contents(
     manifest: Manifest, tensors: Mapping[str, Tensor], extra: Mapping[str, Path | bytes]
 ) -> dict[str, list[Content]]:
     """Return the parts of each file."""
-    if strangers := sorted(extra.keys() - {REFERENCE}):
+    if strangers := sorted(extra.keys() - {REFERENCE, CARD}):
         raise errors.InvalidInput(
-            f"a release cannot hold {errors.names(strangers)}; the extra file it may hold is {REFERENCE}.",
+            f"a release cannot hold {errors.names(strangers)}; the extra files it may hold are {REFERENCE} and {CARD}.",
             facts={"extra": strangers},
         )
     whole = {name: value if isinstance(value, bytes) else value.read_bytes() for name, value in extra.items()}
@@ -300,7 +302,7 @@ def _contents(
         zarr_zip.check(io.BytesIO(whole[REFERENCE]), name=REFERENCE)
     contents: dict[str, list[Content]] = {name: [content] for name, content in whole.items()}
     contents[WEIGHTS] = [*safetensors.dump(tensors, manifest)]
-    contents[CARD] = [card.render(manifest).encode()]
+    contents.setdefault(CARD, [card.render(manifest).encode()])
     return contents
 
 
