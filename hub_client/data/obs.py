@@ -54,7 +54,8 @@ def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
 def _one_value_each(values: pd.Series, *, purpose: str) -> pd.Series:
     if values.dtype != object:
         return values
-    listed = np.fromiter(map(pd.api.types.is_list_like, values), dtype=bool, count=len(values))
+    listed = np.fromiter((not pd.api.types.is_hashable(v) for v in values), dtype=bool, count=len(values))
+    listed |= np.fromiter(map(pd.api.types.is_list_like, values), dtype=bool, count=len(values))
     if not listed.any():
         return values
     first = values.iloc[int(listed.argmax())]
@@ -168,15 +169,16 @@ def _condition_columns(obs: pd.DataFrame, manifest: Manifest, *, given: Mapping[
     if not given:
         return {key: key for key in keys if key in obs}
     _check_keys(given, keys, argument="conditions")
-    if lacking := [key for key in keys if key not in given]:
+    columns = {key: name for key, name in given.items() if name is not None}
+    if lacking := [key for key in keys if key not in columns]:
         raise errors.VocabularyError(
-            f"conditions= gives a column for {errors.names(given)}, but none for {errors.names(lacking)}; "
-            f"the model {manifest.name} needs one for each of {errors.names(keys)}.",
+            f"conditions= gives a column for {errors.names(columns) or 'nothing'}, but none for "
+            f"{errors.names(lacking)}; the model {manifest.name} needs one for each of {errors.names(keys)}.",
             field="conditions",
             unknown=lacking,
             known=keys,
         )
-    return dict(given)
+    return columns
 
 
 def _condition(obs: pd.DataFrame, condition: Condition, name: str | None) -> Names:
@@ -222,7 +224,7 @@ def _label_levels(
     for key, name in columns.items():
         values, level = column(obs, name, purpose=f"the labels {key!r}"), levels[key]
         names = texts(values)
-        named = names != (level.unlabelled or "")
+        named = names != level.unlabelled if level.unlabelled is not None else np.ones(len(names), dtype=bool)
         found[key] = without_blanks(np.where(named, names, ""), known=level.categories)
         written = blanks(values[named & values.notna().to_numpy()], known=level.categories)
         if written:

@@ -108,11 +108,11 @@ def test_a_category_of_the_model_is_a_value_whatever_it_is_called() -> None:
 
 
 def test_texts_that_mean_no_value_are_no_labels_and_are_counted() -> None:
-    obs = frame(mine=["nan", "NA", "T"])
+    obs = frame(mine=["nan", "", "T"])
     found = read_obs(obs, queries.manifest(), labels={"cell_type": "mine"})
     assert found.labels["cell_type"].tolist() == ["", "", "T"]
     (note,) = (note for note in found.notes if "labels" in note)
-    assert "labels no cell with 'nan' 1, 'NA' 1: 2 of 3 cells have no label of 'cell_type'" in note
+    assert "labels no cell with 'nan' 1, '' 1: 2 of 3 cells have no label of 'cell_type'" in note
 
 
 def test_a_label_of_the_model_is_one_whatever_it_is_called() -> None:
@@ -149,6 +149,11 @@ def test_every_key_needs_a_column_once_one_is_given() -> None:
     with pytest.raises(errors.VocabularyError, match="none for donor") as caught:
         read_obs(frame(), queries.manifest(**TWO), conditions={"batch": "batch"})
     assert caught.value.unknown == ("donor",)
+
+
+def test_a_key_whose_column_is_none_has_no_column() -> None:
+    with pytest.raises(errors.VocabularyError, match="gives a column for nothing, but none for batch"):
+        read_obs(frame(), queries.manifest(), conditions={"batch": None})  # type: ignore[dict-item]
 
 
 def test_unknown_columns_are_refused_with_close_names() -> None:
@@ -224,7 +229,7 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
         read_obs(obs, queries.manifest())
 
 
-@pytest.mark.parametrize("value", [["a"], ("a", 1), {"a": 1}, {"a"}, np.ones(2)])
+@pytest.mark.parametrize("value", [["a"], ("a", 1), {"a": 1}, {"a"}, np.ones(2), np.array("a")])
 @pytest.mark.parametrize(
     "asked", [{"conditions": {"batch": "listed"}}, {"labels": {"cell_type": "listed"}}, {"size_factor": "listed"}]
 )
