@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.donors import looks_like_donors
-from hub_client.data.values import Names, blanks, counted, texts, without_blanks
+from hub_client.data.values import Names, blanks, counted, texts, unwritable, without_blanks
 from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Condition, Manifest
 
@@ -49,6 +49,19 @@ def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
         unknown=[name],
         known=known,
     )
+
+
+def _texts(values: pd.Series) -> Names:
+    """Return a column as text; refuse what no file of a model holds."""
+    names = texts(values)
+    if wrong := unwritable(names):
+        raise errors.VocabularyError(
+            f"obs[{values.name!r}] holds {errors.names(map(ascii, wrong))}: half a character or a zero, as text "
+            "has that was read in another encoding, and no file of a model holds. Correct the column.",
+            field="obs",
+            unknown=wrong,
+        )
+    return names
 
 
 def _one_value_each(values: pd.Series, *, purpose: str) -> pd.Series:
@@ -211,7 +224,7 @@ def _whole_column(values: pd.Series, condition: Condition) -> Names:
             field=condition.key,
             unknown=list(gaps),
         )
-    return texts(values)
+    return _texts(values)
 
 
 def _label_levels(
@@ -223,7 +236,7 @@ def _label_levels(
     found, notes = {}, []
     for key, name in columns.items():
         values, level = column(obs, name, purpose=f"the labels {key!r}"), levels[key]
-        names = texts(values)
+        names = _texts(values)
         named = names != level.unlabelled if level.unlabelled is not None else np.ones(len(names), dtype=bool)
         found[key] = without_blanks(np.where(named, names, ""), known=level.categories)
         written = blanks(values[named & values.notna().to_numpy()], known=level.categories)

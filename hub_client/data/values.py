@@ -23,6 +23,7 @@ _BLANK = re.compile(
     re.IGNORECASE,
 )
 """What people, pandas, R and spreadsheets write where there is no value."""
+_NO_TEXT = re.compile(r"[\ud800-\udfff\0]")
 
 
 def texts(values: pd.Series) -> Names:
@@ -52,6 +53,11 @@ def text(value: object) -> str:
         return str(pd.Timestamp(value))
     whole = isinstance(value, float | np.floating) and float(value).is_integer()
     return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
+
+
+def unwritable(names: Names) -> list[str]:
+    """Return the texts that no file holds: with half a character (a lone surrogate) or a zero."""
+    return [name for name in map(str, np.unique(names)) if _NO_TEXT.search(name)]
 
 
 def is_blank(name: str) -> bool:

@@ -121,6 +121,13 @@ def test_a_label_of_the_model_is_one_whatever_it_is_called() -> None:
     assert found.labels["cell_type"].tolist() == ["T", "Unknown", ""]
 
 
+@pytest.mark.parametrize("wrong", ["caf\udce9", "a\0b"])
+@pytest.mark.parametrize("asked", [{"conditions": {"batch": "mine"}}, {"labels": {"cell_type": "mine"}}])
+def test_text_that_no_file_holds_is_refused(wrong: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(errors.VocabularyError, match=r"obs\['mine'\] holds .*half a character or a zero"):
+        read_obs(frame(batch=["a"] * 3, mine=["c", wrong, "b"]), queries.manifest(), **asked)
+
+
 def test_bytes_are_the_text_they_spell() -> None:
     found = read_obs(frame(batch=pd.Series([b"a", "a", b"b"], index=["x", "y", "z"])), queries.manifest())
     assert found.conditions["batch"].tolist() == ["a", "a", "b"]

@@ -376,3 +376,32 @@ def test_the_trap_of_the_test_above_springs_where_pickles_are_opened(
     with pytest.raises((TypeError, ValueError)):
         zarr.open_group(path, mode="r")["obs/_index"][:]
     assert trap.exists()
+
+
+@pytest.mark.parametrize("part", ["data", "indices"])
+@pytest.mark.parametrize("format_", [2, 3])
+def test_lost_chunks_of_a_sparse_zarr_are_not_read_as_zeros(tmp_path: Path, format_: int, part: str) -> None:
+    with anndata.settings.override(zarr_write_format=format_), warnings.catch_warnings(action="ignore"):
+        query = made()
+        query.write_zarr(tmp_path / "query.zarr")
+    group = zarr.open_group(tmp_path / "query.zarr", mode="r+", use_consolidated=False)
+    whole = group[f"X/{part}"][:]
+    described = {"chunks": (5,), "shape": whole.shape, "dtype": whole.dtype}
+    group["X"].create_array(part, overwrite=True, **described)[:] = whole  # type: ignore[union-attr]
+    with warnings.catch_warnings(action="ignore"):
+        zarr.consolidate_metadata(group.store, zarr_format=format_)
+    assert (align(tmp_path / "query.zarr", queries.manifest()).x != align(query, queries.manifest()).x).nnz == 0
+    next((tmp_path / "query.zarr" / "X" / part).rglob("1")).unlink()
+    with pytest.raises(errors.InvalidInput, match=r"X of .* cannot be read: 1 of its chunks are missing"):
+        align(tmp_path / "query.zarr", queries.manifest())
+
+
+@pytest.mark.parametrize("part", ["data", "indices"])
+def test_stored_values_of_two_dimensions_are_refused(tmp_path: Path, part: str) -> None:
+    path = written(tmp_path, "query.h5ad")
+    with h5py.File(path, "r+") as file:
+        values = file[f"X/{part}"][()]
+        del file[f"X/{part}"]
+        file[f"X/{part}"] = np.stack([values, values], axis=1)
+    with pytest.raises(errors.InvalidInput, match="contradict each other"):
+        align(path, queries.manifest())
