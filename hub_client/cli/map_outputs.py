@@ -55,6 +55,12 @@ class Outputs:
                     facts={"out": out},
                 )
         _check_writable("--out", out)
+        if self.model and self.model.resolve() in (out.resolve(), self.receipt.resolve()):
+            raise errors.InvalidInput(
+                f"--save-model {self.model} is where the cells or their receipt go: one would replace the other. "
+                "Choose another name.",
+                facts={"out": out, "save_model": self.model},
+            )
         if self.model:
             release_folder.check_target(self.model, overwrite=self.force)
             _check_writable("--save-model", self.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,11 @@ _PIECE = 1 << 17
 _SHARP = 1e4
 """Below this, exponentials of float32 logs show whether they are whole."""
 _FEWEST = 3
-"""Of how many cells it is said that they share one total."""
+"""Of how many cells it is said that they share one total; of fewer if it is one of ``_TOTALS``."""
+_TOTALS = (1e4, 1e5, 1e6)
+"""What cells are scaled to: fewer than ``_FEWEST`` hardly have it by chance."""
+_SHOWING, _MOST = 20, 0.8
+"""How many values a cell needs for its smallest to show what it was multiplied by, and at most, as a share of genes."""
 
 
 @dataclass
@@ -93,30 +98,58 @@ def described(tally: Tally, sample: sparse.csr_matrix) -> str:
 
 def _described_fractions(tally: Tally, sample: sparse.csr_matrix) -> str:
     total = common_total(sample)
-    if total is None and (logs := _looks_logged(tally, sample)):
-        return logs
+    if total is None and (transformed := _transformed(tally, sample)):
+        return transformed
     if _proportional(sample):
         return "counts scaled to a common total (normalised)"
     if total is not None:
         return f"values scaled to a common total, {total:,.6g} in each cell (normalised, as TPM and CPM are)"
     if tally.largest <= LOG_LARGEST and not _looks_corrected(sample):
         return f"fractions no larger than {tally.largest:.3g}, like log-transformed data"
+    if _stretched(sample):
+        return f"fractions up to {tally.largest:.3g}, in most cells from {gap(sample):.3g} on, like normalised values"
     return f"fractions up to {tally.largest:.3g}, like estimated or ambient-corrected counts"
 
 
-def _looks_logged(tally: Tally, sample: sparse.csr_matrix) -> str | None:
-    """Return what logs of counts the values are, if their exponentials show it."""
-    if tally.largest > LOG_LARGEST:
-        return None
-    exponentials = sample.astype(np.float64).expm1()
-    if _nearly_whole(exponentials.data):
-        return "log1p of counts (np.expm1 gives them back)"
-    if _proportional(exponentials) or common_total(exponentials) is not None:
+@dataclass(frozen=True)
+class _Transform:
+    """What counts, or counts scaled to a common total, may have been put through."""
+
+    name: str
+    back: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    largest: float = LOG_LARGEST
+    """What values of it can hardly exceed."""
+
+    def undone(self, tally: Tally, sample: sparse.csr_matrix) -> sparse.csr_matrix | None:
+        """Return the values put back, if these are counts or normalised."""
+        if tally.largest > self.largest:
+            return None
+        before = sample.astype(np.float64)
+        before.data = self.back(before.data)
+        shown = _nearly_whole(before.data) or _proportional(before) or common_total(before) is not None
+        return before if shown else None
+
+
+_LOG1P = _Transform("log1p", np.expm1)
+_OTHERS = (
+    _Transform("log2", lambda values: np.exp2(values) - 1),
+    _Transform("log10", lambda values: np.power(10, values) - 1, largest=9),
+    _Transform("square roots", np.square, largest=1e4),
+    _Transform("arcsinh", np.sinh),
+    _Transform("log1p of log1p", lambda values: np.expm1(np.expm1(values)), largest=3),
+)
+
+
+def _transformed(tally: Tally, sample: sparse.csr_matrix) -> str | None:
+    """Return what was done to counts to get the values, if undoing it shows."""
+    if (before := _LOG1P.undone(tally, sample)) is not None:
+        if _nearly_whole(before.data):
+            return "log1p of counts (np.expm1 gives them back)"
         return "log-normalised counts (log1p of counts scaled to a common total)"
-    exponentials.data = np.exp2(sample.data.astype(np.float64)) - 1
-    if _nearly_whole(exponentials.data) or _proportional(exponentials) or common_total(exponentials) is not None:
-        return "log2 of counts or of normalised counts"
-    return None
+    if _proportional(sample):  # as their squares are
+        return None
+    found = next((other for other in _OTHERS if other.undone(tally, sample) is not None), None)
+    return None if found is None else f"{found.name} of counts or of normalised counts"
 
 
 def may_be_logs(tally: Tally, sample: sparse.csr_matrix) -> bool:
@@ -124,7 +157,9 @@ def may_be_logs(tally: Tally, sample: sparse.csr_matrix) -> bool:
     wrong = tally.smallest < 0 or tally.largest > LOG_LARGEST or not tally.finite
     if wrong or common_total(sample) is not None:
         return False
-    return _looks_logged(tally, sample) is not None or not (_proportional(sample) or _near_whole(sample))
+    if _LOG1P.undone(tally, sample) is not None:
+        return True
+    return not (_transformed(tally, sample) or _proportional(sample) or _near_whole(sample))
 
 
 def may_be_rounded(tally: Tally, sample: sparse.csr_matrix) -> bool:
@@ -132,17 +167,35 @@ def may_be_rounded(tally: Tally, sample: sparse.csr_matrix) -> bool:
     if not tally.finite or not tally.fits or tally.smallest < 0 or common_total(sample) is not None:
         return False
     logs = tally.largest <= LOG_LARGEST and not _looks_corrected(sample)
-    return _looks_logged(tally, sample) is None and not _proportional(sample) and not logs
+    normalised = _proportional(sample) or _stretched(sample)
+    return not (logs or normalised or _transformed(tally, sample))
 
 
 def common_total(sample: sparse.csr_matrix) -> float | None:
     """Return the total that nearly all cells of a sample share, to 2 %, as normalised values do; None without one."""
     totals = matrices.row_sums(sample)
     totals = totals[totals > 0]
-    if len(totals) < _FEWEST:
+    if not len(totals):
         return None
     total = float(np.median(totals))
+    if len(totals) < _FEWEST and not np.isclose(total, _TOTALS, rtol=1e-3).any():
+        return None
     return total if float(np.mean(np.abs(totals - total) <= 0.02 * total)) >= 0.95 else None
+
+
+def gap(sample: sparse.csr_matrix) -> float:
+    """Return the smallest value above zero that a cell usually has: in counts, of which many are 0, some are 1.
+
+    0 where cells have too few values to show it, or hardly a zero, as bulk samples.
+    """
+    rows = [row[row > 0] for row in np.split(sample.data, sample.indptr[1:-1])]
+    smallest = [float(row.min()) for row in rows if _SHOWING <= row.size <= _MOST * sample.shape[1]]
+    return float(np.median(smallest)) if smallest else 0.0
+
+
+def _stretched(sample: sparse.csr_matrix) -> bool:
+    """Return whether fractions begin above one, and are not whole numbers of which a little was taken off."""
+    return gap(sample) > 1 and not _near_whole(sample)
 
 
 def _looks_corrected(sample: sparse.csr_matrix) -> bool:

@@ -122,6 +122,8 @@ def check(coverage: Coverage, case: Case, *, minimum: float | None) -> tuple[str
 
 
 def _refusal(coverage: Coverage, case: Case, refuse: float) -> str:
+    if not case.names:
+        return f"the query has no genes: {' '.join(case.source.features.notes)}"
     if coverage.measured == 0:
         return (
             f"the query shares no gene with the model {case.manifest.name}, which reads "
@@ -151,7 +153,7 @@ def _transposed(coverage: Coverage, case: Case) -> str:
 
 
 def _numbered(coverage: Coverage, case: Case) -> str:
-    if not all(name.isdigit() for name in case.names):
+    if not case.names or not all(name.isdigit() for name in case.names):
         return ""
     return " Its var_names are numbers: put the genes' names back into adata.var_names or a column of adata.var."
 

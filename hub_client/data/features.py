@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hub_client import errors
-from hub_client.data.values import texts
+from hub_client.data.values import is_blank, texts
 
 Texts = NDArray[np.object_]
 
@@ -101,7 +101,7 @@ def _kinds(stated: Texts) -> Texts:
     """Return the kind of each row, ``""`` for genes, from what a column states."""
     distinct = list(pd.unique(stated))
     closed = any(_words(kind) == _GENES for kind in distinct)
-    genes = {kind for kind in distinct if not kind or _is_gene(_words(kind), closed=closed)}
+    genes = {kind for kind in distinct if is_blank(kind) or _is_gene(_words(kind), closed=closed)}
     return np.array(["" if kind in genes else kind for kind in stated], dtype=object)
 
 

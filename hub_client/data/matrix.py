@@ -132,8 +132,11 @@ class _Compressed:
             data, indices, indptr = parts[0], parts[1], np.asarray(parts[2][()]).astype(np.int64)
             found = cls(data, indices, indptr, (shape[0], shape[1]), by_column, place, name)
             starts = (indptr.shape == (shape[0] + 1,)) and indptr[0] == 0 and bool((np.diff(indptr) >= 0).all())
-            if not starts or not indptr[-1] <= min(data.shape[0], indices.shape[0]):
+            flat = len(data.shape) == len(indices.shape) == 1
+            if not starts or not flat or not indptr[-1] <= min(data.shape[0], indices.shape[0]):
                 raise found._wrong()
+            if lost := _lost_chunks(data) or (_lost_chunks(indices) if shape[1] > 1 else 0):
+                raise elements.unreadable(name, place=place, why=f"{lost:,} of its chunks are missing")
         return found
 
     def block(self, start: int, stop: int | None) -> Any:
@@ -162,6 +165,11 @@ class _Compressed:
     def _wrong(self) -> errors.InvalidInput:
         why = "its values, indices and indptr contradict each other, or its shape"
         return elements.unreadable(self.name, place=self.place or "the query", why=why)
+
+
+def _lost_chunks(part: Any) -> int:
+    """Return how many chunks a zarr of stored values lacks: it reads them as zeros, of which none would be stored."""
+    return max(int(part.nchunks - part.nchunks_initialized), 0) if isinstance(part, zarr.Array) else 0
 
 
 def _numbers(values: Any) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hub_client import errors
 from hub_client.data import persons
 from hub_client.data.donors import looks_like_donors
-from hub_client.data.values import Names, blanks, counted, texts, without_blanks
+from hub_client.data.values import Names, blanks, counted, texts, unwritable, without_blanks
 from hub_client.manifest.scalars import key_of
 from hub_client.manifest.v1 import Condition, Manifest
 
@@ -52,10 +52,24 @@ def column(obs: pd.DataFrame, name: str, *, purpose: str) -> pd.Series:
     )
 
 
+def _texts(values: pd.Series) -> Names:
+    """Return a column as text; refuse what no file of a model holds."""
+    names = texts(values)
+    if wrong := unwritable(names):
+        raise errors.VocabularyError(
+            f"obs[{values.name!r}] holds {errors.names(map(ascii, wrong))}: half a character or a zero, as text "
+            "has that was read in another encoding, and no file of a model holds. Correct the column.",
+            field="obs",
+            unknown=wrong,
+        )
+    return names
+
+
 def _one_value_each(values: pd.Series, *, purpose: str) -> pd.Series:
     if values.dtype != object:
         return values
-    listed = np.fromiter(map(pd.api.types.is_list_like, values), dtype=bool, count=len(values))
+    listed = np.fromiter((not pd.api.types.is_hashable(v) for v in values), dtype=bool, count=len(values))
+    listed |= np.fromiter(map(pd.api.types.is_list_like, values), dtype=bool, count=len(values))
     if not listed.any():
         return values
     first = values.iloc[int(listed.argmax())]
@@ -172,15 +186,16 @@ def _condition_columns(obs: pd.DataFrame, manifest: Manifest, *, given: Mapping[
     if not given:
         return {key: key for key in keys if key in obs}
     _check_keys(given, keys, argument="conditions")
-    if lacking := [key for key in keys if key not in given]:
+    columns = {key: name for key, name in given.items() if name is not None}
+    if lacking := [key for key in keys if key not in columns]:
         raise errors.VocabularyError(
-            f"conditions= gives a column for {errors.names(given)}, but none for {errors.names(lacking)}; "
-            f"the model {manifest.name} needs one for each of {errors.names(keys)}.",
+            f"conditions= gives a column for {errors.names(columns) or 'nothing'}, but none for "
+            f"{errors.names(lacking)}; the model {manifest.name} needs one for each of {errors.names(keys)}.",
             field="conditions",
             unknown=lacking,
             known=keys,
         )
-    return dict(given)
+    return columns
 
 
 def _condition(obs: pd.DataFrame, condition: Condition, name: str | None) -> Names:
@@ -213,7 +228,7 @@ def _whole_column(values: pd.Series, condition: Condition) -> Names:
             field=condition.key,
             unknown=list(gaps),
         )
-    return texts(values)
+    return _texts(values)
 
 
 def _label_levels(
@@ -225,8 +240,8 @@ def _label_levels(
     found, notes = {}, []
     for key, name in columns.items():
         values, level = column(obs, name, purpose=f"the labels {key!r}"), levels[key]
-        names = texts(values)
-        named = names != (level.unlabelled or "")
+        names = _texts(values)
+        named = names != level.unlabelled if level.unlabelled is not None else np.ones(len(names), dtype=bool)
         found[key] = without_blanks(np.where(named, names, ""), known=level.categories)
         written = blanks(values[named & values.notna().to_numpy()], known=level.categories)
         if written:

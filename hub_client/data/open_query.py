@@ -25,6 +25,7 @@ from hub_client import errors
 from hub_client.data import elements, tenx
 from hub_client.data import matrix as matrices
 from hub_client.data.elements import Group
+from hub_client.files import zarr_pickles
 
 Query: TypeAlias = AnnData | MuData | str | Path
 
@@ -222,7 +223,7 @@ _FAULTS = (
 
 def _group(path: Path) -> Group:
     if path.is_dir():
-        return zarr.open_group(path, mode="r")
+        return _zarr(path)
     suffix = path.suffix.lower()
     if suffix not in _OPENERS:
         raise errors.InvalidInput(
@@ -233,17 +234,27 @@ def _group(path: Path) -> Group:
     return _OPENERS[suffix](path)
 
 
+_PICKLE = "Pickles can run any code when they are opened, so archzoo never does: save the AnnData with write_h5ad()."
+
+
 def _hdf5(path: Path) -> Group:
     return h5py.File(path, "r")
+
+
+def _zarr(path: Path) -> Group:
+    if found := zarr_pickles.find(path):
+        raise errors.InvalidInput(
+            f"{path} cannot be read: {found} states that an array is pickled. {_PICKLE}", facts={"path": str(path)}
+        )
+    return zarr.open_group(path if path.is_dir() else ZipStore(path, mode="r"), mode="r")
 
 
 _OPENERS: dict[str, Callable[[Path], Group]] = {
     ".h5ad": _hdf5,
     ".h5mu": _hdf5,
     ".h5": _hdf5,
-    ".zip": lambda path: zarr.open_group(ZipStore(path, mode="r"), mode="r"),
+    ".zip": _zarr,
 }
-_PICKLE = "Pickles can run any code when they are opened, so archzoo never does: save the AnnData with write_h5ad()."
 _OTHERWISE = "Read it with scanpy, and pass the AnnData or save it with write_h5ad()."
 _ADVICE = {
     ".pkl": _PICKLE,

@@ -97,7 +97,7 @@ def aligned_proteins(
     if own := key or (panel.source if panel.source in query.obsm else None):
         every[own] = named(query, own, source=read, panel=panel.panel)
     found = {name: frame for name, frame in every.items() if frame is not None}
-    matches = {name: _match(list(map(str, frame.columns)), panel.panel) for name, frame in found.items()}
+    matches = {name: _match(list(map(text, frame.columns)), panel.panel) for name, frame in found.items()}
     best = max(matches, key=lambda name: (len(matches[name]), name == panel.source), default=None)
     if best is None or not matches[best]:
         if key is not None:
@@ -119,7 +119,7 @@ def _taken(
     frame: pd.DataFrame, match: Mapping[int, int], panel: Proteins, *, source: str
 ) -> tuple[Counts, ProteinReport]:
     counts = np.zeros((len(frame), len(panel.panel)), dtype=np.float32)
-    names = list(map(str, frame.columns))
+    names = list(map(text, frame.columns))
     for protein, column in match.items():
         with np.errstate(over="ignore"):  # infinite is refused below
             counts[:, protein] = _numbers(frame.iloc[:, column])
@@ -228,7 +228,7 @@ def named(query: AnnData, key: str, *, source: Source, panel: Sequence[str] = ()
     if numbered and not isinstance(values, pd.DataFrame) and _columns(values) == len(panel):
         return pd.DataFrame(_dense(values), index=query.obs_names, columns=list(panel))
     found = _named(query, key, panel)
-    if numbered and (found is None or set(map(str, found.columns)).isdisjoint(panel)):
+    if numbered and (found is None or set(map(text, found.columns)).isdisjoint(panel)):
         raise errors.AlignmentError(
             f"the model knows its {len(panel)} proteins by number alone, as it was trained on an array without names; "
             f"obsm[{key!r}] has {_columns(values)} with{'out' if found is None else ''} names. Give an array "

@@ -181,7 +181,13 @@ def _doubts_of_counts(tally: Tally, sample: sparse.csr_matrix, source: Source) -
         return (
             f"{source.name} holds only zeros and ones: if the counts were binarised, pass the layer that has them.",
         )
-    total = counts.common_total(sample)
+    total, smallest = counts.common_total(sample), counts.gap(sample)
+    if total is None and smallest > 3:
+        return (
+            f"the smallest value above zero in most cells of {source.name} is {smallest:,.0f} or so, where counts have "
+            "1, as normalised values have that were rounded: start from the counts, as results of normalised values "
+            f"mean nothing.{_elsewhere(source)}",
+        )
     if total is None:
         return ()
     return (

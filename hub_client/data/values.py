@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,14 @@ Names = NDArray[np.str_]
 
 _BLANK = re.compile(
     r"|\?+|\.|--+|<?(nan|nat|na|n/a|n\.a\.|none|null|nil)>?|#n/a( n/a)?|#na|-?1\.#(ind|qnan)|-nan"
-    r"|(un(known|assigned|labell?ed|annotated|defined|specified))( cells?)?"
-    r"|not[ _](known|available|applicable|assigned|annotated|labell?ed|provided|reported)|missing",
+    r"|na_(character|integer|real|complex)_|unk|tbd|\((blank|empty|none|missing)\)"
+    r"|un(known|assigned|labell?ed|annotated|defined|specified|determined|classified|identified)([ _-]cells?)?"
+    r"|not[ _-]?(known|available|applicable|assigned|annotated|labell?ed|provided|reported|recorded|collected"
+    r"|determined|defined|specified)|no[ _-](data|labels?|value|annotation)|missing",
     re.IGNORECASE,
 )
 """What people, pandas, R and spreadsheets write where there is no value."""
+_NO_TEXT = re.compile(r"[\ud800-\udfff\0]")
 
 
 def texts(values: pd.Series) -> Names:
@@ -28,9 +32,17 @@ def texts(values: pd.Series) -> Names:
     A value has one text, however it is stored: as bytes, as a scalar of numpy's or as one of a nullable type.
     """
     codes, distinct = pd.factorize(values)
-    names = np.array([*map(text, distinct), ""], dtype=str)
+    names = np.array([*map(text, _scalars(distinct, of=values.dtype)), ""], dtype=str)
     found: Names = names[codes]
     return found
+
+
+def _scalars(distinct: Any, *, of: Any) -> Iterable[object]:
+    """Return the distinct values of a column as its type has them: of a float32, 0.1 as Python's float is no 0.1."""
+    kind = getattr(of, "categories", of)
+    kind = getattr(kind, "dtype", kind)
+    kind = getattr(kind, "numpy_dtype", kind)
+    return np.asarray(distinct).astype(kind) if isinstance(kind, np.dtype) and kind.kind == "f" else distinct
 
 
 def text(value: object) -> str:
@@ -43,9 +55,14 @@ def text(value: object) -> str:
     return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
 
 
+def unwritable(names: Names) -> list[str]:
+    """Return the texts that no file holds: with half a character (a lone surrogate) or a zero."""
+    return [name for name in map(str, np.unique(names)) if _NO_TEXT.search(name)]
+
+
 def is_blank(name: str) -> bool:
     """Return whether a text means that there is no value, as ``nan``, ``NA``, ``None`` and ``Unknown`` do."""
-    return _BLANK.fullmatch(name.strip()) is not None
+    return _BLANK.fullmatch(" ".join(name.split())) is not None
 
 
 def without_blanks(names: Names, *, known: Iterable[str] = ()) -> Names:

@@ -31,7 +31,7 @@ DTYPES = frozenset(
     {"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
     | {"string", "variable_length_bytes", "fixed_length_utf32", "null_terminated_bytes"}
 )
-_METADATA = frozenset({".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json"})
+METADATA = frozenset({".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json"})
 _KINDS_2 = frozenset("biufSU")
 
 
@@ -59,9 +59,9 @@ def check(file: IO[bytes], *, name: str, counts: bool = False) -> None:
             if not counts:
                 _check_no_counts(archive.namelist(), name=name)
             for member in archive.infolist():
-                if member.filename.rpartition("/")[2] in _METADATA:
+                if member.filename.rpartition("/")[2] in METADATA:
                     _check_metadata(_metadata(archive, member, name=name), name=f"{name}/{member.filename}")
-            if _METADATA.isdisjoint(archive.namelist()):
+            if METADATA.isdisjoint(archive.namelist()):
                 raise _bad(name, "is a zip file, but not of zarr")
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise _bad(name, f"is not a readable zip file ({error})") from error
@@ -91,7 +91,7 @@ def _safe(path: str) -> bool:
 def _check_no_counts(paths: list[str], *, name: str) -> None:
     for path in paths:
         parts = path.split("/")
-        if parts[0] in COUNTS and parts[-1] not in _METADATA and not path.endswith("/"):
+        if parts[0] in COUNTS and parts[-1] not in METADATA and not path.endswith("/"):
             raise _bad(name, f"holds {path!r}: a reference gives latent and labels, no counts")
 
 
@@ -105,13 +105,13 @@ def _metadata(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, name: str) -
 
 
 def _check_metadata(metadata: Any, *, name: str) -> None:
-    for array in _arrays(metadata):
+    for array in arrays_of(metadata):
         shape = array.get("shape")
         if not isinstance(shape, list) or not all(type(size) is int and 0 <= size <= MAX_ITEMS for size in shape):
             raise _bad(name, "describes an array whose shape is not whole numbers")
         if math.prod(shape) > MAX_ITEMS:
             raise _bad(name, f"describes an array of {math.prod(shape):,} entries, more than {MAX_ITEMS:,}")
-        codecs = list(_codecs(array))
+        codecs = list(codecs_of(array))
         if strangers := sorted({str(codec) for codec in codecs if codec not in CODECS}):
             raise _bad(name, f"describes an array behind the codecs {errors.names(strangers)}, which are not trusted")
         if not _trusted_dtype(array, codecs):
@@ -120,7 +120,7 @@ def _check_metadata(metadata: Any, *, name: str) -> None:
             )
 
 
-def _arrays(node: Any) -> Iterator[dict[str, Any]]:
+def arrays_of(node: Any) -> Iterator[dict[str, Any]]:
     """Give every array's metadata in a metadata file, consolidated ones too."""
     if not isinstance(node, dict):
         return
@@ -129,10 +129,10 @@ def _arrays(node: Any) -> Iterator[dict[str, Any]]:
     consolidated = node.get("consolidated_metadata")
     listed = consolidated.get("metadata") if isinstance(consolidated, dict) else node.get("metadata")
     for child in listed.values() if isinstance(listed, dict) else ():
-        yield from _arrays(child)
+        yield from arrays_of(child)
 
 
-def _codecs(array: dict[str, Any]) -> Iterator[Any]:
+def codecs_of(array: dict[str, Any]) -> Iterator[Any]:
     """Give the name of every codec of an array: formats 2 and 3, and those inside shards."""
     for codec in [*_listed(array.get("codecs")), *_listed(array.get("filters")), array.get("compressor")]:
         if codec is None:
@@ -140,7 +140,7 @@ def _codecs(array: dict[str, Any]) -> Iterator[Any]:
         yield codec.get("name", codec.get("id")) if isinstance(codec, dict) else codec
         inner = codec.get("configuration") if isinstance(codec, dict) else None
         if isinstance(inner, dict):
-            yield from _codecs({"codecs": [*_listed(inner.get("codecs")), *_listed(inner.get("index_codecs"))]})
+            yield from codecs_of({"codecs": [*_listed(inner.get("codecs")), *_listed(inner.get("index_codecs"))]})
 
 
 def _listed(value: Any) -> list[Any]:

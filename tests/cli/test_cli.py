@@ -164,6 +164,9 @@ def test_what_cannot_be_written_is_told_before_training(run: Run, folder: Path, 
     assert nowhere.code == 2 and "Choose another place" in nowhere.err
     nowhere = run(*words, "--out", tmp_path / "mapped.h5ad", "--save-model", tmp_path / "file" / "model")
     assert nowhere.code == 2 and nowhere.err.startswith("error: --save-model")
+    for model in ("mapped.h5ad", "mapped.receipt.json"):
+        both = run(*words, "--out", tmp_path / "mapped.h5ad", "--save-model", tmp_path / model, "--force")
+        assert both.code == 2 and "one would replace the other" in both.err
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter-1.md").touch()
     kept = run(*words, "--out", tmp_path / "mapped.h5ad", "--save-model", tmp_path / "thesis", "--force")

@@ -59,6 +59,14 @@ def test_no_shared_genes_has_its_own_message() -> None:
     assert caught.value.missing == queries.PANEL
 
 
+def test_a_query_of_antibodies_alone_has_no_genes() -> None:
+    query = queries.query(["CD4", "CD3E"])
+    query.var["feature_types"] = "Antibody Capture"
+    with pytest.raises(errors.AlignmentError, match="has no genes: 2 rows of the query's var are no genes by var") as e:
+        align(query, queries.manifest())
+    assert "numbers" not in str(e.value)
+
+
 def test_upper_cased_human_symbols_are_not_taken_for_another_organism() -> None:
     names = [*queries.PANEL[:3], *(f"OTHER{i}" for i in range(20))]
     with pytest.raises(errors.AlignmentError, match=r"to map it all the same.$"):

@@ -29,6 +29,7 @@ def var(names: list[str], **columns: Any) -> pd.DataFrame:
         ("feature_types", [GENES, "CRISPR Guide Capture", "Anything Else"], [True, False, False]),
         ("feature_types", pd.Categorical([GENES, "Peaks", GENES]), [True, False, True]),
         ("feature_types", [b"Gene Expression", b"Antibody Capture", None], [True, False, True]),
+        ("feature_types", [GENES, ANTIBODY, "nan"], [True, False, True]),
         ("Feature Type", ["rna", "ADT", "HTO"], [True, False, False]),
         ("Type", [ANTIBODY, ANTIBODY, "Custom"], [False, False, False]),
         ("modality", ["RNA", "protein", "ATAC"], [True, False, False]),

@@ -115,17 +115,24 @@ def test_a_category_of_the_model_is_a_value_whatever_it_is_called() -> None:
 
 
 def test_texts_that_mean_no_value_are_no_labels_and_are_counted() -> None:
-    obs = frame(mine=["nan", "NA", "T"])
+    obs = frame(mine=["nan", "", "T"])
     found = read_obs(obs, queries.manifest(), labels={"cell_type": "mine"})
     assert found.labels["cell_type"].tolist() == ["", "", "T"]
     (note,) = (note for note in found.notes if "labels" in note)
-    assert "labels no cell with 'nan' 1, 'NA' 1: 2 of 3 cells have no label of 'cell_type'" in note
+    assert "labels no cell with 'nan' 1, '' 1: 2 of 3 cells have no label of 'cell_type'" in note
 
 
 def test_a_label_of_the_model_is_one_whatever_it_is_called() -> None:
     label = {"key": "cell_type", "categories": ["T", "Unknown"], "ontology": {"T": None, "Unknown": None}}
     found = read_obs(frame(mine=["T", "Unknown", "na"]), queries.manifest(labels=[label]), labels={"cell_type": "mine"})
     assert found.labels["cell_type"].tolist() == ["T", "Unknown", ""]
+
+
+@pytest.mark.parametrize("wrong", ["caf\udce9", "a\0b"])
+@pytest.mark.parametrize("asked", [{"conditions": {"batch": "mine"}}, {"labels": {"cell_type": "mine"}}])
+def test_text_that_no_file_holds_is_refused(wrong: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(errors.VocabularyError, match=r"obs\['mine'\] holds .*half a character or a zero"):
+        read_obs(frame(batch=["a"] * 3, mine=["c", wrong, "b"]), queries.manifest(), **asked)
 
 
 def test_bytes_are_the_text_they_spell() -> None:
@@ -156,6 +163,11 @@ def test_every_key_needs_a_column_once_one_is_given() -> None:
     with pytest.raises(errors.VocabularyError, match="none for donor") as caught:
         read_obs(frame(), queries.manifest(**TWO), conditions={"batch": "batch"})
     assert caught.value.unknown == ("donor",)
+
+
+def test_a_key_whose_column_is_none_has_no_column() -> None:
+    with pytest.raises(errors.VocabularyError, match="gives a column for nothing, but none for batch"):
+        read_obs(frame(), queries.manifest(), conditions={"batch": None})  # type: ignore[dict-item]
 
 
 def test_unknown_columns_are_refused_with_close_names() -> None:
@@ -231,7 +243,7 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
         read_obs(obs, queries.manifest())
 
 
-@pytest.mark.parametrize("value", [["a"], ("a", 1), {"a": 1}, {"a"}, np.ones(2)])
+@pytest.mark.parametrize("value", [["a"], ("a", 1), {"a": 1}, {"a"}, np.ones(2), np.array("a")])
 @pytest.mark.parametrize(
     "asked", [{"conditions": {"batch": "listed"}}, {"labels": {"cell_type": "listed"}}, {"size_factor": "listed"}]
 )

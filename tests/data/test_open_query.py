@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import logging
+import os
+import pickle
 import random
 import shutil
 import subprocess
@@ -14,6 +17,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from anndata import AnnData
 from anndata.abc import CSRDataset
 from anndata.io import write_elem
@@ -312,3 +316,92 @@ def test_random_damage_gives_our_errors_only(tmp_path: Path, name: str, caplog: 
         file.write_bytes(content)
     assert refused
     assert len(align(path, queries.manifest())) == 6
+
+
+class _Trap:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def _pickled(folder: Path, trap: Path, part: str, *, consolidated: bool) -> Path:
+    """Return a zarr of the older format in which one array's only chunk is a pickle that makes a folder."""
+    path = folder / "query.zarr"
+    with anndata.settings.override(zarr_write_format=2), warnings.catch_warnings(action="ignore"):
+        made().write_zarr(path)
+    described = {"shape": [6], "chunks": [6], "dtype": "|O", "fill_value": None, "order": "C", "zarr_format": 2}
+    described |= {"filters": [{"id": "vlen-utf8"}, {"id": "pickle"}], "compressor": None}
+    if not consolidated:
+        (path / ".zmetadata").unlink(missing_ok=True)
+    else:
+        whole = json.loads((path / ".zmetadata").read_bytes())
+        whole["metadata"][f"{part}/.zarray"] = described
+        (path / ".zmetadata").write_text(json.dumps(whole))
+    shutil.rmtree(path / part)
+    (path / part).mkdir()
+    (path / part / "0").write_bytes(pickle.dumps(_Trap(trap)))
+    if not consolidated:
+        (path / part / ".zarray").write_text(json.dumps(described))
+        (path / part / ".zattrs").write_text(json.dumps({"encoding-type": "string-array", "encoding-version": "0.2.0"}))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "consolidated", "zip", "linked"])
+@pytest.mark.parametrize("part", ["obs/_index", "X/data", "uns/source"])
+def test_pickled_arrays_of_a_zarr_are_refused_and_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, kind: str
+) -> None:
+    monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    path = _pickled(tmp_path, trap := tmp_path / "sprung", part, consolidated=kind == "consolidated")
+    if kind == "zip":
+        path = Path(shutil.make_archive(str(path), "zip", path))
+    if kind == "linked":
+        top = part.partition("/")[0]
+        shutil.move(path / top, tmp_path / "elsewhere")
+        (path / top).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(errors.InvalidInput, match=r"states that an array is pickled\. Pickles can run any code"):
+        align(path, queries.manifest())
+    assert not trap.exists()
+
+
+def test_the_trap_of_the_test_above_springs_where_pickles_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    path = _pickled(tmp_path, trap := tmp_path / "sprung", "obs/_index", consolidated=False)
+    with pytest.raises((TypeError, ValueError)):
+        zarr.open_group(path, mode="r")["obs/_index"][:]
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("part", ["data", "indices"])
+@pytest.mark.parametrize("format_", [2, 3])
+def test_lost_chunks_of_a_sparse_zarr_are_not_read_as_zeros(tmp_path: Path, format_: int, part: str) -> None:
+    with anndata.settings.override(zarr_write_format=format_), warnings.catch_warnings(action="ignore"):
+        query = made()
+        query.write_zarr(tmp_path / "query.zarr")
+    group = zarr.open_group(tmp_path / "query.zarr", mode="r+", use_consolidated=False)
+    whole = group[f"X/{part}"][:]
+    described = {"chunks": (5,), "shape": whole.shape, "dtype": whole.dtype}
+    group["X"].create_array(part, overwrite=True, **described)[:] = whole  # type: ignore[union-attr]
+    with warnings.catch_warnings(action="ignore"):
+        zarr.consolidate_metadata(group.store, zarr_format=format_)
+    assert (align(tmp_path / "query.zarr", queries.manifest()).x != align(query, queries.manifest()).x).nnz == 0
+    next((tmp_path / "query.zarr" / "X" / part).rglob("1")).unlink()
+    with pytest.raises(errors.InvalidInput, match=r"X of .* cannot be read: 1 of its chunks are missing"):
+        align(tmp_path / "query.zarr", queries.manifest())
+
+
+@pytest.mark.parametrize("part", ["data", "indices"])
+def test_stored_values_of_two_dimensions_are_refused(tmp_path: Path, part: str) -> None:
+    path = written(tmp_path, "query.h5ad")
+    with h5py.File(path, "r+") as file:
+        values = file[f"X/{part}"][()]
+        del file[f"X/{part}"]
+        file[f"X/{part}"] = np.stack([values, values], axis=1)
+    with pytest.raises(errors.InvalidInput, match="contradict each other"):
+        align(path, queries.manifest())

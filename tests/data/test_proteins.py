@@ -68,6 +68,15 @@ def test_a_spelling_that_two_have_is_not_used() -> None:
     assert found is not None
 
 
+def test_names_in_bytes_are_found() -> None:
+    adata = query(list(PANEL))
+    expected = adata.obsm["adt"].to_numpy()
+    adata.obsm["adt"].columns = [name.encode() for name in PANEL]
+    found, report = aligned_proteins(adata, with_panel(*PANEL))
+    assert_array_equal(found, expected)
+    assert report is not None and not report.renamed
+
+
 def test_an_array_has_its_names_in_uns() -> None:
     adata = query(list(PANEL))
     adata.obsm["adt"] = adata.obsm["adt"].to_numpy()

@@ -108,7 +108,7 @@ TPM = DEEP / LENGTHS / (DEEP / LENGTHS).sum(axis=1, keepdims=True) * 1e6
 
 def wide(x: Any) -> AnnData:
     names = [*queries.PANEL, *(f"OTHER{i}" for i in range(52))]
-    return queries.query(names, x=x.astype(np.float32), batch=["a"] * 40)
+    return queries.query(names[: x.shape[1]], x=x.astype(np.float32), batch=["a"] * len(x))
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,14 @@ def wide(x: Any) -> AnnData:
         (DEEP / DEEP.sum(axis=1, keepdims=True) * 1e4, r"scaled to a common total \(normalised\)"),
         (np.log1p(TPM), "log-normalised counts"),
         (np.log2(1 + TPM), "log2 of counts or of normalised counts"),
+        (np.sqrt(TPM), "square roots of counts or of normalised counts"),
+        (TPM[:2], "scaled to a common total"),
+        (TPM[:, :50] * (DEEP[:, :50] > 3), "fractions up to .* like normalised values"),
     ],
 )
 @pytest.mark.parametrize("kind", ["counts", "log1p"])
 def test_values_of_a_common_total_are_normalised_and_not_to_be_rounded(x: Any, looks: str, kind: str) -> None:
-    if kind == "log1p" and "log" in looks:
+    if kind == "log1p" and "log-normalised" in looks:
         return
     described = queries.manifest(**({} if kind == "counts" else LOGS))
     with pytest.raises(errors.AlignmentError, match=looks) as caught:
@@ -140,6 +143,14 @@ def test_rounding_normalised_values_is_reported(x: Any, logs: bool) -> None:
     found = align(wide(np.round(x)), queries.manifest(**(LOGS if logs else {}))).report.warnings
     assert "each cell of X has a total of 1,000,0" in found[0]
     assert align(wide(DEEP), queries.manifest()).report.warnings == ()
+
+
+@pytest.mark.parametrize("change", [np.round, np.ceil])
+def test_rounded_values_of_which_genes_were_left_out_are_reported(change: Any) -> None:
+    x = change(DEEP / DEEP.sum(axis=1, keepdims=True) * 1e4)[:, :50]
+    (found,) = align(wide(x), queries.manifest()).report.warnings
+    assert "where counts have 1, as normalised values have that were rounded" in found
+    assert align(wide(np.random.default_rng(0).poisson(30, (40, 60))), queries.manifest()).report.warnings == ()
 
 
 @pytest.mark.parametrize("scale", [1, 20])

@@ -53,11 +53,38 @@ def test_the_text_of_a_value(value: Any, expected: str) -> None:
     assert texts(pd.Series([value], dtype=object)).tolist() == [expected]
 
 
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "Float32"])
+@pytest.mark.parametrize("categories", [False, True])
+def test_a_fraction_has_the_text_of_its_own_type(kind: str, categories: bool) -> None:
+    values = pd.Series([0.1, 2.0, 0.1], dtype=kind)
+    if categories and kind != "float16":  # which pandas makes no categories of
+        values = values.astype("category")
+    assert texts(values).tolist() == ["0.1", "2", "0.1"]
+
+
 def test_nullable_booleans_are_named_as_plain_ones() -> None:
     assert texts(pd.Series([True, None], dtype="boolean")).tolist() == ["True", ""]
 
 
-NONE = ["", " ", "nan", "NaN", "NA", "<NA>", "N/A", "n/a", "None", "none", "NULL", "NaT", "Unknown", "unknown", "#N/A"]
+OTHER_NONE = ["not determined", "Not\u00a0available", "not-applicable", "NA_character_", "undetermined", "Unknown_cell"]
+NONE = [
+    *OTHER_NONE,
+    "",
+    " ",
+    "nan",
+    "NaN",
+    "NA",
+    "<NA>",
+    "N/A",
+    "n/a",
+    "None",
+    "none",
+    "NULL",
+    "NaT",
+    "Unknown",
+    "unknown",
+    "#N/A",
+]
 NONE += ["Unknown cells", "unassigned", "unlabeled", "Unlabelled", "not available", "not_reported", "missing", "?"]
 
 
