@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -143,6 +145,7 @@ def read_obs(
         notes=(
             *(_one_category(key, found[key]) for key in found if key not in columns),
             *(note for c in manifest.categorical if (note := _donors(c, found[c.key], columns.get(c.key)))),
+            *(note for c in manifest.categorical if (note := _spelt_alike(c, found[c.key]))),
             *unlabelled,
         ),
         continuous=_continuous(obs, [columns.get(key, key) for key in manifest.covariates.continuous]),
@@ -179,6 +182,24 @@ def _donors(condition: Condition, values: Names, column: str | None) -> str | No
         "become part of the mapped model. Before others get it, map again with a column whose names mean nothing to "
         f"them, such as the library or a number; a push refuses it{told}."
     )
+
+
+def _spelt_alike(condition: Condition, values: Names) -> str | None:
+    """Return a warning where new categories are the model's but for case, blanks and signs."""
+    known = {_letters(name): name for name in condition.categories}
+    new = sorted(set(np.unique(values).tolist()) - set(condition.categories))
+    alike = [f"{name!r} for {known[_letters(name)]!r}" for name in new if _letters(name) in known]
+    if not alike:
+        return None
+    return (
+        f"the condition {condition.key!r} has new categories that are spelt like the model's ({errors.names(alike)}). "
+        "They are taken as new ones; if they are the same, rename them in obs."
+    )
+
+
+def _letters(name: str) -> str:
+    """Return the letters and digits of a name, whatever their case and how Unicode composes them."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
 
 
 def _condition_columns(obs: pd.DataFrame, manifest: Manifest, *, given: Mapping[str, str] | None) -> dict[str, str]:

@@ -72,8 +72,14 @@ class Source:
 
     @cached_property
     def features(self) -> Features:
-        """What the rows of the gene table are: genes, or antibodies, hashtags and guides beside them."""
-        return features(self.var)
+        """What the rows of the gene table are: genes, or antibodies, hashtags and guides beside them.
+
+        A raw whose var does not state it has rows of what the query's own var states of the same names.
+        """
+        found, own = features(self.var), self.adata.var
+        if self.name != "raw" or found.column is not None:
+            return found
+        return features(own[~own.index.duplicated()].reindex(self.var.index))
 
     def head(self) -> sparse.csr_matrix:
         """Return the first rows over its genes, to see what it holds."""

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from hub_client import align
 from hub_client.data.features import features
+from hub_client.data.sources import Source
 from tests import queries
 
 pytestmark = pytest.mark.filterwarnings("ignore:Variable names are not unique")
@@ -107,3 +108,11 @@ def test_an_antibody_is_no_gene_by_an_alias() -> None:
     query = mixed(first=True)
     query = query[:, query.var_names != "IL7R"].copy()
     assert align(query, queries.manifest()).report.missing == ("IL7R",)
+
+
+def test_raw_rows_are_what_the_querys_var_states_of_them() -> None:
+    adata = AnnData(np.ones((2, 3), dtype=np.float32), var=var(list(TAGS), feature_types=[GENES, ANTIBODY, ANTIBODY]))
+    adata.raw = AnnData(np.ones((2, 4), dtype=np.float32), var=var([*TAGS, "CD8A"]))
+    source = Source("raw", adata)
+    assert source.features.genes.tolist() == [True, False, False, True]
+    assert Source("X", adata).features.genes.tolist() == [True, False, False]

@@ -54,6 +54,14 @@ def test_donors_that_the_model_knows_are_not_warned_of() -> None:
     assert read_obs(frame(donor=["a", "b", "a"]), queries.manifest(), conditions={"batch": "donor"}).notes == ()
 
 
+@pytest.mark.parametrize("name", ["A", " a", "a ", "\uff41", "(a)"])
+def test_new_categories_spelt_like_the_models_are_warned_of(name: str) -> None:
+    found = read_obs(frame(batch=["a", "c", name]), queries.manifest())
+    (note,) = found.notes
+    assert f"({name!r} for 'a')" in note
+    assert found.conditions["batch"].tolist() == ["a", "c", name]
+
+
 @pytest.mark.parametrize(("known", "expected"), [("a", "query"), ("query", "query-2")])
 def test_a_query_without_conditions_is_one_new_category(known: str, expected: str) -> None:
     condition = {"key": "batch", "categories": [known], "encoding": {"kind": "embedding"}}
