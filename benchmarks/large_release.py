@@ -27,15 +27,19 @@ def manifest() -> Any:
     from hub_client.manifest.v1 import Manifest
 
     generator = np.random.default_rng(0)
-    programs = [sorted(generator.choice(GENES, EACH, replace=False).tolist()) for _ in range(TERMS)]
-    terms = [{"id": f"P:{n}", "name": f"program {n}", "genes": genes} for n, genes in enumerate(programs)]
+    symbols = [f"GENE{number}" for number in range(GENES)]
+    programs = [np.sort(generator.choice(GENES, EACH, replace=False)) for _ in range(TERMS)]
+    terms = [
+        {"id": f"P:{n}", "name": f"program {n}", "genes": [symbols[place] for place in places]}
+        for n, places in enumerate(programs)
+    ]
     condition = {"key": "sample", "categories": [f"s{n}" for n in range(CONDITIONS)], "encoding": {"kind": "one-hot"}}
     return Manifest.model_validate(
         {
             "name": "large",
             "license": "CC-BY-4.0",
             "architecture": {"kind": "expimap", "hidden": [32]},
-            "genes": {"id_type": "symbol", "panel": [{"symbol": f"GENE{number}"} for number in range(GENES)]},
+            "genes": {"id_type": "symbol", "panel": [{"symbol": symbol} for symbol in symbols]},
             "conditions": [condition],
             "terms": terms,
         }

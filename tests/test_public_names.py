@@ -95,7 +95,8 @@ def test_a_path_that_documentation_named_before_it_moved() -> None:
     assert run(code, python=warm.python()) == "hub_client.models.impute True"
 
 
-def test_importing_loads_nothing_heavy() -> None:
+@pytest.mark.parametrize("verb", ["pass", "hub_client.Hub('bundled').manifest('pbmc-scpoli')"])
+def test_importing_and_reading_manifests_load_nothing_heavy(verb: str) -> None:
     heavy = {"torch", "scvi", "scanpy", "anndata", "lightning"}
-    code = f"import hub_client, sys; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import hub_client, sys; {verb}; print(sorted({heavy} & set(sys.modules)))"
     assert run(code) == "[]"

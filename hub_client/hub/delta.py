@@ -38,7 +38,6 @@ from hub_client.manifest.provenance import Parent
 from hub_client.manifest.reading import read_header, read_manifest
 from hub_client.manifest.v1 import Manifest
 from hub_client.release import folder as release_folder
-from hub_client.release import versioning
 from hub_client.release.store import Ref, Source
 from hub_client.store.folder.plain import PlainFolder
 
@@ -187,6 +186,8 @@ def stored_form(folder: Path, parent: Path, into: Path) -> Path:
     InvalidInput
         If the release was not grown from the parent, or its old weights moved: there is little to leave out then.
     """
+    from hub_client.release import versioning  # loads torch, which reading deltas does without
+
     new, old = release_folder.read(folder), release_folder.read(parent)
     _check_parent(new.manifest, old.manifest)
     level, reason = versioning.needed(old, new)
