@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
@@ -246,10 +247,11 @@ class Hub:
         found = self._models.find(name)
         manifests: list[Manifest] = []
         try:
-            manifests.extend(self._manifest(one) for one, _ in lineage.releases(found, self._origins()))
+            line = islice(lineage.releases(found, self._origins()), 1, None)
+            manifests.extend(self._manifest(one) for one, _ in line)
         except (errors.TransportError, errors.NotFound) as error:
             _log.warning("%s: the release it was grown from was not read: %s", found.ref, error)
-        return manifests[1:]
+        return manifests
 
     def _manifest(self, found: Found) -> Manifest:
         manifest = self._whole(found).manifest(found.ref)
