@@ -122,27 +122,30 @@ class ScPoli(ConditionalVae):
         conditions = self.condition_inputs(batch)
         mean, variance = self.encoder(self.expression_product(batch), conditions)
         z = sampled(mean, variance, noise=noise, sample=sample)
+        takes_part = bool(prototype_weight or unlabelled_weight)
+        joined = self._prototype_terms(z, batch.labels, unlabelled_weight) if takes_part else {}
         terms = {
             "reconstruction": self.compared(batch, self.decoded(batch, z, conditions)).mean(),
             "kl": losses.kl_standard_normal(mean, variance).mean(),
-            "prototype": z.new_zeros(()),
+            "prototype": joined["prototype"] if prototype_weight else z.new_zeros(()),
         }
-        if prototype_weight:
-            terms["prototype"] = self.prototype_loss(z, batch.labels, unlabelled_weight=unlabelled_weight)
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + prototype_weight * terms["prototype"]
-        return with_sum(loss, terms) | self._unlabelled_part(z, unlabelled_weight)
-
-    def _unlabelled_part(self, z: Tensor, weight: float) -> dict[str, Tensor]:
-        takes_part = len(self.unlabelled) and weight
-        return {"unlabelled": unlabelled_loss(of_all_cells(z.detach()), self.unlabelled)} if takes_part else {}
+        shown = {name: term for name, term in joined.items() if name not in terms}
+        return with_sum(loss, terms) | shown
 
     def prototype_loss(self, z: Tensor, labels: Tensor, *, unlabelled_weight: float = 0.0) -> Tensor:
         """Return the labelled prototypes' loss over all levels plus the weighted unlabelled prototypes' loss."""
+        return self._prototype_terms(z, labels, unlabelled_weight)["prototype"]
+
+    def _prototype_terms(self, z: Tensor, labels: Tensor, unlabelled_weight: float) -> dict[str, Tensor]:
+        """Return that loss as ``prototype``, and the unlabelled prototypes' part of it, if any, as ``unlabelled``."""
         z, labels = of_all_cells(z), of_all_cells(labels)
         parts = [table.loss(z, codes) for table, codes in self._by_level(labels)]
+        found: dict[str, Tensor] = {}
         if len(self.unlabelled) and unlabelled_weight:
-            parts.append(unlabelled_weight * unlabelled_loss(z, self.unlabelled))
-        return torch.stack(parts).sum() if parts else z.new_zeros(())
+            found["unlabelled"] = unlabelled_loss(z, self.unlabelled)
+            parts.append(unlabelled_weight * found["unlabelled"])
+        return {"prototype": torch.stack(parts).sum() if parts else z.new_zeros(()), **found}
 
     # --- training: what the loop asks --------------------------------------------------------------------------------
 
