@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen
@@ -15,6 +22,10 @@ Normalization = Literal["layer", "batch", "none"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Hidden = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Part = Literal["terms", "proteins", "prototypes", "classifier"]
+EncoderInput = Literal["log1p", "centred"]
+"""What an encoder reads of each cell. ``log1p``: log1p of its counts, as scArches. ``centred``: log1p of its counts per
+ten thousand of its size factor, less the mean of each gene over the reference's cells, so that neither depth nor what
+all cells have in common takes up the latent. Models of log1p values read the values themselves, or centred."""
 
 
 class KindConfig(Frozen, ABC):
@@ -38,6 +49,12 @@ class KindConfig(Frozen, ABC):
     @abstractmethod
     def axes(self) -> dict[str, int]:
         """Return the lengths of the axes that follow from the hyperparameters: ``hidden.<i>``, ``latent``."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later and is as it was before: files of earlier formats keep their bytes."""
+        found: dict[str, Any] = fields(self)
+        return {name: value for name, value in found.items() if name not in LATER or LATER[name] != value}
 
     @property
     def extensions(self) -> Mapping[str, int]:
@@ -85,6 +102,10 @@ class KindConfig(Frozen, ABC):
         return errors.Unsupported(message, kind=self.kind, verb=verb)
 
 
+LATER: Mapping[str, Any] = {"encoder_input": "log1p"}
+"""The hyperparameters that came after format 1.0, and what models from before them compute."""
+
+
 def widths(hidden: tuple[int, ...]) -> dict[str, int]:
     """Return the axes of hidden layers, ``hidden.<i>``."""
     return {f"hidden.{index}": width for index, width in enumerate(hidden)}
@@ -104,6 +125,7 @@ class TrVAEConfig(KindConfig):
     dropout: Fraction = 0.05
     likelihood: Literal["nb", "zinb", "mse"] = "nb"
     normalization: Normalization = "layer"
+    encoder_input: EncoderInput = "log1p"
     mmd: bool = True
     mmd_on: Literal["z", "y"] = "z"
     """Where conditions are pulled together: on the latent (z) or on the decoder's first layer (y)."""
@@ -132,6 +154,7 @@ class ExpiMapConfig(KindConfig):
     dropout: Fraction = 0.05
     likelihood: Literal["nb", "mse"] = "nb"
     normalization: Normalization = "layer"
+    encoder_input: EncoderInput = "log1p"
     last_layer: Literal["softmax", "softplus", "exp", "relu", "identity"] | None = None
     """What makes a mean of the decoder's linear map; None is softmax, times the size factor, for nb and identity for
     mse."""
@@ -212,6 +235,7 @@ class ScPoliConfig(KindConfig):
     dropout: Fraction = 0.05
     likelihood: Literal["nb", "zinb", "mse", "poisson"] = "nb"
     normalization: Normalization = "layer"
+    encoder_input: EncoderInput = "log1p"
     inject: Annotated[tuple[Literal["encoder", "decoder"], ...], Field(min_length=1)] = ("encoder", "decoder")
     """Which networks are given the condition embeddings."""
 

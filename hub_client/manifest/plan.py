@@ -6,6 +6,7 @@ recipes, receipts, ``--plan``) hold the options flat, among the plan's other key
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -39,6 +40,16 @@ class EarlyStopping(Frozen):
     """Epochs without improvement after which the learning rate is cut; None never cuts it."""
     reduce_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
+    def scaled(self, scale: float) -> EarlyStopping:
+        """Return the rule with so many times the epochs."""
+        waits = {"patience": self.patience, "reduce_patience": self.reduce_patience}
+        return self.model_copy(update={name: _scaled(wait, scale) for name, wait in waits.items() if wait is not None})
+
+
+def _scaled(epochs: float, scale: float) -> float:
+    """Return so many times a number of epochs; a whole number stays one, and what is more than 0 does too."""
+    return max(round(epochs * scale), 1) if isinstance(epochs, int) and epochs else epochs * scale
+
 
 class Options(Frozen):
     """What one kind of model reads of a plan, beside what every kind reads."""
@@ -53,6 +64,11 @@ class ScPoliOptions(Options):
     """scPoli: epochs before prototypes join the loss; None is nine tenths of ``epochs``."""
     prototype_weight: NonNegativeFloat = 1.0
     """scPoli's eta."""
+    contrast_weight: NonNegativeFloat = 0.0
+    """scPoli: weight of the cross-entropy of labels under unit Gaussians at the prototypes, which pushes labels apart
+    where the prototype loss pulls cells of one label together; in nats, beside the reconstruction's. scArches has 0."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """scPoli: share of each cell's probability that the contrast spreads over all labels."""
     unlabelled_weight: NonNegativeFloat = 0.0
     """scPoli: weight of the unlabelled prototypes inside the prototype loss."""
     unlabelled_clustering: Literal["leiden", "kmeans"] = "leiden"
@@ -122,6 +138,10 @@ class Plan(Frozen):
     model_config = ConfigDict(json_schema_extra=_flat_schema, revalidate_instances="always")
 
     epochs: NonNegativeInt = 100
+    steps: PositiveInt | None = None
+    """Optimiser steps. Training takes as many epochs as come to so many, and every number of epochs here is then in
+    proportion: with ``epochs=100`` it is a per cent. A reference of few cells trains for more epochs, one of many for
+    fewer. None trains for ``epochs``."""
     batch_size: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3
     adam_epsilon: PositiveFloat = 1e-8
@@ -134,6 +154,9 @@ class Plan(Frozen):
     """The KL weight rises from 0 to ``kl_weight`` over so many epochs; 0 starts at the full weight."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of cells held out, seeded and stratified by condition and finest label."""
+    gene_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each cell's genes that the encoder does not see in a step of a reference's training, drawn anew each
+    time, so that no label rests on a few genes; queries train without."""
     sampling: Literal["shuffle", "stratified"] = "shuffle"
     """``stratified`` draws with replacement, each condition equally often."""
     early_stopping: EarlyStopping | Literal[False] | None = EarlyStopping()
@@ -157,6 +180,21 @@ class Plan(Frozen):
             return type(self).model_validate({**self.__dict__, **fields})
         except ValidationError as error:
             raise errors.ManifestError("the plan is not valid:", problems=problems(error)) from None
+
+    def over(self, cells: int) -> Self:
+        """Return the plan for so many training cells: in epochs, where it counts steps."""
+        if self.steps is None:
+            return self
+        epochs = max(round(self.steps / math.ceil(cells / self.batch_size)), 1)
+        scale = epochs / self.epochs
+        counted = {name: self._field(name) for name in IN_EPOCHS}
+        scaled = {name: _scaled(value, scale) for name, value in counted.items() if value is not None}
+        stopping = self.early_stopping and self.early_stopping.scaled(scale)
+        return self.changed(**scaled, steps=None, epochs=epochs, early_stopping=stopping)
+
+    def _field(self, name: str) -> Any:
+        """Return a field or an option."""
+        return getattr(getattr(self, OWNERS[name]) if name in OWNERS else self, name)
 
     def only(self, kind: str) -> Self:
         """Return the plan without other kinds' options: what training a model of this kind reads."""
@@ -189,6 +227,12 @@ class Plan(Frozen):
         """Return every option that is not at its default, of whichever kind."""
         chosen = [getattr(self, kind).model_dump(exclude_defaults=True) for kind in OPTIONS]
         return {name: value for options in chosen for name, value in options.items()}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.steps is not None and not self.epochs:
+            raise ValueError("steps needs epochs of at least 1, which the other numbers of epochs are in proportion to")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -227,12 +271,26 @@ class Plan(Frozen):
         """Return the fields as format 1 has them: options among the rest."""
         plan: dict[str, Any] = nested(self)
         options = [plan.pop(kind) for kind in OPTIONS if kind in plan]
-        return plan | {name: value for fields in options for name, value in fields.items()}
+        flat = plan | {name: value for fields in options for name, value in fields.items()}
+        return {name: value for name, value in flat.items() if name not in LATER or LATER[name] != value}
 
 
 OPTIONS: dict[str, type[Options]] = {
     name: type(field.default) for name, field in Plan.model_fields.items() if isinstance(field.default, Options)
 }
 """Kind of model to the options it reads; kinds that are not here read nothing of their own."""
+LATER: dict[str, Any] = {"steps": None, "gene_dropout": 0.0, "contrast_weight": 0.0, "label_smoothing": 0.0}
+"""What came after format 1.0, and what plans from before it did: files of theirs keep their bytes."""
+IN_EPOCHS = (
+    "kl_anneal_epochs",
+    "pretraining_epochs",
+    *(
+        "soft_mask_l1_anneal_epochs",
+        "soft_mask_l1_anneal_every",
+        "extension_l1_anneal_epochs",
+        "extension_l1_anneal_every",
+    ),
+)
+"""What is counted in epochs beside the epochs themselves and the waits of early stopping."""
 OWNERS = {name: kind for kind, options in OPTIONS.items() for name in options.model_fields}
 """Option to the kind of model that reads it."""

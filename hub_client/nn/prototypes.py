@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hub_client.nn import losses
 from hub_client.nn.layers import Axis, NamedModule
@@ -49,6 +50,21 @@ class PrototypeTable(NamedModule):
         per_label = torch.bincount(codes, minlength=len(self.cells)).clamp(min=1)
         total: Tensor = (distance / per_label[codes]).sum()
         return total
+
+    def contrast(self, z: Tensor, codes: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the cross-entropy of labels under unit Gaussians at the prototypes (nats, mean over labelled cells).
+
+        Where :meth:`loss` pulls cells to their own prototype, this pushes them from the others: Snell, Swersky and
+        Zemel, "Prototypical networks for few-shot learning", NeurIPS 2017, eq. 2, with half the squared distance.
+        """
+        placed = self.cells > 0
+        known = (codes >= 0) & placed[codes.clamp(min=0)]
+        if not bool(known.any()):
+            return z.new_zeros(())
+        columns = torch.cumsum(placed, 0) - 1
+        logits = -0.5 * torch.cdist(z[known], self.means[placed]).square()
+        found: Tensor = F.cross_entropy(logits, columns[codes[known]], label_smoothing=label_smoothing)
+        return found
 
     @property
     def label_frequencies(self) -> Tensor:

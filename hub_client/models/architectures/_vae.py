@@ -28,6 +28,7 @@ from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures._network import Array, Decoded, Network, by_combination
 from hub_client.nn import losses
+from hub_client.nn.encoder_input import ExpressionInput
 from hub_client.nn.layers import Axis, Dense, Embedded, GrowingTable, HiddenLayers, OneHot
 from hub_client.nn.training import Split
 
@@ -132,6 +133,10 @@ class ConditionalVae(Network):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         self.keep_dropout = False
+        self.seen_data = False
+        self.expression = ExpressionInput(
+            self.named_axes()["genes"], reads=self.config.encoder_input, counts=self.config.likelihood != "mse"
+        )
 
     # --- what each kind defines --------------------------------------------------------------------------------------
 
@@ -159,16 +164,16 @@ class ConditionalVae(Network):
 
     # --- the function ------------------------------------------------------------------------------------------------
 
-    def expression_product(self, batch: Batch) -> Tensor:
-        """Return the first layer's product of expression and weights, ``(cells, hidden.0)``."""
+    def expression_product(self, batch: Batch, *, gene_dropout: float = 0.0) -> Tensor:
+        """Return the first layer's product of expression and weights, ``(cells, hidden.0)``.
+
+        ``gene_dropout`` is the share of each cell's genes that are hidden from the encoder (Vincent 2008, denoising).
+        """
         if batch.expression is not None:
             return batch.expression
-        product: Tensor = self.encoder.hidden.first.expression(self.expression(batch))
+        expression = F.dropout(self.expression(batch), gene_dropout, training=gene_dropout > 0)
+        product: Tensor = self.encoder.hidden.first.expression(expression)
         return product
-
-    def expression(self, batch: Batch) -> Tensor:
-        """Return what encoders read of each cell, ``(cells, genes)``: log1p counts; for mse the values as they are."""
-        return batch.dense(batch.values if self.config.likelihood == "mse" else torch.log1p(batch.values))
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the latent's posterior mean and variance, ``(cells, latent)`` each."""
@@ -218,9 +223,22 @@ class ConditionalVae(Network):
         dropouts = [module for module in self.modules() if isinstance(module, nn.Dropout)]
         return [*super().in_training(), *(dropouts if kept else [])]
 
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over tensors as :meth:`tensors` returned them."""
+        super().load(tensors)
+        self.seen_data = True
+
+    def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
+        """Return the loss weights of an epoch, and the share of genes that are hidden from a reference's encoder."""
+        hidden = {} if self.grown_by_surgery else {"gene_dropout": plan.gene_dropout}
+        return super().objective(plan, epoch) | hidden
+
     @torch.no_grad()
     def before_training(self, plan: Plan, data: Split) -> None:
-        """Compute frozen first-layer products once instead of once an epoch."""
+        """Look at a reference's cells, and compute frozen first-layer products once instead of once an epoch."""
+        if not self.seen_data:
+            self.expression.look_at(data.batches, index=data.train)
+            self.seen_data = True
         if not self.first_weight().requires_grad:
             data.batches.expression = data.batches.rows(self.expression_product, batch_size=1024)
 

@@ -235,6 +235,7 @@ class ExpiMap(OneHotVae):
         *,
         kl_weight: float = 1.0,
         hsic_weight: float = 1.0,
+        gene_dropout: float = 0.0,
         noise: Tensor | None = None,
         library_noise: Tensor | None = None,
         sample: bool = True,
@@ -242,10 +243,12 @@ class ExpiMap(OneHotVae):
         """Return the loss, ``reconstruction + kl_weight kl + hsic_weight hsic``, and its terms, over cells.
 
         ``noise`` ``(cells, latent)`` and ``library_noise`` ``(cells, 1)`` are the standard normal draws behind the
-        sampled latent and library size; None draws them, and ``sample=False`` takes the posterior means.
+        sampled latent and library size; None draws them, and ``sample=False`` takes the posterior means and hides no
+        genes.
         """
         conditions = self.condition_inputs(batch)
-        mean, variance = self.encoder(self.expression_product(batch), conditions)
+        product = self.expression_product(batch, gene_dropout=gene_dropout if sample else 0.0)
+        mean, variance = self.encoder(product, conditions)
         z = sampled(mean, variance, noise=noise, sample=sample)
         size_factor = self.size_factor(batch, conditions, noise=library_noise, sample=sample)
         terms = {

@@ -110,17 +110,23 @@ class ScPoli(ConditionalVae):
         kl_weight: float = 1.0,
         prototype_weight: float = 0.0,
         unlabelled_weight: float = 0.0,
+        contrast_weight: float = 0.0,
+        label_smoothing: float = 0.0,
+        gene_dropout: float = 0.0,
         noise: Tensor | None = None,
         sample: bool = True,
     ) -> dict[str, Tensor]:
-        """Return the loss, ``reconstruction + kl_weight kl + prototype_weight prototype``, and its terms, over cells.
+        """Return the loss and its terms, over cells.
 
-        Where unlabelled prototypes take part, their loss is returned too, as ``unlabelled``; ``prototype`` contains it.
+        The loss is ``reconstruction + kl_weight kl + prototype_weight prototype + contrast_weight contrast``; the last
+        of them is there if its weight is not 0, and is what tells labels apart. Where unlabelled prototypes take part,
+        their loss is returned too, as ``unlabelled``; ``prototype`` contains it.
         ``noise`` is the standard normal draw behind the sampled latent, ``(cells, latent)``; None draws one, and
-        ``sample=False`` takes the posterior mean.
+        ``sample=False`` takes the posterior mean and hides no genes.
         """
         conditions = self.condition_inputs(batch)
-        mean, variance = self.encoder(self.expression_product(batch), conditions)
+        product = self.expression_product(batch, gene_dropout=gene_dropout if sample else 0.0)
+        mean, variance = self.encoder(product, conditions)
         z = sampled(mean, variance, noise=noise, sample=sample)
         takes_part = bool(prototype_weight or unlabelled_weight)
         joined = self._prototype_terms(z, batch.labels, unlabelled_weight) if takes_part else {}
@@ -130,12 +136,21 @@ class ScPoli(ConditionalVae):
             "prototype": joined["prototype"] if prototype_weight else z.new_zeros(()),
         }
         loss = terms["reconstruction"] + kl_weight * terms["kl"] + prototype_weight * terms["prototype"]
+        if contrast_weight:
+            terms["contrast"] = self.contrast(z, batch.labels, label_smoothing)
+            loss = loss + contrast_weight * terms["contrast"]
         shown = {name: term for name, term in joined.items() if name not in terms}
         return with_sum(loss, terms) | shown
 
     def prototype_loss(self, z: Tensor, labels: Tensor, *, unlabelled_weight: float = 0.0) -> Tensor:
         """Return the labelled prototypes' loss over all levels plus the weighted unlabelled prototypes' loss."""
         return self._prototype_terms(z, labels, unlabelled_weight)["prototype"]
+
+    def contrast(self, z: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return how surely prototypes tell labels apart, summed over levels (nats per labelled cell)."""
+        z, labels = of_all_cells(z), of_all_cells(labels)
+        parts = [table.contrast(z, codes, label_smoothing) for table, codes in self._by_level(labels)]
+        return torch.stack(parts).sum() if parts else z.new_zeros(())
 
     def _prototype_terms(self, z: Tensor, labels: Tensor, unlabelled_weight: float) -> dict[str, Tensor]:
         """Return that loss as ``prototype``, and the unlabelled prototypes' part of it, if any, as ``unlabelled``."""
@@ -175,6 +190,8 @@ class ScPoli(ConditionalVae):
         return super().objective(plan, epoch) | {
             "prototype_weight": plan.scpoli.prototype_weight if joined else 0.0,
             "unlabelled_weight": plan.scpoli.unlabelled_weight if joined else 0.0,
+            "contrast_weight": plan.scpoli.contrast_weight if joined else 0.0,
+            "label_smoothing": plan.scpoli.label_smoothing,
         }
 
     def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:

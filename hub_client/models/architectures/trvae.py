@@ -56,16 +56,23 @@ class TrVAE(OneHotVae):
         return self.decoder.decoded(self.decoder.hidden.after_first_layer(y), batch.size_factor)
 
     def forward(
-        self, batch: Batch, *, kl_weight: float = 1.0, noise: Tensor | None = None, sample: bool = True
+        self,
+        batch: Batch,
+        *,
+        kl_weight: float = 1.0,
+        gene_dropout: float = 0.0,
+        noise: Tensor | None = None,
+        sample: bool = True,
     ) -> dict[str, Tensor]:
         """Return the loss, ``reconstruction + kl_weight kl + mmd``, and its terms, over cells.
 
         ``mmd`` is the discrepancy between the minibatch's conditions times the config's weight. ``noise`` is the
         standard normal draw behind the sampled latent, ``(cells, latent)``; None draws one, and ``sample=False`` takes
-        the posterior mean.
+        the posterior mean and hides no genes.
         """
         conditions = self.condition_inputs(batch)
-        mean, variance = self.encoder(self.expression_product(batch), conditions)
+        product = self.expression_product(batch, gene_dropout=gene_dropout if sample else 0.0)
+        mean, variance = self.encoder(product, conditions)
         z = sampled(mean, variance, noise=noise, sample=sample)
         y = self.y(z, conditions)
         terms = {

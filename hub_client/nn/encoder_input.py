@@ -1,0 +1,62 @@
+"""What encoders read of each cell, made of its counts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hub_client.data.batches import Batch, Batches
+from hub_client.manifest.configs import EncoderInput
+from hub_client.nn.layers import Axis, NamedModule
+
+DEPTH = 1e4
+"""The counts that every cell is scaled to before the logarithm."""
+
+
+class ExpressionInput(NamedModule):
+    """A cell's expression as the encoder's first layer reads it.
+
+    Parameters
+    ----------
+    genes
+        The axis of genes.
+    reads
+        ``log1p`` counts, or ``centred``: log1p counts per ten thousand, less each gene's mean over the reference.
+    counts
+        Whether cells hold counts; log1p values are read as they are, or centred.
+    """
+
+    centre: Tensor
+
+    def __init__(self, genes: Axis, *, reads: EncoderInput, counts: bool) -> None:
+        super().__init__()
+        self.reads, self.counts = reads, counts
+        if reads == "centred":
+            self.register_buffer("centre", torch.zeros(genes.size))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return ``(cells, genes)``."""
+        found = batch.dense(self._values(batch))
+        return found - self.centre if self.reads == "centred" else found
+
+    def _values(self, batch: Batch) -> Tensor:
+        """Return what is read of each stored entry, before it is centred, ``(counts,)``."""
+        if not self.counts:
+            return batch.values
+        if self.reads == "log1p":
+            return torch.log1p(batch.values)
+        scale = DEPTH / batch.size_factor.clamp(min=1)
+        return torch.log1p(batch.values * scale.index_select(0, batch.nonzero.rows))
+
+    @torch.no_grad()
+    def look_at(self, batches: Batches, *, index: Tensor) -> None:
+        """Take the mean of each gene over the reference's cells at ``index``."""
+        if self.reads == "centred":
+            total = torch.zeros_like(self.centre, dtype=torch.float64)
+            for batch in batches.in_order(1024, index=index):
+                total.index_add_(0, batch.nonzero.columns, self._values(batch).double())
+            self.centre.copy_(total / max(len(index), 1))
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis of the centre, where there is one."""
+        return {"centre": ("genes",)} if self.reads == "centred" else {}
