@@ -258,6 +258,13 @@ class _ScviTools(KindConfig):
     batch_norm: Literal["encoder", "decoder", "none", "both"] = "both"
     log1p_input: bool = True
     """The encoder reads log1p counts, not counts."""
+    encoder_input: EncoderInput = "log1p"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.encoder_input == "centred" and not self.log1p_input:
+            raise ValueError("encoder_input centred centres log1p counts, and log1p_input is false")
+        return self
 
 
 class ScVIConfig(_ScviTools):
@@ -346,6 +353,11 @@ class TotalVIConfig(KindConfig):
     def likelihood(self) -> str:
         """What the genes' counts follow."""
         return self.gene_likelihood
+
+    @property
+    def encoder_input(self) -> EncoderInput:
+        """What the encoder reads of genes: log1p counts, as it reads proteins."""
+        return "log1p"
 
     def axes(self) -> dict[str, int]:
         """Return the lengths of the hidden layers and of the latent."""

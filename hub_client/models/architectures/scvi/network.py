@@ -17,7 +17,7 @@ What they compute, and their losses, are scvi-tools' (1.4). Where this differs o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hub_client import errors
 from hub_client.data.batches import Batch
@@ -36,6 +37,7 @@ from hub_client.models.architectures._network import Decoded, Network, owner_of,
 from hub_client.models.architectures.scvi import export, likelihood
 from hub_client.models.architectures.scvi.modules import ModuleAxes, plain_module, plain_state, split_categories
 from hub_client.models.architectures.scvi.tables import LABEL, OUTRIGHT, Config, PerCategory
+from hub_client.nn.encoder_input import ExpressionInput
 from hub_client.nn.injected import InjectedLayers, Parts, parts
 from hub_client.nn.layers import tensor_axes
 from hub_client.nn.training import History, Runtime
@@ -43,6 +45,8 @@ from hub_client.nn.undrawn import undrawn
 
 NOISE_SEED = 0
 """Of the noise under which losses are compared: those of validation cells, and those of conditions that are tried."""
+LIBRARIES: Mapping[str, Callable[[Tensor], Tensor]] = {"library": torch.log, "library_gene": lambda total: total}
+"""What scvi-tools' modules call the observed library size, and what they make of the counts' sum."""
 LEAST_VARIANCE = 1e-8
 """Of the logarithms of library sizes in a batch; what is less is rounding, and the cells do not vary."""
 
@@ -71,6 +75,8 @@ class ScviTools(Network):
         self.seen_data = False
         self.module = plain_module(manifest)
         split_categories(self.module, self.module_axes)
+        genes = self.named_axes()["genes"]
+        self.module.expression = ExpressionInput(genes, reads=self.config.encoder_input, counts=True)
         self.freeze_reference()
 
     # --- building ----------------------------------------------------------------------------------------------------
@@ -162,7 +168,16 @@ class ScviTools(Network):
         ------
         InvalidInput
             If cells have no label, and each label has a dispersion of its own.
+        Unsupported
+            If the encoder reads what scvi-tools' does not.
         """
+        if self.module.expression.reads != "log1p":
+            raise errors.Unsupported(
+                f"the encoder of {self.manifest.name} reads centred log1p counts, and scvi-tools' reads log1p counts: "
+                "to_scvi() is for models with encoder_input = 'log1p'.",
+                kind=self.kind,
+                verb="to_scvi",
+            )
         if cells is not None:
             self._check_labels(cells)
         return export.scvi_model(self.manifest, self.plain().state_dict(), cells, obs=obs)
@@ -192,15 +207,33 @@ class ScviTools(Network):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the latent's posterior mean and variance, ``(cells, latent)`` each."""
         with self._forked():
-            given = self.module._get_inference_input(self.inputs(batch), full_forward_pass=True)
-            posterior = self.module.inference(**given)["qz"]
+            posterior = self.inferred(batch, self.inputs(batch))["qz"]
         return posterior.loc, posterior.scale.square()
+
+    def encoder_inputs(
+        self, batch: Batch, tensors: dict[str, Tensor], *, gene_dropout: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Return :meth:`inputs` with what the encoder is to read, whose log1p scvi-tools' modules take, for counts."""
+        if self.module.expression.reads == "log1p" and not gene_dropout:
+            return tensors
+        read = F.dropout(self.module.expression(batch), gene_dropout, training=gene_dropout > 0)
+        return tensors | {"X": torch.expm1(read) if self.config.log1p_input else read}
+
+    def inferred(self, batch: Batch, tensors: dict[str, Tensor], *, gene_dropout: float = 0.0) -> dict[str, Any]:
+        """Return what the module infers of a minibatch; library sizes are those of the counts."""
+        read = self.encoder_inputs(batch, tensors, gene_dropout=gene_dropout)
+        given = self.module._get_inference_input(read, full_forward_pass=True)
+        found: dict[str, Any] = self.module.inference(**given)
+        if read is not tensors and self.config.use_observed_library_size:
+            total = tensors["X"].sum(1, keepdim=True)
+            found |= {name: of(total) for name, of in LIBRARIES.items() if name in found}
+        return found
 
     def decode(self, batch: Batch, z: Tensor) -> Decoded:
         """Return the parameters of the distribution of each cell's expression at ``z``, ``(cells, latent)``."""
         with self._forked(NOISE_SEED):
             tensors = self.inputs(batch)
-            inferred = self.module.inference(**self.module._get_inference_input(tensors)) | {"z": z}
+            inferred = self.inferred(batch, tensors) | {"z": z}
             return self.expected(likelihood.whole(self.module, batch, tensors, inferred))
 
     def expected(self, generated: Mapping[str, Any]) -> Decoded:
@@ -208,14 +241,15 @@ class ScviTools(Network):
         found = generated["px"]
         return Decoded(found.mu, found.zi_logits) if self.config.likelihood == "zinb" else Decoded(found.mean)
 
-    def losses(self, batch: Batch, *, sample: bool, **weights: Any) -> tuple[Tensor, Any]:
+    def losses(self, batch: Batch, *, sample: bool, gene_dropout: float = 0.0, **weights: Any) -> tuple[Tensor, Any]:
         """Return points of the latent, ``(cells, latent)``, and scvi-tools' losses at them.
 
-        ``sample=False`` draws the points under the same noise each time.
+        ``gene_dropout`` is the share of each cell's genes that are hidden from the encoder. ``sample=False`` draws the
+        points under the same noise each time, and hides none.
         """
         with nullcontext() if sample else self._forked(NOISE_SEED):
             tensors = self.inputs(batch)
-            inferred = self.module.inference(**self.module._get_inference_input(tensors))
+            inferred = self.inferred(batch, tensors, gene_dropout=gene_dropout if sample else 0.0)
             generated = self.module_axes.kind.generative(self.module, batch, tensors, inferred)
             losses = self.module.loss(tensors, inferred, generated, **weights)
         return inferred["z"], losses
@@ -248,6 +282,11 @@ class ScviTools(Network):
         self.seen_data = True
         return history
 
+    def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
+        """Return the loss weights of an epoch, and the share of genes that are hidden from a reference's encoder."""
+        hidden = {} if self.grown_by_surgery else {"gene_dropout": plan.gene_dropout}
+        return super().objective(plan, epoch) | hidden
+
     def in_training(self) -> list[nn.Module]:
         """Return what runs in training mode: everything, or nothing after surgery.
 
@@ -279,6 +318,9 @@ class ScviTools(Network):
         scvi-tools' placeholders, 0 and 1, stay for batches without cells, and its variance of 1 for those whose cells
         do not vary, such as a single one: it would make a distribution without width.
         """
+        if not self.grown_by_surgery:
+            batches = self.batches(cells)
+            self.module.expression.look_at(batches, index=torch.arange(len(cells)))
         if not hasattr(self.module, "library_log_means"):
             return
         codes = self.vocabulary.condition_codes(cells.conditions, cells=len(cells)).sum(axis=1)
@@ -295,9 +337,11 @@ class ScVI(ScviTools):
 
     kind: ClassVar[str] = "scvi"
 
-    def forward(self, batch: Batch, *, kl_weight: float = 1.0, sample: bool = True) -> dict[str, Tensor]:
-        """Return scvi-tools' loss and its terms, over cells; ``sample`` as for :meth:`losses`."""
-        _, found = self.losses(batch, sample=sample, kl_weight=kl_weight)
+    def forward(
+        self, batch: Batch, *, kl_weight: float = 1.0, gene_dropout: float = 0.0, sample: bool = True
+    ) -> dict[str, Tensor]:
+        """Return scvi-tools' loss and its terms, over cells; the rest as for :meth:`losses`."""
+        _, found = self.losses(batch, sample=sample, gene_dropout=gene_dropout, kl_weight=kl_weight)
         return with_sum(found.loss, terms_of(found))
 
 

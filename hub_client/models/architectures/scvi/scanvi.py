@@ -29,21 +29,28 @@ class ScANVI(ScviTools):
         self._labelled: Labelled | None = None
 
     def forward(
-        self, batch: Batch, *, kl_weight: float = 1.0, classification_weight: float = 0.0, sample: bool = True
+        self,
+        batch: Batch,
+        *,
+        kl_weight: float = 1.0,
+        classification_weight: float = 0.0,
+        gene_dropout: float = 0.0,
+        sample: bool = True,
     ) -> dict[str, Tensor]:
-        """Return scvi-tools' loss and its terms, over cells; ``sample`` as for :meth:`losses`."""
-        balance = 1.0 if sample else _balance(batch)
-        labelled = self._classification(batch, classification_weight * balance, sample=sample)
-        _, found = self.losses(batch, sample=sample, kl_weight=kl_weight, **labelled)
+        """Return scvi-tools' loss and its terms, over cells; the rest as for :meth:`losses`."""
+        balance, hidden = (1.0, gene_dropout) if sample else (_balance(batch), 0.0)
+        labelled = self._classification(batch, classification_weight * balance, sample=sample, hidden=hidden)
+        _, found = self.losses(batch, sample=sample, gene_dropout=gene_dropout, kl_weight=kl_weight, **labelled)
         terms, lost = terms_of(found), found.classification_loss
         lost = torch.zeros_like(terms["kl"]) if lost is None else lost * balance
         return with_sum(found.loss, terms | {"classification": lost})
 
-    def _classification(self, batch: Batch, weight: float, *, sample: bool) -> dict[str, Any]:
+    def _classification(self, batch: Batch, weight: float, *, sample: bool, hidden: float) -> dict[str, Any]:
         """Return what the classifier's loss reads: labelled cells, in training drawn apart from the minibatch's."""
         drawn = self._labelled.take(len(of_all_cells(batch.index))) if self._labelled and sample else batch
         labelled = drawn.labels[:, 0] >= 0
-        inputs = {name: tensor[labelled] for name, tensor in self.inputs(drawn).items()}
+        read = self.encoder_inputs(drawn, self.inputs(drawn), gene_dropout=hidden)
+        inputs = {name: tensor[labelled] for name, tensor in read.items()}
         return {"labelled_tensors": inputs if bool(labelled.any()) else None, "classification_ratio": weight}
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:

@@ -38,9 +38,11 @@ class TotalVI(ScviTools):
         super().__init__(manifest)
         self._adversary: Adversary | None = None
 
-    def forward(self, batch: Batch, *, kl_weight: float = 1.0, sample: bool = True) -> dict[str, Tensor]:
-        """Return scvi-tools' loss and its terms, over cells; ``sample`` as for :meth:`losses`."""
-        z, found = self.losses(batch, sample=sample, kl_weight=kl_weight)
+    def forward(
+        self, batch: Batch, *, kl_weight: float = 1.0, gene_dropout: float = 0.0, sample: bool = True
+    ) -> dict[str, Tensor]:
+        """Return scvi-tools' loss and its terms, over cells; the rest as for :meth:`losses`."""
+        z, found = self.losses(batch, sample=sample, gene_dropout=gene_dropout, kl_weight=kl_weight)
         loss = found.loss
         if self._adversary is not None and sample and kl_weight < 1:
             loss = loss + (1 - kl_weight) * self._adversary.fooled(z, self.inputs(batch)["batch"], 1 - kl_weight)
