@@ -234,9 +234,10 @@ class Network(Trainee):
         return run(self, cells, plan=plan, seed=seed, runtime=runtime, vocabulary=self.vocabulary)
 
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
-        """Return the loss weights of an epoch: the KL term rises linearly from 0."""
+        """Return the loss weights of an epoch: the KL term rises linearly from 0; and what share of genes is hidden."""
         rise = epoch / plan.kl_anneal_epochs if plan.kl_anneal_epochs else 1.0
-        return {"kl_weight": plan.kl_weight * min(rise, 1.0)}
+        hidden = {"gene_dropout": plan.gene_dropout} if plan.gene_dropout and not self.grown_by_surgery else {}
+        return {"kl_weight": plan.kl_weight * min(rise, 1.0), **hidden}
 
     def in_training(self) -> list[nn.Module]:
         """Return what runs in training mode: everything, or after surgery the tables that grew.

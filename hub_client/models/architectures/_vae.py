@@ -228,11 +228,6 @@ class ConditionalVae(Network):
         super().load(tensors)
         self.seen_data = True
 
-    def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
-        """Return the loss weights of an epoch, and the share of genes that are hidden from a reference's encoder."""
-        hidden = {} if self.grown_by_surgery else {"gene_dropout": plan.gene_dropout}
-        return super().objective(plan, epoch) | hidden
-
     @torch.no_grad()
     def before_training(self, plan: Plan, data: Split) -> None:
         """Look at a reference's cells, and compute frozen first-layer products once instead of once an epoch."""

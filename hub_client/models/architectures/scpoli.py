@@ -187,12 +187,20 @@ class ScPoli(ConditionalVae):
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
         """Return the loss weights of an epoch: the KL term rises linearly from 0, prototypes join after pretraining."""
         joined = epoch >= self._pretraining(plan)
-        return super().objective(plan, epoch) | {
-            "prototype_weight": plan.scpoli.prototype_weight if joined else 0.0,
-            "unlabelled_weight": plan.scpoli.unlabelled_weight if joined else 0.0,
-            "contrast_weight": plan.scpoli.contrast_weight if joined else 0.0,
-            "label_smoothing": plan.scpoli.label_smoothing,
-        }
+        return (
+            super().objective(plan, epoch)
+            | {
+                "prototype_weight": plan.scpoli.prototype_weight if joined else 0.0,
+                "unlabelled_weight": plan.scpoli.unlabelled_weight if joined else 0.0,
+            }
+            | self._contrast_weights(plan, joined=joined)
+        )
+
+    def _contrast_weights(self, plan: Plan, *, joined: bool) -> dict[str, float]:
+        """Return the weights of the contrast, which no plan of scArches has."""
+        wanted = joined and plan.scpoli.contrast_weight
+        options = {"contrast_weight": plan.scpoli.contrast_weight, "label_smoothing": plan.scpoli.label_smoothing}
+        return options if wanted else {}
 
     def parameter_groups(self, plan: Plan) -> list[dict[str, Any]]:
         """Return what may move: condition embeddings without weight decay, the rest with the plan's."""

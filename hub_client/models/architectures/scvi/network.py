@@ -282,11 +282,6 @@ class ScviTools(Network):
         self.seen_data = True
         return history
 
-    def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
-        """Return the loss weights of an epoch, and the share of genes that are hidden from a reference's encoder."""
-        hidden = {} if self.grown_by_surgery else {"gene_dropout": plan.gene_dropout}
-        return super().objective(plan, epoch) | hidden
-
     def in_training(self) -> list[nn.Module]:
         """Return what runs in training mode: everything, or nothing after surgery.
 
