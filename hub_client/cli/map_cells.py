@@ -55,6 +55,15 @@ MinCoverage = Annotated[
 ]
 UnknownAbove = Annotated[float | None, _share("Call cells that are less sure than this unknown, 0 to 1.", CELLS)]
 PlanFile = Annotated[Path | None, _option("FILE", "A training plan in TOML, instead of the default.", TRAINING)]
+Train = Annotated[
+    bool | None,
+    _option(
+        None,
+        "Whether to train the rows of new conditions; without either, a short trial decides.",
+        TRAINING,
+        "--train/--no-train",
+    ),
+]
 Epochs = Annotated[int | None, _option("N", "Epochs, instead of the plan's.", TRAINING, minimum=0)]
 Start = Annotated[Literal["random", "mean", "best"], _option(None, "What new conditions start from.", TRAINING)]
 Seed = Annotated[int, _option("N", "The same seed gives the same result.", TRAINING, minimum=0)]
@@ -81,6 +90,7 @@ def map_cells(
     proteins: ProteinsKey = None,
     min_coverage: MinCoverage = None,
     unknown_above: UnknownAbove = None,
+    train: Train = None,
     plan: PlanFile = None,
     epochs: Epochs = None,
     start: Start = "best",
@@ -94,8 +104,9 @@ def map_cells(
 ) -> None:
     """Map cells onto a reference and label them.
 
-    Matches the genes, adds the query's conditions to the model, trains only those, and predicts labels. The reference
-    itself does not move: its own cells keep their place in the latent space.
+    Matches the genes, adds the query's conditions to the model, trains only those, and only where a short trial finds
+    that it would make a difference, and predicts labels. The reference itself does not move: its own cells keep their
+    place in the latent space.
 
     The output is the query with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it
     came to be in `uns["archzoo"]`. From a model with gene programs it also has their scores in `obsm["X_terms"]`, from
@@ -146,7 +157,7 @@ def map_cells(
     cells = bundled_query(query) if query in QUERIES else opened(query, needed=asked)
     known = _truth(cells, judged, reference=reference, taught=learned or {})
     outputs.rehearse(cells)
-    mapping = map_query(cells, reference, **dict(settings), progress=not quiet)
+    mapping = map_query(cells, reference, **dict(settings), train=train, progress=not quiet)
     outputs.write(mapping)
     record = map_summary.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
     written = {"query": out, "receipt": outputs.receipt, "model": save_model}
@@ -199,9 +210,10 @@ def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | 
     from hub_client.manifest.plan import Plan
     from hub_client.manifest.reading import read_toml
 
-    kind, plan = reference.manifest.architecture.kind, reference.manifest.query_plan
+    kind, plan = reference.manifest.architecture.kind, None
     if file:
         plan = read_toml(file, Plan, what="training plan").checked_for(kind, called=f"--plan {file}")
-    elif plan:
-        plan = plan.only(kind)
-    return plan if epochs is None else (plan or Plan()).changed(epochs=epochs)
+    if epochs is None:
+        return plan
+    recommended = reference.manifest.query_plan or Plan()
+    return (plan or recommended.only(kind)).changed(epochs=epochs, steps=None)

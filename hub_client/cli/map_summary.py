@@ -27,6 +27,7 @@ def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dic
         "cells": mapping.adata.n_obs,
         "genes": _genes(mapping.alignment, total=len(reference.vocabulary.genes)),
         "training": _training(mapping.history) if mapping.history else None,
+        "decision": {"train": mapping.decision.train, "reason": mapping.decision.reason} if mapping.decision else None,
         "programs": 0 if mapping.scores is None else mapping.scores.shape[1],
         "proteins": _proteins(mapping, reference),
         "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
@@ -82,7 +83,7 @@ def show(record: dict[str, Any]) -> None:
             "cells": f"{record['cells']:,}",
             "genes": _gene_line(record["genes"]),
             "not measured": _missing_line(record["genes"]),
-            "training": _training_line(record["training"]),
+            "training": _training_line(record["training"], record["decision"]),
             **({"proteins": _protein_line(record["proteins"])} if record["proteins"] else {}),
             **({"gene programs": f"{record['programs']:,} scores a cell"} if record["programs"] else {}),
             "written": ", ".join(filter(None, record["written"].values())),
@@ -96,9 +97,11 @@ def show(record: dict[str, Any]) -> None:
         _show_evaluation(level)
 
 
-def _training_line(training: dict[str, Any] | None) -> str:
-    if training is None:
+def _training_line(training: dict[str, Any] | None, decision: dict[str, Any] | None) -> str:
+    if decision is None:
         return "none: the model knew all conditions already"
+    if training is None:
+        return f"none, {decision['reason']}"
     return f"{training['epochs']} epochs in {training['seconds']:.1f} s on {training['device']} ({training['stopped']})"
 
 

@@ -22,12 +22,14 @@ from hub_client.labels.predict import Predictions
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.receipts import MappingSettings, Receipt
 from hub_client.mapping.receipt import identity, receipt
+from hub_client.mapping.trial import Decision, decide
 from hub_client.models.architectures import Start
 from hub_client.models.impute import write_proteins
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
-from hub_client.models.train import checked_plan, query_plan, train
-from hub_client.nn.training import History
+from hub_client.models.train import checked_plan, query_plan
+from hub_client.models.train import train as fit
+from hub_client.nn.training import History, Runtime
 from hub_client.programs.enrichment import write_scores
 
 LATENT_KEY = "X_latent"
@@ -53,7 +55,9 @@ class Mapping:
     predictions
         Latent, labels, probabilities and scores.
     history
-        How training went; None where the model knew all conditions already, so that there was nothing to train.
+        How training went; None where nothing was trained.
+    decision
+        Whether the rows of new conditions were trained, and why; None where the model knew all conditions already.
     alignment
         What alignment found: coverage, missing and renamed genes, warnings.
     scores
@@ -71,6 +75,7 @@ class Mapping:
     model: Model
     predictions: Predictions
     history: History | None
+    decision: Decision | None
     alignment: GeneReport
     receipt: Receipt
     scores: pd.DataFrame | None = None
@@ -88,6 +93,7 @@ def map_query(
     size_factor: str | None = None,
     proteins: str | None = None,
     start: Start = "best",
+    train: bool | None = None,
     plan: Plan | None = None,
     seed: int = 0,
     unknown_above: float | None = None,
@@ -96,7 +102,10 @@ def map_query(
     precision: str = "32-true",
     progress: bool = True,
 ) -> Mapping:
-    """Map a query onto a reference: align its genes, make room for its conditions, train those, label its cells.
+    """Map a query onto a reference: align its genes, make room for its conditions, label its cells.
+
+    The rows of new conditions start from the reference's. They are trained where a short trial finds that it would
+    make a difference to where cells lie.
 
     Parameters
     ----------
@@ -113,6 +122,9 @@ def map_query(
         As for :func:`hub_client.align`.
     start
         As for :func:`hub_client.surgery`.
+    train
+        Whether to train the rows of new conditions: True or False, or None to let a short trial on some of the query's
+        cells decide (:mod:`hub_client.mapping.trial`). A plan, or labels, are trained by unless this is False.
     plan, seed, accelerator, devices, precision, progress
         As for :func:`hub_client.train`.
     unknown_above
@@ -121,8 +133,8 @@ def map_query(
     Returns
     -------
     Mapping
-        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.alignment``, ``.scores``, ``.proteins``,
-        ``.receipt``.
+        ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.decision``, ``.alignment``, ``.scores``,
+        ``.proteins``, ``.receipt``.
 
     Raises
     ------
@@ -152,19 +164,23 @@ def map_query(
     )
     asked = {name: value for name, value in settings.alignment.items() if name != "min_coverage"}
     query = open_query.opened(adata, needed=needed(reference.manifest, **asked))
-    return _mapped(query, reference, settings, progress=progress)
+    return _mapped(query, reference, settings, train=train, progress=progress)
 
 
-def _mapped(query: AnnData, reference: Model, settings: MappingSettings, *, progress: bool) -> Mapping:
+def _mapped(
+    query: AnnData, reference: Model, settings: MappingSettings, *, train: bool | None, progress: bool
+) -> Mapping:
     device = settings.accelerator if settings.accelerator in ("cpu", "cuda") else "auto"
     cells = align(query, reference, **settings.alignment)
     for warning in cells.report.warnings:
         _log.warning(warning)
-    model, history, plan = reference, None, None
+    model, history, plan, decision = reference, None, None, None
     if needs_surgery(reference, cells):
         model = surgery(reference, cells, start=settings.start, seed=settings.seed, device=device)
-        plan = query_plan(model) if settings.plan is None else settings.plan
-        history = train(model, cells, plan=plan, seed=settings.seed, progress=progress, **settings.runtime)
+        decision = _decided(model, cells, settings, train)
+        if decision.train:
+            plan = query_plan(model) if settings.plan is None else settings.plan
+            history = fit(model, cells, plan=plan, seed=settings.seed, progress=progress, **settings.runtime)
     found = outputs(model, cells, unknown_above=settings.unknown_above, device=device, seed=settings.seed)
     record = receipt(
         cells,
@@ -174,7 +190,16 @@ def _mapped(query: AnnData, reference: Model, settings: MappingSettings, *, prog
         device=history.device if history else device,
     )
     out = _written(query, found, _provenance(reference, cells, record))
-    return Mapping(out, model, found.predictions, history, cells.report, record, found.scores, found.proteins)
+    return Mapping(out, model, found.predictions, history, decision, cells.report, record, found.scores, found.proteins)
+
+
+def _decided(model: Model, cells: Cells, settings: MappingSettings, train: bool | None) -> Decision:
+    """Return whether to train what surgery added: as asked, or as a trial finds."""
+    if train is not None:
+        return Decision(train, "as asked")
+    if settings.plan is not None:
+        return Decision(True, "by the plan that was given")
+    return decide(model, cells, plan=query_plan(model), seed=settings.seed, runtime=Runtime(**settings.runtime))
 
 
 def needs_surgery(reference: Model, cells: Cells) -> bool:

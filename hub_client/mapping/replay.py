@@ -104,7 +104,8 @@ def replay(
     settings = dict(receipt.asked) | {"plan": kept} | ({} if seed is None else {"seed": seed})
     with same_threads():
         torch.set_num_threads(threads or torch.get_num_threads())
-        new = map_query(query, reference, **settings, progress=progress).receipt
+        trained = receipt.asked.plan is not None
+        new = map_query(query, reference, **settings, train=trained, progress=progress).receipt
     largest = _apart(receipt.result.sample, new.result.sample)
     return Replay(new, differences(receipt, new), largest, _doubt(receipt, new))
 
