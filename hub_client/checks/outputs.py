@@ -15,6 +15,10 @@ from hub_client.models.impute import impute_proteins
 from hub_client.models.model import Model
 from hub_client.programs.enrichment import scores_at
 
+FOLLOWS = frozenset({"latent_labels"})
+"""Fields of a level's prediction that are not among the results by name: latent and release, which are recorded, decide
+them. Receipts and test vectors from before they were computed are compared in all that comes out."""
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -37,11 +41,12 @@ class Outputs:
     def by_name(self) -> dict[str, NDArray[Any]]:
         """Return every result, its first axis the cells: ``latent``, ``labels.<level>``, ``uncertainty.<level>``, ...
 
-        All fields of a level's prediction are in it, whatever they are called.
+        All fields of a level's prediction are in it, whatever they are called, but for :data:`FOLLOWS`.
         """
         found: dict[str, Any] = {"latent": self.predictions.latent}
         for level, prediction in self.predictions.levels.items():
-            found |= {f"{part}.{level}": value for part, value in vars(prediction).items()}
+            parts = {part: value for part, value in vars(prediction).items() if part not in FOLLOWS}
+            found |= {f"{part}.{level}": value for part, value in parts.items()}
         found |= {"scores": self.scores, "imputed_proteins": self.proteins}
         return {name: np.asarray(value) for name, value in found.items() if value is not None}
 

@@ -346,7 +346,14 @@ def test_map_for_people(run: Run, folder: Path, tmp_path: Path) -> None:
     query, out = folder.parent / "query.h5ad", tmp_path / "mapped.zarr"
     words = ["map", folder, "--query", query, "-c", "batch=batch", "--epochs", "2", "--out", out, "--quiet"]
     text = run(*words, "--truth", "cell_type=cell_type").out
-    for expected in ("60 of 60 measured (100.0%)", "mean uncertainty", "macro-F1", "2 epochs", "mapped.zarr"):
+    for expected in (
+        "60 of 60 measured (100.0%)",
+        "mean uncertainty",
+        "macro-F1",
+        "alone: accuracy",
+        "2 epochs",
+        "mapped.zarr",
+    ):
         assert expected in text
     assert anndata.read_zarr(out).n_obs == 240
     refused = run(*words)
