@@ -56,7 +56,8 @@ def latent_labels(model: Model, level: str, latent: Array, *, evidence: Evidence
     if rule is None:
         return None
     best = probabilities(evidence, Calibration(level=level, transfer=rule, temperature=1.0)).argmax(axis=1)
-    return np.array(evidence.labels, dtype=object)[best]
+    labels: NDArray[np.object_] = np.array(evidence.labels, dtype=object)[best]
+    return labels
 
 
 def _rule(evidence: Evidence) -> Transfer | None:

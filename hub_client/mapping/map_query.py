@@ -125,7 +125,7 @@ def map_query(
         As for :func:`hub_client.predict`.
     latent_uncertainty
         Whether to compute, too, how unsure the place of each cell is, with the defaults and the seed of
-        :func:`hub_client.latent_uncertainty`: it embeds the query six times more.
+        :func:`hub_client.latent_uncertainty`; about nine times as long as to embed the query.
 
     Returns
     -------

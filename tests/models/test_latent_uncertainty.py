@@ -7,17 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import spearmanr
 
 import hub_client
 from hub_client import errors, latent_uncertainty
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
+from hub_client.data.examples import bundled_query
 from hub_client.data.lost_genes import without_genes
 from hub_client.models.architectures import ARCHITECTURES
 from hub_client.models.embed import embed
 from hub_client.models.gene_means import with_gene_means
 from hub_client.models.latent_uncertainty import _losses
 from hub_client.models.model import Model
+from hub_client.models.surgery import surgery
 from tests.contract.examples import trained
 from tests.simulated import GENES, cells_for, counts
 
@@ -155,3 +158,19 @@ def test_map_query_writes_both_where_it_is_asked_to() -> None:
     assert_array_equal(asked.adata.obsm["X_latent_gene_loss"], found.gene_loss)
     assert asked.latent_uncertainty is not None
     assert_array_equal(asked.adata.obsm["X_latent"], plain.adata.obsm["X_latent"])
+
+
+@pytest.mark.slow
+def test_real_cells_that_hang_on_their_genes_move_farthest_when_other_genes_are_lost() -> None:
+    """What five draws say of blood cells holds for genes that are taken out of the AnnData, drawn in another way."""
+    adata = bundled_query("pbmc68k")
+    reference = hub_client.Hub("bundled").pull("pbmc-scpoli")
+    model = surgery(reference, align(adata, reference), device="cpu")
+    place = embed(model, align(adata, model), device="cpu")
+    found = latent_uncertainty(model, align(adata, model), device="cpu").gene_loss.mean(axis=1)
+    moved = np.zeros(len(place))
+    for seed in range(5):
+        kept = np.sort(np.random.default_rng([7, seed]).permutation(adata.n_vars)[: int(0.7 * adata.n_vars)])
+        fewer = align(adata[:, kept].copy(), model, min_coverage=0.05)
+        moved += ((embed(model, fewer, device="cpu") - place) ** 2).mean(axis=1)
+    assert spearmanr(found, moved)[0] > 0.5
