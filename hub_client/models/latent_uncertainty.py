@@ -56,6 +56,10 @@ def latent_uncertainty(
     same genes for all cells, and the variance of the posterior mean over draws is taken, unbiased. Proteins and
     covariates stay. Both have the latent's unit squared, so they compare cells of one model, and not models.
 
+    Neither is a measure of novelty: cells of types that the reference lacks, and cells whose label is wrong, are not
+    told from others by them (docs/label-transfer.md has the figures). Whether a label is wrong is what its own
+    uncertainty estimates.
+
     Of a scVI, scANVI or totalVI with a logistic-normal latent both are those of the normal before the softmax, as the
     posterior mean of :func:`hub_client.embed` is; of an expiMap a dimension is a gene program.
 
