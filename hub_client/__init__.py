@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hub_client.manifest.v1 import Manifest
     from hub_client.mapping.map_query import map_query
     from hub_client.models.embed import embed
+    from hub_client.models.latent_uncertainty import latent_uncertainty
     from hub_client.models.model import Model
     from hub_client.models.surgery import Extensions, surgery
     from hub_client.models.train import train
@@ -45,6 +46,7 @@ _HOME = {
     "evaluate": "labels.evaluate",
     "from_scvi": "interop.from_scvi",
     "import_legacy": "interop.import_legacy",
+    "latent_uncertainty": "models.latent_uncertainty",
     "map_query": "mapping.map_query",
     "predict": "labels.predict",
     "pull": "hub.client",
@@ -73,6 +75,7 @@ __all__ = [
     "evaluate",
     "from_scvi",
     "import_legacy",
+    "latent_uncertainty",
     "map_query",
     "plot",
     "predict",

@@ -29,6 +29,7 @@ PUBLIC = [
     "term_genes",
     "term_scores",
     "import_legacy",
+    "latent_uncertainty",
     "pull_dataset",
     "push_dataset",
     "Extensions",

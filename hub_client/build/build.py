@@ -44,12 +44,14 @@ from hub_client.release import card
 
 METRICS = {
     "accuracy": "share of cells whose predicted label is the true one",
+    "latent_accuracy": "the same of labels from the latent alone, as hub_client.predict gives them beside",
     "macro_f1": "mean of F1 over the labels that cells have or are given (scikit-learn's), so that rare labels count "
     "as much as common ones",
+    "latent_macro_f1": "the same of labels from the latent alone",
     "calibration_error": "expected calibration error of the uncertainty over ten bins; each half is judged "
     "by the calibration fitted on the other",
 }
-"""The metrics of a release, and the definition of each."""
+"""The metrics of a release, and the definition of each. What a level has no labels for is left out."""
 
 
 def build(
@@ -169,9 +171,10 @@ def choose_programs(recipe: Recipe | str | Path, *, data: str | Path) -> Chosen 
 
 
 def _read(recipe: Recipe | str | Path) -> Recipe:
-    """Return a recipe whose rule of label transfer finds what it needs in the model."""
+    """Return a recipe whose rule of label transfer and whose gates find what they need in the model."""
     found = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
-    if problems := [f"trust.transfer = {found.trust.transfer!r} needs {what}" for what in _lacking(found)]:
+    lacking = [f"trust.transfer = {found.trust.transfer!r} needs {what}" for what in _lacking(found)]
+    if problems := [*lacking, *_without_latent_labels(found)]:
         source = found.name if isinstance(recipe, Recipe) else str(recipe)
         raise errors.ManifestError(f"{source} is not a valid recipe:", path=source, problems=problems)
     return found
@@ -193,6 +196,14 @@ def _lacking(recipe: Recipe) -> list[str]:
     }
     needs = RULES[recipe.trust.transfer].needs if recipe.labels else ()
     return [what for part in needs if (what := lacking.get(part))]
+
+
+def _without_latent_labels(recipe: Recipe) -> list[str]:
+    """Return the gates on labels from the latent alone of a recipe whose model would give none."""
+    if recipe.atlas or {"prototypes", "classifier"} & set(recipe.architecture.parts):
+        return []
+    gated = [gate.metric for gate in recipe.gates if gate.metric.startswith("latent_")]
+    return [f"a gate on {metric} needs labels from the latent alone: set atlas = true" for metric in gated]
 
 
 # --- the manifest before training ---------------------------------------------------------------------------------
@@ -392,6 +403,7 @@ def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -
         )
         for level in report.levels
         for name, definition in METRICS.items()
+        if getattr(level, name) is not None
     )
 
 

@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from hub_client.data.cells import Cells
 from hub_client.labels.predict import Predictions, predict
 from hub_client.models.impute import impute_proteins
+from hub_client.models.latent_uncertainty import LatentUncertainty, latent_uncertainty
 from hub_client.models.model import Model
 from hub_client.programs.enrichment import scores_at
+
+FOLLOWS = frozenset({"latent_labels"})
+"""Fields of a level's prediction that are not among the results by name: latent and release, which are recorded, decide
+them. Receipts and test vectors from before they were computed are compared in all that comes out."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +33,38 @@ class Outputs:
         Of each active gene program, ``(cells, terms)``; None for a model without.
     proteins
         Expected foreground counts, ``(cells, proteins)``; None for a model without.
+    latent_uncertainty
+        How unsure the place of each cell in the latent is; None where it was not asked for.
     """
 
     predictions: Predictions
     scores: pd.DataFrame | None
     proteins: pd.DataFrame | None
+    latent_uncertainty: LatentUncertainty | None = None
 
     def by_name(self) -> dict[str, NDArray[Any]]:
         """Return every result, its first axis the cells: ``latent``, ``labels.<level>``, ``uncertainty.<level>``, ...
 
-        All fields of a level's prediction are in it, whatever they are called.
+        All fields of a level's prediction are in it, whatever they are called, but for :data:`FOLLOWS`.
         """
         found: dict[str, Any] = {"latent": self.predictions.latent}
         for level, prediction in self.predictions.levels.items():
-            found |= {f"{part}.{level}": value for part, value in vars(prediction).items()}
+            parts = {part: value for part, value in vars(prediction).items() if part not in FOLLOWS}
+            found |= {f"{part}.{level}": value for part, value in parts.items()}
         found |= {"scores": self.scores, "imputed_proteins": self.proteins}
+        if self.latent_uncertainty is not None:
+            found |= {f"latent_{part}": value for part, value in vars(self.latent_uncertainty).items()}
         return {name: np.asarray(value) for name, value in found.items() if value is not None}
 
 
 def outputs(
-    model: Model, cells: Cells, *, unknown_above: float | None = None, device: str = "auto", seed: int = 0
+    model: Model,
+    cells: Cells,
+    *,
+    unknown_above: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    with_latent_uncertainty: bool = False,
 ) -> Outputs:
     """Return everything that a model computes of cells whose conditions it knows.
 
@@ -56,7 +73,9 @@ def outputs(
     model, cells, unknown_above, device
         As for :func:`hub_client.predict`.
     seed
-        Of the draws that imputed proteins are a mean of.
+        Of the draws that imputed proteins are a mean of, and of the genes that are lost for the latent's uncertainty.
+    with_latent_uncertainty
+        Whether to compute that, too.
 
     Raises
     ------
@@ -66,4 +85,5 @@ def outputs(
     found = predict(model, cells, unknown_above=unknown_above, device=device)
     scores = scores_at(model, found.latent, obs_names=cells.obs_names) if model.manifest.terms else None
     proteins = None if model.manifest.proteins is None else impute_proteins(model, cells, seed=seed)
-    return Outputs(found, scores, proteins)
+    unsure = latent_uncertainty(model, cells, seed=seed, device=device) if with_latent_uncertainty else None
+    return Outputs(found, scores, proteins, unsure)

@@ -74,6 +74,9 @@ Precision = Annotated[
 ]
 Out = Annotated[Path, _option("FILE", "The mapped query, `.h5ad` or `.zarr`.", OUTPUT, "--out", "-o")]
 SaveModel = Annotated[Path | None, _option("FOLDER", "Where to save the updated model, too.", OUTPUT)]
+LatentUncertainty = Annotated[
+    bool, _option(None, "Also write how unsure each cell's place is.", OUTPUT, "--latent-uncertainty")
+]
 Force = Annotated[bool, _option(None, "Replace outputs that exist.", OUTPUT, "--force")]
 Quiet = Annotated[bool, _option(None, "No progress bars.", OUTPUT, "--quiet", "-q")]
 
@@ -98,6 +101,7 @@ def map_cells(
     device: Device = "auto",
     precision: Precision = "32-true",
     hub: options.HubFolder = None,
+    latent_uncertainty: LatentUncertainty = False,
     force: Force = False,
     quiet: Quiet = False,
     as_json: options.Json = False,
@@ -111,8 +115,12 @@ def map_cells(
     The output is the query with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it
     came to be in `uns["archzoo"]`. From a model with gene programs it also has their scores in `obsm["X_terms"]`, from
     one with proteins what it expects of each in every cell, measured or not, in `obsm["X_proteins_imputed"]`; their
-    names are in `uns` under the same keys. Without `--condition`, the query is one new batch. Beside it goes a receipt
-    (`mapped.receipt.json`): what went in and came out, in hashes; `archzoo replay` makes the mapping again from it.
+    names are in `uns` under the same keys. With `--latent-uncertainty` it has how unsure each cell's place is, too: the
+    posterior's variance in `obsm["X_latent_variance"]`, and how much the place varies where three in ten of the genes
+    count as not measured in `obsm["X_latent_gene_loss"]`.
+
+    Without `--condition`, the query is one new batch. Beside the output goes a receipt (`mapped.receipt.json`): what
+    went in and came out, in hashes; `archzoo replay` makes the mapping again from it.
 
     For example:
 
@@ -144,6 +152,7 @@ def map_cells(
         unknown_above=unknown_above,
         accelerator=device,
         precision=precision,
+        latent_uncertainty=latent_uncertainty,
     )
 
     from hub_client.data.align import needed

@@ -144,6 +144,9 @@ def _show_evaluation(level: dict[str, Any]) -> None:
         + (f"; {left_out:,} cells with labels unknown to the model left out" if left_out else "")
         + (f"; given and never true, each an F1 of 0 in the mean: {given}" if never_true else "")
     )
+    if level["latent_accuracy"] is not None:
+        accuracy, macro_f1 = level["latent_accuracy"], level["latent_macro_f1"]
+        screen.say(f"from the latent alone: accuracy {accuracy:.3f}, macro-F1 {macro_f1:.3f}")
     columns = [Column("label"), *(Column(name, "right") for name in ("cells", "precision", "recall", "F1"))]
     shares = [[f"{row[name]:.3f}" for name in ("precision", "recall", "f1")] for row in level["labels"]]
     rows = zip(level["labels"], shares, strict=True)

@@ -155,7 +155,7 @@ def align(
     low = coverages.check(coverage, case, minimum=min_coverage)
     foreign = coverages.check_organism(match, case, coverage)
     x, doubts = _values(source, match, manifest=manifest)
-    x = _filled(x, match, manifest=manifest, model=model)
+    x = with_missing(x, np.setdiff1d(np.arange(len(match.panel)), match.found), manifest=manifest, model=model)
     counted, found = aligned_proteins(query, manifest, key=proteins, source=source)
     settings = {
         "layer": layer,
@@ -183,7 +183,7 @@ def align(
         obs_names=cell_names(query.obs_names),
         conditions=annotations.conditions,
         labels=annotations.labels,
-        size_factor=_totals(x, manifest) if annotations.size_factors is None else annotations.size_factors,
+        size_factor=size_factors(x, manifest) if annotations.size_factors is None else annotations.size_factors,
         report=report,
         continuous=annotations.continuous,
         proteins=counted,
@@ -301,9 +301,16 @@ def _logged(x: sparse.csr_matrix, totals: NDArray[np.float64], *, target_sum: fl
     return sparse.csr_matrix((logs.astype(np.float32), x.indices, x.indptr), shape=x.shape)
 
 
-def _filled(x: sparse.csr_matrix, match: Match, *, manifest: Manifest, model: object) -> sparse.csr_matrix:
-    """Return the matrix with the genes the query lacks at the reference's mean, if the manifest asks for it."""
-    missing = np.setdiff1d(np.arange(len(match.panel)), match.found)
+def with_missing(
+    x: sparse.csr_matrix, missing: NDArray[np.int64], *, manifest: Manifest, model: object
+) -> sparse.csr_matrix:
+    """Return the matrix with the genes the query lacks at the reference's mean, if the manifest asks for it.
+
+    Raises
+    ------
+    Unsupported
+        If it does and the model has no means.
+    """
     if manifest.genes.missing == "zero" or not missing.size:
         return x
     means = model.gene_means() if isinstance(model, KnowsMeans) else None
@@ -318,7 +325,7 @@ def _filled(x: sparse.csr_matrix, match: Match, *, manifest: Manifest, model: ob
     return missing_genes.filled(x, missing=missing, means=means, kind=manifest.input.kind)
 
 
-def _totals(x: sparse.csr_matrix, manifest: Manifest) -> NDArray[np.float32]:
+def size_factors(x: sparse.csr_matrix, manifest: Manifest) -> NDArray[np.float32]:
     """Return the sum over the model's genes; 1 for cells without counts, and for log1p input, whose loss has no use."""
     if manifest.input.kind == "log1p":
         return np.ones(x.shape[0], dtype=np.float32)

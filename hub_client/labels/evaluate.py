@@ -19,7 +19,7 @@ Names = NDArray[np.str_]
 
 
 def evaluate(predictions: Predictions, truth: Mapping[str, ArrayLike] | pd.DataFrame) -> Report:
-    """Return how well predictions recover the truth.
+    """Return how well predictions recover the truth, and how well labels from the latent alone do.
 
     Parameters
     ----------
@@ -73,6 +73,7 @@ def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport
     truth, labels, uncertainty = truth[kept], predicted.labels[kept].astype(str), predicted.uncertainty[kept]
     right = labels == truth
     ranked = not right.all() and right.any()
+    latent = None if predicted.latent_labels is None else predicted.latent_labels[kept].astype(str)
     scores = tuple(_score(label, truth, labels) for label in sorted({*truth.tolist(), *labels.tolist()}))
     return LevelReport(
         level=key,
@@ -86,6 +87,8 @@ def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport
         not_in_model={str(name): int(count) for name, count in strangers.items()},
         labels=scores,
         never_true={score.label: int((labels == score.label).sum()) for score in scores if not score.cells},
+        latent_accuracy=None if latent is None else float((latent == truth).mean()),
+        latent_macro_f1=None if latent is None else _macro_f1(truth, latent),
     )
 
 
@@ -142,6 +145,13 @@ def _by_name(key: str, values: pd.Series, cells: pd.Index) -> pd.Series:
             unknown=repeated,
         )
     return found.reindex(cells)
+
+
+def _macro_f1(truth: Names, labels: Names) -> float:
+    """Return the mean F1 over the labels that a cell truly has or was given."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(truth, labels, average="macro", zero_division=0.0))
 
 
 def _score(label: str, truth: Names, labels: Names) -> LabelScore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.data.cells import Cells
+from hub_client.labels.latent_alone import latent_labels
 from hub_client.labels.rules import Evidence, probabilities, uncertainty
 from hub_client.labels.transfer import calibration_of, evidence
 from hub_client.manifest.calibration import Calibration
@@ -35,12 +36,17 @@ class LabelPrediction:
         Probability of each label, ``(cells, labels)``; rows sum to 1.
     distances
         To each label's prototype, ``(cells, labels)`` (latent units); None for a model without prototypes.
+    latent_labels
+        The label of each cell by where it lies in the latent alone, ``(cells,)``, by a rule that is the same for all
+        models (:func:`hub_client.labels.latent_alone.latent_labels`); none is ``unknown``. None for a model that knows
+        labels by expression only.
     """
 
     labels: NDArray[np.object_]
     uncertainty: NDArray[np.float64]
     probabilities: pd.DataFrame
     distances: pd.DataFrame | None
+    latent_labels: NDArray[np.object_] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,9 @@ def predict(
     wrong: one minus the best label's probability as calibrated on held-out reference cells, and more for a cell farther
     from every prototype than those are.
 
+    Beside them are labels from the latent alone, ``.levels[level].latent_labels``: where those are clearly worse, the
+    latent does not keep labels apart, and what is read off it, as clusters are, deserves less trust than the labels.
+
     Parameters
     ----------
     model, cells, batch_size, device
@@ -101,7 +110,10 @@ def predict(
         )
     latent = embed(model, cells, batch_size=batch_size, device=device)
     levels = {
-        key: _labelled(found, calibration_of(model, key), cells, unknown_above)
+        key: replace(
+            _labelled(found, calibration_of(model, key), cells, unknown_above),
+            latent_labels=latent_labels(model, key, latent, evidence=found),
+        )
         for key, found in evidence(model, latent, cells=cells).items()
     }
     return Predictions(cells.obs_names, latent, levels)
@@ -124,11 +136,13 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
 
 def _joined(parts: Sequence[LabelPrediction]) -> LabelPrediction:
     distances = [part.distances for part in parts if part.distances is not None]
+    from_latent = [part.latent_labels for part in parts if part.latent_labels is not None]
     return LabelPrediction(
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.uncertainty for part in parts]),
         pd.concat([part.probabilities for part in parts]),
         pd.concat(distances) if distances else None,
+        np.concatenate(from_latent) if from_latent else None,
     )
 
 

@@ -37,7 +37,7 @@ def calibration_of(model: Model, level: str) -> Calibration | None:
 
 
 def _gathered(model: Model, level: str, latent: Array, cells: Cells | None, scores: Scores | None) -> Evidence | None:
-    atlas = _atlas(model, level)
+    atlas = atlas_of(model, level)
     found = Evidence(model.vocabulary.labels[level].names)
     if scores is not None and scores.kind == "probability":
         found = replace(found, network=scores.values.astype(np.float64))
@@ -59,7 +59,7 @@ def _gathered(model: Model, level: str, latent: Array, cells: Cells | None, scor
 
 
 @dataclass(frozen=True)
-class _Atlas:
+class Atlas:
     """The reference cells that have a label of one level: where they lie, their labels and their conditions."""
 
     latent: Array
@@ -86,7 +86,8 @@ class _Atlas:
         return latent[:, : self.latent.shape[1]]
 
 
-def _atlas(model: Model, level: str) -> _Atlas | None:
+def atlas_of(model: Model, level: str) -> Atlas | None:
+    """Return the cells of a model's atlas that have a label of a level; None where there are none."""
     if model.atlas is None or level not in model.atlas.obs:
         return None
     obs, axis = model.atlas.obs, model.vocabulary.labels[level]
@@ -97,7 +98,7 @@ def _atlas(model: Model, level: str) -> _Atlas | None:
     known = [c.key for c in model.manifest.conditions if c.key in obs]
     groups = obs.groupby(known, observed=True).ngroup().to_numpy() if known else np.zeros(len(obs), dtype=np.int64)
     latent = np.asarray(model.atlas.obsm[LATENT])
-    return _Atlas(latent[labelled], axis.codes(names[labelled]), groups[labelled].astype(np.int64), len(axis))
+    return Atlas(latent[labelled], axis.codes(names[labelled]), groups[labelled].astype(np.int64), len(axis))
 
 
 def _expression(model: Model, level: str, cells: Cells) -> Probabilities | None:

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from hub_client import errors
 from hub_client.manifest import _json
@@ -22,6 +30,8 @@ from hub_client.manifest.scalars import Commit, SemVer, Sha256
 MAX_BYTES = 16 * 2**20
 ALIGNMENT = ("conditions", "labels", "layer", "min_coverage", "size_factor", "proteins")
 RUNTIME = ("accelerator", "devices", "precision")
+LATER = frozenset({"latent_uncertainty"})
+"""Settings that the first receipts of this format did not have."""
 
 
 NEWER: dict[int, dict[str, frozenset[str]]] = {
@@ -78,6 +88,13 @@ class MappingSettings(Frozen):
     accelerator: str = "auto"
     devices: int | str | list[int] = 1
     precision: str = "32-true"
+    latent_uncertainty: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields; those that came later, at their default, are left out: old receipts keep their bytes."""
+        fields: dict[str, Any] = nested(self)
+        return {name: value for name, value in fields.items() if value or name not in LATER}
 
     @property
     def alignment(self) -> dict[str, Any]:
@@ -122,7 +139,7 @@ class ResultRecord(Frozen):
     """The latent of some cells, evenly spaced: by how much another run differs is read off it."""
     parts: dict[str, PartRecord] = {}
     """All other results by name: ``uncertainty.<level>`` and whatever else a label level's prediction has, ``scores``
-    of gene programs, ``imputed_proteins``."""
+    of gene programs, ``imputed_proteins``, ``latent_variance``, ``latent_gene_loss``."""
 
     @property
     def digest(self) -> str:

@@ -188,7 +188,7 @@ class Gate(Frozen):
     """What a metric of the held-out cells must be for the release to be written."""
 
     level: Key
-    metric: Literal["accuracy", "macro_f1", "calibration_error"]
+    metric: Literal["accuracy", "latent_accuracy", "macro_f1", "latent_macro_f1", "calibration_error"]
     at_least: float | None = None
     at_most: float | None = None
 

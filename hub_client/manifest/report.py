@@ -42,6 +42,10 @@ class LevelReport(Frozen):
     """Every label of the mean, those that no cell truly has with 0 cells."""
     never_true: dict[str, NonNegativeInt] = {}
     """Labels that cells were given and none truly has, and how many cells: each counts as an F1 of 0 in the mean."""
+    latent_accuracy: Share | None = None
+    """Accuracy of the labels from the latent alone, none of which is unknown; None where there are none."""
+    latent_macro_f1: Share | None = None
+    """Macro-F1 of the labels from the latent alone; None where there are none."""
 
 
 class Report(Frozen):

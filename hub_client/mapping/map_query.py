@@ -25,6 +25,7 @@ from hub_client.mapping.receipt import identity, receipt
 from hub_client.mapping.trial import Decision, decide
 from hub_client.models.architectures import Start
 from hub_client.models.impute import write_proteins
+from hub_client.models.latent_uncertainty import GENE_LOSS_KEY, VARIANCE_KEY, LatentUncertainty
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
 from hub_client.models.train import checked_plan, query_plan
@@ -49,7 +50,8 @@ class Mapping:
         and, in ``uns["archzoo"]``, where they come from: the reference, how genes matched, seed and versions; the plan
         and the start of new conditions where there was something to train. Of a model with gene programs also
         ``obsm["X_terms"]``, the score of each active program, and their names in ``uns["X_terms"]``; of a model with
-        proteins ``obsm["X_proteins_imputed"]``, and their names in ``uns["X_proteins_imputed"]``.
+        proteins ``obsm["X_proteins_imputed"]``, and their names in ``uns["X_proteins_imputed"]``. With
+        ``latent_uncertainty=True`` also ``obsm["X_latent_variance"]`` and ``obsm["X_latent_gene_loss"]``.
     model
         The model that knows the query's conditions: what to push.
     predictions
@@ -69,6 +71,8 @@ class Mapping:
     receipt
         What the mapping was made of and what came out, in hashes: :func:`hub_client.mapping.replay.replay` makes it
         again. Its JSON is also in ``uns["archzoo"]["receipt"]``.
+    latent_uncertainty
+        How unsure the place of each cell in the latent is; None where it was not asked for.
     """
 
     adata: AnnData
@@ -80,6 +84,7 @@ class Mapping:
     receipt: Receipt
     scores: pd.DataFrame | None = None
     proteins: pd.DataFrame | None = None
+    latent_uncertainty: LatentUncertainty | None = None
 
 
 def map_query(
@@ -97,6 +102,7 @@ def map_query(
     plan: Plan | None = None,
     seed: int = 0,
     unknown_above: float | None = None,
+    latent_uncertainty: bool = False,
     accelerator: str = "auto",
     devices: int | str | list[int] = 1,
     precision: str = "32-true",
@@ -129,12 +135,15 @@ def map_query(
         As for :func:`hub_client.train`.
     unknown_above
         As for :func:`hub_client.predict`.
+    latent_uncertainty
+        Whether to compute, too, how unsure the place of each cell is, with the defaults and the seed of
+        :func:`hub_client.latent_uncertainty`; about nine times as long as to embed the query.
 
     Returns
     -------
     Mapping
         ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.decision``, ``.alignment``, ``.scores``,
-        ``.proteins``, ``.receipt``.
+        ``.proteins``, ``.receipt``, ``.latent_uncertainty``.
 
     Raises
     ------
@@ -161,6 +170,7 @@ def map_query(
         accelerator=accelerator,
         devices=devices,
         precision=precision,
+        latent_uncertainty=latent_uncertainty,
     )
     asked = {name: value for name, value in settings.alignment.items() if name != "min_coverage"}
     query = open_query.opened(adata, needed=needed(reference.manifest, **asked))
@@ -177,11 +187,18 @@ def _mapped(
     model, history, plan, decision = reference, None, None, None
     if needs_surgery(reference, cells):
         model = surgery(reference, cells, start=settings.start, seed=settings.seed, device=device)
-        decision = _decided(model, cells, settings, train)
+        decision = _decided(model, cells, settings, train=train)
         if decision.train:
             plan = query_plan(model) if settings.plan is None else settings.plan
             history = fit(model, cells, plan=plan, seed=settings.seed, progress=progress, **settings.runtime)
-    found = outputs(model, cells, unknown_above=settings.unknown_above, device=device, seed=settings.seed)
+    found = outputs(
+        model,
+        cells,
+        unknown_above=settings.unknown_above,
+        device=device,
+        seed=settings.seed,
+        with_latent_uncertainty=settings.latent_uncertainty,
+    )
     record = receipt(
         cells,
         reference,
@@ -190,10 +207,11 @@ def _mapped(
         device=history.device if history else device,
     )
     out = _written(query, found, _provenance(reference, cells, record))
-    return Mapping(out, model, found.predictions, history, decision, cells.report, record, found.scores, found.proteins)
+    more = {"scores": found.scores, "proteins": found.proteins, "latent_uncertainty": found.latent_uncertainty}
+    return Mapping(out, model, found.predictions, history, decision, cells.report, record, **more)
 
 
-def _decided(model: Model, cells: Cells, settings: MappingSettings, train: bool | None) -> Decision:
+def _decided(model: Model, cells: Cells, settings: MappingSettings, *, train: bool | None) -> Decision:
     """Return whether to train what surgery added: as asked, or as a trial finds."""
     if train is not None:
         return Decision(train, "as asked")
@@ -213,7 +231,7 @@ def needs_surgery(reference: Model, cells: Cells) -> bool:
 
 
 def _written(query: AnnData, found: Outputs, provenance: dict[str, Any]) -> AnnData:
-    """Return a copy of the query, in memory, with latent, labels, programs' scores, proteins and provenance."""
+    """Return a copy of the query, in memory, with all that was found and where it comes from."""
     out = open_query.in_memory(query)
     out.obs_names = pd.Index(found.predictions.obs_names, dtype=object, name=out.obs_names.name)
     out.obsm[LATENT_KEY] = found.predictions.latent
@@ -224,6 +242,9 @@ def _written(query: AnnData, found: Outputs, provenance: dict[str, Any]) -> AnnD
         write_scores(out, found.scores)
     if found.proteins is not None:
         write_proteins(out, found.proteins)
+    if found.latent_uncertainty is not None:
+        out.obsm[VARIANCE_KEY] = found.latent_uncertainty.variance
+        out.obsm[GENE_LOSS_KEY] = found.latent_uncertainty.gene_loss
     return out
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from string import Template
 
@@ -253,8 +253,23 @@ def _metrics(manifest: Manifest) -> str:
         for m in manifest.metrics
     ]
     notes = {_REDEFINED[m.definition] for m in manifest.metrics if m.definition in _REDEFINED}
-    return "\n\n".join(
-        [md.table(["Metric", "What it says", "Data set", "Split", "Cells", "Value"], rows), *sorted(notes)]
+    weak = [_weak_latent(manifest, level.key) for level in manifest.labels]
+    table = md.table(["Metric", "What it says", "Data set", "Split", "Cells", "Value"], rows)
+    return "\n\n".join(filter(None, [table, *sorted(notes), *weak]))
+
+
+def _weak_latent(manifest: Manifest, level: str) -> str:
+    """Return what there is to know of a latent that labels clearly worse than the model's own rule; "" of another."""
+    values = {metric.name: metric.value for metric in manifest.metrics}
+    pairs = {shown: (values.get(f"{level}.{name}"), values.get(f"{level}.latent_{name}")) for name, shown in _JUDGED}
+    known = {shown: (own, latent) for shown, (own, latent) in pairs.items() if own is not None and latent is not None}
+    if not any(own - latent > CLEARLY_WORSE for own, latent in known.values()):
+        return ""
+    transfer = next((c.transfer for c in manifest.trust.calibrations if c.level == level), None)
+    figures = " and ".join(f"{shown} of {latent:.3g} instead of {own:.3g}" for shown, (own, latent) in known.items())
+    return (
+        f"The {md.code(level)} labels {_LEANS.get(transfer, _BETTER)}: the latent alone gives them with an {figures}. "
+        "What is read off the latent itself, such as clusters, deserves less trust than these labels."
     )
 
 
@@ -309,6 +324,16 @@ _REDEFINED = {
     )
 }
 """Definitions of metrics in earlier releases that mean something else than what is measured now, and in what."""
+CLEARLY_WORSE = 0.02
+"""How much lower than a metric of the model's own labels that of the latent alone is where a card points it out."""
+_JUDGED = (("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
+"""Metrics that labels from the latent alone have too, and what a card calls them."""
+_LEANS: Mapping[str | None, str] = {
+    "consensus": "lean on expression, not on the latent",
+    "expression": "come from expression, not from the latent",
+}
+"""What of the labels is not from the latent, by the rule of transfer."""
+_BETTER = "are better than their nearest neighbours in the latent"
 _UNKNOWN = {"extend": "is learned by surgery", "error": "is refused"}
 _RELATION = {
     "surgery": "Surgery (new conditions learned, the reference untouched) on",

@@ -15,7 +15,7 @@ from anndata import AnnData, read_h5ad
 from scipy.sparse import csr_matrix
 
 from hub_client import errors
-from hub_client.build.build import build, choose_programs, prepare
+from hub_client.build.build import METRICS, build, choose_programs, prepare
 from hub_client.build.datasets import load
 from hub_client.checks.verify import verify
 from hub_client.data.fingerprint import fingerprint
@@ -131,7 +131,8 @@ def test_symbols_are_paired_with_their_ensembl_ids(released: Path) -> None:
 def test_metrics_are_of_cells_that_were_held_out(released: Path) -> None:
     manifest = release_folder.verify(released)
     metrics = {metric.name: metric for metric in manifest.metrics}
-    assert set(metrics) == {"cell_type.accuracy", "cell_type.macro_f1", "cell_type.calibration_error"}
+    assert set(metrics) == {f"cell_type.{name}" for name in METRICS}
+    assert metrics["cell_type.latent_accuracy"].value > 0.8 and metrics["cell_type.latent_macro_f1"].value > 0.8
     assert metrics["cell_type.accuracy"].value > 0.8
     assert {metric.n for metric in manifest.metrics} == {len_held_out(released)}
     assert 80 <= metrics["cell_type.accuracy"].n <= 120
@@ -203,11 +204,13 @@ def test_a_failed_gate_is_named_and_nothing_is_written(tmp_path: Path) -> None:
         {"level": "cell_type", "metric": "accuracy", "at_least": 0.1},
         {"level": "cell_type", "metric": "macro_f1", "at_least": 1.01},
         {"level": "cell_type", "metric": "calibration_error", "at_most": -0.5},
+        {"level": "cell_type", "metric": "latent_macro_f1", "at_least": 1.02},
     ]
     strict = recipe(tmp_path, gates=gates)
     with pytest.raises(errors.InvalidInput, match=r"wanted at least 1\.01") as caught:
         build(strict, data=tmp_path, out=tmp_path / "zoo", progress=False)
     assert "wanted at most -0.5" in str(caught.value) and "accuracy is" not in str(caught.value)
+    assert "cell_type.latent_macro_f1 is" in str(caught.value) and "wanted at least 1.02" in str(caught.value)
     assert caught.value.facts["cell_type.macro_f1"] <= 1
     assert not (tmp_path / "zoo").exists()
 
@@ -331,6 +334,17 @@ def test_labels_no_cell_has_are_named(tmp_path: Path) -> None:
         (
             {"trust": {"transfer": "consensus"}, "input": {"kind": "log1p"}},
             "'consensus' needs counts; input.kind is 'log1p'",
+        ),
+        (
+            {
+                "architecture": {"kind": "trvae", "hidden": [16], "latent": 4},
+                "conditions": [{"key": "batch", "encoding": {"kind": "one-hot"}}],
+                "plan": PLAN,
+                "trust": {"transfer": "expression"},
+                "gates": [{"level": "cell_type", "metric": "latent_macro_f1", "at_least": 0.1}],
+                "atlas": False,
+            },
+            "a gate on latent_macro_f1 needs labels from the latent alone: set atlas = true",
         ),
     ],
 )

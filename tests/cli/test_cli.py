@@ -324,6 +324,7 @@ def test_map_writes_labels_and_a_model_that_can_be_pushed(
 ) -> None:
     out, model = tmp_path / "new" / "mapped.h5ad", tmp_path / "updated"
     words = ["map", NAME, "--query", folder.parent / "query.h5ad", "-c", "batch=batch", "--epochs", "3", "--quiet"]
+    words += ["--latent-uncertainty"]
     outcome = run(*words, "--out", out, "--save-model", model, "--truth", "cell_type=cell_type", "--json")
     assert (outcome.code, outcome.err) == (0, "")
     record = outcome.json
@@ -336,6 +337,9 @@ def test_map_writes_labels_and_a_model_that_can_be_pushed(
     assert record["evaluation"][0]["accuracy"] == pytest.approx(
         (mapped.obs["cell_type_pred"].astype(str) == mapped.obs["cell_type"].astype(str)).mean()
     )
+    assert 0 < record["evaluation"][0]["latent_accuracy"] <= 1
+    width = mapped.obsm["X_latent"].shape
+    assert mapped.obsm["X_latent_variance"].shape == mapped.obsm["X_latent_gene_loss"].shape == width
     again = run("push", model, "--to", f"{NAME}-updated", "--json")
     assert again.code == 0
     assert run("info", f"{NAME}-updated", "--json").json["manifest"]["lineage"]["parent"]["digest"] == pushed["digest"]
@@ -346,7 +350,14 @@ def test_map_for_people(run: Run, folder: Path, tmp_path: Path) -> None:
     query, out = folder.parent / "query.h5ad", tmp_path / "mapped.zarr"
     words = ["map", folder, "--query", query, "-c", "batch=batch", "--epochs", "2", "--out", out, "--quiet"]
     text = run(*words, "--truth", "cell_type=cell_type").out
-    for expected in ("60 of 60 measured (100.0%)", "mean uncertainty", "macro-F1", "2 epochs", "mapped.zarr"):
+    for expected in (
+        "60 of 60 measured (100.0%)",
+        "mean uncertainty",
+        "macro-F1",
+        "alone: accuracy",
+        "2 epochs",
+        "mapped.zarr",
+    ):
         assert expected in text
     assert anndata.read_zarr(out).n_obs == 240
     refused = run(*words)

@@ -12,14 +12,16 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from hub_client import errors, evaluate
 from hub_client.labels.evaluate import calibration_error
 from hub_client.labels.predict import LabelPrediction, Predictions
+from hub_client.manifest.report import LevelReport
 
 LABELS = ["B", "NK", "T"]
 
 
-def predictions(labels: np.ndarray, uncertainty: np.ndarray) -> Predictions:
+def predictions(labels: np.ndarray, uncertainty: np.ndarray, latent: np.ndarray | None = None) -> Predictions:
     names = np.array([f"cell{number}" for number in range(len(labels))], dtype=object)
     likely = pd.DataFrame(np.full((len(labels), 3), 1 / 3), index=names, columns=LABELS)
-    level = LabelPrediction(labels.astype(object), uncertainty, likely, None)
+    alone = None if latent is None else latent.astype(object)
+    level = LabelPrediction(labels.astype(object), uncertainty, likely, None, alone)
     return Predictions(names, np.zeros((len(labels), 2), np.float32), {"cell_type": level})
 
 
@@ -39,6 +41,28 @@ def test_figures_agree_with_their_definitions(drawn: tuple[np.ndarray, np.ndarra
     assert report.error_auroc == pytest.approx(roc_auc_score(truth != named, unsure))
     assert report.mean_uncertainty == pytest.approx(unsure.mean())
     assert [score.cells for score in report.labels] == [int((truth == label).sum()) for label in LABELS]
+
+
+def test_labels_from_the_latent_alone_are_judged_beside(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    truth, named, unsure = drawn
+    alone = np.where(np.arange(500) % 3 == 0, "B", named)
+    truth[:9] = ["", "nobody's", "NK", "B", "T", "B", "B", "", "T"]
+    kept = np.isin(truth, LABELS)
+    report = evaluate(predictions(named, unsure, alone), {"cell_type": truth})["cell_type"]
+    assert report.latent_accuracy == pytest.approx(accuracy_score(truth[kept], alone[kept]))
+    assert report.latent_macro_f1 == pytest.approx(f1_score(truth[kept], alone[kept], average="macro"))
+    assert report.accuracy == pytest.approx(accuracy_score(truth[kept], named[kept])) != report.latent_accuracy
+
+
+def test_a_report_of_a_model_without_such_labels_and_one_from_before_have_none() -> None:
+    report = evaluate(predictions(np.array(["B", "T"]), np.zeros(2)), {"cell_type": ["B", "T"]})
+    assert (report["cell_type"].latent_accuracy, report["cell_type"].latent_macro_f1) == (None, None)
+    old = {
+        key: value
+        for key, value in report["cell_type"].model_dump().items()
+        if key not in ("latent_accuracy", "latent_macro_f1")
+    }
+    assert LevelReport.model_validate(old) == report["cell_type"]
 
 
 def test_labels_that_are_given_and_never_true_count_in_macro_f1() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import hub_client
 from hub_client import errors
-from hub_client.checks.outputs import Outputs, outputs
+from hub_client.checks.outputs import FOLLOWS, Outputs, outputs
 from hub_client.hub.client import Hub
 from hub_client.labels.predict import LabelPrediction
 from hub_client.manifest.receipts import Receipt, differences, read_receipt
@@ -96,6 +96,19 @@ def test_a_replay_gives_the_same(mapping: Mapping, query: anndata.AnnData, hub: 
 
 
 @pytest.mark.slow
+def test_a_mapping_with_the_latents_uncertainty_is_replayed(mapping: Mapping, query: anndata.AnnData, hub: Hub) -> None:
+    settings = {"conditions": {"batch": "batch"}, "plan": SHORT, "accelerator": "cpu", "progress": False}
+    made = hub_client.map_query(query, hub.pull("lab/blood"), latent_uncertainty=True, **settings).receipt
+    assert json.loads(made.to_bytes())["asked"]["latent_uncertainty"] is True
+    assert read_receipt(made.to_bytes(), source="r") == made
+    assert replay(made, query, hub=hub, progress=False).same
+    assert {"latent_variance", "latent_gene_loss"} == set(made.result.parts) - set(mapping.receipt.result.parts)
+    told = {difference.what for difference in differences(mapping.receipt, made)}
+    assert {"asked.latent_uncertainty", "result.parts.latent_variance.sha256"} <= told
+    assert "result.latent" not in told
+
+
+@pytest.mark.slow
 def test_another_seed_is_named_with_what_it_changes(mapping: Mapping, query: anndata.AnnData, hub: Hub) -> None:
     found = replay(mapping.receipt, query, hub=hub, seed=5, progress=False)
     told = {difference.what for difference in found.differences}
@@ -164,7 +177,7 @@ def changed(found: Outputs, part: str) -> Outputs:
     return replace(found, predictions=replace(found.predictions, levels={level: new}))
 
 
-@pytest.mark.parametrize("part", [field.name for field in fields(LabelPrediction)])
+@pytest.mark.parametrize("part", [field.name for field in fields(LabelPrediction) if field.name not in FOLLOWS])
 def test_every_part_of_a_prediction_is_in_a_receipt(part: str, query: anndata.AnnData, mapping: Mapping) -> None:
     cells = hub_client.align(query, mapping.model)
     found = outputs(mapping.model, cells, device="cpu")

@@ -140,6 +140,32 @@ def test_gene_programs_are_listed_and_very_many_are_counted() -> None:
     assert "and 5 more, named in `manifest.json`." in many
 
 
+def judged(*, transfer: str, accuracy: float, alone: float, kind: str = "scpoli") -> str:
+    """Return the card of a release with an accuracy and macro-F1, and others from the latent alone."""
+    values = {
+        "accuracy": accuracy,
+        "latent_accuracy": alone,
+        "macro_f1": accuracy - 0.1,
+        "latent_macro_f1": alone - 0.1,
+    }
+    metric = examples.of_kind(kind).metrics[0].model_dump()
+    metrics = [metric | {"name": f"cell_type.{name}", "value": value} for name, value in values.items()]
+    trust = {"calibrations": [{"level": "cell_type", "transfer": transfer, "temperature": 1.0}]}
+    return card.render(examples.of_kind(kind, metrics=metrics, trust=trust))
+
+
+def test_a_weak_latent_cannot_hide_behind_a_classifier() -> None:
+    text = judged(transfer="consensus", accuracy=0.95, alone=0.7)
+    assert text.index("`cell_type.accuracy`") < text.index("`cell_type.latent_accuracy`")
+    assert (
+        "The `cell_type` labels lean on expression, not on the latent: the latent alone gives them with an accuracy of "
+        "0.7 instead of 0.95 and macro-F1 of 0.6 instead of 0.85." in text
+    )
+    assert "lean on expression" not in judged(transfer="consensus", accuracy=0.95, alone=0.94)
+    other = judged(transfer="gaussians", accuracy=0.95, alone=0.7)
+    assert "expression, not" not in other and "are better than their nearest neighbours in the latent" in other
+
+
 @pytest.mark.parametrize("license", ["MIT", "LicenseRef-Lab-Terms", "MIT AND CC0-1.0"])
 def test_a_licence_the_public_hub_does_not_know_is_other_by_name(license: str) -> None:
     found = front(card.render(examples.manifest(license=license)))
