@@ -114,7 +114,8 @@ def _tried(
     kept = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
     buffers = {name: b.clone() for name, b in network.named_buffers()}
     try:
-        network.fit(tried, plan.plan, seed=seed, runtime=quiet)
+        if network.fit(tried, plan.plan, seed=seed, runtime=quiet).stopped == "interrupted":
+            raise KeyboardInterrupt  # who stops a trial stops the mapping
         after = network.embed(held)
     finally:
         _put_back(network, kept | buffers)
