@@ -158,8 +158,6 @@ class ExpiMapConfig(KindConfig):
     grown = frozenset(
         {"constrained_extensions", "unconstrained_extensions", "soft_extension_mask", "hsic", "hsic_one_vs_all"}
     )
-    recommended = {"encoder_input": "centred"}
-    recommended_plan = {"steps": 1500, "gene_dropout": 0.3}
     kind: Literal["expimap"] = "expimap"
     hidden: Hidden = (256, 256)
     dropout: Fraction = 0.05
