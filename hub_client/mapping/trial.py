@@ -71,6 +71,8 @@ def decide(model: Model, cells: Cells, *, plan: Plan, seed: int, runtime: Runtim
     """
     if cells.labels or plan.scpoli.unlabelled_weight:
         return Decision(True, "the query brings labels or clusters of its own, which are learned")
+    if not plan.epochs:
+        return Decision(False, "the plan for queries has no epochs")
     if not _reaches_latent(model.network, cells):
         return Decision(False, f"{UNNEEDED}: the encoder does not read conditions, so no cell would move", 0.0)
     drawn = np.random.default_rng(seed).permutation(len(cells))[:CELLS]
@@ -100,7 +102,7 @@ def _short(plan: Plan, cells: int) -> _Short:
     steps = max(whole.epochs * math.ceil(cells / whole.batch_size), 1)
     taken = min(STEPS, steps)
     alone = {"early_stopping": None, "keep_best": False, "validation_fraction": 0.0}
-    return _Short(plan.changed(steps=taken, epochs=max(plan.epochs, 1), **alone), taken / steps)
+    return _Short(plan.changed(steps=taken, **alone), taken / steps)
 
 
 def _tried(
