@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
@@ -37,6 +39,8 @@ def main() -> None:
             sys.exit("name the folder with the data, as in: python benchmarks/latents.py ../shared/data")
         if options.scarches:
             os.environ[SCARCHES] = options.scarches
+        logging.disable(logging.WARNING)  # what libraries tell of themselves hides the rows
+        warnings.simplefilter("ignore")
         try:
             measure(options)
         except KeyboardInterrupt:

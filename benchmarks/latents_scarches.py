@@ -9,6 +9,7 @@ and after training on it.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -24,10 +25,11 @@ from benchmarks.latents_methods import TUTORIALS, one_thread
 
 
 def main() -> None:
+    logging.disable(logging.WARNING)  # of models that are not run
+    warnings.simplefilter("ignore")
     from scarches.models import TRVAE
     from scarches.models.scpoli import scPoli
 
-    warnings.simplefilter("ignore")
     folder, model, epochs, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     one_thread()
     torch.manual_seed(seed)  # scArches seeds what comes after the weights
