@@ -6,7 +6,8 @@
 Each method maps each set's query onto its reference; labels come from the latent alone, and scib-metrics judges
 reference and query together. Figures are kept a line each in ``--results``, and what is there is not computed again
 without ``--again``; docs/latents.md is written from them after each run, or with ``--render`` alone. Needs
-benchmarks/latents-requirements.txt, and for scArches 0.6.1 a Python of its own, which ``--scarches`` names.
+benchmarks/latents-requirements.txt, and for scArches 0.6.1 a Python of its own, which ``--scarches`` names, with
+benchmarks/latents-scarches-requirements.txt.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import fnmatch
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -30,6 +32,23 @@ from benchmarks.latents_sets import MappingSet, read_sets
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "latents.jsonl"
 PAGE = HERE.parent / "docs" / "latents.md"
+
+
+class Interruption:
+    """Ctrl-C, noticed also where a trainer takes it for the end of training: such a model is not worth a row."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGINT, self)
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Stop if Ctrl-C was pressed since this was made."""
+        if self.asked:
+            raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -50,11 +69,12 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> None:
     """Run what is asked for and not there yet, and keep each row as it comes."""
+    interruption = Interruption()
     sets = [one for one in read_sets(options.data).values() if _chosen(one.name, options.sets)]
     for seed, method in product(options.seeds, _methods(options.methods)):
         if seed == options.seeds[0] or method.seeded:
             for group in _sharing(sets):
-                _run(method, group, options, seed=seed if method.seeded else 0)
+                run(method, group, options, interruption, seed=seed if method.seeded else 0)
 
 
 def _methods(patterns: list[str]) -> list[Method]:
@@ -66,7 +86,9 @@ def _methods(patterns: list[str]) -> list[Method]:
     return able
 
 
-def _run(method: Method, group: list[MappingSet], options: argparse.Namespace, *, seed: int) -> None:
+def run(
+    method: Method, group: list[MappingSet], options: argparse.Namespace, interruption: Interruption, *, seed: int
+) -> None:
     """Train one reference, and map onto it the queries of which a row is missing."""
     kept = {} if options.again else read_rows(options.results)
     missing = [
@@ -78,6 +100,7 @@ def _run(method: Method, group: list[MappingSet], options: argparse.Namespace, *
     queries = {name: pair.blind_query for name, pair in pairs.items()}
     one_thread()
     for mapped in method.run(missing[0].reference.copy(), queries, seed):
+        interruption.check()
         row = _row(pairs[mapped.query], method, mapped, seed=seed, scib=not options.no_scib)
         rows = read_rows(options.results)
         write_rows(options.results, rows | {row.key: row})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import anndata
@@ -38,6 +40,14 @@ def pair() -> MappingSet:
     reference.obs.iloc[-1, 0] = UNLABELLED
     query = cells(["A"] * 5 + ["B"] * 5 + ["C"] * 3, batch="two", seed=1)
     return MappingSet("toy", "one -> two", "toys", "left-out batches", "toy", reference, query)
+
+
+@pytest.fixture
+def own_interrupts() -> Iterator[None]:
+    """Give Ctrl-C back to pytest afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_query_is_mapped_without_its_labels(pair: MappingSet) -> None:
@@ -107,18 +117,36 @@ class Counted:
                 yield Mapped(name, mode, reference.X[:, :2].toarray(), query.X[:, :2].toarray(), seconds=seconds)
 
 
-def test_what_was_measured_is_not_measured_again_unless_asked(pair: MappingSet, tmp_path: Path) -> None:
+def test_what_was_measured_is_not_measured_again_unless_asked(
+    pair: MappingSet, tmp_path: Path, own_interrupts: None
+) -> None:
     run = Counted()
     method = Method("native-scpoli", "scPoli, native", run)
     options = Namespace(results=tmp_path / "rows.jsonl", again=False, no_scib=True)
     for again, seed in ((False, 0), (False, 0), (False, 1), (True, 0)):
         options.again = again
-        latents._run(method, [pair], options, seed=seed)
+        latents.run(method, [pair], options, latents.Interruption(), seed=seed)
     assert run.seeds == [0, 1, 0]
     rows = read_rows(options.results)
     assert sorted(key[2:] for key in rows) == [("trained", 0), ("trained", 1), ("zero-shot", 0), ("zero-shot", 1)]
     row = rows["toy", "native-scpoli", "trained", 0]
     assert (row.cells, row.genes, row.seconds) == ((41, 13, 10), 20, {"reference_cpu": 1.25})
+
+
+def deaf(reference: anndata.AnnData, queries: Mapping[str, anndata.AnnData], seed: int) -> Iterator[Mapped]:
+    """A method that takes Ctrl-C for the end of its training, as trainers do."""
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    yield Mapped("toy", "zero-shot", reference.X[:, :2].toarray(), queries["toy"].X[:, :2].toarray())
+
+
+def test_no_row_is_kept_of_training_that_was_interrupted(
+    pair: MappingSet, tmp_path: Path, own_interrupts: None
+) -> None:
+    options = Namespace(results=tmp_path / "rows.jsonl", again=False, no_scib=True)
+    with pytest.raises(KeyboardInterrupt):
+        latents.run(Method("pca", "PCA", deaf), [pair], options, latents.Interruption(), seed=0)
+    assert read_rows(options.results) == {}
 
 
 def row(method: str, mode: str, *, seed: int = 0, neighbours: float = 0.5) -> Row:
