@@ -1,7 +1,7 @@
 """Measure what a mapped latent is worth by itself, for every model here and for what users would pick instead.
 
     python benchmarks/latents.py ../shared/data --scarches ENV/bin/python [--sets 'blood-*'] [--methods 'native-*']
-        [--seeds 0 1 2] [--again] [--render]
+        [--seeds 0 1 2] [--again] [--no-scib] [--render]
 
 Each method maps each set's query onto its reference; labels come from the latent alone, and scib-metrics judges
 reference and query together. Figures are kept a line each in ``--results``, and what is there is not computed again
@@ -64,7 +64,7 @@ def main() -> None:
             measure(options)
         except KeyboardInterrupt:
             _tell("stopped; what was measured is kept")
-    latents_page.write(PAGE, read_rows(options.results))
+    latents_page.write(options.page, read_rows(options.results))
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -154,9 +154,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scarches", metavar="PYTHON", help="a Python that has scArches 0.6.1")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
     parser.add_argument("--no-scib", action="store_true", help="leave scib-metrics out, which takes most of the time")
-    parser.add_argument("--render", action="store_true", help="only write docs/latents.md from the results")
+    parser.add_argument("--render", action="store_true", help="only write the page from the results")
     return parser.parse_args()
 
 
