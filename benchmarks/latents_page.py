@@ -26,13 +26,13 @@ the reference has. scib-metrics judges reference and query together. No method s
 the mapped model before it trains on the query, *trained* after it. Harmony and Symphony fit the query, so they count as
 trained; Harmony moves the reference, too.
 
-Settings: native models have what `hub_client.recommended` has for them. scArches' classes, and ours of the same names in
-`compat`, have the settings of scArches' tutorials; scPoli also 400 epochs instead of 50, for reference and query, four
-fifths of them before prototypes. scArches' scPoli fails where a minibatch has more cells than half of those it trains
-on: there it and `compat` take the largest power of two that works. scVI and scANVI have the settings of scArches' and scvi-tools' tutorials: two
-layers, layer normalisation, covariates encoded, scvi-tools' own number of epochs for the reference (and 20 with
-labels), 200 and 100 epochs for the query. PCA has 50 components of log1p of counts per 10,000 of the whole cell;
-logistic regression reads the same, scaled by the reference.
+Settings: native models have what `hub_client.recommended` has for them. scArches' classes, and ours of the same names
+in `compat`, have the settings of scArches' tutorials; scPoli also 400 epochs instead of 50, for reference and query,
+four fifths of them before prototypes. scArches' scPoli fails where a minibatch has more cells than half of those it
+trains on: there it and `compat` take the largest power of two that works. scVI and scANVI have the settings of
+scArches' and scvi-tools' tutorials: two layers, layer normalisation, covariates encoded, scvi-tools' own number of
+epochs for the reference (and 20 with labels), 200 and 100 epochs for the query. PCA has 50 components of log1p of
+counts per 10,000 of the whole cell; logistic regression reads the same, scaled by the reference.
 
 ```console
 $ pip install -r benchmarks/latents-requirements.txt
