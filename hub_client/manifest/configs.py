@@ -52,6 +52,8 @@ class KindConfig(Frozen, ABC):
     """Those that it has otherwise again for a reference of few cells."""
     recommended_plan: ClassVar[Mapping[str, Any]] = {"steps": 1500}
     """What it has of the plan for a new reference, beside what all kinds share."""
+    recommended_small_plan: ClassVar[Mapping[str, Any]] = {}
+    """What of the plan it has otherwise for a reference of few cells."""
 
     @abstractmethod
     def axes(self) -> dict[str, int]:
@@ -245,6 +247,7 @@ class ScPoliConfig(KindConfig):
         "contrast_weight": 100.0,
         "label_smoothing": 0.1,
     }
+    recommended_small_plan = {"gene_dropout": 0.0}
     kind: Literal["scpoli"] = "scpoli"
     hidden: Hidden = (128,)
     """Widths of the encoder's hidden layers; the decoder has them reversed."""

@@ -81,9 +81,10 @@ def recommended(kind: str, *, cells: int) -> Recommended:
     config, small = CONFIGS[kind], cells < SMALL
     size = f"{cells:,} cells, {'fewer than' if small else 'at least'} {SMALL:,}"
     fields = {**config.recommended, **(config.recommended_small if small else {})}
+    plan = {**config.recommended_plan, **(config.recommended_small_plan if small else {})}
     return Recommended(
         architecture=config.model_validate({"kind": kind, **fields}),
-        plan=Plan.model_validate({**EVERY, **config.recommended_plan}),
+        plan=Plan.model_validate({**EVERY, **plan}),
         query_plan=QUERY_PLAN,
         reason=f"the settings of {kind} for {size}",
     )

@@ -20,6 +20,12 @@ def test_every_kind_reads_what_is_recommended_for_it(kind: str, cells: int) -> N
     assert f"{cells:,} cells" in found.reason
 
 
+def test_small_references_have_what_they_need() -> None:
+    small, large = (recommended("scpoli", cells=cells) for cells in (999, 1000))
+    assert (small.plan.gene_dropout, large.plan.gene_dropout) == (0.0, 0.5)
+    assert "999 cells, fewer than 1,000" in small.reason and "1,000 cells, at least 1,000" in large.reason
+
+
 def test_training_is_as_long_for_few_cells_as_for_many() -> None:
     few, many = (recommended("scpoli", cells=cells).plan.over(cells) for cells in (300, 30_000))
     assert few.epochs * 3 == pytest.approx(many.epochs * 235, rel=0.1)
