@@ -181,11 +181,14 @@ class Plan(Frozen):
         except ValidationError as error:
             raise errors.ManifestError("the plan is not valid:", problems=problems(error)) from None
 
-    def over(self, cells: int) -> Self:
-        """Return the plan for so many training cells: in epochs, where it counts steps."""
+    def over(self, cells: int, *, devices: int = 1) -> Self:
+        """Return the plan for so many training cells: in epochs, where it counts steps.
+
+        On several devices a step takes ``batch_size`` cells on each.
+        """
         if self.steps is None:
             return self
-        epochs = max(round(self.steps / math.ceil(cells / self.batch_size)), 1)
+        epochs = max(round(self.steps / math.ceil(cells / (self.batch_size * devices))), 1)
         scale = epochs / self.epochs
         counted = {name: self._field(name) for name in IN_EPOCHS}
         scaled = {name: _scaled(value, scale) for name, value in counted.items() if value is not None}

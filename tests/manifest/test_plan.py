@@ -217,6 +217,7 @@ def test_a_plan_in_epochs_is_what_it_was_over_any_cells() -> None:
 def test_steps_are_epochs_of_so_many_cells(cells: int, epochs: int) -> None:
     """Of 128 cells: more for a reference of few, fewer for one of many, at least one."""
     assert Plan(steps=3000).over(cells).epochs == epochs
+    assert Plan(steps=3000, batch_size=32).over(cells, devices=4) == Plan(steps=3000).over(cells).changed(batch_size=32)
 
 
 def test_every_number_of_epochs_is_in_proportion_to_the_steps() -> None:
@@ -234,7 +235,7 @@ def test_every_number_of_epochs_is_in_proportion_to_the_steps() -> None:
         extension_l1_anneal_every=10,
     )
     few = plan.over(128_000)  # every wait is an epoch or more
-    assert (few.epochs, few.kl_anneal_epochs, few.pretraining_epochs) == (1, 0.25, 1)
+    assert (few.epochs, few.kl_anneal_epochs, few.scpoli.pretraining_epochs) == (1, 0.25, 1)
     assert few.early_stopping == EarlyStopping(patience=1, reduce_patience=None)
     assert few.expimap.soft_mask_l1_anneal_every == 1 and few.expimap.extension_l1_anneal_epochs == 0
     assert plan.changed(early_stopping=False, pretraining_epochs=None).over(640).early_stopping is False

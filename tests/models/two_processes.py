@@ -29,7 +29,7 @@ MANIFESTS: dict[str, Manifest] = {
     "scanvi": manifest("scanvi", encoder_input="centred"),
     "totalvi": manifest("totalvi"),
 }
-PLAN = Plan(epochs=3, kl_anneal_epochs=6, validation_fraction=0.2, adam_epsilon=0.01, gene_dropout=0.3)
+PLAN = Plan(epochs=3, kl_anneal_epochs=6, validation_fraction=0.2, adam_epsilon=0.01, gene_dropout=0.3, steps=6)
 OWN: dict[str, dict[str, object]] = {
     "scpoli": {
         "pretraining_epochs": 1,
@@ -52,7 +52,9 @@ def reports(name: str, *, devices: int) -> list[dict[str, object]]:
     query = cells_for(model.manifest, QUERY, cells=90, labelled=False)
     extensions = Extensions(unconstrained=1) if name == "expimap" else None
     grown = surgery(model, query, device="cpu", extensions=extensions)
-    stopping = plan.model_copy(update={"epochs": 12, "early_stopping": EarlyStopping(patience=1, threshold=1e6)})
+    stopping = plan.model_copy(
+        update={"steps": None, "epochs": 12, "early_stopping": EarlyStopping(patience=1, threshold=1e6)}
+    )
     found.append(_report(grown, query, stopping, devices))
     return found
 
