@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hub_client.interop.import_legacy import import_legacy
     from hub_client.labels.evaluate import evaluate
     from hub_client.labels.predict import predict
+    from hub_client.manifest.recommended import recommended
     from hub_client.manifest.v1 import Manifest
     from hub_client.mapping.map_query import map_query
     from hub_client.models.embed import embed
@@ -53,6 +54,7 @@ _HOME = {
     "pull_dataset": "hub.client",
     "push": "hub.client",
     "push_dataset": "hub.client",
+    "recommended": "manifest.recommended",
     "search": "hub.client",
     "surgery": "models.surgery",
     "term_genes": "programs.terms",
@@ -84,6 +86,7 @@ __all__ = [
     "pull_dataset",
     "push",
     "push_dataset",
+    "recommended",
     "search",
     "surgery",
     "term_genes",

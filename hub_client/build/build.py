@@ -33,6 +33,7 @@ from hub_client.manifest.inputs import Gene, Genes, Proteins
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
 from hub_client.manifest.recipe import Gate, LabelRule, Programs, Recipe
+from hub_client.manifest.recommended import plan_with_given, recommended, with_given
 from hub_client.manifest.report import LevelReport, Report
 from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Manifest, PrototypeLevel, Prototypes
 from hub_client.models.embed import embed
@@ -110,6 +111,7 @@ def build(
             facts={"folder": folder},
         )
     model, training, held_out = prepare(recipe, data=Path(data))
+    recipe = _settled(recipe, cells=len(training) + len(held_out))
     runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
     if recipe.pretraining is not None:
         _pretrain(model, training, plan=recipe.pretraining, **runtime)
@@ -148,11 +150,25 @@ def prepare(recipe: Recipe, *, data: Path) -> tuple[Model, Cells, Cells]:
         As :func:`build`.
     """
     source = datasets.load(recipe, data)
+    recipe = _settled(recipe, cells=source.counts.n_obs)
     manifest = _draft(recipe, source, _programs(recipe, data))
     cells = align(source.counts, manifest, labels={rule.key: rule.key for rule in recipe.labels})
     model = Model.build(manifest, seed=recipe.seed)
     training, held_out = split(cells, model.vocabulary, fraction=recipe.holdout.fraction, seed=recipe.seed)
     return model, cells.rows(training.numpy()), cells.rows(held_out.numpy())
+
+
+def _settled(recipe: Recipe, *, cells: int) -> Recipe:
+    """Return a recipe in which what version 2 leaves to the data's size is stated."""
+    if recipe.recipe_version == 1:
+        return recipe
+    kind = recipe.architecture.kind
+    settled = {
+        "architecture": with_given(recipe.architecture, cells=cells),
+        "plan": plan_with_given(recipe.plan, kind=kind, cells=cells),
+        "query_plan": recipe.query_plan or recommended(kind, cells=cells).query_plan,
+    }
+    return recipe.model_copy(update=settled)
 
 
 def choose_programs(recipe: Recipe | str | Path, *, data: str | Path) -> Chosen | None:

@@ -218,11 +218,12 @@ def _truth(
 def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | None:
     from hub_client.manifest.plan import Plan
     from hub_client.manifest.reading import read_toml
+    from hub_client.manifest.recommended import QUERY_PLAN
 
     kind, plan = reference.manifest.architecture.kind, None
     if file:
         plan = read_toml(file, Plan, what="training plan").checked_for(kind, called=f"--plan {file}")
     if epochs is None:
         return plan
-    recommended = reference.manifest.query_plan or Plan()
+    recommended = reference.manifest.query_plan or QUERY_PLAN
     return (plan or recommended.only(kind)).changed(epochs=epochs, steps=None)

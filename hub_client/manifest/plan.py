@@ -188,8 +188,11 @@ class Plan(Frozen):
         """
         if self.steps is None:
             return self
-        epochs = max(round(self.steps / math.ceil(cells / (self.batch_size * devices))), 1)
-        scale = epochs / self.epochs
+        return self.lasting(max(round(self.steps / math.ceil(cells / (self.batch_size * devices))), 1))
+
+    def lasting(self, epochs: int) -> Self:
+        """Return the plan in so many epochs, with every other number of epochs in proportion."""
+        scale = epochs / max(self.epochs, 1)
         counted = {name: self._field(name) for name in IN_EPOCHS}
         scaled = {name: _scaled(value, scale) for name, value in counted.items() if value is not None}
         stopping = self.early_stopping and self.early_stopping.scaled(scale)

@@ -218,7 +218,9 @@ class TrustRule(Frozen):
 class Recipe(Frozen):
     """A release, as people describe it (recipe format 1)."""
 
-    recipe_version: Literal[1]
+    recipe_version: Literal[1, 2]
+    """Of version 2, what ``architecture``, ``plan`` and ``query_plan`` leave out is as
+    :func:`hub_client.manifest.recommended.recommended` has it for the data; of version 1 it is the defaults of 1.0."""
     name: Slug
     version: SemVer
     title: Text

@@ -17,8 +17,7 @@ from torch import Tensor
 from hub_client.data.cells import Cells
 from hub_client.labels.neighbors import nearest
 from hub_client.manifest.plan import Plan
-from hub_client.models.architectures import Array
-from hub_client.models.architectures._network import Network
+from hub_client.models.architectures import Array, Network
 from hub_client.models.model import Model
 from hub_client.nn.training import Runtime
 from hub_client.release.atlas_file import LATENT

@@ -11,6 +11,7 @@ from hub_client._version import __version__
 from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
+from hub_client.manifest.recommended import QUERY_PLAN, recommended
 from hub_client.models.gene_means import record_gene_means
 from hub_client.models.model import Model
 from hub_client.nn.training import History, Judge, Runtime
@@ -44,7 +45,8 @@ def train(
     cells
         What to train on, from :func:`hub_client.align`.
     plan
-        How; None is the manifest's own plan for queries, or :class:`hub_client.manifest.Plan`'s defaults.
+        How; None is the manifest's own plan for queries, or for a reference what
+        :func:`hub_client.recommended` has for its kind and number of cells.
     seed
         Of the split, the order of cells, dropout and the sampled latent.
     accelerator, devices, precision
@@ -66,7 +68,7 @@ def train(
     VocabularyError
         If the cells have conditions that the model does not know.
     """
-    plan = query_plan(model) if plan is None else checked_plan(plan, model)
+    plan = default_plan(model, aligned(cells)) if plan is None else checked_plan(plan, model)
     runtime = Runtime(accelerator, devices, precision, progress, judge or Judge())
     unit = "squared error" if model.manifest.input.kind == "log1p" else "nats"
     history = replace(model.network.fit(aligned(cells), plan, seed=seed, runtime=runtime), reconstruction_unit=unit)
@@ -104,14 +106,19 @@ def checked_plan(plan: object, model: Model) -> Plan:
     )
 
 
+def default_plan(model: Model, cells: Cells) -> Plan:
+    """Return how a model is trained on cells where nobody says how."""
+    if model.network.grown_by_surgery:
+        return query_plan(model)
+    return recommended(model.manifest.architecture.kind, cells=max(len(cells), 1)).plan
+
+
 def query_plan(model: Model) -> Plan:
-    """Return the plan that the reference's maker recommends for queries, or the defaults.
+    """Return the plan that the reference's maker recommends for queries, or what does for most.
 
     What it sets for other kinds of models, as older releases may, is left out.
     """
-    surgical = model.manifest.lineage is not None and model.manifest.lineage.relation == "surgery"
-    recommended = model.manifest.query_plan if surgical else None
-    return (recommended or Plan()).only(model.manifest.architecture.kind)
+    return (model.manifest.query_plan or QUERY_PLAN).only(model.manifest.architecture.kind)
 
 
 def versions(*also: str) -> dict[str, str]:
