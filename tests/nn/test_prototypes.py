@@ -62,7 +62,7 @@ def test_it_pushes_other_labels_away() -> None:
     z = table().means[[0]].clone().requires_grad_()
     table().contrast(z, torch.tensor([0])).backward()
     nearest = table().means[[1, 3]][torch.cdist(z.detach(), table().means[[1, 3]]).argmin()]
-    moved = z.detach() - 0.1 * z.grad  # type: ignore[operator]
+    moved = z.detach() - 0.1 * z.grad
     assert torch.linalg.vector_norm(moved - nearest) > torch.linalg.vector_norm(z.detach() - nearest)
 
 
@@ -71,7 +71,7 @@ def test_scpolis_loss_has_it_where_a_plan_asks_for_it() -> None:
     batch = next(network.batches(cells_for(network.manifest, cells=50)).in_order(50))
     with torch.no_grad():
         without, found = (network(batch, sample=False, contrast_weight=weight) for weight in (0.0, 2.0))
-        expected = network.prototypes[0].contrast(network.encode(batch)[0], batch.labels[:, 0])  # type: ignore[index, union-attr, operator]
+        expected = network.prototypes[0].contrast(network.encode(batch)[0], batch.labels[:, 0])
     assert "contrast" not in without
     assert_allclose(float(found["contrast"]), float(expected), rtol=1e-6)
     assert_allclose(float(found["loss"] - without["loss"]), 2 * float(expected), rtol=1e-3)
