@@ -32,6 +32,7 @@ PUBLIC = [
     "latent_uncertainty",
     "pull_dataset",
     "push_dataset",
+    "recommended",
     "Extensions",
     "Hub",
     "Model",

@@ -46,6 +46,13 @@ class KindConfig(Frozen, ABC):
     package: ClassVar[str | None] = None
     """The package whose model it is, which training records the version of; None for our own."""
 
+    recommended: ClassVar[Mapping[str, Any]] = {}
+    """The hyperparameters that :func:`hub_client.recommended` has otherwise than their defaults, which are 1.0's."""
+    recommended_small: ClassVar[Mapping[str, Any]] = {}
+    """Those that it has otherwise again for a reference of few cells."""
+    recommended_plan: ClassVar[Mapping[str, Any]] = {"steps": 1500}
+    """What it has of the plan for a new reference, beside what all kinds share."""
+
     @abstractmethod
     def axes(self) -> dict[str, int]:
         """Return the lengths of the axes that follow from the hyperparameters: ``hidden.<i>``, ``latent``."""
@@ -118,6 +125,8 @@ class TrVAEConfig(KindConfig):
     title = "trVAE"
     doi = "10.1093/bioinformatics/btaa800"
     encoding = "one-hot"
+    recommended = {"encoder_input": "centred", "latent": 16, "dropout": 0.1}
+    recommended_plan = {"steps": 1500, "gene_dropout": 0.3}
     kind: Literal["trvae"] = "trvae"
     hidden: Hidden = (256, 64)
     """Widths of the encoder's hidden layers; the decoder has them reversed."""
@@ -228,6 +237,14 @@ class ScPoliConfig(KindConfig):
     doi = "10.1038/s41592-023-02035-2"
     encoding = "embedding"
     parts = frozenset({"prototypes"})
+    recommended = {"encoder_input": "centred", "hidden": (128,), "latent": 16, "dropout": 0.1}
+    recommended_plan = {
+        "steps": 1500,
+        "gene_dropout": 0.5,
+        "pretraining_epochs": 20,
+        "contrast_weight": 100.0,
+        "label_smoothing": 0.1,
+    }
     kind: Literal["scpoli"] = "scpoli"
     hidden: Hidden = (128,)
     """Widths of the encoder's hidden layers; the decoder has them reversed."""
@@ -273,6 +290,7 @@ class ScVIConfig(_ScviTools):
     model_config = ConfigDict(title="Scvi")
     title = "scVI"
     doi = "10.1038/s41592-018-0229-2"
+    recommended = {"likelihood": "nb"}
     kind: Literal["scvi"] = "scvi"
     latent: PositiveInt = 10
     latent_distribution: Literal["normal", "ln"] = "normal"
@@ -293,6 +311,7 @@ class ScANVIConfig(_ScviTools):
     title = "scANVI"
     doi = "10.15252/msb.20209620"
     parts = frozenset({"classifier"})
+    recommended = {"likelihood": "nb"}
     kind: Literal["scanvi"] = "scanvi"
     latent: PositiveInt = 10
     latent_distribution: Literal["normal", "ln"] = "normal"

@@ -193,7 +193,8 @@ class Plan(Frozen):
     def lasting(self, epochs: int) -> Self:
         """Return the plan in so many epochs, with every other number of epochs in proportion."""
         scale = epochs / max(self.epochs, 1)
-        counted = {name: self._field(name) for name in IN_EPOCHS}
+        chosen = self.chosen_options()
+        counted = {name: self._field(name) for name in IN_EPOCHS if name not in OWNERS or name in chosen}
         scaled = {name: _scaled(value, scale) for name, value in counted.items() if value is not None}
         stopping = self.early_stopping and self.early_stopping.scaled(scale)
         return self.changed(**scaled, steps=None, epochs=epochs, early_stopping=stopping)

@@ -7,9 +7,7 @@ docs/latents.md has the figures, docs/building-references.md the reasons. The de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from hub_client import errors
 from hub_client.manifest.configs import CONFIGS, KindConfig
@@ -17,33 +15,8 @@ from hub_client.manifest.plan import OPTIONS, Plan
 
 SMALL = 1000
 """Fewer cells than this make a small reference."""
-ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
-    "scpoli": {"encoder_input": "centred", "hidden": (128,), "latent": 16, "dropout": 0.1},
-    "trvae": {"encoder_input": "centred", "hidden": (256, 64), "latent": 16, "dropout": 0.1},
-    "expimap": {"encoder_input": "centred"},
-    "scvi": {"likelihood": "nb"},
-    "scanvi": {"likelihood": "nb"},
-    "totalvi": {},
-}
-"""Kind to the hyperparameters that are not the config's defaults."""
-SMALL_ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {}
-"""Kind to those that differ for a small reference."""
-_EVERY = {"epochs": 100, "kl_anneal_epochs": 100, "sampling": "stratified", "early_stopping": None, "keep_best": False}
-PLANS: Mapping[str, Mapping[str, Any]] = {
-    "scpoli": {
-        "steps": 1500,
-        "gene_dropout": 0.5,
-        "pretraining_epochs": 20,
-        "contrast_weight": 100.0,
-        "label_smoothing": 0.1,
-    },
-    "trvae": {"steps": 1500, "gene_dropout": 0.3},
-    "expimap": {"steps": 1500, "gene_dropout": 0.3},
-    "scvi": {"steps": 1500},
-    "scanvi": {"steps": 1500},
-    "totalvi": {"steps": 1500},
-}
-"""Kind to how a reference is trained, beside what all kinds share."""
+EVERY = {"epochs": 100, "kl_anneal_epochs": 100, "sampling": "stratified", "early_stopping": None, "keep_best": False}
+"""The plan of every kind's references, beside what its config recommends; with steps, its epochs are per cent."""
 QUERY_PLAN = Plan(
     epochs=20,
     batch_size=64,
@@ -105,11 +78,12 @@ def recommended(kind: str, *, cells: int) -> Recommended:
         )
     if cells < 1:
         raise errors.InvalidInput(f"cells is {cells}; a reference has at least one.", facts={"cells": cells})
-    small = SMALL_ARCHITECTURES.get(kind, {}) if cells < SMALL else {}
-    size = f"{cells:,} cells, {'fewer than' if cells < SMALL else 'at least'} {SMALL:,}"
+    config, small = CONFIGS[kind], cells < SMALL
+    size = f"{cells:,} cells, {'fewer than' if small else 'at least'} {SMALL:,}"
+    fields = {**config.recommended, **(config.recommended_small if small else {})}
     return Recommended(
-        architecture=CONFIGS[kind].model_validate({"kind": kind, **ARCHITECTURES[kind], **small}),
-        plan=Plan.model_validate({**_EVERY, **PLANS[kind]}),
+        architecture=config.model_validate({"kind": kind, **fields}),
+        plan=Plan.model_validate({**EVERY, **config.recommended_plan}),
         query_plan=QUERY_PLAN,
         reason=f"the settings of {kind} for {size}",
     )

@@ -206,7 +206,7 @@ def _mapped(
         settings=MappingSettings.model_validate(dict(settings) | {"plan": plan}),
         device=history.device if history else device,
     )
-    out = _written(query, found, _provenance(reference, cells, record))
+    out = _written(query, found, _provenance(reference, cells, record, decision))
     more = {"scores": found.scores, "proteins": found.proteins, "latent_uncertainty": found.latent_uncertainty}
     return Mapping(out, model, found.predictions, history, decision, cells.report, record, **more)
 
@@ -248,13 +248,14 @@ def _written(query: AnnData, found: Outputs, provenance: dict[str, Any]) -> AnnD
     return out
 
 
-def _provenance(reference: Model, cells: Cells, record: Receipt) -> dict[str, Any]:
+def _provenance(reference: Model, cells: Cells, record: Receipt, decision: Decision | None) -> dict[str, Any]:
     """Return where the results come from, in types every AnnData file format can hold.
 
     The alignment report is a JSON text: gene names as keys would not survive HDF5.
     """
     settings = record.asked
-    trained = {"plan": settings.plan.model_dump_json(), "start": settings.start} if settings.plan else {}
+    trained = {"plan": settings.plan.model_dump_json()} if settings.plan else {}
+    grown = {"start": settings.start, "training": decision.reason} if decision else {}
     threshold = {} if settings.unknown_above is None else {"unknown_above": settings.unknown_above}
     return {
         "reference": _place(reference),
@@ -262,6 +263,7 @@ def _provenance(reference: Model, cells: Cells, record: Receipt) -> dict[str, An
         "versions": dict(record.ran.versions),
         "seed": settings.seed,
         **trained,
+        **grown,
         **threshold,
         "receipt": record.to_bytes().decode(),
     }

@@ -74,6 +74,8 @@ def decide(model: Model, cells: Cells, *, plan: Plan, seed: int, runtime: Runtim
     """
     if cells.labels or plan.scpoli.unlabelled_weight:
         return Decision(True, "the query brings labels or clusters of its own, which are learned")
+    if not plan.epochs:
+        return Decision(False, "the plan for queries has no epochs")
     if len(cells) < LEAST_CELLS:
         return Decision(False, f"too few cells to try it on: {len(cells)} of {LEAST_CELLS}")
     if not _reaches_latent(model.network, cells):
@@ -105,7 +107,7 @@ def _short(plan: Plan, cells: int) -> _Short:
     steps = max(whole.epochs * math.ceil(cells / whole.batch_size), 1)
     taken = min(STEPS, steps)
     alone = {"early_stopping": None, "keep_best": False, "validation_fraction": 0.0}
-    return _Short(plan.changed(steps=taken, epochs=max(plan.epochs, 1), **alone), taken / steps)
+    return _Short(plan.changed(steps=taken, **alone), taken / steps)
 
 
 def _tried(
@@ -118,7 +120,7 @@ def _tried(
     buffers = {name: b.clone() for name, b in network.named_buffers()}
     try:
         if network.fit(tried, plan.plan, seed=seed, runtime=quiet).stopped == "interrupted":
-            raise KeyboardInterrupt  # nothing was learned that could be kept
+            raise KeyboardInterrupt  # who stops a trial stops the mapping
         after = network.embed(held)
     finally:
         _put_back(network, kept | buffers)

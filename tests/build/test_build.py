@@ -19,9 +19,11 @@ from hub_client.build.build import METRICS, build, choose_programs, prepare
 from hub_client.build.datasets import load
 from hub_client.checks.verify import verify
 from hub_client.data.fingerprint import fingerprint
+from hub_client.manifest.plan import Plan
 from hub_client.manifest.publishing import publishing_problems
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.recipe import Recipe
+from hub_client.manifest.recommended import recommended
 from hub_client.models.model import Model
 from hub_client.release import atlas_file
 from hub_client.release import folder as release_folder
@@ -112,6 +114,24 @@ def test_the_manifest_says_what_the_recipe_and_the_data_say(released: Path) -> N
     assert [(d.name, d.cells) for d in manifest.training.datasets] == [("one", 260), ("two", 140)]
     assert manifest.training.plan is not None and manifest.training.plan.epochs == manifest.training.epochs == 6
     assert manifest.training.versions["torch"]
+
+
+def test_version_2_leaves_to_the_data_what_it_does_not_state(tmp_path: Path) -> None:
+    stated = {"architecture": {"kind": "scpoli", "hidden": [8], "latent": 3}, "plan": {"epochs": 4}}
+    written = build(
+        recipe(tmp_path, recipe_version=2, gates=[], **stated), data=tmp_path, out=tmp_path / "zoo", progress=False
+    )
+    manifest, best = release_folder.verify(written), recommended("scpoli", cells=400)
+    assert manifest.architecture == best.architecture.model_copy(update={"hidden": (8,), "latent": 3})
+    assert manifest.training.plan == best.plan.lasting(4)
+    assert manifest.query_plan == best.query_plan
+    assert "expression.centre" in {spec.name for spec in manifest.tensors}
+
+
+def test_version_1_states_what_it_does_not_leave_to_the_data(released: Path) -> None:
+    manifest = release_folder.verify(released)
+    assert (manifest.architecture.encoder_input, manifest.query_plan) == ("log1p", None)
+    assert manifest.training.plan == Plan.model_validate(PLAN | {"pretraining_epochs": 3})
 
 
 def test_the_panel_has_the_genes_the_rules_ask_for(released: Path) -> None:

@@ -222,7 +222,7 @@ def test_steps_are_epochs_of_so_many_cells(cells: int, epochs: int) -> None:
 
 def test_every_number_of_epochs_is_in_proportion_to_the_steps() -> None:
     rule = EarlyStopping(patience=20, reduce_patience=None)
-    soft = {"soft_mask_l1_anneal_epochs": 10, "soft_mask_l1_anneal_every": 5, "extension_l1_anneal_epochs": 0}
+    soft = {"soft_mask_l1_anneal_epochs": 10, "soft_mask_l1_anneal_every": 4}
     plan = Plan(steps=1000, epochs=100, kl_anneal_epochs=25, pretraining_epochs=90, early_stopping=rule, **soft)
     assert plan.over(640) == plan.changed(
         steps=None,
@@ -231,13 +231,12 @@ def test_every_number_of_epochs_is_in_proportion_to_the_steps() -> None:
         pretraining_epochs=180,
         early_stopping=EarlyStopping(patience=40, reduce_patience=None),
         soft_mask_l1_anneal_epochs=20,
-        soft_mask_l1_anneal_every=10,
-        extension_l1_anneal_every=10,
+        soft_mask_l1_anneal_every=8,
     )
     few = plan.over(128_000)  # every wait is an epoch or more
     assert (few.epochs, few.kl_anneal_epochs, few.scpoli.pretraining_epochs) == (1, 0.25, 1)
     assert few.early_stopping == EarlyStopping(patience=1, reduce_patience=None)
-    assert few.expimap.soft_mask_l1_anneal_every == 1 and few.expimap.extension_l1_anneal_epochs == 0
+    assert few.expimap.soft_mask_l1_anneal_every == 1
     assert plan.changed(early_stopping=False, pretraining_epochs=None).over(640).early_stopping is False
 
 

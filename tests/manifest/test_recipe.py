@@ -107,7 +107,7 @@ def test_not_toml_names_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("recipe_version = 1", "recipe_version = 2", "recipe_version"),
+        ("recipe_version = 1", "recipe_version = 3", "recipe_version"),
         ('title = "Tiny"', 'titel = "Tiny"', "did you mean title?"),
         ('name = "tiny"', 'name = "Tiny Model"', "name"),
         ('version = "0.1.0"', 'version = "1"', "version"),

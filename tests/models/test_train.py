@@ -10,9 +10,10 @@ import hub_client
 from hub_client import errors
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import DatasetRecord, Training
+from hub_client.manifest.recommended import QUERY_PLAN, recommended
 from hub_client.models.model import Model
 from hub_client.models.surgery import surgery
-from hub_client.models.train import query_plan, train
+from hub_client.models.train import default_plan, query_plan, train
 from tests.simulated import QUERY, cells_for, manifest
 
 SHORT = Plan(epochs=3, pretraining_epochs=1, batch_size=64)
@@ -47,16 +48,15 @@ def test_the_manifest_names_the_tensors_after_training() -> None:
 
 
 def test_queries_train_as_their_reference_recommends() -> None:
-    recommended = Plan(epochs=2, pretraining_epochs=1, learning_rate=0.01)
-    model = Model.build(manifest().changed(query_plan=recommended))
-    assert query_plan(model) == Plan()
+    wanted = Plan(epochs=2, pretraining_epochs=1, learning_rate=0.01)
+    model = Model.build(manifest().changed(query_plan=wanted))
     train(model, cells_for(model.manifest), plan=SHORT, progress=False, accelerator="cpu")
     query = cells_for(model.manifest, QUERY, cells=80, labelled=False)
     grown = surgery(model, query)
-    assert query_plan(grown) == recommended
+    assert query_plan(grown) == wanted
     history = train(grown, query, progress=False, accelerator="cpu")
     assert len(history.epochs) == 2
-    assert grown.manifest.training.plan == recommended
+    assert grown.manifest.training.plan == wanted
 
 
 def test_what_only_another_kind_reads_is_refused_before_anything_moves() -> None:
@@ -79,7 +79,15 @@ def test_a_recommendation_of_old_that_its_network_does_not_read_is_left_out() ->
 
 def test_a_query_without_a_recommendation_trains_by_default() -> None:
     model = Model.build(manifest())
-    assert query_plan(surgery(model, cells_for(model.manifest, QUERY, cells=80))) == Plan()
+    query = cells_for(model.manifest, QUERY, cells=80)
+    assert default_plan(surgery(model, query), query) == QUERY_PLAN
+
+
+def test_a_reference_trains_as_is_recommended_for_its_kind() -> None:
+    model = Model.build(manifest())
+    cells = cells_for(model.manifest)
+    assert default_plan(model, cells) == recommended("scpoli", cells=len(cells)).plan
+    assert default_plan(model, cells).scpoli.contrast_weight > 0
 
 
 @pytest.mark.parametrize("normalization", ["layer", "batch"])

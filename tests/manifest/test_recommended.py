@@ -1,0 +1,60 @@
+"""Settings for a new reference: what is recommended, and how what a recipe gives takes its place."""
+
+from __future__ import annotations
+
+import pytest
+
+from hub_client import errors, recommended
+from hub_client.manifest.configs import CONFIGS, ScPoliConfig
+from hub_client.manifest.plan import OWNERS, Plan
+from hub_client.manifest.recommended import plan_with_given, with_given
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("cells", [1, 374, 5000, 1_000_000])
+def test_every_kind_reads_what_is_recommended_for_it(kind: str, cells: int) -> None:
+    found = recommended(kind, cells=cells)
+    assert found.architecture.kind == kind
+    assert found.plan.checked_for(kind) == found.plan
+    assert found.query_plan.checked_for(kind) == found.query_plan
+    assert f"{cells:,} cells" in found.reason
+
+
+def test_training_is_as_long_for_few_cells_as_for_many() -> None:
+    few, many = (recommended("scpoli", cells=cells).plan.over(cells) for cells in (300, 30_000))
+    assert few.epochs * 3 == pytest.approx(many.epochs * 235, rel=0.1)
+    assert few.epochs > many.epochs
+
+
+def test_strangers_are_refused() -> None:
+    with pytest.raises(errors.InvalidInput, match=r"'scpolly' is no kind of model; it is one of .*scpoli"):
+        recommended("scpolly", cells=10)
+    with pytest.raises(errors.InvalidInput, match="cells is 0"):
+        recommended("scpoli", cells=0)
+
+
+def test_given_hyperparameters_stand_and_the_rest_are_recommended() -> None:
+    found = with_given(ScPoliConfig(latent=5), cells=5000)
+    best = recommended("scpoli", cells=5000).architecture
+    assert found == best.model_copy(update={"latent": 5})
+    assert with_given(ScPoliConfig(encoder_input="log1p"), cells=5000).encoder_input == "log1p"
+
+
+def test_a_given_default_is_given() -> None:
+    found = plan_with_given(Plan(gene_dropout=0.0, contrast_weight=0.0), kind="scpoli", cells=5000)
+    best = recommended("scpoli", cells=5000).plan
+    assert found == best.changed(gene_dropout=0.0, contrast_weight=0.0)
+
+
+def test_given_epochs_are_counted_instead_of_steps() -> None:
+    best = recommended("scpoli", cells=5000).plan
+    found = plan_with_given(Plan(epochs=10), kind="scpoli", cells=5000)
+    assert (found.steps, found.epochs) == (None, 10)
+    assert found.scpoli.pretraining_epochs == round(10 * best.scpoli.pretraining_epochs / best.epochs)
+    assert plan_with_given(Plan(steps=7), kind="scpoli", cells=5000) == best.changed(steps=7)
+
+
+def test_the_options_of_a_kind_can_all_be_given() -> None:
+    given = {name for name, owner in OWNERS.items() if owner == "scpoli"}
+    found = plan_with_given(Plan(**{name: getattr(Plan().scpoli, name) for name in given}), kind="scpoli", cells=10)
+    assert found.scpoli == Plan().scpoli
