@@ -185,7 +185,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "trvae": {
         "architecture": {
             "kind": "trvae",
-            "encoder_input": "centred",
+            "encoder_input": "log1p",
             "hidden": [6, 5],
             "latent": 3,
             "dropout": 0.1,
@@ -203,7 +203,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "expimap": {
         "architecture": {
             "kind": "expimap",
-            "encoder_input": "centred",
+            "encoder_input": "log1p",
             "hidden": [6],
             "dropout": 0.0,
             "likelihood": "nb",
@@ -242,7 +242,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "scpoli": {
         "architecture": {
             "kind": "scpoli",
-            "encoder_input": "centred",
+            "encoder_input": "log1p",
             "hidden": [5],
             "latent": 3,
             "dropout": 0.0,
@@ -322,7 +322,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "scanvi": {
         "architecture": {
             "kind": "scanvi",
-            "encoder_input": "centred",
+            "encoder_input": "log1p",
             "hidden": 6,
             "layers": 1,
             "latent": 3,
