@@ -11,6 +11,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData, read_h5ad
 from numpy.typing import NDArray
 from scipy.sparse import spmatrix
@@ -23,6 +24,7 @@ from hub_client.files import atomic
 from hub_client.interop import scarches_files
 from hub_client.manifest.configs import Normalization
 from hub_client.manifest.plan import Plan
+from hub_client.manifest.v1 import Manifest
 from hub_client.models.architectures._vae import ConditionalVae, Config
 from hub_client.models.model import Model
 from hub_client.models.train import train
@@ -34,6 +36,14 @@ CELLS = scarches_files.CELLS
 """What scArches calls the file of a model's AnnData, in the model's folder."""
 SAMPLE_SEED = 0
 """Seed of the latent that is sampled."""
+
+
+def drawn(manifest: Manifest) -> Model:
+    """Return a new model whose weights are drawn as PyTorch's generator stands, as scArches' are.
+
+    ``torch.manual_seed`` decides on them; ``seed`` of ``train`` is that of training.
+    """
+    return Model.build(manifest, seed=int(torch.randint(2**31 - 1, ())))
 
 
 def setting(field: str, doc: str) -> Any:

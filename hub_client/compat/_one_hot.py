@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hub_client import errors
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._base import Expression, ScArchesModel, reconfigured
+from hub_client.compat._base import Expression, ScArchesModel, drawn, reconfigured
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.interop import import_legacy
@@ -53,7 +53,7 @@ class OneHotModel(ScArchesModel):
             "input": {"kind": "log1p" if likelihood == "mse" else "counts"},
             "conditions": _manifests.one_hot(adata.obs, condition_key, conditions),
         }
-        self._hold(Model.build(described(shared | fields, what=what)), adata, condition_key)
+        self._hold(drawn(described(shared | fields, what=what)), adata, condition_key)
 
     @classmethod
     def _around(cls, model: Model, adata: AnnData | None, column: str | None = None) -> Self:

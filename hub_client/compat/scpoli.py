@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hub_client import errors
 from hub_client.compat import _manifests, _plans
-from hub_client.compat._base import Expression, normalization, reconfigured
+from hub_client.compat._base import Expression, drawn, normalization, reconfigured
 from hub_client.compat._cells import (
     Conditions,
     cell_labels,
@@ -155,7 +155,7 @@ class scPoli(ScPoliAttributes):
                 unlabelled=len(prototypes_unlabeled["mean"]) if prototypes_unlabeled else 0,
             ),
         )
-        model = Model.build(manifest)
+        model = drawn(manifest)
         self._hold(model, adata, labeled_indices, unknown_ct_names, share=share_metadata, metadata=obs_metadata)
         self.mmd_on_, self.mmd_boundary_, self.beta_ = mmd_on, mmd_boundary, beta
         if prototypes_labeled:

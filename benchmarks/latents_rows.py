@@ -1,0 +1,71 @@
+"""The results of benchmarks/latents.py: a line of figures for each set, method, mode and seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+Key: TypeAlias = tuple[str, str, str, int]
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured. ``cells`` are those of the reference, of the query, and of the query's that are scored."""
+
+    set: str
+    title: str
+    family: str
+    group: str
+    cells: tuple[int, int, int]
+    genes: int
+    method: str
+    mode: str
+    seed: int
+    figures: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def key(self) -> Key:
+        return key(self.set, self.method, self.mode, self.seed)
+
+    def described(self) -> str:
+        """The row as progress shows it."""
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in self.figures.items() if "f1" not in name)
+        cpu = sum(value for name, value in self.seconds.items() if name.endswith("_cpu"))
+        return f"{self.set}  {self.method}  {self.mode}  seed {self.seed}: {figures}  {cpu:.1f} CPU seconds"
+
+
+def key(set: str, method: str, mode: str, seed: int) -> Key:
+    """Return what a row is found by."""
+    return set, method, mode, seed
+
+
+def read_rows(path: Path) -> dict[Key, Row]:
+    """Return the rows of a file, none if there is no such file."""
+    if not path.exists():
+        return {}
+    rows = [_row(json.loads(line)) for line in path.read_text().splitlines() if line]
+    return {row.key: row for row in rows}
+
+
+def _row(fields: dict[str, object]) -> Row:
+    return Row(**fields | {"cells": tuple(fields["cells"])})  # type: ignore[arg-type]
+
+
+def write_rows(path: Path, rows: Mapping[Key, Row]) -> None:
+    """Write the rows in the order of their keys: all of them, or, when killed, those that were there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(_rounded(asdict(rows[one]))) for one in sorted(rows)]
+    part = path.with_suffix(".part")
+    part.write_text("".join(f"{line}\n" for line in lines))
+    part.replace(path)
+
+
+def _rounded(fields: dict[str, object]) -> dict[str, object]:
+    figures = {name: round(value, DIGITS) for name, value in fields["figures"].items()}  # type: ignore[attr-defined]
+    seconds = {name: round(value, 2) for name, value in fields["seconds"].items()}  # type: ignore[attr-defined]
+    return fields | {"figures": figures, "seconds": seconds}
