@@ -185,6 +185,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "trvae": {
         "architecture": {
             "kind": "trvae",
+            "encoder_input": "log1p",
             "hidden": [6, 5],
             "latent": 3,
             "dropout": 0.1,
@@ -202,6 +203,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "expimap": {
         "architecture": {
             "kind": "expimap",
+            "encoder_input": "log1p",
             "hidden": [6],
             "dropout": 0.0,
             "likelihood": "nb",
@@ -240,6 +242,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "scpoli": {
         "architecture": {
             "kind": "scpoli",
+            "encoder_input": "log1p",
             "hidden": [5],
             "latent": 3,
             "dropout": 0.0,
@@ -291,6 +294,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "scvi": {
         "architecture": {
             "kind": "scvi",
+            "encoder_input": "log1p",
             "hidden": 6,
             "layers": 2,
             "latent": 3,
@@ -318,6 +322,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "scanvi": {
         "architecture": {
             "kind": "scanvi",
+            "encoder_input": "log1p",
             "hidden": 6,
             "layers": 1,
             "latent": 3,

@@ -146,14 +146,17 @@ def _programs(manifest: Manifest) -> str:
 
 
 def _trained_on(manifest: Manifest) -> list[str]:
-    found = [f"{one.name} ({one.cells:,} cells)" for one in manifest.training.datasets]
+    how = ", mapped without training" if manifest.as_started else ""
+    found = [f"{one.name} ({one.cells:,} cells{how})" for one in manifest.training.datasets]
     parent = manifest.lineage.parent if manifest.lineage else None
     return [*found, f"all that {parent.name} {parent.version or ''}".rstrip() + " was trained on"] if parent else found
 
 
 def _training(manifest: Manifest) -> str:
     training, plan = manifest.training, manifest.training.plan
-    return f"{training.epochs} epochs, batches of {plan.batch_size}, seed {training.seed}" if plan else ""
+    if not plan or not training.epochs:
+        return ""
+    return f"{training.epochs} epochs, batches of {plan.batch_size}, seed {training.seed}"
 
 
 def _lineage(manifest: Manifest) -> str:

@@ -181,11 +181,14 @@ class Plan(Frozen):
         except ValidationError as error:
             raise errors.ManifestError("the plan is not valid:", problems=problems(error)) from None
 
-    def over(self, cells: int) -> Self:
-        """Return the plan for so many training cells: in epochs, where it counts steps."""
+    def over(self, cells: int, *, devices: int = 1) -> Self:
+        """Return the plan for so many training cells: in epochs, where it counts steps.
+
+        On several devices a step takes ``batch_size`` cells on each.
+        """
         if self.steps is None:
             return self
-        return self.lasting(max(round(self.steps / math.ceil(cells / self.batch_size)), 1))
+        return self.lasting(max(round(self.steps / math.ceil(cells / (self.batch_size * devices))), 1))
 
     def lasting(self, epochs: int) -> Self:
         """Return the plan in so many epochs, with every other number of epochs in proportion."""

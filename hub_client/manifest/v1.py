@@ -216,6 +216,11 @@ class Manifest(Frozen):
         return listed or tuple(product(*(c.categories for c in self.conditions)))
 
     @property
+    def as_started(self) -> bool:
+        """Whether it came of surgery and nothing was trained since: the rows of new conditions are as they started."""
+        return self.lineage is not None and self.lineage.relation == "surgery" and not self.training.epochs
+
+    @property
     def term_blocks(self) -> tuple[tuple[Term, ...], ...]:
         """The terms that came together, in their order: the annotated ones, then each version's extensions."""
         blocks = groupby(self.terms, key=lambda term: (term.kind == "annotated", term.added_in))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client.data.cells import Cells
@@ -23,6 +24,8 @@ from hub_client.release.atlas_file import LATENT
 
 CELLS = 512
 """How many cells take part in a trial, at most; a quarter of them is held back."""
+LEAST_CELLS = 16
+"""Of fewer, a quarter has no spread to compare with, and a trial would tell nothing."""
 STEPS = 40
 """How many steps a trial takes, at most; what it moves is taken to grow in proportion to the steps."""
 LEAST_MOVED = 0.1
@@ -73,6 +76,8 @@ def decide(model: Model, cells: Cells, *, plan: Plan, seed: int, runtime: Runtim
         return Decision(True, "the query brings labels or clusters of its own, which are learned")
     if not plan.epochs:
         return Decision(False, "the plan for queries has no epochs")
+    if len(cells) < LEAST_CELLS:
+        return Decision(False, f"too few cells to try it on: {len(cells)} of {LEAST_CELLS}")
     if not _reaches_latent(model.network, cells):
         return Decision(False, f"{UNNEEDED}: the encoder does not read conditions, so no cell would move", 0.0)
     drawn = np.random.default_rng(seed).permutation(len(cells))[:CELLS]
@@ -111,8 +116,6 @@ def _tried(
     """Return where held cells lie before and after a trial, and what share of the steps it took; the model stays."""
     network, quiet = model.network, replace(runtime, progress=False)
     before = network.embed(held)
-    if not len(tried):
-        return before, before, 1.0
     kept = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
     buffers = {name: b.clone() for name, b in network.named_buffers()}
     try:
@@ -134,14 +137,21 @@ def _put_back(network: Network, tensors: dict[str, Tensor]) -> None:
 def _reaches_latent(network: Network, cells: Cells) -> bool:
     """Return whether anything that would train has a say in where cells lie."""
     network.eval()
-    few = cells.rows(np.unique(cells.conditions[next(iter(cells.conditions))], return_index=True)[1][:64])
+    few = cells.rows(_one_of_each(cells))
     with torch.enable_grad():
-        mean, _ = network.encode(next(network.batches(few).in_order(64)))
+        mean, _ = network.encode(next(network.batches(few).in_order(len(few))))
         moving = network.moving()
         if not mean.requires_grad or not moving:
             return False
         found = torch.autograd.grad(mean.square().sum(), moving, allow_unused=True)
     return any(gradient is not None and bool(gradient.any()) for gradient in found)
+
+
+def _one_of_each(cells: Cells) -> NDArray[np.int64]:
+    """Return the row of a cell of every category of every condition, sorted: every new row is some cell's."""
+    first = [np.unique(names, return_index=True)[1] for names in cells.conditions.values()]
+    found: NDArray[np.int64] = np.unique(np.concatenate(first))
+    return found
 
 
 def _moved(before: Array, after: Array) -> float:

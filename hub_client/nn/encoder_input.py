@@ -50,8 +50,11 @@ class ExpressionInput(NamedModule):
 
     @torch.no_grad()
     def look_at(self, batches: Batches, *, index: Tensor) -> None:
-        """Take the mean of each gene over the reference's cells at ``index``."""
-        if self.reads == "centred":
+        """Take the mean of each gene over the reference's cells at ``index``, unless it was taken before.
+
+        A centre of zero is one that was not taken: training that failed puts it back, and is not the first then.
+        """
+        if self.reads == "centred" and not bool(self.centre.any()):
             total = torch.zeros_like(self.centre, dtype=torch.float64)
             for batch in batches.in_order(1024, index=index):
                 total.index_add_(0, batch.nonzero.columns, self._values(batch).double())

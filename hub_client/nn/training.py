@@ -238,7 +238,7 @@ def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runti
     with torch.random.fork_rng(devices=cuda), quiet(*LIGHTNING, level=logging.ERROR, module="lightning"):
         torch.manual_seed(seed)
         data = _split(network, cells, plan, seed, fabric, vocabulary)
-        plan = plan.over(len(data.train))
+        plan = plan.over(len(data.train), devices=fabric.world_size)
         loop = _Loop(network, plan, data, fabric, runtime, np.random.SeedSequence(seed))
         before = _copied(network)
         try:

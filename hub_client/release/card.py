@@ -237,6 +237,8 @@ def _source(dataset: DatasetRecord) -> str:
 
 def _training(manifest: Manifest) -> str:
     training = manifest.training
+    if manifest.as_started and training.datasets:
+        return "Nothing was trained on these data: they were mapped, their conditions placed among the known ones."
     if not training.epochs:
         return ""
     text = f"Trained for {training.epochs:,} epochs"
@@ -294,11 +296,12 @@ def _parent(manifest: Manifest) -> str:
         return ""
     parent = manifest.lineage.parent
     version = f"@{parent.version}" if parent.version else ""
-    how = _RELATION[manifest.lineage.relation]
+    how = _AS_STARTED if manifest.as_started else _RELATION[manifest.lineage.relation]
     named = f"{how} {md.code(parent.name + version)}, release digest {md.code(f'sha256:{parent.digest}')}."
     if manifest.lineage.relation == "import":
         return named
-    own = "The data above are what was added to" if manifest.training.datasets else "It was trained on"
+    added = manifest.training.datasets and not manifest.as_started
+    own = "The data above are what was added to" if added else "It was trained on"
     return f"{named} {own} the data of that release, whose card lists them, with how good it was."
 
 
@@ -335,6 +338,7 @@ _LEANS: Mapping[str | None, str] = {
 """What of the labels is not from the latent, by the rule of transfer."""
 _BETTER = "are better than their nearest neighbours in the latent"
 _UNKNOWN = {"extend": "is learned by surgery", "error": "is refused"}
+_AS_STARTED = "Surgery (new conditions placed among the known ones, nothing trained, the reference untouched) on"
 _RELATION = {
     "surgery": "Surgery (new conditions learned, the reference untouched) on",
     "retrain": "Trained anew after",

@@ -367,6 +367,27 @@ def test_map_for_people(run: Run, folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_map_trains_where_it_is_asked_to_or_where_it_helps(run: Run, folder: Path, tmp_path: Path) -> None:
+    words = ["map", folder, "--query", folder.parent / "query.h5ad", "-c", "batch=batch", "--quiet", "--force"]
+    words += ["--out", tmp_path / "mapped.h5ad", "--save-model", tmp_path / "grown"]
+    outcome = run(*words, "--no-train")
+    assert outcome.code == 0 and "none, as asked" in outcome.out
+    shown = run("info", tmp_path / "grown").out
+    assert "mapped without training" in shown and "epochs" not in shown
+    plan = tmp_path / "plan.toml"
+    plan.write_text("epochs = 2")
+    for more in (["--train", "--epochs", "2"], ["--plan", plan]):
+        assert "2 epochs in" in run(*words, *more).out
+        assert "2 epochs, batches of" in run("info", tmp_path / "grown").out
+    refused = run(*words, "--plan", plan, "--no-train", "--json").json
+    assert (refused["training"], refused["decision"]) == (None, {"train": False, "reason": "as asked"})
+    found = run(*words, "--json").json
+    assert found["decision"]["train"] == (found["training"] is not None) and found["decision"]["reason"]
+    shown = " ".join(run(*words).out.split())  # without line breaks
+    assert found["training"] or found["decision"]["reason"] in shown
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room cannot be reserved on this system")
 def test_a_disk_that_is_too_full_is_found_before_training(run: Run, folder: Path, tmp_path: Path) -> None:
     words = ["map", folder, "--query", folder.parent / "query.h5ad", "-c", "batch=batch", "--epochs", "1", "-q"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from hub_client import errors
 from hub_client.manifest.configs import CONFIGS, ExpiMapConfig, Part, ScANVIConfig, ScVIConfig, TotalVIConfig, having
+from hub_client.manifest.reading import read_manifest
+from hub_client.manifest.recipe import Recipe
 
+KEPT = Path(__file__).parents[1] / "manifests"
 kinds = pytest.mark.parametrize("kind", CONFIGS)
 EXTENDING = {"constrained": 1, "unconstrained": 2, "soft": True, "hsic": False, "hsic_one_vs_all": False}
 
@@ -66,3 +70,23 @@ def test_terms_are_added_to_what_has_terms() -> None:
 def test_models_of_a_package_are_named() -> None:
     error = ExpiMapConfig().foreign("scvi-tools", verb="to_scvi")
     assert str(error) == "expimap is no model of scvi-tools; these are scvi, scanvi, totalvi."
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS.keys() - {"totalvi"}))
+def test_what_an_encoder_reads_is_written_only_where_it_came_later(kind: str) -> None:
+    old, new = CONFIGS[kind](), CONFIGS[kind](encoder_input="centred")
+    assert "encoder_input" not in old.model_dump(mode="json") and old.encoder_input == "log1p"
+    assert new.model_dump(mode="json") == old.model_dump(mode="json") | {"encoder_input": "centred"}
+    assert CONFIGS[kind].model_validate_json(new.model_dump_json()) == new != old
+
+
+def test_an_older_file_still_means_log1p_counts() -> None:
+    for name in ("1.0-trvae.json", "1.0-expimap.json", "1.0-totalvi.json"):
+        manifest = read_manifest((KEPT / name).read_bytes(), source=name)
+        assert manifest.architecture.encoder_input == "log1p"
+    recipe = Recipe.read(KEPT / "recipe-1.toml")
+    assert recipe.architecture.encoder_input == "log1p"
+    assert "encoder_input" not in recipe.model_dump(mode="json")["architecture"]
+    changed = recipe.architecture.model_copy(update={"encoder_input": "centred"})
+    fields = recipe.model_copy(update={"architecture": changed}).model_dump(mode="json")
+    assert Recipe.model_validate(fields).architecture == changed

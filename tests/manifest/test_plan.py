@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from hub_client import errors
 from hub_client.manifest.configs import ArchitectureConfig
 from hub_client.manifest.plan import (
+    LATER,
     OPTIONS,
     OWNERS,
     EarlyStopping,
@@ -46,7 +47,7 @@ def test_options_may_stand_among_the_rest() -> None:
 def test_a_plan_is_written_flat_and_read_again() -> None:
     flat = json.loads(NESTED.model_dump_json())
     assert flat == NESTED.model_dump(mode="json") and flat | FOREIGN == flat
-    assert flat.keys() == (Plan.model_fields.keys() - OPTIONS.keys()) | OWNERS.keys()
+    assert flat.keys() == ((Plan.model_fields.keys() - OPTIONS.keys()) | OWNERS.keys()) - LATER.keys()
     assert Plan.model_validate(flat) == NESTED
 
 
@@ -61,7 +62,7 @@ def test_every_option_is_of_a_kind_of_architecture() -> None:
 def test_an_option_is_refused_by_name_where_its_kind_is_another(name: str, kind: str) -> None:
     default = OPTIONS[OWNERS[name]].model_fields[name].default
     others: dict[str, Any] = {"unlabelled_clustering": "kmeans", "adversarial": True, "group_lasso_scale": (1.0, 2.0)}
-    value = others.get(name, 7)
+    value = others.get(name, 0.7 if name == "label_smoothing" else 7)
     assert Plan(**{name: default}).checked_for(kind) == Plan()
     plan = Plan(epochs=3, **{name: value})
     if kind == OWNERS[name]:
@@ -184,3 +185,63 @@ def test_an_old_recipes_options_are_read() -> None:
     assert recipe.plan.expimap == ExpiMapOptions(group_lasso=0.7)
     assert recipe.query_plan is not None and recipe.query_plan.expimap == ExpiMapOptions()
     assert recipe.plan.early_stopping == EarlyStopping() and recipe.query_plan.early_stopping is False
+
+
+# --- what came after format 1.0 -------------------------------------------------------------------------------------
+
+CAME_LATER = {"steps": 400, "gene_dropout": 0.3, "contrast_weight": 2.0, "label_smoothing": 0.1}
+
+
+def test_what_came_later_is_written_only_where_it_is_set() -> None:
+    assert CAME_LATER.keys() == LATER.keys()
+    assert not LATER.keys() & Plan().model_dump(mode="json").keys()
+    assert all(
+        Plan().changed(**{name: default}).model_dump_json() == Plan().model_dump_json()
+        for name, default in LATER.items()
+    )
+    for name, value in CAME_LATER.items():
+        plan = Plan(**{name: value})
+        assert plan.model_dump(mode="json") == Plan().model_dump(mode="json") | {name: value}
+        assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    manifest = examples.manifest(query_plan=Plan(**CAME_LATER))
+    assert read_manifest(manifest.to_bytes(), source="m").query_plan == Plan(**CAME_LATER)
+
+
+def test_a_plan_in_epochs_is_what_it_was_over_any_cells() -> None:
+    assert Plan(epochs=7).over(10) == Plan(epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("cells", "epochs"), [(374, 1000), (5_000, 75), (3_000_000, 1), (1, 3000), (128, 3000), (129, 1500)]
+)
+def test_steps_are_epochs_of_so_many_cells(cells: int, epochs: int) -> None:
+    """Of 128 cells: more for a reference of few, fewer for one of many, at least one."""
+    assert Plan(steps=3000).over(cells).epochs == epochs
+    assert Plan(steps=3000, batch_size=32).over(cells, devices=4) == Plan(steps=3000).over(cells).changed(batch_size=32)
+
+
+def test_every_number_of_epochs_is_in_proportion_to_the_steps() -> None:
+    rule = EarlyStopping(patience=20, reduce_patience=None)
+    soft = {"soft_mask_l1_anneal_epochs": 10, "soft_mask_l1_anneal_every": 4}
+    plan = Plan(steps=1000, epochs=100, kl_anneal_epochs=25, pretraining_epochs=90, early_stopping=rule, **soft)
+    assert plan.over(640) == plan.changed(
+        steps=None,
+        epochs=200,
+        kl_anneal_epochs=50,
+        pretraining_epochs=180,
+        early_stopping=EarlyStopping(patience=40, reduce_patience=None),
+        soft_mask_l1_anneal_epochs=20,
+        soft_mask_l1_anneal_every=8,
+    )
+    few = plan.over(128_000)  # every wait is an epoch or more
+    assert (few.epochs, few.kl_anneal_epochs, few.scpoli.pretraining_epochs) == (1, 0.25, 1)
+    assert few.early_stopping == EarlyStopping(patience=1, reduce_patience=None)
+    assert few.expimap.soft_mask_l1_anneal_every == 1
+    assert plan.changed(early_stopping=False, pretraining_epochs=None).over(640).early_stopping is False
+
+
+def test_steps_need_epochs_to_be_in_proportion_to() -> None:
+    with pytest.raises(errors.ManifestError, match="steps needs epochs of at least 1"):
+        Plan(steps=10).changed(epochs=0)
+    with pytest.raises(ValidationError, match="steps"):
+        Plan(steps=0)

@@ -46,7 +46,8 @@ def mapped(query: Any, reference: Model, **options: Any) -> Any:
 
 def test_its_arguments_are_the_settings_that_a_receipt_records() -> None:
     arguments = inspect.signature(hub_client.map_query).parameters.values()
-    given = {a.name: a.default for a in arguments if a.name not in ("adata", "model_or_name", "progress")}
+    rest = ("adata", "model_or_name", "train", "progress")  # a receipt's plan says whether there was training
+    given = {a.name: a.default for a in arguments if a.name not in rest}
     assert given == {name: field.default for name, field in MappingSettings.model_fields.items()}
 
 

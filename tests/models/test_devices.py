@@ -50,7 +50,8 @@ def test_every_kind_is_trained() -> None:
 
 @pytest.mark.parametrize("kind", MANIFESTS)
 def test_two_processes_lose_what_one_loses(kind: str, two: Path) -> None:
-    """Of the reference, and of a query after surgery; with dropout, batch normalisation, and losses that join cells."""
+    """Of the reference, and of a query after surgery; with dropout, of genes too, batch normalisation, and losses that
+    join cells."""
     for alone, together in zip(reports(kind, devices=1), reported(two, 0)[kind], strict=True):
         assert (together["best"], together["stopped"]) == (alone["best"], alone["stopped"])
         assert together["epochs"].keys() == alone["epochs"].keys()

@@ -22,16 +22,22 @@ CELLS = 131
 BATCH = 64
 """Of the whole minibatch: two processes take half of it each. The last minibatch of an epoch is too small to share."""
 MANIFESTS: dict[str, Manifest] = {
-    "trvae": manifest("trvae", normalization="batch", dropout=0.1),
+    "trvae": manifest("trvae", normalization="batch", dropout=0.1, encoder_input="centred"),
     "expimap": manifest("expimap", unconstrained=1, hsic=True),
     "scpoli": manifest("scpoli", dropout=0.1),
     "scvi": manifest("scvi", encoding={"kind": "embedding", "dim": 3, "max_norm": 1.0}),
-    "scanvi": manifest("scanvi"),
+    "scanvi": manifest("scanvi", encoder_input="centred"),
     "totalvi": manifest("totalvi"),
 }
-PLAN = Plan(epochs=3, kl_anneal_epochs=6, validation_fraction=0.2, adam_epsilon=0.01)
+PLAN = Plan(epochs=3, kl_anneal_epochs=6, validation_fraction=0.2, adam_epsilon=0.01, gene_dropout=0.3, steps=6)
 OWN: dict[str, dict[str, object]] = {
-    "scpoli": {"pretraining_epochs": 1, "unlabelled_weight": 0.1, "prototype_weight": 1},
+    "scpoli": {
+        "pretraining_epochs": 1,
+        "unlabelled_weight": 0.1,
+        "prototype_weight": 1,
+        "contrast_weight": 5,
+        "label_smoothing": 0.1,
+    },
     "scanvi": {"classification_weight": 50},
     "totalvi": {"adversarial": True},
 }
@@ -46,7 +52,9 @@ def reports(name: str, *, devices: int) -> list[dict[str, object]]:
     query = cells_for(model.manifest, QUERY, cells=90, labelled=False)
     extensions = Extensions(unconstrained=1) if name == "expimap" else None
     grown = surgery(model, query, device="cpu", extensions=extensions)
-    stopping = plan.model_copy(update={"epochs": 12, "early_stopping": EarlyStopping(patience=1, threshold=1e6)})
+    stopping = plan.model_copy(
+        update={"steps": None, "epochs": 12, "early_stopping": EarlyStopping(patience=1, threshold=1e6)}
+    )
     found.append(_report(grown, query, stopping, devices))
     return found
 

@@ -133,7 +133,6 @@ class ConditionalVae(Network):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         self.keep_dropout = False
-        self.seen_data = False
         self.expression = ExpressionInput(
             self.named_axes()["genes"], reads=self.config.encoder_input, counts=self.config.likelihood != "mse"
         )
@@ -223,17 +222,11 @@ class ConditionalVae(Network):
         dropouts = [module for module in self.modules() if isinstance(module, nn.Dropout)]
         return [*super().in_training(), *(dropouts if kept else [])]
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over tensors as :meth:`tensors` returned them."""
-        super().load(tensors)
-        self.seen_data = True
-
     @torch.no_grad()
     def before_training(self, plan: Plan, data: Split) -> None:
         """Look at a reference's cells, and compute frozen first-layer products once instead of once an epoch."""
-        if not self.seen_data:
+        if not self.grown_by_surgery:
             self.expression.look_at(data.batches, index=data.train)
-            self.seen_data = True
         if not self.first_weight().requires_grad:
             data.batches.expression = data.batches.rows(self.expression_product, batch_size=1024)
 

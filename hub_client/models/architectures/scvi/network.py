@@ -40,7 +40,7 @@ from hub_client.models.architectures.scvi.tables import LABEL, OUTRIGHT, Config,
 from hub_client.nn.encoder_input import ExpressionInput
 from hub_client.nn.injected import InjectedLayers, Parts, parts
 from hub_client.nn.layers import tensor_axes
-from hub_client.nn.training import History, Runtime
+from hub_client.nn.training import History, Runtime, Split
 from hub_client.nn.undrawn import undrawn
 
 NOISE_SEED = 0
@@ -282,6 +282,11 @@ class ScviTools(Network):
         self.seen_data = True
         return history
 
+    def before_training(self, plan: Plan, data: Split) -> None:
+        """Take from a reference's training cells what a centred encoder reads expression against."""
+        if not self.grown_by_surgery:
+            self.module.expression.look_at(data.batches, index=data.train)
+
     def in_training(self) -> list[nn.Module]:
         """Return what runs in training mode: everything, or nothing after surgery.
 
@@ -313,9 +318,6 @@ class ScviTools(Network):
         scvi-tools' placeholders, 0 and 1, stay for batches without cells, and its variance of 1 for those whose cells
         do not vary, such as a single one: it would make a distribution without width.
         """
-        if not self.grown_by_surgery:
-            batches = self.batches(cells)
-            self.module.expression.look_at(batches, index=torch.arange(len(cells)))
         if not hasattr(self.module, "library_log_means"):
             return
         codes = self.vocabulary.condition_codes(cells.conditions, cells=len(cells)).sum(axis=1)

@@ -68,6 +68,7 @@ class TotalVI(ScviTools):
 
     def before_training(self, plan: Plan, data: Split) -> None:
         """Make an adversary of the batches where a reference lacks proteins in some."""
+        super().before_training(plan, data)
         lacks = self.manifest.proteins is not None and bool(self.manifest.proteins.measured)
         wanted = lacks if plan.totalvi.adversarial is None else plan.totalvi.adversarial
         if wanted and not self.grown_by_surgery and self.module.n_batch > 1:
