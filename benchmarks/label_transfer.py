@@ -37,6 +37,7 @@ from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.transfer import evidence
 from hub_client.manifest import Manifest, Plan
 from hub_client.manifest.calibration import Calibration
+from hub_client.manifest.recommended import QUERY_PLAN
 from hub_client.manifest.v1 import PrototypeLevel
 from hub_client.models.architectures import Start
 from hub_client.nn.training import split
@@ -48,15 +49,6 @@ REFERENCE_PLAN = Plan(
     sampling="stratified",
     early_stopping=None,
     keep_best=False,
-)
-QUERY_PLAN = Plan(
-    epochs=20,
-    batch_size=64,
-    weight_decay=0,
-    kl_anneal_epochs=0,
-    early_stopping=None,
-    keep_best=False,
-    validation_fraction=0,
 )
 WAYS = {
     "consensus": Calibration(level=LABEL, transfer="consensus", prior=1.0, temperature=1.0),

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from benchmarks import latents_page
 from benchmarks.latents_methods import METHODS, SCARCHES, Mapped, Method, one_thread
-from benchmarks.latents_rows import Row, key, read_rows, write_rows
+from benchmarks.latents_rows import Row, key, matches, read_rows, write_rows
 from benchmarks.latents_scores import agreement, label_scores, scib_scores
 from benchmarks.latents_sets import MappingSet, read_sets
 
@@ -70,7 +70,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     """Run what is asked for and not there yet, and keep each row as it comes."""
     interruption = Interruption()
-    sets = [one for one in read_sets(options.data).values() if _chosen(one.name, options.sets)]
+    sets = [one for one in read_sets(options.data).values() if matches(one.name, options.sets)]
     for seed, method in product(options.seeds, _methods(options.methods)):
         if seed == options.seeds[0] or method.seeded:
             for group in _sharing(sets):
@@ -115,19 +115,7 @@ def _row(pair: MappingSet, method: Method, mapped: Mapped, *, seed: int, scib: b
         figures |= label_scores(pair, mapped.reference, mapped.latent)
         if scib and pair.group == "queries":
             figures |= scib_scores(pair, mapped.reference, mapped.latent)
-    return Row(
-        set=pair.name,
-        title=pair.title,
-        family=pair.family,
-        group=pair.group,
-        cells=(pair.reference.n_obs, pair.query.n_obs, int(pair.scored.sum())),
-        genes=pair.reference.n_vars,
-        method=method.name,
-        mode=mapped.mode,
-        seed=seed,
-        figures=figures,
-        seconds=dict(mapped.seconds),
-    )
+    return Row.of(pair, method=method.name, mode=mapped.mode, seed=seed, figures=figures, seconds=mapped.seconds)
 
 
 def _sharing(sets: Iterable[MappingSet]) -> Iterator[list[MappingSet]]:
@@ -136,10 +124,6 @@ def _sharing(sets: Iterable[MappingSet]) -> Iterator[list[MappingSet]]:
     for one in sets:
         groups.setdefault(one.trained_on, []).append(one)
     yield from groups.values()
-
-
-def _chosen(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _tell(what: str) -> None:

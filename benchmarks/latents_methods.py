@@ -252,6 +252,7 @@ def compat(
     """Run a tutorial with this library's classes under scArches' names."""
     from hub_client import compat as classes
 
+    torch.manual_seed(seed)  # weights are drawn by it, as scArches' are
     return tutorial(classes, reference, queries, seed)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+from benchmarks.latents_sets import MappingSet
 
 Key: TypeAlias = tuple[str, str, str, int]
 DIGITS = 4
@@ -28,6 +31,32 @@ class Row:
     figures: dict[str, float]
     seconds: dict[str, float]
 
+    @classmethod
+    def of(
+        cls,
+        pair: MappingSet,
+        *,
+        method: str,
+        mode: str,
+        seed: int,
+        figures: dict[str, float],
+        seconds: Mapping[str, float],
+    ) -> Row:
+        """Return the row of a method on a set, with what is known of the set."""
+        return cls(
+            set=pair.name,
+            title=pair.title,
+            family=pair.family,
+            group=pair.group,
+            cells=(pair.reference.n_obs, pair.query.n_obs, int(pair.scored.sum())),
+            genes=pair.reference.n_vars,
+            method=method,
+            mode=mode,
+            seed=seed,
+            figures=figures,
+            seconds=dict(seconds),
+        )
+
     @property
     def key(self) -> Key:
         return key(self.set, self.method, self.mode, self.seed)
@@ -42,6 +71,11 @@ class Row:
 def key(set: str, method: str, mode: str, seed: int) -> Key:
     """Return what a row is found by."""
     return set, method, mode, seed
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether a name is asked for."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def read_rows(path: Path) -> dict[Key, Row]:

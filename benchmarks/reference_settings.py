@@ -11,7 +11,6 @@ labelled without training on them, by the latent alone (benchmarks/latents.py). 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ import pandas as pd
 
 import hub_client
 from benchmarks.latents_methods import Clock, manifest, one_thread
-from benchmarks.latents_rows import Row, key, read_rows, write_rows
+from benchmarks.latents_rows import Row, key, matches, read_rows, write_rows
 from benchmarks.latents_scores import label_scores
 from benchmarks.latents_sets import LABEL, MappingSet, read_sets
 from hub_client.models.model import Model
@@ -101,12 +100,12 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     """Run what is asked for and not there yet, and keep each row as it comes."""
     one_thread()
-    sets = [one for one in read_sets(options.data).values() if _looked_at(one) and _matches(one.name, options.sets)]
+    sets = [one for one in read_sets(options.data).values() if _looked_at(one) and matches(one.name, options.sets)]
     for seed, kind, pair in product(options.seeds, options.kinds, sets):
         for name, variant in VARIANTS[kind].items():
             method = f"{kind}/{name}"
             there = key(pair.name, method, "zero-shot", seed) in read_rows(options.results)
-            if _matches(name, options.variants) and (options.again or not there):
+            if matches(name, options.variants) and (options.again or not there):
                 row = run(pair, kind, variant, method=method, seed=seed)
                 write_rows(options.results, read_rows(options.results) | {row.key: row})
                 print(row.described(), flush=True)
@@ -122,19 +121,8 @@ def run(pair: MappingSet, kind: str, variant: Variant, *, method: str, seed: int
         hub_client.train(model, cells, plan=best.plan.changed(**variant.plan), seed=seed, progress=False)
     grown = hub_client.surgery(model, hub_client.align(pair.blind_query, model), seed=seed)
     latent = hub_client.embed(grown, hub_client.align(pair.blind_query, grown))
-    return Row(
-        set=pair.name,
-        title=pair.title,
-        family=pair.family,
-        group=pair.group,
-        cells=(pair.reference.n_obs, pair.query.n_obs, int(pair.scored.sum())),
-        genes=pair.reference.n_vars,
-        method=method,
-        mode="zero-shot",
-        seed=seed,
-        figures=label_scores(pair, hub_client.embed(model, cells), latent),
-        seconds=dict(clock.seconds),
-    )
+    figures = label_scores(pair, hub_client.embed(model, cells), latent)
+    return Row.of(pair, method=method, mode="zero-shot", seed=seed, figures=figures, seconds=clock.seconds)
 
 
 def write(page: Path, rows: Mapping[Any, Row]) -> None:
@@ -189,10 +177,6 @@ def _cells(mine: pd.DataFrame, base: pd.DataFrame, name: str) -> Iterator[str]:
 
 def _looked_at(pair: MappingSet) -> bool:
     return pair.group == "left-out batches" or pair.name in ALSO
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _options() -> argparse.Namespace:

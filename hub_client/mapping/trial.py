@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hub_client.data.cells import Cells
 from hub_client.labels.neighbors import nearest
 from hub_client.manifest.plan import Plan
 from hub_client.models.architectures import Array, Network
 from hub_client.models.model import Model
-from hub_client.nn.training import Runtime
+from hub_client.nn.training import Runtime, restore
 from hub_client.release.atlas_file import LATENT
 
 CELLS = 512
@@ -123,15 +122,8 @@ def _tried(
             raise KeyboardInterrupt  # who stops a trial stops the mapping
         after = network.embed(held)
     finally:
-        _put_back(network, kept | buffers)
+        restore(network, kept | buffers)
     return before, after, plan.share
-
-
-@torch.no_grad()
-def _put_back(network: Network, tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        owner, _, attribute = name.rpartition(".")
-        getattr(network.get_submodule(owner), attribute).copy_(tensor)
 
 
 def _reaches_latent(network: Network, cells: Cells) -> bool:

@@ -244,7 +244,7 @@ def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runti
         try:
             return loop.run()
         except BaseException:
-            _restore(network, before)
+            restore(network, before)
             raise
         finally:
             network.to("cpu").eval()
@@ -255,7 +255,7 @@ def _copied(network: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
+def restore(network: nn.Module, state: dict[str, Tensor]) -> None:
     """Put a network's tensors back, also those that have another shape now, as unlabelled prototypes may."""
     for name, tensor in state.items():
         owner, _, attribute = name.rpartition(".")
