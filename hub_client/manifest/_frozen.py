@@ -26,6 +26,11 @@ def as_json(fields: Any) -> bytes:
     return (json.dumps(fields, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
 
 
+def as_before(fields: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields without those that came later and are as it was before: files from before them keep their bytes."""
+    return {name: value for name, value in fields.items() if name not in later or later[name] != value}
+
+
 def problems(error: ValidationError) -> list[str]:
     """Return one readable line for each problem: where it is, then what is wrong."""
     found: list[Any] = error.errors(include_url=False)

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from hub_client import errors
-from hub_client.manifest._frozen import Frozen
+from hub_client.manifest._frozen import Frozen, as_before
 
 Normalization = Literal["layer", "batch", "none"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -62,8 +62,7 @@ class KindConfig(Frozen, ABC):
     @model_serializer(mode="wrap")
     def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what came later and is as it was before: files of earlier formats keep their bytes."""
-        found: dict[str, Any] = fields(self)
-        return {name: value for name, value in found.items() if name not in LATER or LATER[name] != value}
+        return as_before(fields(self), LATER)
 
     @property
     def extensions(self) -> Mapping[str, int]:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from hub_client import errors
-from hub_client.manifest._frozen import Frozen, problems
+from hub_client.manifest._frozen import Frozen, as_before, problems
 
 
 class EarlyStopping(Frozen):
@@ -279,7 +279,7 @@ class Plan(Frozen):
         plan: dict[str, Any] = nested(self)
         options = [plan.pop(kind) for kind in OPTIONS if kind in plan]
         flat = plan | {name: value for fields in options for name, value in fields.items()}
-        return {name: value for name, value in flat.items() if name not in LATER or LATER[name] != value}
+        return as_before(flat, LATER)
 
 
 OPTIONS: dict[str, type[Options]] = {

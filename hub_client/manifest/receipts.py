@@ -23,15 +23,15 @@ from pydantic import (
 
 from hub_client import errors
 from hub_client.manifest import _json
-from hub_client.manifest._frozen import Frozen, as_json, problems
+from hub_client.manifest._frozen import Frozen, as_before, as_json, problems
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.scalars import Commit, SemVer, Sha256
 
 MAX_BYTES = 16 * 2**20
 ALIGNMENT = ("conditions", "labels", "layer", "min_coverage", "size_factor", "proteins")
 RUNTIME = ("accelerator", "devices", "precision")
-LATER = frozenset({"latent_uncertainty"})
-"""Settings that the first receipts of this format did not have."""
+LATER = {"latent_uncertainty": False}
+"""Settings that the first receipts of this format did not have, and what mappings from before them did."""
 
 
 NEWER: dict[int, dict[str, frozenset[str]]] = {
@@ -93,8 +93,7 @@ class MappingSettings(Frozen):
     @model_serializer(mode="wrap")
     def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Return the fields; those that came later, at their default, are left out: old receipts keep their bytes."""
-        fields: dict[str, Any] = nested(self)
-        return {name: value for name, value in fields.items() if value or name not in LATER}
+        return as_before(nested(self), LATER)
 
     @property
     def alignment(self) -> dict[str, Any]:
