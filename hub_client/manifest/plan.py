@@ -28,10 +28,14 @@ from hub_client.manifest._frozen import Frozen, as_before, problems
 
 
 class EarlyStopping(Frozen):
-    """When to stop, judged by the unweighted validation loss after each epoch (lower is better)."""
+    """When to stop, judged by held-out cells after each epoch (lower is better)."""
 
     model_config = ConfigDict(revalidate_instances="always")
 
+    watches: Literal["loss", "labels"] = "loss"
+    """What is judged: the unweighted loss; or how poorly labels are told apart, scPoli's contrast or scANVI's
+    classification, which on the cells of a new batch goes on improving after few cells' reconstruction is overfitted.
+    A model without such a term is judged by its loss."""
     patience: PositiveInt = 20
     """Epochs without improvement after which training stops; the first ``patience`` epochs are never counted."""
     threshold: NonNegativeFloat = 0.0
@@ -39,6 +43,11 @@ class EarlyStopping(Frozen):
     reduce_patience: PositiveInt | None = 13
     """Epochs without improvement after which the learning rate is cut; None never cuts it."""
     reduce_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later and is as it was before: files of earlier formats keep their bytes."""
+        return as_before(fields(self), STOPPING_LATER)
 
     def scaled(self, scale: float) -> EarlyStopping:
         """Return the rule with so many times the epochs."""
@@ -286,8 +295,10 @@ OPTIONS: dict[str, type[Options]] = {
     name: type(field.default) for name, field in Plan.model_fields.items() if isinstance(field.default, Options)
 }
 """Kind of model to the options it reads; kinds that are not here read nothing of their own."""
+STOPPING_LATER: dict[str, Any] = {"watches": "loss"}
 LATER: dict[str, Any] = {"steps": None, "gene_dropout": 0.0, "contrast_weight": 0.0, "label_smoothing": 0.0}
-"""What came after format 1.0, and what plans from before it did: files of theirs keep their bytes."""
+"""What came after format 1.0, in early stopping and in the plan, and what plans from before did: their files keep their
+bytes."""
 IN_EPOCHS = (
     "kl_anneal_epochs",
     "pretraining_epochs",

@@ -58,7 +58,8 @@ def train(
     progress
         Whether to show a bar with loss terms and cells per second.
     judge
-        What decides on early stopping and the best weights; None: the unweighted validation loss.
+        What decides on early stopping and the best weights; None: what the plan's early stopping watches, by default
+        the unweighted validation loss.
 
     Raises
     ------

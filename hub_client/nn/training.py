@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -60,8 +60,8 @@ def unweighted_loss(row: Mapping[str, float]) -> float:
 class Judge:
     """What decides on early stopping and the best weights."""
 
-    value: Callable[[Mapping[str, float]], float] = unweighted_loss
-    """An epoch's row of the history to the number that is judged; smaller is better."""
+    value: Callable[[Mapping[str, float]], float] | None = None
+    """An epoch's row of the history to the number that is judged; smaller is better. None goes by the plan."""
     first: int = 0
     """The first epoch that is judged, if the network does not ask for a later one."""
 
@@ -138,6 +138,9 @@ class History:
 
 class Trainee(nn.Module, ABC):
     """What the loop asks of a network, besides a forward that gives the loss terms; the hooks do nothing by default."""
+
+    labels_term: ClassVar[str | None] = None
+    """The loss term that says how poorly labels are told apart, if there is one."""
 
     @abstractmethod
     def objective(self, plan: Plan, epoch: int) -> dict[str, float]:
@@ -364,6 +367,7 @@ class _Loop:
             self.network.before_training(self.plan, self.data)
         self.shuffle = np.random.default_rng(self.seeds.spawn(1)[0])
         self.stopper = _Stopper(self.plan.early_stopping or None)
+        self.watched = self._watched()
         self.first_judged = max(self.network.first_judged_epoch(self.plan, self.data), self.runtime.judge.first)
         stopped = self._epochs()
         if self.best is not None:
@@ -455,7 +459,7 @@ class _Loop:
             )
         if epoch < self.first_judged:
             return False
-        improved, reduce, stop = self.stopper.judge(self.runtime.judge.value(row))
+        improved, reduce, stop = self.stopper.judge(self._judged(row))
         if improved and self.plan.keep_best:
             self.best = _copied(self.network)
             self.best_epoch = epoch
@@ -463,6 +467,18 @@ class _Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] *= self.plan.early_stopping.reduce_factor
         return stop
+
+    def _watched(self) -> str | None:
+        """Return the loss term that the plan judges instead of the unweighted loss, where held-out cells have it."""
+        labelled = bool((self.data.batches.labels[self.data.validation] >= 0).any())
+        wanted = self.plan.early_stopping and self.plan.early_stopping.watches == "labels"
+        return self.network.labels_term if wanted and labelled else None
+
+    def _judged(self, row: Mapping[str, float]) -> float:
+        """Return the number that an epoch is judged by."""
+        if self.runtime.judge.value:
+            return self.runtime.judge.value(row)
+        return row.get(f"validation_{self.watched}", unweighted_loss(row))
 
 
 class _Sums:

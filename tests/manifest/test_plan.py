@@ -240,6 +240,12 @@ def test_every_number_of_epochs_is_in_proportion_to_the_steps() -> None:
     assert plan.changed(early_stopping=False, pretraining_epochs=None).over(640).early_stopping is False
 
 
+def test_what_early_stopping_watches_is_left_out_of_files_from_before_it_did() -> None:
+    assert "watches" not in Plan().model_dump()["early_stopping"]
+    plan = Plan(early_stopping=EarlyStopping(watches="labels"))
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan != Plan()
+
+
 def test_steps_need_epochs_to_be_in_proportion_to() -> None:
     with pytest.raises(errors.ManifestError, match="steps needs epochs of at least 1"):
         Plan(steps=10).changed(epochs=0)

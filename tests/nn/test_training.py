@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,28 @@ def test_a_gain_below_the_threshold_does_not_count() -> None:
         for threshold in (0.0, 0.5)
     }
     assert stopped == {0.0: "finished", 0.5: "early stopping"}
+
+
+class Telling(Scripted):
+    """Tells labels apart the better, the longer it trains."""
+
+    labels_term = "apart"
+
+    def forward(self, batch: Batch, *, epoch: int, sample: bool = True) -> dict[str, Tensor]:
+        return super().forward(batch, epoch=epoch, sample=sample) | {"apart": torch.tensor(1 / (1 + epoch))}
+
+
+@pytest.mark.parametrize(
+    ("network", "labelled", "best"), [(Telling, True, 29), (Telling, False, 1), (Scripted, True, 1)]
+)
+def test_labels_are_watched_where_cells_have_them(network: type[Scripted], labelled: bool, best: int) -> None:
+    """Not held-out cells' loss, which rises from the second epoch on."""
+    cells = cells_for(MANIFEST)
+    cells = cells if labelled else replace(cells, labels={})
+    rule = EarlyStopping(patience=3, watches="labels")
+    history = trained(network(2.0, 1.0, *np.linspace(3, 9, 28)), cells=cells, early_stopping=rule)
+    assert history.best_epoch == best
+    assert history.stopped == ("finished" if best == 29 else "early stopping")
 
 
 def test_learning_rate_is_cut() -> None:

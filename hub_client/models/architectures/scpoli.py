@@ -40,6 +40,7 @@ class ScPoli(ConditionalVae):
     """The network a manifest of kind ``scpoli`` describes."""
 
     kind: ClassVar[str] = "scpoli"
+    labels_term: ClassVar[str | None] = "contrast"
     config: ScPoliConfig
 
     def __init__(self, manifest: Manifest) -> None:

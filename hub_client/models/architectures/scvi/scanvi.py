@@ -22,6 +22,7 @@ class ScANVI(ScviTools):
     """The network a manifest of kind ``scanvi`` describes."""
 
     kind: ClassVar[str] = "scanvi"
+    labels_term: ClassVar[str | None] = "classification"
     config: ScANVIConfig
 
     def __init__(self, manifest: Manifest) -> None:
