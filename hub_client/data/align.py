@@ -187,6 +187,7 @@ def align(
         report=report,
         continuous=annotations.continuous,
         proteins=counted,
+        whole_depth=annotations.size_factors is not None or manifest.genes.missing == "mean",
     )
 
 

@@ -55,6 +55,10 @@ class Batch:
         Continuous covariates, ``(cells, continuous)``.
     proteins
         Counts of proteins, ``(cells, proteins)``; no columns where cells have none.
+    unmeasured
+        The genes that the cells' data did not measure, ``(genes,)``; None where it measured all.
+    whole_depth
+        Whether size factors count for unmeasured genes, too.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Batch:
         continuous: Tensor,
         proteins: Tensor,
         expression: Tensor | None = None,
+        unmeasured: Tensor | None = None,
+        whole_depth: bool = False,
     ) -> None:
         self.nonzero = nonzero
         self.genes = genes
@@ -83,6 +89,8 @@ class Batch:
         self.continuous = continuous
         self.proteins = proteins
         self.expression = expression
+        self.unmeasured = unmeasured
+        self.whole_depth = whole_depth
 
     def __len__(self) -> int:
         return len(self.size_factor)
@@ -128,6 +136,9 @@ class Batches:
             "proteins": none if cells.proteins is None else cells.proteins,
         }
         self.genes = int(cells.x.shape[1])
+        missing = np.flatnonzero(np.isin(vocabulary.genes, cells.report.missing))
+        self.unmeasured = torch.from_numpy(missing).to(self.device) if missing.size else None
+        self.whole_depth = cells.whole_depth
         self._start = torch.from_numpy(cells.x.indptr.astype(np.int64)).to(home)
         self._columns = torch.from_numpy(cells.x.indices).to(home)
         self._values = torch.from_numpy(cells.x.data).to(home)
@@ -165,6 +176,8 @@ class Batches:
             genes=self.genes,
             index=index,
             expression=None if self.expression is None else self.expression[index],
+            unmeasured=self.unmeasured,
+            whole_depth=self.whole_depth,
             **per_cell,
         )
 

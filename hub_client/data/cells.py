@@ -108,6 +108,9 @@ class Cells:
     proteins
         Counts of the manifest's proteins, ``(cells, proteins)`` float32, 0 where one was not measured; None for a model
         without proteins, and for cells without.
+    whole_depth
+        Whether size factors count for genes that the query did not measure, too: they were observed, or these genes are
+        at the reference's mean.
     """
 
     x: csr_matrix
@@ -118,6 +121,7 @@ class Cells:
     report: GeneReport
     continuous: NDArray[np.float32] | None = None
     proteins: NDArray[np.float32] | None = None
+    whole_depth: bool = False
 
     def __len__(self) -> int:
         return int(self.x.shape[0])

@@ -11,6 +11,8 @@ from hub_client.nn.layers import Axis, NamedModule
 
 DEPTH = 1e4
 """The counts that every cell is scaled to before the logarithm."""
+LEAST_SHARE = 0.01
+"""The smallest share of a cell's counts that measured genes are taken to hold: no depth rises a hundredfold."""
 
 
 class ExpressionInput(NamedModule):
@@ -21,7 +23,8 @@ class ExpressionInput(NamedModule):
     genes
         The axis of genes.
     reads
-        ``log1p`` counts, or ``centred``: log1p counts per ten thousand, less each gene's mean over the reference.
+        ``log1p`` counts, or ``centred``: log1p counts per ten thousand, less each gene's mean over the reference. A
+        gene that the data did not measure is read as that mean then, and the cell as deep as if it had been measured.
     counts
         Whether cells hold counts; log1p values are read as they are, or centred.
     """
@@ -37,7 +40,10 @@ class ExpressionInput(NamedModule):
     def forward(self, batch: Batch) -> Tensor:
         """Return ``(cells, genes)``."""
         found = batch.dense(self._values(batch))
-        return found - self.centre if self.reads == "centred" else found
+        if self.reads == "log1p":
+            return found
+        centred = found - self.centre
+        return centred if batch.unmeasured is None else centred.index_fill_(1, batch.unmeasured, 0)
 
     def _values(self, batch: Batch) -> Tensor:
         """Return what is read of each stored entry, before it is centred, ``(counts,)``."""
@@ -45,8 +51,16 @@ class ExpressionInput(NamedModule):
             return batch.values
         if self.reads == "log1p":
             return torch.log1p(batch.values)
-        scale = DEPTH / batch.size_factor.clamp(min=1)
+        scale = DEPTH * self._measured_share(batch) / batch.size_factor.clamp(min=1)
         return torch.log1p(batch.values * scale.index_select(0, batch.nonzero.rows))
+
+    def _measured_share(self, batch: Batch) -> Tensor | float:
+        """Return the share of a cell's counts that its size factor is the sum of, as the reference has them."""
+        if batch.unmeasured is None or batch.whole_depth:
+            return 1.0
+        profile = torch.expm1(self.centre)
+        lost = profile.index_select(0, batch.unmeasured).sum() / profile.sum().clamp(min=LEAST_SHARE)
+        return (1 - lost).clamp(min=LEAST_SHARE)
 
     @torch.no_grad()
     def look_at(self, batches: Batches, *, index: Tensor) -> None:

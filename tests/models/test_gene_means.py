@@ -117,3 +117,12 @@ def test_the_expression_classifier_counts_a_filled_gene_once() -> None:
     other = evidence(classified, embed(classified, query), cells=replace(query, x=louder.tocsr()))["cell_type"]
     np.testing.assert_allclose(other.expression, first, rtol=1e-4, atol=1e-7)
     assert set(predict(classified, query).levels) == {"cell_type"}
+
+
+@pytest.mark.parametrize(("observed", "means", "whole"), [("n", False, True), (None, True, True), (None, False, False)])
+def test_whose_depth_size_factors_are(observed: str | None, means: bool, whole: bool) -> None:
+    """That of all genes where they were observed, or count for the means of genes that were not measured."""
+    model = with_means("scpoli") if means else trained("scpoli")
+    query = masked(model)
+    query.obs["n"] = 1000.0
+    assert align(query, model, size_factor=observed).whole_depth is whole

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hub_client import errors
@@ -89,6 +90,40 @@ def test_log1p_values_are_read_as_they_are_or_centred() -> None:
     assert_array_equal(read_of(cells, reads="log1p", counts=False), values)
     found = read_of(cells, reads="centred", counts=False, centre=centre)
     assert_allclose(found, values - centre.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def lacking(cells: Cells, genes: list[int], *, whole_depth: bool = False) -> Cells:
+    """Return the cells of a query that did not measure some genes, as align() reads it."""
+    x = cells.x.toarray()
+    x[:, genes] = 0
+    sums = np.maximum(x.sum(1), 1).astype(np.float32)
+    return replace(
+        cells,
+        x=csr_matrix(x),
+        size_factor=cells.size_factor if whole_depth else sums,
+        report=replace(cells.report, missing=tuple(np.array(GENES)[genes])),
+        whole_depth=whole_depth,
+    )
+
+
+@pytest.mark.parametrize("whole_depth", [True, False])
+def test_unmeasured_genes_are_read_at_the_centre(whole_depth: bool) -> None:
+    """And the depth is that of all genes: as observed, or by the share that the reference has in the measured."""
+    genes, centre = [0, 3, 4], torch.rand(len(GENES))
+    profile = np.expm1(centre.numpy().astype(np.float64))
+    share = 1.0 if whole_depth else 1 - profile[genes].sum() / profile.sum()
+    cells = lacking(cells_for(manifest()), genes, whole_depth=whole_depth)
+    found = read_of(cells, reads="centred", counts=True, centre=centre)
+    expected = np.log1p(cells.x.toarray() * 1e4 * share / cells.size_factor[:, None]) - centre.numpy()
+    expected[:, genes] = 0
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert_allclose(read_of(cells, reads="log1p", counts=True), np.log1p(cells.x.toarray()), rtol=1e-6)
+
+
+def test_unmeasured_log1p_values_are_read_at_the_centre() -> None:
+    cells, centre = lacking(cells_for(manifest(likelihood="mse")), [1, 2]), torch.rand(len(GENES))
+    found = read_of(cells, reads="centred", counts=False, centre=centre)
+    assert (found[:, 1:3] == 0).all() and (found[:, 3:] == cells.x.toarray()[:, 3:] - centre[3:].numpy()).all()
 
 
 def test_only_a_centred_input_has_a_centre() -> None:
