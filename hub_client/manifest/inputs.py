@@ -38,7 +38,9 @@ class Genes(Frozen):
     For input of counts the tensor holds the mean over the reference's cells of each gene's share of the cell's counts.
     A query's cell is given, for each gene it lacks, the counts that this share makes at the cell's own depth: its
     counts in the genes that were measured, over the sum of their shares. For log1p input it holds the mean log1p value,
-    and that is what the cell is given."""
+    and that is what the cell is given.
+
+    Encoders that read centred expression read such a gene at their centre either way; the counts decide its loss."""
     duplicates: Literal["error", "sum", "first"] = "error"
     """What happens when two of the query's genes are the same gene of the panel."""
 

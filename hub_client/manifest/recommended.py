@@ -11,11 +11,17 @@ from dataclasses import dataclass
 
 from hub_client import errors
 from hub_client.manifest.configs import CONFIGS, KindConfig
-from hub_client.manifest.plan import OPTIONS, Plan
+from hub_client.manifest.plan import OPTIONS, EarlyStopping, Plan
 
 SMALL = 1000
 """Fewer cells than this make a small reference."""
-EVERY = {"epochs": 100, "kl_anneal_epochs": 100, "sampling": "stratified", "early_stopping": None, "keep_best": False}
+EVERY = {
+    "epochs": 100,
+    "kl_anneal_epochs": 100,
+    "sampling": "stratified",
+    "early_stopping": EarlyStopping(watches="labels", patience=20, reduce_patience=10),
+    "keep_best": False,
+}
 """The plan of every kind's references, beside what its config recommends; with steps, its epochs are per cent."""
 QUERY_PLAN = Plan(
     epochs=20,
