@@ -50,7 +50,7 @@ class KindConfig(Frozen, ABC):
     """The hyperparameters that :func:`hub_client.recommended` has otherwise than their defaults, which are 1.0's."""
     recommended_small: ClassVar[Mapping[str, Any]] = {}
     """Those that it has otherwise again for a reference of few cells."""
-    recommended_plan: ClassVar[Mapping[str, Any]] = {"steps": 1500}
+    recommended_plan: ClassVar[Mapping[str, Any]] = {"steps": 2000}
     """What it has of the plan for a new reference, beside what all kinds share."""
     recommended_small_plan: ClassVar[Mapping[str, Any]] = {}
     """What of the plan it has otherwise for a reference of few cells."""
@@ -127,7 +127,7 @@ class TrVAEConfig(KindConfig):
     doi = "10.1093/bioinformatics/btaa800"
     encoding = "one-hot"
     recommended = {"encoder_input": "centred", "latent": 16, "dropout": 0.1}
-    recommended_plan = {"steps": 1500, "gene_dropout": 0.3}
+    recommended_plan = {"steps": 2000, "gene_dropout": 0.3}
     kind: Literal["trvae"] = "trvae"
     hidden: Hidden = (256, 64)
     """Widths of the encoder's hidden layers; the decoder has them reversed."""
@@ -240,7 +240,7 @@ class ScPoliConfig(KindConfig):
     parts = frozenset({"prototypes"})
     recommended = {"encoder_input": "centred", "hidden": (128,), "latent": 16, "dropout": 0.1}
     recommended_plan = {
-        "steps": 1500,
+        "steps": 2000,
         "gene_dropout": 0.5,
         "pretraining_epochs": 20,
         "contrast_weight": 100.0,

@@ -75,7 +75,7 @@ def recommended(kind: str, *, cells: int) -> Recommended:
     Examples
     --------
     >>> recommended("scpoli", cells=5000).plan.steps
-    1500
+    2000
     """
     if kind not in CONFIGS:
         raise errors.InvalidInput(
