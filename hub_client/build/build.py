@@ -39,7 +39,7 @@ from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Manifest,
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 from hub_client.models.train import train
-from hub_client.nn.training import split
+from hub_client.nn.training import say, split
 from hub_client.programs.programs import Chosen, Program, as_terms, genes_of, read
 from hub_client.release import card
 
@@ -111,7 +111,10 @@ def build(
             facts={"folder": folder},
         )
     model, training, held_out = prepare(recipe, data=Path(data))
-    recipe = _settled(recipe, cells=len(training) + len(held_out))
+    cells = len(training) + len(held_out)
+    if progress and recipe.recipe_version > 1:
+        say(f"what the recipe leaves out is {recommended(recipe.architecture.kind, cells=cells).reason}")
+    recipe = _settled(recipe, cells=cells)
     runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
     if recipe.pretraining is not None:
         _pretrain(model, training, plan=recipe.pretraining, **runtime)
@@ -166,7 +169,7 @@ def _settled(recipe: Recipe, *, cells: int) -> Recipe:
     settled = {
         "architecture": with_given(recipe.architecture, cells=cells),
         "plan": plan_with_given(recipe.plan, kind=kind, cells=cells),
-        "query_plan": recipe.query_plan or recommended(kind, cells=cells).query_plan,
+        "query_plan": plan_with_given(recipe.query_plan or Plan(), kind=kind, cells=cells, query=True),
     }
     return recipe.model_copy(update=settled)
 

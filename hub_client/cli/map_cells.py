@@ -225,5 +225,5 @@ def _plan(file: Path | None, *, epochs: int | None, reference: Model) -> Plan | 
         plan = read_toml(file, Plan, what="training plan").checked_for(kind, called=f"--plan {file}")
     if epochs is None:
         return plan
-    recommended = reference.manifest.query_plan or QUERY_PLAN
-    return (plan or recommended.only(kind)).changed(epochs=epochs, steps=None)
+    chosen = plan or (reference.manifest.query_plan or QUERY_PLAN).only(kind)
+    return chosen.changed(epochs=epochs) if chosen.steps is None else chosen.lasting(epochs)

@@ -57,8 +57,8 @@ class Batch:
         Counts of proteins, ``(cells, proteins)``; no columns where cells have none.
     unmeasured
         The genes that the cells' data did not measure, ``(genes,)``; None where it measured all.
-    whole_depth
-        Whether size factors count for unmeasured genes, too.
+    depth
+        Counts per cell in the genes that were measured, at least 1, ``(cells,)``.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Batch:
         continuous: Tensor,
         proteins: Tensor,
         expression: Tensor | None = None,
+        depth: Tensor,
         unmeasured: Tensor | None = None,
-        whole_depth: bool = False,
     ) -> None:
         self.nonzero = nonzero
         self.genes = genes
@@ -89,8 +89,8 @@ class Batch:
         self.continuous = continuous
         self.proteins = proteins
         self.expression = expression
+        self.depth = depth
         self.unmeasured = unmeasured
-        self.whole_depth = whole_depth
 
     def __len__(self) -> int:
         return len(self.size_factor)
@@ -126,8 +126,10 @@ class Batches:
         home = self.device if _fits(cells, self.device) else torch.device("cpu")
         conditions = vocabulary.condition_codes(cells.conditions, cells=len(cells))
         none = np.empty((len(cells), 0), np.float32)
+        missing = np.flatnonzero(np.isin(vocabulary.genes, cells.report.missing))
         per_cell = {
             "size_factor": np.asarray(cells.size_factor, dtype=np.float32),
+            "depth": _depths(cells, missing) if cells.whole_depth else np.asarray(cells.size_factor, dtype=np.float32),
             "conditions": conditions,
             "combinations": vocabulary.combination_codes(conditions),
             "labels": _label_codes(cells, vocabulary),
@@ -136,9 +138,7 @@ class Batches:
             "proteins": none if cells.proteins is None else cells.proteins,
         }
         self.genes = int(cells.x.shape[1])
-        missing = np.flatnonzero(np.isin(vocabulary.genes, cells.report.missing))
         self.unmeasured = torch.from_numpy(missing).to(self.device) if missing.size else None
-        self.whole_depth = cells.whole_depth
         self._start = torch.from_numpy(cells.x.indptr.astype(np.int64)).to(home)
         self._columns = torch.from_numpy(cells.x.indices).to(home)
         self._values = torch.from_numpy(cells.x.data).to(home)
@@ -177,7 +177,6 @@ class Batches:
             index=index,
             expression=None if self.expression is None else self.expression[index],
             unmeasured=self.unmeasured,
-            whole_depth=self.whole_depth,
             **per_cell,
         )
 
@@ -203,6 +202,14 @@ class Batches:
         for number, batch in enumerate(self.in_order(batch_size, index=chosen)):
             found[number * batch_size :][: len(batch)] = compute(batch)
         return found
+
+
+def _depths(cells: Cells, missing: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the counts of each cell in the genes that were measured, at least 1, ``(cells,)``."""
+    measured = np.ones(cells.x.shape[1])
+    measured[missing] = 0  # there may be means of the reference's
+    found: NDArray[np.float32] = np.maximum(cells.x @ measured, 1).astype(np.float32)
+    return found
 
 
 def _label_codes(cells: Cells, vocabulary: Vocabulary) -> NDArray[np.int64]:

@@ -109,8 +109,8 @@ class Cells:
         Counts of the manifest's proteins, ``(cells, proteins)`` float32, 0 where one was not measured; None for a model
         without proteins, and for cells without.
     whole_depth
-        Whether size factors count for genes that the query did not measure, too: they were observed, or these genes are
-        at the reference's mean.
+        Whether size factors are other than each cell's counts in the genes that were measured: they were observed, or
+        genes that were not measured are at the reference's mean.
     """
 
     x: csr_matrix

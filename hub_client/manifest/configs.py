@@ -224,6 +224,8 @@ class ExpiMapConfig(KindConfig):
             raise ValueError("last_layer identity gives negative means, and nb needs expected counts")
         if self.library_encoder and self.mean_layer != "softmax":
             raise ValueError("library_encoder infers a size factor, which only last_layer softmax is multiplied by")
+        if self.library_encoder and self.encoder_input == "centred":
+            raise ValueError("library_encoder infers depth of what the encoder reads, which centred input hides")
         return self
 
 
@@ -283,6 +285,8 @@ class _ScviTools(KindConfig):
     def _check(self) -> Self:
         if self.encoder_input == "centred" and not self.log1p_input:
             raise ValueError("encoder_input centred centres log1p counts, and log1p_input is false")
+        if self.encoder_input == "centred" and not self.use_observed_library_size:
+            raise ValueError("encoder_input centred hides depth, which use_observed_library_size false infers of it")
         return self
 
 

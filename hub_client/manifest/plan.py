@@ -150,7 +150,7 @@ class Plan(Frozen):
     steps: PositiveInt | None = None
     """Optimiser steps. Training takes as many epochs as come to so many, and every number of epochs here is then in
     proportion: with ``epochs=100`` it is a per cent. A reference of few cells trains for more epochs, one of many for
-    fewer. None trains for ``epochs``."""
+    fewer; where they would be fewer than 20, for 20 that take a part of the cells each. None trains for ``epochs``."""
     batch_size: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3
     adam_epsilon: PositiveFloat = 1e-8
@@ -195,9 +195,19 @@ class Plan(Frozen):
 
         On several devices a step takes ``batch_size`` cells on each.
         """
+        return self if self.steps is None else self.lasting(self._epochs_of(cells, devices))
+
+    def cells_an_epoch(self, cells: int, *, devices: int = 1) -> int:
+        """Return how many of so many training cells an epoch takes: all, unless they are a large part of the steps."""
         if self.steps is None:
-            return self
-        return self.lasting(max(round(self.steps / math.ceil(cells / (self.batch_size * devices))), 1))
+            return cells
+        steps = math.ceil(self.steps / self._epochs_of(cells, devices))
+        return min(cells, steps * self.batch_size * devices)
+
+    def _epochs_of(self, cells: int, devices: int) -> int:
+        """Return in how many epochs a plan that counts steps trains."""
+        steps = self.steps or 0
+        return max(round(steps / math.ceil(cells / (self.batch_size * devices))), min(LEAST_EPOCHS, steps))
 
     def lasting(self, epochs: int) -> Self:
         """Return the plan in so many epochs, with every other number of epochs in proportion."""
@@ -291,6 +301,8 @@ class Plan(Frozen):
         return as_before(flat, LATER)
 
 
+LEAST_EPOCHS = 20
+"""A plan that counts steps is parted into so many epochs at least, so that shares of it can be told apart."""
 OPTIONS: dict[str, type[Options]] = {
     name: type(field.default) for name, field in Plan.model_fields.items() if isinstance(field.default, Options)
 }
@@ -302,12 +314,10 @@ bytes."""
 IN_EPOCHS = (
     "kl_anneal_epochs",
     "pretraining_epochs",
-    *(
-        "soft_mask_l1_anneal_epochs",
-        "soft_mask_l1_anneal_every",
-        "extension_l1_anneal_epochs",
-        "extension_l1_anneal_every",
-    ),
+    "soft_mask_l1_anneal_epochs",
+    "soft_mask_l1_anneal_every",
+    "extension_l1_anneal_epochs",
+    "extension_l1_anneal_every",
 )
 """What is counted in epochs beside the epochs themselves and the waits of early stopping."""
 OWNERS = {name: kind for kind, options in OPTIONS.items() for name in options.model_fields}

@@ -1,12 +1,15 @@
 """What each kind of model is built and trained with where nobody asks for anything else.
 
-Chosen on left-out batches of blood and pancreas, one setting for each kind and not one for each data set:
-docs/latents.md has the figures, docs/building-references.md the reasons. The defaults of
+Chosen for scPoli, trVAE, scVI and scANVI on left-out batches of blood, CITE-seq and pancreas, one setting for each kind
+and not one for each data set; expiMap and totalVI have what the others share. docs/latents.md has the figures,
+docs/building-references.md the reasons. The defaults of
 :class:`~hub_client.manifest.plan.Plan` and of the configs are those of format 1.0, which files of it are read by.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hub_client import errors
@@ -15,6 +18,8 @@ from hub_client.manifest.plan import OPTIONS, EarlyStopping, Plan
 
 SMALL = 1000
 """Fewer cells than this make a small reference."""
+PASSES = 4
+"""How often a large reference's cells can be seen, at least: settings were chosen on references of up to 5,000."""
 EVERY = {
     "epochs": 100,
     "kl_anneal_epochs": 100,
@@ -58,7 +63,10 @@ class Recommended:
 
 
 def recommended(kind: str, *, cells: int) -> Recommended:
-    """Return the settings that did best on left-out batches for a reference of a kind and size.
+    """Return the settings that are recommended for a reference of a kind and size.
+
+    Those of scPoli, trVAE, scVI and scANVI did best on left-out batches; expiMap and totalVI are trained as they are,
+    with the hyperparameters of format 1.0.
 
     Parameters
     ----------
@@ -85,15 +93,27 @@ def recommended(kind: str, *, cells: int) -> Recommended:
     if cells < 1:
         raise errors.InvalidInput(f"cells is {cells}; a reference has at least one.", facts={"cells": cells})
     config, small = CONFIGS[kind], cells < SMALL
-    size = f"{cells:,} cells, {'fewer than' if small else 'at least'} {SMALL:,}"
     fields = {**config.recommended, **(config.recommended_small if small else {})}
-    plan = {**config.recommended_plan, **(config.recommended_small_plan if small else {})}
+    chosen = {**config.recommended_plan, **(config.recommended_small_plan if small else {})}
+    plan = Plan.model_validate({**EVERY, **chosen})
+    passes = PASSES * math.ceil(cells / plan.batch_size)
     return Recommended(
         architecture=config.model_validate({"kind": kind, **fields}),
-        plan=Plan.model_validate({**EVERY, **plan}),
+        plan=plan.changed(steps=max(plan.steps or 0, passes)),
         query_plan=QUERY_PLAN,
-        reason=f"the settings of {kind} for {size}",
+        reason=f"recommended for {kind} of {cells:,} cells: {'; '.join(_reasons(config, small, passes, plan))}",
     )
+
+
+def _reasons(config: type[KindConfig], small: bool, passes: int, plan: Plan) -> Iterator[str]:
+    """Yield what settings were decided by the number of cells."""
+    differs = {**config.recommended_small, **config.recommended_small_plan}
+    if small and differs:
+        yield f"{errors.names([f'{name} {value}' for name, value in differs.items()])}, for fewer than {SMALL:,}"
+    if passes > (plan.steps or 0):
+        yield f"{passes:,} steps at most, to see all of them {PASSES} times"
+    else:
+        yield f"{plan.steps:,} steps at most"
 
 
 def with_given(config: KindConfig, *, cells: int) -> KindConfig:
@@ -103,10 +123,17 @@ def with_given(config: KindConfig, *, cells: int) -> KindConfig:
     return type(config).model_validate(dict(best) | given)
 
 
-def plan_with_given(plan: Plan, *, kind: str, cells: int) -> Plan:
-    """Return the recommended plan with what was given in its place; given epochs are counted instead of steps."""
-    best = recommended(kind, cells=cells).plan
+def plan_with_given(plan: Plan, *, kind: str, cells: int, query: bool = False) -> Plan:
+    """Return the recommended plan with what was given in its place; given epochs are counted instead of steps.
+
+    With ``query`` it is the one for queries. Of early stopping, too, what was not given is as recommended, if it is.
+    """
+    recommendation = recommended(kind, cells=cells)
+    best = recommendation.query_plan if query else recommendation.plan
     given = {name: getattr(plan, name) for name in plan.model_fields_set - OPTIONS.keys()}
+    if plan.early_stopping and best.early_stopping and "early_stopping" in given:
+        chosen = {name: getattr(plan.early_stopping, name) for name in plan.early_stopping.model_fields_set}
+        given["early_stopping"] = best.early_stopping.model_copy(update=chosen)
     options = {name: getattr(plan, owner) for owner in OPTIONS for name in getattr(plan, owner).model_fields_set}
     given |= {name: getattr(record, name) for name, record in options.items()}
     if "epochs" in given and "steps" not in given:

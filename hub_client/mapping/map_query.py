@@ -58,8 +58,6 @@ class Mapping:
         Latent, labels, probabilities and scores.
     history
         How training went; None where nothing was trained.
-    decision
-        Whether the rows of new conditions were trained, and why; None where the model knew all conditions already.
     alignment
         What alignment found: coverage, missing and renamed genes, warnings.
     scores
@@ -73,18 +71,20 @@ class Mapping:
         again. Its JSON is also in ``uns["archzoo"]["receipt"]``.
     latent_uncertainty
         How unsure the place of each cell in the latent is; None where it was not asked for.
+    decision
+        Whether the rows of new conditions were trained, and why; None where the model knew all conditions already.
     """
 
     adata: AnnData
     model: Model
     predictions: Predictions
     history: History | None
-    decision: Decision | None
     alignment: GeneReport
     receipt: Receipt
     scores: pd.DataFrame | None = None
     proteins: pd.DataFrame | None = None
     latent_uncertainty: LatentUncertainty | None = None
+    decision: Decision | None = None
 
 
 def map_query(
@@ -208,7 +208,7 @@ def _mapped(
     )
     out = _written(query, found, _provenance(reference, cells, record, decision))
     more = {"scores": found.scores, "proteins": found.proteins, "latent_uncertainty": found.latent_uncertainty}
-    return Mapping(out, model, found.predictions, history, decision, cells.report, record, **more)
+    return Mapping(out, model, found.predictions, history, cells.report, record, decision=decision, **more)
 
 
 def _decided(model: Model, cells: Cells, settings: MappingSettings, *, train: bool | None) -> Decision:
@@ -255,7 +255,7 @@ def _provenance(reference: Model, cells: Cells, record: Receipt, decision: Decis
     """
     settings = record.asked
     trained = {"plan": settings.plan.model_dump_json()} if settings.plan else {}
-    grown = {"start": settings.start, "training": decision.reason} if decision else {}
+    grown = {"start": settings.start, "training": decision.stated} if decision else {}
     threshold = {} if settings.unknown_above is None else {"unknown_above": settings.unknown_above}
     return {
         "reference": _place(reference),

@@ -54,6 +54,11 @@ class Decision:
     reason: str
     moved: float | None = None
 
+    @property
+    def stated(self) -> str:
+        """What was decided and why, in words."""
+        return f"{'trained' if self.train else 'none'}, {self.reason}"
+
 
 def decide(model: Model, cells: Cells, *, plan: Plan, seed: int, runtime: Runtime) -> Decision:
     """Return whether to train what surgery added to a model, by a trial on some of the query's cells.
@@ -71,7 +76,7 @@ def decide(model: Model, cells: Cells, *, plan: Plan, seed: int, runtime: Runtim
     runtime
         Where the trial runs.
     """
-    if cells.labels or plan.scpoli.unlabelled_weight:
+    if plan.scpoli.unlabelled_weight or _learns_labels(model, cells):
         return Decision(True, "the query brings labels or clusters of its own, which are learned")
     if not plan.epochs:
         return Decision(False, "the plan for queries has no epochs")
@@ -102,8 +107,7 @@ class _Short:
 
 
 def _short(plan: Plan, cells: int) -> _Short:
-    whole = plan.over(cells)
-    steps = max(whole.epochs * math.ceil(cells / whole.batch_size), 1)
+    steps = max(plan.over(cells).epochs * math.ceil(plan.cells_an_epoch(cells) / plan.batch_size), 1)
     taken = min(STEPS, steps)
     alone = {"early_stopping": None, "keep_best": False, "validation_fraction": 0.0}
     return _Short(plan.changed(steps=taken, **alone), taken / steps)
@@ -124,6 +128,14 @@ def _tried(
     finally:
         restore(network, kept | buffers)
     return before, after, plan.share
+
+
+def _learns_labels(model: Model, cells: Cells) -> bool:
+    """Return whether training would learn something of the cells' labels: new ones, or where those cells lie."""
+    if not cells.labels or model.network.labels_term is None:
+        return False
+    axes = model.vocabulary.labels.values()
+    return any(axis.reference < len(axis) for axis in axes) or _reaches_latent(model.network, cells)
 
 
 def _reaches_latent(network: Network, cells: Cells) -> bool:

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from hub_client.data.batches import Batch, Batches
+from hub_client.data.missing_genes import LEAST_SHARE
 from hub_client.manifest.configs import EncoderInput
 from hub_client.nn.layers import Axis, NamedModule
 
 DEPTH = 1e4
 """The counts that every cell is scaled to before the logarithm."""
-LEAST_SHARE = 0.01
-"""The smallest share of a cell's counts that measured genes are taken to hold: no depth rises a hundredfold."""
 
 
 class ExpressionInput(NamedModule):
@@ -27,13 +26,15 @@ class ExpressionInput(NamedModule):
         gene that the data did not measure is read as that mean then, and the cell as deep as if it had been measured.
     counts
         Whether cells hold counts; log1p values are read as they are, or centred.
+    observed
+        Whether every cell's size factor was observed: its depth then; else that is its counts in these genes.
     """
 
     centre: Tensor
 
-    def __init__(self, genes: Axis, *, reads: EncoderInput, counts: bool) -> None:
+    def __init__(self, genes: Axis, *, reads: EncoderInput, counts: bool, observed: bool = False) -> None:
         super().__init__()
-        self.reads, self.counts = reads, counts
+        self.reads, self.counts, self.observed = reads, counts, observed
         if reads == "centred":
             self.register_buffer("centre", torch.zeros(genes.size))
 
@@ -51,16 +52,22 @@ class ExpressionInput(NamedModule):
             return batch.values
         if self.reads == "log1p":
             return torch.log1p(batch.values)
-        scale = DEPTH * self._measured_share(batch) / batch.size_factor.clamp(min=1)
+        scale = DEPTH / self._depth(batch)
         return torch.log1p(batch.values * scale.index_select(0, batch.nonzero.rows))
 
-    def _measured_share(self, batch: Batch) -> Tensor | float:
-        """Return the share of a cell's counts that its size factor is the sum of, as the reference has them."""
-        if batch.unmeasured is None or batch.whole_depth:
-            return 1.0
-        profile = torch.expm1(self.centre)
-        lost = profile.index_select(0, batch.unmeasured).sum() / profile.sum().clamp(min=LEAST_SHARE)
-        return (1 - lost).clamp(min=LEAST_SHARE)
+    def _depth(self, batch: Batch) -> Tensor:
+        """Return the counts of each cell as if all genes had been measured, ``(cells,)``.
+
+        Those of the measured ones are as large a part of them as the reference's typical cell has there, whose counts
+        the centre tells. Not its mean cell's, of which the mean of logarithms is no part.
+        """
+        if self.observed:
+            return batch.size_factor.clamp(min=torch.finfo(torch.float32).tiny)
+        if batch.unmeasured is None:
+            return batch.depth
+        typical = torch.expm1(self.centre)
+        lost = typical.index_select(0, batch.unmeasured).sum() / typical.sum().clamp(min=LEAST_SHARE)
+        return batch.depth / (1 - lost).clamp(min=LEAST_SHARE)
 
     @torch.no_grad()
     def look_at(self, batches: Batches, *, index: Tensor) -> None:

@@ -241,8 +241,9 @@ def run(network: Trainee, cells: Cells, *, plan: Plan, seed: int, runtime: Runti
     with torch.random.fork_rng(devices=cuda), quiet(*LIGHTNING, level=logging.ERROR, module="lightning"):
         torch.manual_seed(seed)
         data = _split(network, cells, plan, seed, fabric, vocabulary)
+        drawn = plan.cells_an_epoch(len(data.train), devices=fabric.world_size)
         plan = plan.over(len(data.train), devices=fabric.world_size)
-        loop = _Loop(network, plan, data, fabric, runtime, np.random.SeedSequence(seed))
+        loop = _Loop(network, plan, data, fabric, runtime, np.random.SeedSequence(seed), drawn)
         before = _copied(network)
         try:
             return loop.run()
@@ -350,6 +351,8 @@ class _Loop:
     fabric: Fabric
     runtime: Runtime
     seeds: np.random.SeedSequence
+    drawn: int
+    """How many training cells make an epoch."""
     rows: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     best_epoch: int | None = None
@@ -366,6 +369,7 @@ class _Loop:
         if self.plan.epochs:
             self.network.before_training(self.plan, self.data)
         self.shuffle = np.random.default_rng(self.seeds.spawn(1)[0])
+        self.left = np.empty(0, dtype=np.int64)
         self.stopper = _Stopper(self.plan.early_stopping or None)
         self.watched = self._watched()
         self.first_judged = max(self.network.first_judged_epoch(self.plan, self.data), self.runtime.judge.first)
@@ -400,7 +404,7 @@ class _Loop:
         seconds = time.perf_counter() - started
         self.network.after_epoch(epoch, self.plan, self.data)
         row = {f"train_{name}": value for name, value in terms.items()}
-        row |= {"lr": self.optimizer.param_groups[0]["lr"], "cells/s": len(self.data.train) / seconds}
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "cells/s": self.drawn / seconds}
         row |= {f"validation_{name}": value for name, value in self._validate(objective).items()}
         self.rows.append(row)
         return row, self._judge(epoch, row)
@@ -432,10 +436,17 @@ class _Loop:
         if self.plan.sampling == "stratified":
             codes = self.data.batches.combinations.cpu().numpy()[train]
             weights = 1.0 / np.bincount(codes)[codes]
-            order = self.shuffle.choice(train, size=len(train), p=weights / weights.sum())
+            order = self.shuffle.choice(train, size=self.drawn, p=weights / weights.sum())
         else:
-            order = self.shuffle.permutation(train)
+            order = self._next(train)
         yield from torch.split(torch.from_numpy(order), self.plan.batch_size * self.processes.count)
+
+    def _next(self, train: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the next cells of an epoch: all in random order, or of many as many as are due, each once a round."""
+        while len(self.left) < self.drawn:
+            self.left = np.concatenate([self.left, self.shuffle.permutation(train)])
+        order, self.left = np.split(self.left, [self.drawn])
+        return order
 
     @torch.no_grad()
     def _validate(self, objective: dict[str, float]) -> dict[str, float]:
@@ -478,7 +489,7 @@ class _Loop:
         """Return the number that an epoch is judged by."""
         if self.runtime.judge.value:
             return self.runtime.judge.value(row)
-        return row.get(f"validation_{self.watched}", unweighted_loss(row))
+        return unweighted_loss(row) if self.watched is None else row[f"validation_{self.watched}"]
 
 
 class _Sums:
@@ -500,6 +511,11 @@ class _Sums:
             return {}
         *sums, cells = processes.totals([*self.total.tolist(), self.cells], self.total.device)
         return {name: value / cells for name, value in zip(self.names, sums, strict=True)}
+
+
+def say(text: str) -> None:
+    """Print what somebody who watches the training wants to know, on standard error, as it is no result."""
+    Console(stderr=True).print(text, highlight=False)
 
 
 def _described(row: dict[str, float]) -> str:

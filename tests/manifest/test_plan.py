@@ -212,10 +212,10 @@ def test_a_plan_in_epochs_is_what_it_was_over_any_cells() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "epochs"), [(374, 1000), (5_000, 75), (3_000_000, 1), (1, 3000), (128, 3000), (129, 1500)]
+    ("cells", "epochs"), [(374, 1000), (5_000, 75), (3_000_000, 20), (1, 3000), (128, 3000), (129, 1500)]
 )
 def test_steps_are_epochs_of_so_many_cells(cells: int, epochs: int) -> None:
-    """Of 128 cells: more for a reference of few, fewer for one of many, at least one."""
+    """Of 128 cells: more for a reference of few, fewer for one of many, at least twenty."""
     assert Plan(steps=3000).over(cells).epochs == epochs
     assert Plan(steps=3000, batch_size=32).over(cells, devices=4) == Plan(steps=3000).over(cells).changed(batch_size=32)
 
@@ -234,10 +234,24 @@ def test_every_number_of_epochs_is_in_proportion_to_the_steps() -> None:
         soft_mask_l1_anneal_every=8,
     )
     few = plan.over(128_000)  # every wait is an epoch or more
-    assert (few.epochs, few.kl_anneal_epochs, few.scpoli.pretraining_epochs) == (1, 0.25, 1)
-    assert few.early_stopping == EarlyStopping(patience=1, reduce_patience=None)
+    assert (few.epochs, few.kl_anneal_epochs, few.scpoli.pretraining_epochs) == (20, 5, 18)
+    assert few.early_stopping == EarlyStopping(patience=4, reduce_patience=None)
     assert few.expimap.soft_mask_l1_anneal_every == 1
     assert plan.changed(early_stopping=False, pretraining_epochs=None).over(640).early_stopping is False
+
+
+@pytest.mark.parametrize(
+    ("steps", "cells", "epoch"),
+    [(2000, 374, 374), (2000, 5_000, 5_000), (2000, 190_000, 12_800), (2000, 3_000_000, 12_800), (7, 5_000, 128)],
+)
+def test_an_epoch_of_a_plan_of_steps_is_not_most_of_it(steps: int, cells: int, epoch: int) -> None:
+    """However many cells there are, training takes about as many steps as were asked for, in epochs to tell apart."""
+    plan = Plan(steps=steps)
+    assert plan.cells_an_epoch(cells) == epoch
+    taken = plan.over(cells).epochs * -(-epoch // plan.batch_size)
+    assert taken == pytest.approx(steps, rel=0.02)
+    assert plan.cells_an_epoch(cells, devices=2) == min(2 * epoch, cells) or cells < 10_000
+    assert Plan(epochs=3).cells_an_epoch(cells) == cells
 
 
 def test_what_early_stopping_watches_is_left_out_of_files_from_before_it_did() -> None:

@@ -63,9 +63,11 @@ def batch_of(model: Model, cells: Cells) -> Batch:
     return next(model.network.batches(cells).in_order(len(cells)))
 
 
-def read_of(cells: Cells, *, reads: Any, counts: bool, centre: Tensor | None = None) -> np.ndarray:
+def read_of(
+    cells: Cells, *, reads: Any, counts: bool, centre: Tensor | None = None, observed: bool = False
+) -> np.ndarray:
     """Return what an input makes of cells."""
-    found = ExpressionInput(Axis("genes", len(GENES)), reads=reads, counts=counts)
+    found = ExpressionInput(Axis("genes", len(GENES)), reads=reads, counts=counts, observed=observed)
     if centre is not None:
         found.centre.copy_(centre)
     read: np.ndarray = found(batch_of(Model.build(manifest()), cells)).numpy()
@@ -108,16 +110,47 @@ def lacking(cells: Cells, genes: list[int], *, whole_depth: bool = False) -> Cel
 
 @pytest.mark.parametrize("whole_depth", [True, False])
 def test_unmeasured_genes_are_read_at_the_centre(whole_depth: bool) -> None:
-    """And the depth is that of all genes: as observed, or by the share that the reference has in the measured."""
+    """And the depth is that of all genes, by the share that a reference's cell has in the measured; whatever size
+    factors a query comes with, for the reference had none."""
     genes, centre = [0, 3, 4], torch.rand(len(GENES))
-    profile = np.expm1(centre.numpy().astype(np.float64))
-    share = 1.0 if whole_depth else 1 - profile[genes].sum() / profile.sum()
+    typical = np.expm1(centre.numpy().astype(np.float64))
+    share = 1 - typical[genes].sum() / typical.sum()
     cells = lacking(cells_for(manifest()), genes, whole_depth=whole_depth)
     found = read_of(cells, reads="centred", counts=True, centre=centre)
-    expected = np.log1p(cells.x.toarray() * 1e4 * share / cells.size_factor[:, None]) - centre.numpy()
+    depths = np.maximum(cells.x.sum(1), 1) / share
+    expected = np.log1p(cells.x.toarray() * 1e4 / np.asarray(depths)) - centre.numpy()
     expected[:, genes] = 0
     assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert_allclose(read_of(cells, reads="log1p", counts=True), np.log1p(cells.x.toarray()), rtol=1e-6)
+
+
+def test_observed_size_factors_are_the_depth() -> None:
+    """Where the reference has them, too, so that what genes were measured has no say; also factors about 1."""
+    cells, centre = lacking(cells_for(manifest()), [0, 3], whole_depth=True), torch.rand(len(GENES))
+    cells = replace(cells, size_factor=np.linspace(0.1, 3, len(cells)).astype(np.float32))
+    found = read_of(cells, reads="centred", counts=True, centre=centre, observed=True)
+    expected = np.log1p(cells.x.toarray() * 1e4 / cells.size_factor[:, None]) - centre.numpy()
+    expected[:, [0, 3]] = 0
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_means_that_were_filled_in_have_no_say_in_the_depth() -> None:
+    cells, centre = lacking(cells_for(manifest()), [0, 3]), torch.rand(len(GENES))
+    x = cells.x.toarray()
+    x[:, [0, 3]] = 7
+    filled = replace(cells, x=csr_matrix(x), size_factor=cells.size_factor + 14, whole_depth=True)
+    read = [read_of(each, reads="centred", counts=True, centre=centre) for each in (cells, filled)]
+    assert_array_equal(*read)
+
+
+@kinds
+def test_strongly_hidden_genes_leave_a_loss(kind: str) -> None:
+    """scvi-tools' modules take the logarithm again of what they are given."""
+    model = trained(kind)
+    batch = batch_of(model, cells_for(model.manifest, cells=40))
+    body = model.network.module if hasattr(model.network, "module") else model.network
+    body.expression.centre.fill_(8)
+    assert np.isfinite(model.network(batch, gene_dropout=0.9)["loss"].item())
 
 
 def test_unmeasured_log1p_values_are_read_at_the_centre() -> None:

@@ -75,6 +75,17 @@ def unbalanced() -> Cells:
     return cells.rows(kept)
 
 
+@pytest.mark.parametrize("sampling", ["shuffle", "stratified"])
+def test_an_epoch_of_steps_takes_some_of_many_cells(sampling: str) -> None:
+    """As many as are due; where cells are shuffled, none twice before all were seen once."""
+    network = Scripted(1.0)
+    history = trained(network, steps=20, batch_size=8, validation_fraction=0, sampling=sampling, epochs=100)
+    seen = torch.cat([batch.index for batch in network.batches]).numpy()
+    cells = len(cells_for(MANIFEST))
+    assert (len(history.epochs), [len(batch) for batch in network.batches]) == (20, [8] * 20)
+    assert cells > len(seen) and (len(set(seen)) == len(seen)) is (sampling == "shuffle")
+
+
 # --- the split -------------------------------------------------------------------------------------------------------
 
 

@@ -134,7 +134,10 @@ class ConditionalVae(Network):
         super().__init__(manifest)
         self.keep_dropout = False
         self.expression = ExpressionInput(
-            self.named_axes()["genes"], reads=self.config.encoder_input, counts=self.config.likelihood != "mse"
+            self.named_axes()["genes"],
+            reads=self.config.encoder_input,
+            counts=self.config.likelihood != "mse",
+            observed=manifest.input.size_factor is not None,
         )
 
     # --- what each kind defines --------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ NOISE_SEED = 0
 """Of the noise under which losses are compared: those of validation cells, and those of conditions that are tried."""
 LIBRARIES: Mapping[str, Callable[[Tensor], Tensor]] = {"library": torch.log, "library_gene": lambda total: total}
 """What scvi-tools' modules call the observed library size, and what they make of the counts' sum."""
+LEAST_LOG = -12.0
+"""The least that a centred encoder reads: scvi-tools' modules take what it is log1p of, and float32 ends near -1."""
 LEAST_VARIANCE = 1e-8
 """Of the logarithms of library sizes in a batch; what is less is rounding, and the cells do not vary."""
 
@@ -76,7 +78,8 @@ class ScviTools(Network):
         self.module = plain_module(manifest)
         split_categories(self.module, self.module_axes)
         genes = self.named_axes()["genes"]
-        self.module.expression = ExpressionInput(genes, reads=self.config.encoder_input, counts=True)
+        observed = manifest.input.size_factor is not None
+        self.module.expression = ExpressionInput(genes, reads=self.config.encoder_input, counts=True, observed=observed)
         self.freeze_reference()
 
     # --- building ----------------------------------------------------------------------------------------------------
@@ -217,7 +220,7 @@ class ScviTools(Network):
         if self.module.expression.reads == "log1p" and not gene_dropout:
             return tensors
         read = F.dropout(self.module.expression(batch), gene_dropout, training=gene_dropout > 0)
-        return tensors | {"X": torch.expm1(read) if self.config.log1p_input else read}
+        return tensors | {"X": torch.expm1(read.clamp(min=LEAST_LOG)) if self.config.log1p_input else read}
 
     def inferred(self, batch: Batch, tensors: dict[str, Tensor], *, gene_dropout: float = 0.0) -> dict[str, Any]:
         """Return what the module infers of a minibatch; library sizes are those of the counts."""
