@@ -73,7 +73,7 @@ ANY = {
     "steps-5000": Variant("5,000 steps at most", plan={"steps": 5000}),
     "to-the-end": Variant("training does not stop early", plan={"early_stopping": None}),
     "regularised": Variant("Adam's epsilon .01, weight decay .01", plan={"adam_epsilon": 0.01, "weight_decay": 0.01}),
-    "latent-10": Variant("10 dimensions", {"latent": 10}),
+    "latent-16": Variant("16 dimensions", {"latent": 16}),
     "latent-32": Variant("32 dimensions", {"latent": 32}),
     "shuffled": Variant("cells are shuffled, not stratified", plan={"sampling": "shuffle"}),
 }
@@ -83,6 +83,8 @@ VARIANTS: Mapping[str, Mapping[str, Variant]] = {
         "no-contrast": Variant("no contrast between prototypes", plan={"contrast_weight": 0.0}),
         "contrast-30": Variant("contrast of weight 30", plan={"contrast_weight": 30.0}),
         "contrast-300": Variant("contrast of weight 300", plan={"contrast_weight": 300.0}),
+        "prototypes-1": Variant("prototypes of weight 1", plan={"prototype_weight": 1.0}),
+        "prototypes-20": Variant("prototypes of weight 20", plan={"prototype_weight": 20.0}),
         "no-smoothing": Variant("no label smoothing", plan={"label_smoothing": 0.0}),
         "late-prototypes": Variant("prototypes join after 70 %", plan={"pretraining_epochs": 70}),
         "width-256": Variant("hidden layer of 256", {"hidden": (256,)}),

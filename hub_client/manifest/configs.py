@@ -240,11 +240,12 @@ class ScPoliConfig(KindConfig):
     doi = "10.1038/s41592-023-02035-2"
     encoding = "embedding"
     parts = frozenset({"prototypes"})
-    recommended = {"encoder_input": "centred", "hidden": (128,), "latent": 16, "dropout": 0.1}
+    recommended = {"encoder_input": "centred", "hidden": (128,), "latent": 10, "dropout": 0.1}
     recommended_plan = {
         "steps": 2000,
         "gene_dropout": 0.5,
         "pretraining_epochs": 20,
+        "prototype_weight": 5.0,
         "contrast_weight": 100.0,
         "label_smoothing": 0.1,
     }
