@@ -52,9 +52,8 @@ def latent_uncertainty(
     The posterior's variance is what the encoder states (Kingma and Welling 2014, arXiv 1312.6114, section 2.3). It is
     learned on the reference, and nothing makes it large where the reference has no cells. The second quantity asks the
     encoder instead of believing it: in each draw another random share of the genes that the query measured counts as
-    not measured, as such genes count in this model (zero, or the reference's mean, where the manifest says so), the
-    same genes for all cells, and the variance of the posterior mean over draws is taken, unbiased. Proteins and
-    covariates stay. Both have the latent's unit squared, so they compare cells of one model, and not models.
+    not measured, as such genes count in this model (at the centre, zero or the reference's mean), the same genes for
+    all cells, and the variance of the posterior mean over draws is taken, unbiased. Proteins and covariates stay. Both have the latent's unit squared, so they compare cells of one model, and not models.
 
     Neither is a measure of novelty: cells of types that the reference lacks, and cells whose label is wrong, are not
     told from others by them (docs/label-transfer.md has the figures). Whether a label is wrong is what its own
