@@ -116,8 +116,9 @@ def align(
         Counts, ``(cells, genes)``. For models that read log1p values: the query's own, or, if it holds counts, log1p of
         the counts scaled to the manifest's ``target_sum`` over all genes the query measured. Genes the query lacks are
         zero, or the reference's mean where the manifest asks for it: of counts at the cell's own depth
-        (:func:`hub_client.data.missing_genes.filled`). Centred encoders read them at their centre. Means fill the columns
-        of these genes: memory grows by one value for each cell and missing gene. ``.report`` states what was found.
+        (:func:`hub_client.data.missing_genes.filled`). Centred encoders read them at their centre. Means fill the
+        columns of these genes: memory grows by one value for each cell and missing gene. ``.report`` states what was
+        found.
 
     Raises
     ------

@@ -45,8 +45,9 @@ FIELDS: Mapping[str, Role] = {
 OWN_AXES = frozenset({"test_cells", "prototypes.unlabelled"})
 """The axes of tensors that are of one release alone: test vectors, and prototypes of a query that had no labels. Every
 tensor without one decides results."""
-UNRECORDED = frozenset({"report"})
-"""What of aligned cells a receipt leaves out: how they were found. The genes that are missing are recorded."""
+UNRECORDED = frozenset({"report", "whole_depth"})
+"""What of aligned cells a receipt leaves out: how they were found, and what follows from what was asked and from the
+model. The genes that are missing are recorded."""
 Effect = Literal["decides", "adds", "none"]
 
 

@@ -53,7 +53,8 @@ def latent_uncertainty(
     learned on the reference, and nothing makes it large where the reference has no cells. The second quantity asks the
     encoder instead of believing it: in each draw another random share of the genes that the query measured counts as
     not measured, as such genes count in this model (at the centre, zero or the reference's mean), the same genes for
-    all cells, and the variance of the posterior mean over draws is taken, unbiased. Proteins and covariates stay. Both have the latent's unit squared, so they compare cells of one model, and not models.
+    all cells, and the variance of the posterior mean over draws is taken, unbiased. Proteins and covariates stay. Both
+    have the latent's unit squared, so they compare cells of one model, and not models.
 
     Neither is a measure of novelty: cells of types that the reference lacks, and cells whose label is wrong, are not
     told from others by them (docs/label-transfer.md has the figures). Whether a label is wrong is what its own
