@@ -489,7 +489,8 @@ class _Loop:
         """Return the number that an epoch is judged by."""
         if self.runtime.judge.value:
             return self.runtime.judge.value(row)
-        return unweighted_loss(row) if self.watched is None else row[f"validation_{self.watched}"]
+        watched = f"validation_{self.watched}"  # a plan may leave the term out
+        return row[watched] if self.watched and watched in row else unweighted_loss(row)
 
 
 class _Sums:

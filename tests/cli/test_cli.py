@@ -376,7 +376,9 @@ def test_map_trains_where_it_is_asked_to_or_where_it_helps(run: Run, folder: Pat
     assert "mapped without training" in shown and "epochs" not in shown
     plan = tmp_path / "plan.toml"
     plan.write_text("epochs = 2")
-    for more in (["--train", "--epochs", "2"], ["--plan", plan]):
+    steps = tmp_path / "steps.toml"
+    steps.write_text("steps = 500\nepochs = 100\nkl_anneal_epochs = 50")
+    for more in (["--train", "--epochs", "2"], ["--plan", plan], ["--plan", steps, "--epochs", "2"]):
         assert "2 epochs in" in run(*words, *more).out
         assert "2 epochs, batches of" in run("info", tmp_path / "grown").out
     refused = run(*words, "--plan", plan, "--no-train", "--json").json

@@ -116,6 +116,17 @@ def test_labels_and_clusters_of_its_own_are_learned() -> None:
         assert found.train and "labels or clusters of its own" in found.reason
 
 
+@pytest.mark.parametrize("kind", ["scvi", "scanvi"])
+def test_labels_that_nothing_learns_are_no_reason(kind: str) -> None:
+    """scVI has none, and nothing of scANVI would move for labels that it knows already; new ones it has to learn."""
+    model, cells = grown(kind, query_of(trained(kind), labelled=True))
+    assert UNNEEDED in decided(model, cells).reason
+    if kind == "scanvi":
+        names = np.where(np.arange(90) % 2, "a new one", cells.labels["cell_type"].astype(str))
+        model, cells = grown(kind, replace(cells, labels={"cell_type": names}))
+        assert decided(model, cells).train
+
+
 def test_the_same_seed_decides_the_same() -> None:
     model, cells = grown("scpoli")
     one, two, other = (decided(model, cells, seed=seed) for seed in (0, 0, 1))

@@ -238,6 +238,10 @@ def test_scvi_tools_has_no_such_encoder() -> None:
         Model.build(manifest("scvi", encoder_input="centred")).to_scvi()
     with pytest.raises(ValueError, match="encoder_input centred centres log1p counts, and log1p_input is false"):
         manifest("scvi", encoder_input="centred", log1p_input=False)
+    with pytest.raises(ValueError, match="centred hides depth, which use_observed_library_size false infers"):
+        manifest("scvi", encoder_input="centred", use_observed_library_size=False)
+    with pytest.raises(ValueError, match=r"library_encoder infers depth .*, which centred input hides"):
+        manifest("expimap", encoder_input="centred", library_encoder=True)
 
 
 # --- genes that are hidden from the encoder --------------------------------------------------------------------------

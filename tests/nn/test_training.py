@@ -208,8 +208,15 @@ class Telling(Scripted):
         return super().forward(batch, epoch=epoch, sample=sample) | {"apart": torch.tensor(1 / (1 + epoch))}
 
 
+class Silent(Scripted):
+    """Could tell labels apart, and is not asked to."""
+
+    labels_term = "apart"
+
+
 @pytest.mark.parametrize(
-    ("network", "labelled", "best"), [(Telling, True, 29), (Telling, False, 1), (Scripted, True, 1)]
+    ("network", "labelled", "best"),
+    [(Telling, True, 29), (Telling, False, 1), (Silent, True, 1), (Scripted, True, 1)],
 )
 def test_labels_are_watched_where_cells_have_them(network: type[Scripted], labelled: bool, best: int) -> None:
     """Not held-out cells' loss, which rises from the second epoch on."""
