@@ -73,7 +73,7 @@ def test_processes_agree_to_the_bit(two: Path) -> None:
 
 def test_one_process_shows_progress_and_writes(two: Path) -> None:
     shown = (two / "shown").read_text()
-    assert shown.count("3/3") == len(MANIFESTS)
+    assert shown.count("6/6") == len(MANIFESTS)
     assert Model.load(two / "model").manifest.architecture.kind == "trvae"
 
 
