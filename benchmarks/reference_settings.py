@@ -169,23 +169,25 @@ def tables(rows: Mapping[Any, Row]) -> str:
 
 
 def _table(kind: str, table: pd.DataFrame) -> str:
-    columns = [*FAMILIES.values(), "all", f"all, {LOST:.0%} of genes lost", "CPU seconds"]
+    families = [family for family in FAMILIES if (table.family == family).any()]
+    names = [FAMILIES[family] for family in families]
+    columns = [*names, "all", f"all, {LOST:.0%} of genes lost", "CPU seconds"]
     lines = [f"### {kind}", "", f"| setting | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     base = table[table.variant == "recommended"].set_index(["set", "seed"])
     for name, variant in VARIANTS[kind].items():
         mine = table[table.variant == name].set_index(["set", "seed"])
         both = mine.index.intersection(base.index)
         if len(both):
-            lines.append(f"| {variant.title} | {' | '.join(_cells(mine.loc[both], base.loc[both], name))} |")
+            lines.append(f"| {variant.title} | {' | '.join(_cells(mine.loc[both], base.loc[both], name, families))} |")
     return "\n".join(lines)
 
 
-def _cells(mine: pd.DataFrame, base: pd.DataFrame, name: str) -> Iterator[str]:
+def _cells(mine: pd.DataFrame, base: pd.DataFrame, name: str, families: list[str]) -> Iterator[str]:
     """Return accuracy by neighbours / prototypes of the base, or by how much a variant differs from it on its sets."""
     figures = [f"{genes}{rule}" for genes in GENES for rule in RULES]
     shown = mine[figures] if name == "recommended" else mine[figures] - base[figures]
     form = "{:.3f}" if name == "recommended" else "{:+.3f}"
-    of_family = [shown[mine.family == family] for family in FAMILIES]
+    of_family = [shown[mine.family == family] for family in families]
     for part in of_family:
         yield " / ".join(form.format(part[rule].mean()) for rule in RULES) if len(part) else "–"
     present = [part.mean() for part in of_family if len(part)]  # every family counts alike, however many sets it has
