@@ -75,7 +75,7 @@ class Batch:
         continuous: Tensor,
         proteins: Tensor,
         expression: Tensor | None = None,
-        depth: Tensor,
+        depth: Tensor | None = None,
         unmeasured: Tensor | None = None,
     ) -> None:
         self.nonzero = nonzero
@@ -89,7 +89,7 @@ class Batch:
         self.continuous = continuous
         self.proteins = proteins
         self.expression = expression
-        self.depth = depth
+        self.depth = size_factor if depth is None else depth
         self.unmeasured = unmeasured
 
     def __len__(self) -> int:
@@ -126,10 +126,9 @@ class Batches:
         home = self.device if _fits(cells, self.device) else torch.device("cpu")
         conditions = vocabulary.condition_codes(cells.conditions, cells=len(cells))
         none = np.empty((len(cells), 0), np.float32)
-        missing = np.flatnonzero(np.isin(vocabulary.genes, cells.report.missing))
+        missing = cells.unmeasured(vocabulary.genes)
         per_cell = {
             "size_factor": np.asarray(cells.size_factor, dtype=np.float32),
-            "depth": _depths(cells, missing) if cells.whole_depth else np.asarray(cells.size_factor, dtype=np.float32),
             "conditions": conditions,
             "combinations": vocabulary.combination_codes(conditions),
             "labels": _label_codes(cells, vocabulary),
@@ -137,6 +136,8 @@ class Batches:
             "continuous": none if cells.continuous is None else cells.continuous,
             "proteins": none if cells.proteins is None else cells.proteins,
         }
+        if cells.whole_depth:  # else it is the size factor
+            per_cell["depth"] = _depths(cells, missing)
         self.genes = int(cells.x.shape[1])
         self.unmeasured = torch.from_numpy(missing).to(self.device) if missing.size else None
         self._start = torch.from_numpy(cells.x.indptr.astype(np.int64)).to(home)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -125,6 +126,12 @@ class Cells:
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
+
+    def unmeasured(self, genes: Sequence[str]) -> NDArray[np.int64]:
+        """Return the positions in a model's ``genes`` of those that the query lacks, sorted."""
+        if not self.report.missing:
+            return np.empty(0, dtype=np.int64)
+        return np.flatnonzero(np.isin(genes, self.report.missing))
 
     def rows(self, index: NDArray[Any]) -> Cells:
         """Return the cells at ``index`` (integers or a mask), in that order."""

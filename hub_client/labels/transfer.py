@@ -107,7 +107,7 @@ def _expression(model: Model, level: str, cells: Cells) -> Probabilities | None:
     if record is None:
         return None
     parts = (model.extras[name].numpy() for name in (record.weight, record.bias, record.centre))
-    missing = np.flatnonzero(np.isin(model.vocabulary.genes, cells.report.missing))
+    missing = cells.unmeasured(model.vocabulary.genes)
     known = softmax(LinearClassifier(*parts).logits(cells.x, missing=missing), axis=1)
     found: Probabilities = np.zeros((len(cells), len(model.vocabulary.labels[level])))
     found[:, : known.shape[1]] = known

@@ -11,7 +11,7 @@ from hub_client._version import __version__
 from hub_client.data.cells import Cells, aligned
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
-from hub_client.manifest.recommended import QUERY_PLAN, Recommended, recommended
+from hub_client.manifest.recommended import QUERY_PLAN, recommended
 from hub_client.models.gene_means import record_gene_means
 from hub_client.models.model import Model
 from hub_client.nn.training import History, Judge, Runtime, say
@@ -69,9 +69,7 @@ def train(
     VocabularyError
         If the cells have conditions that the model does not know.
     """
-    if plan is None and progress and not model.network.grown_by_surgery:
-        say(_recommended(model, aligned(cells)).reason)
-    plan = default_plan(model, aligned(cells)) if plan is None else checked_plan(plan, model)
+    plan = default_plan(model, aligned(cells), told=progress) if plan is None else checked_plan(plan, model)
     runtime = Runtime(accelerator, devices, precision, progress, judge or Judge())
     unit = "squared error" if model.manifest.input.kind == "log1p" else "nats"
     history = replace(model.network.fit(aligned(cells), plan, seed=seed, runtime=runtime), reconstruction_unit=unit)
@@ -109,15 +107,14 @@ def checked_plan(plan: object, model: Model) -> Plan:
     )
 
 
-def default_plan(model: Model, cells: Cells) -> Plan:
-    """Return how a model is trained on cells where nobody says how."""
+def default_plan(model: Model, cells: Cells, *, told: bool = False) -> Plan:
+    """Return how a model is trained on cells where nobody says how; ``told`` prints what their number decided."""
     if model.network.grown_by_surgery:
         return query_plan(model)
-    return _recommended(model, cells).plan
-
-
-def _recommended(model: Model, cells: Cells) -> Recommended:
-    return recommended(model.manifest.architecture.kind, cells=max(len(cells), 1))
+    best = recommended(model.manifest.architecture.kind, cells=max(len(cells), 1))
+    if told:
+        say(best.reason)
+    return best.plan
 
 
 def query_plan(model: Model) -> Plan:
