@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from hub_client import errors
-from hub_client.manifest._frozen import Frozen
+from hub_client.manifest._frozen import Frozen, as_before
 from hub_client.manifest.scalars import Axis, Curie, Key, SemVer, Spdx, Text, check_oldest_first, check_unique
 
 
@@ -77,6 +84,15 @@ class Covariates(Frozen):
     continuous: tuple[Text, ...] = ()
 
 
+class Markers(Frozen):
+    """Genes by which a label can be checked, under the names that the panel or the recipe's data have them."""
+
+    present: tuple[Text, ...] = ()
+    """A cell of this label has a count of at least one of these, where its depth allows."""
+    absent: tuple[Text, ...] = ()
+    """A cell of this label has no count of any of these."""
+
+
 class LabelLevel(Frozen):
     """One level of labels (an obs column) and its ordered categories."""
 
@@ -90,6 +106,13 @@ class LabelLevel(Frozen):
     unlabelled: str | None = None
     """The value in obs that means the cell has no label."""
     added_in: dict[str, SemVer] = {}
+    markers: dict[str, Markers] = {}
+    """What a category's cells express and what they do not: the mapper checks predicted labels by it."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields; those that came later, at their default, are left out: releases keep their bytes."""
+        return as_before(nested(self), LABELS_LATER)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -100,6 +123,8 @@ class LabelLevel(Frozen):
             raise ValueError(f"labels of {self.key!r}: ontology needs an id or null for each category, and no other")
         if strangers := set(self.parents) - set(self.categories):
             raise ValueError(f"labels of {self.key!r}: parents names unknown categories {sorted(strangers)[:5]}")
+        if strangers := set(self.markers) - set(self.categories):
+            raise ValueError(f"labels of {self.key!r}: markers names unknown categories {sorted(strangers)[:5]}")
         _appended_last(f"labels of {self.key!r}", self.categories, self.added_in)
         return self
 
@@ -108,6 +133,10 @@ class LabelLevel(Frozen):
         new = [name for name in _new(values, self.categories) if name != self.unlabelled]
         ontology = {"ontology": self.ontology | dict.fromkeys(new)}
         return type(self)(**dict(self) | ontology | _appended(self, new, version))
+
+
+LABELS_LATER: Mapping[str, Any] = {"markers": {}}
+"""Fields that label levels of the first releases did not have, and what they would have stated."""
 
 
 def _new(values: Iterable[str], known: tuple[str, ...]) -> list[str]:
