@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ Part = Literal[
     "densities",
     "reference_frequencies",
     "expression",
+    "expression_votes",
     "network",
 ]
 """A field of :class:`Evidence`."""
@@ -41,15 +42,19 @@ class Evidence:
     mahalanobis_squared: Array | None = None
     """Squared Mahalanobis distances to each label's prototype, ``(cells, labels)``; None without covariances."""
     label_frequencies: Array | None = None
-    """Each label's share of the reference's cells, ``(labels,)``; None where that is not known."""
+    """Each label's share of the reference's cells, ``(labels,)``, or ``(cells, labels)`` where cells were mapped onto
+    several references; None where that is not known."""
     votes: Probabilities | None = None
     """Each label's share of the nearest reference cells' votes, ``(cells, labels)``; None without reference cells."""
     densities: Probabilities | None = None
     """Log density of each label's reference cells, ``(cells, labels)``; None without reference cells."""
     reference_frequencies: Probabilities | None = None
-    """Each label's share of the reference cells, ``(labels,)``; None without reference cells."""
+    """Each label's share of the reference cells, as ``label_frequencies`` has it; None without reference cells."""
     expression: Probabilities | None = None
     """Probability of each label by expression alone, ``(cells, labels)``; None without a classifier."""
+    expression_votes: Probabilities | None = None
+    """Each label's share of the votes of the nearest reference cells by expression, ``(cells, labels)``; None for a
+    release that does not carry where its reference lies in expression."""
     network: Probabilities | None = None
     """Probability of each label by the network's own classifier, ``(cells, labels)``; None without one."""
 
@@ -57,6 +62,25 @@ class Evidence:
         """Return the evidence of some cells."""
         per_cell = {name: part[index] for name, part in vars(self).items() if np.ndim(part) == 2}
         return replace(self, **per_cell)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Return the evidence of several sets of cells for the same labels as one, each with its reference's shares."""
+        found: dict[str, Any] = {"labels": parts[0].labels}
+        for name in (field.name for field in fields(cls) if field.name != "labels"):
+            values = [getattr(part, name) for part in parts]
+            if all(value is not None for value in values):
+                cells = [part.cells for part in parts]
+                rows = (
+                    np.broadcast_to(value, (n, len(parts[0].labels))) for value, n in zip(values, cells, strict=True)
+                )
+                found[name] = np.concatenate(list(rows))
+        return cls(**found)
+
+    @property
+    def cells(self) -> int:
+        """How many cells it is of; 0 where nothing is known of any."""
+        return next((len(part) for part in vars(self).values() if np.ndim(part) == 2), 0)
 
     def part(self, name: Part) -> Probabilities:
         """Return one part, in double precision.
@@ -85,6 +109,7 @@ _SOURCES: Mapping[Part, str] = {
     "densities": "reference cells",
     "reference_frequencies": "reference cells",
     "expression": "a classifier of expression",
+    "expression_votes": "reference cells by expression",
     "network": "the network's own classifier",
 }
 """What each part of the evidence comes from."""
@@ -92,19 +117,19 @@ _SOURCES: Mapping[Part, str] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to transfer labels: the mean of what its logits and its probability give, or the one that it has."""
+    """One way to transfer labels: the mean of what its logits and its probabilities give, or the one that it has."""
 
     needs: tuple[Part, ...]
     """The parts of the evidence that it reads."""
     logits: Callable[[Evidence, Calibration], Probabilities] | None = None
     """The logit of each label, ``(cells, labels)``, before its temperature."""
-    probability: Part | None = None
-    """The part of the evidence that is the probability of each label as it stands."""
+    probabilities: tuple[Part, ...] = ()
+    """The parts of the evidence that are the probability of each label as they stand."""
 
     @property
     def sharpened(self) -> bool:
         """Whether its probabilities are sharpened or flattened after they are made: where a temperature misses some."""
-        return self.probability is not None
+        return bool(self.probabilities)
 
     @property
     def knows_reference_only(self) -> bool:
@@ -113,11 +138,10 @@ class Rule:
 
     def __call__(self, evidence: Evidence, calibration: Calibration) -> Probabilities:
         """Return the probability of each label, ``(cells, labels)``, before it is sharpened."""
-        parts = []
+        parts: list[Probabilities] = []
         if self.logits is not None:
             parts.append(softmax(self.logits(evidence, calibration) / calibration.temperature, axis=1))
-        if self.probability is not None:
-            parts.append(evidence.part(self.probability))
+        parts += [evidence.part(name) for name in self.probabilities]
         mean: Probabilities = sum(parts[1:], start=parts[0]) / len(parts)
         return mean
 
@@ -145,14 +169,19 @@ def _log(probabilities: Probabilities) -> Probabilities:
 RULES: Mapping[Transfer, Rule] = {
     "prototypes": Rule(needs=("distances",), logits=by_distance),
     "gaussians": Rule(needs=("mahalanobis_squared", "label_frequencies"), logits=by_density),
-    "neighbors": Rule(needs=("votes",), probability="votes"),
-    "average": Rule(needs=("distances", "votes"), logits=by_distance, probability="votes"),
+    "neighbors": Rule(needs=("votes",), probabilities=("votes",)),
+    "average": Rule(needs=("distances", "votes"), logits=by_distance, probabilities=("votes",)),
     "mixtures": Rule(needs=("densities", "reference_frequencies"), logits=by_mixture),
-    "expression": Rule(needs=("expression",), probability="expression"),
+    "expression": Rule(needs=("expression",), probabilities=("expression",)),
     "consensus": Rule(
-        needs=("densities", "reference_frequencies", "expression"), logits=by_mixture, probability="expression"
+        needs=("densities", "reference_frequencies", "expression"), logits=by_mixture, probabilities=("expression",)
     ),
-    "network": Rule(needs=("network",), probability="network"),
+    "network": Rule(needs=("network",), probabilities=("network",)),
+    "ensemble": Rule(
+        needs=("densities", "reference_frequencies", "expression", "expression_votes"),
+        logits=by_mixture,
+        probabilities=("expression", "expression_votes"),
+    ),
 }
 """Every rule by the name it has in manifests and recipes, where ``Transfer`` describes it."""
 
@@ -212,7 +241,7 @@ def _with_new_labels(mixed: Probabilities, evidence: Evidence, calibration: Cali
 def _unreferred(evidence: Evidence) -> NDArray[np.bool_]:
     """Return which labels no reference cell has, or which the classifier came before, ``(labels,)``."""
     if evidence.reference_frequencies is not None:
-        return np.equal(evidence.reference_frequencies, 0)
+        return np.equal(np.atleast_2d(evidence.reference_frequencies), 0).all(axis=0)
     return (
         np.zeros(len(evidence.labels), bool) if evidence.expression is None else (evidence.expression == 0).all(axis=0)
     )

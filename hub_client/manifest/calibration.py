@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
-from hub_client.manifest._frozen import Frozen
+from hub_client.manifest._frozen import Frozen, as_before
 from hub_client.manifest.scalars import Key, Sha256, Text, UnitInterval
 
-Transfer = Literal["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus", "network"]
+Transfer = Literal[
+    "prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus", "network", "ensemble"
+]
 
 
 class Calibration(Frozen):
@@ -21,7 +24,8 @@ class Calibration(Frozen):
     cells share), ``neighbors`` (votes of the nearest cells of ``reference.zarr.zip``), the ``average`` of the
     probabilities of prototypes and neighbors, ``mixtures`` (a Gaussian for each label in each condition of
     ``reference.zarr.zip``), ``expression`` (a linear classifier of normalised counts), the ``consensus``, which is the
-    mean of the probabilities of mixtures and expression, or the ``network``'s own classifier, as scANVI has one."""
+    mean of the probabilities of mixtures and expression, the ``network``'s own classifier, as scANVI has one, or the
+    ``ensemble``, the mean of mixtures, expression and the votes of the nearest reference cells by expression."""
     neighbors: PositiveInt = 50
     """How many reference cells vote."""
     prior: Annotated[float, Field(ge=0)] = 0.0
@@ -36,6 +40,24 @@ class Calibration(Frozen):
     no distance rule."""
     unknown_above: UnitInterval = 0.5
     """Uncertainty above which a cell is called unknown."""
+    set_above: UnitInterval | None = None
+    """A cell's label set holds the best label and every other one with at least this probability: the conformal
+    threshold under which sets of left-out cells held the true label as often as ``set_coverage`` states. None: no
+    sets."""
+    set_coverage: UnitInterval = 0.95
+    """How often a label set is to hold the true label."""
+    fitted_on: Text | None = None
+    """The cells that temperature, sharpness and set threshold come from, in words; None: held-out cells of the data
+    sets that were trained on."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields; those that came later, at their default, are left out: releases keep their bytes."""
+        return as_before(nested(self), CALIBRATION_LATER)
+
+
+CALIBRATION_LATER: Mapping[str, Any] = {"set_above": None, "set_coverage": 0.95, "fitted_on": None}
+"""Fields that calibrations of the first releases did not have, and what they would have stated."""
 
 
 class ExpressionClassifier(Frozen):

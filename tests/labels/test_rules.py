@@ -32,7 +32,7 @@ def test_a_rule_names_the_evidence_that_is_missing(transfer: Transfer) -> None:
 @pytest.mark.parametrize("transfer", RULES)
 def test_a_rule_reads_what_it_needs_and_no_more(transfer: Transfer) -> None:
     everything = {"label_frequencies": np.array([0.5, 0.5]), "reference_frequencies": np.array([0.5, 0.5])}
-    for part in ("distances", "mahalanobis_squared", "votes", "densities", "expression", "network"):
+    for part in ("distances", "mahalanobis_squared", "votes", "densities", "expression", "expression_votes", "network"):
         everything[part] = np.array([[0.3, 0.7]])
     rule, calibration = RULES[transfer], Calibration(level="any", transfer=transfer, temperature=1.0)
     needed = Evidence(("B", "T"), **{part: everything[part] for part in rule.needs})
@@ -44,7 +44,7 @@ def test_a_rule_more_is_one_row() -> None:
     toy = Rule(
         needs=("distances", "network"),
         logits=lambda found, calibration: -2 * found.part("distances"),
-        probability="network",
+        probabilities=("network",),
     )
     near = 1 / (1 + np.exp(-2))
     found = toy(BOTH, Calibration(level="any", temperature=1.0))
