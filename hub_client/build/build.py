@@ -29,6 +29,7 @@ from hub_client.labels.rules import RULES, Part
 from hub_client.labels.transfer import evidence
 from hub_client.manifest.calibration import Calibration, Metric, Trust
 from hub_client.manifest.configs import having
+from hub_client.manifest.corrections import AppliedCorrection
 from hub_client.manifest.inputs import Gene, Genes, Proteins
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
@@ -308,7 +309,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
             Condition(**dict(rule), categories=datasets.categories(obs[rule.key])) for rule in recipe.conditions
         ),
         combinations=_combinations(recipe, obs),
-        labels=tuple(_level(recipe, rule) for rule in recipe.labels),
+        labels=tuple(_level(recipe, rule, source.corrections.get(rule.key, ())) for rule in recipe.labels),
         prototypes=Prototypes(levels=tuple(PrototypeLevel.of(i, rule.key) for i, rule in enumerate(prototypical))),
         training=Training(datasets=source.records),
     )
@@ -350,7 +351,7 @@ def _combinations(recipe: Recipe, obs: Any) -> tuple[Combination, ...]:
     return tuple(Combination(values=row) for row in sorted(set(rows)))
 
 
-def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
+def _level(recipe: Recipe, rule: LabelRule, corrections: tuple[AppliedCorrection, ...]) -> LabelLevel:
     prefixes = sorted({curie.partition(":")[0] for curie in rule.ontology.values()})
     return LabelLevel(
         key=rule.key,
@@ -359,6 +360,9 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
         ontology_release=", ".join(f"{prefix} {recipe.ontologies[prefix]}" for prefix in prefixes) or None,
         parents=rule.parents,
         unlabelled=rule.unlabelled,
+        markers=rule.markers,
+        derived_from=rule.derived_from,
+        corrections=corrections,
     )
 
 
