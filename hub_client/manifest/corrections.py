@@ -11,7 +11,7 @@ from hub_client.manifest.scalars import Text, check_unique
 
 
 class Correction(Frozen):
-    """A rule that relabels, unlabels or leaves out cells, by the label they were given and by genes they have counts of.
+    """A rule that relabels, unlabels or leaves out cells, by the label they were given and genes they have counts of.
 
     Of several rules that a cell meets, the first one counts; each looks at the label that the data set gave.
     """

@@ -353,6 +353,8 @@ def _check_corrections(rule: LabelRule, datasets: list[str]) -> None:
 
 def _check_derived(rule: LabelRule, rules: dict[str, LabelRule], datasets: tuple[Dataset, ...]) -> None:
     finer = rules.get(rule.derived_from or "")
+    if finer is not None and list(rules).index(finer.key) > list(rules).index(rule.key):
+        raise ValueError(f"labels {rule.key!r} come from {finer.key!r}: put it behind that level")
     if finer is None or finer.derived_from is not None:
         raise ValueError(
             f"labels {rule.key!r}: derived_from is {rule.derived_from!r}, which is no level with own labels"
