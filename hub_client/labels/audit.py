@@ -171,28 +171,10 @@ def _genes(source: Source, markers: Mapping[str, Markers]) -> Codes:
                 f"such as {errors.names(names[:2].tolist())}.",
                 missing=list(lost[0]),
             )
-    spread = np.where(genes, _spread(source.matrix, len(names)), -1.0)
+    spread = np.where(genes, matrices.log_variances(source.matrix), -1.0)
     ranked = np.argsort(-spread, kind="stable")[: min(GENES, int(genes.sum()))]
     found: Codes = np.union1d(ranked, np.flatnonzero(names.isin(wanted))).astype(np.int64)
     return found
-
-
-def _spread(matrix: Any, genes: int) -> NDArray[np.float64]:
-    """Return the variance of each gene's log1p counts, ``(genes,)``, read in blocks."""
-    total, square, cells = np.zeros(genes), np.zeros(genes), 0
-    for block in matrices.row_blocks(csr_matrix(matrix) if _by_column(matrix) else matrix, whole=False):
-        logs = csr_matrix(block, dtype=np.float64)
-        if (logs.data < 0).any():
-            return np.zeros(genes)  # no counts: refused where all values are seen
-        logs.data = np.log1p(logs.data)
-        total += np.asarray(logs.sum(axis=0)).reshape(-1)
-        square += np.asarray(logs.multiply(logs).sum(axis=0)).reshape(-1)
-        cells += block.shape[0]
-    return square / max(cells, 1) - (total / max(cells, 1)) ** 2
-
-
-def _by_column(matrix: Any) -> bool:
-    return getattr(matrix, "format", "csr") == "csc" and isinstance(matrix.shape, tuple) and hasattr(matrix, "tocsr")
 
 
 @dataclass(frozen=True)

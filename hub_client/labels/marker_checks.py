@@ -90,11 +90,14 @@ def _summed(counts: csr_matrix, genes: Sequence[str], place: Mapping[str, int]) 
 def _surprising(counts: NDArray[np.float64], depth: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return for which cells of a label a zero is surprising, ``(cells,)``.
 
-    Counts are negative binomial about the label's mean share of counts, with the dispersion that its own cells have by
-    the method of moments: P(0) = (1 + phi * mu) ** (-1 / phi).
+    Counts are negative binomial about the label's mean share of counts, with a dispersion by the method of moments:
+    P(0) = (1 + phi * mu) ** (-1 / phi). Both are those of its cells that have a count, since mislabelled cells have
+    none; where zeros are rare enough to surprise, leaving them out changes little.
     """
-    mean = depth * counts.sum() / max(depth.sum(), 1.0)
-    dispersion = max(float(((counts - mean) ** 2 - mean).sum()) / max(float((mean**2).sum()), 1e-12), 1e-6)
+    seen = counts > 0
+    mean = depth * counts[seen].sum() / max(depth[seen].sum(), 1.0)
+    excess = ((counts[seen] - mean[seen]) ** 2 - mean[seen]).sum()
+    dispersion = max(float(excess) / max(float((mean[seen] ** 2).sum()), 1e-12), 1e-6)
     zero: NDArray[np.float64] = (1 + dispersion * mean) ** (-1 / dispersion)
     return zero < SURPRISING
 

@@ -121,7 +121,9 @@ def test_an_audit_of_a_recipe_is_after_its_corrections(tmp_path: Path) -> None:
     (after,) = audit_recipe(corrected(tmp_path, RULE), data=tmp_path)
     assert before.record.suspected <= 2 and before.warnings == ()
     assert after.table.loc["T", "cells"] < before.table.loc["T", "cells"]
-    assert after.record.suspected > before.record.suspected  # the rule of this test is nonsense, and the audit sees it
+    wrong = {"given": ["T"], "datasets": ["two"], "to": "NK", "reason": "none"}
+    (swapped,) = audit_recipe(corrected(tmp_path, wrong), data=tmp_path)
+    assert any("'NK' cells of 'b2' 'T'" in text for text in swapped.warnings)
     assert next(lines([after])).startswith("labels 'cell_type': ")
 
 
@@ -142,9 +144,9 @@ def test_rules_that_contradict_themselves(tmp_path: Path, change: Any, said: str
 
 
 def test_rules_that_the_data_contradict(tmp_path: Path) -> None:
-    with pytest.raises(errors.VocabularyError, match="'Tcell'"):
+    with pytest.raises(errors.VocabularyError, match="Tcell; given are B, NK, T"):
         load(corrected(tmp_path, RULE | {"given": ["T", "Tcell"]}), tmp_path)
-    with pytest.raises(errors.AlignmentError, match=r"'two'.*'GENE0'"):  # which the second data set lacks
+    with pytest.raises(errors.AlignmentError, match=r"'two' has no genes GENE0"):  # which the second data set lacks
         load(corrected(tmp_path, RULE | {"present": ["GENE0"]}), tmp_path)
 
 

@@ -26,7 +26,7 @@ def cells(*, seed: int = 0) -> anndata.AnnData:
     """Return cells of two batches whose types differ clearly, with markers that the labels follow without error."""
     adata = simulated.counts(("b0", "b1"), cells=CELLS, seed=seed)
     generator = np.random.default_rng(seed)
-    genes = {name: generator.poisson(np.where(adata.obs["cell_type"] == name, 6.0, 0.0)) for name in TYPES}
+    genes = {name: generator.poisson(np.where(adata.obs["cell_type"] == name, 15.0, 0.0)) for name in TYPES}
     marked = np.column_stack([adata.X.toarray(), *genes.values()]).astype(np.float32)
     names = [*adata.var_names, *(f"MARK-{name}" for name in TYPES)]
     return anndata.AnnData(marked, obs=adata.obs.copy(), var=pd.DataFrame(index=names))
@@ -142,9 +142,9 @@ def test_what_is_refused() -> None:
     adata = cells()
     with pytest.raises(errors.VocabularyError, match="'cell_tpye'"):
         audit_labels(adata, "cell_tpye")
-    with pytest.raises(errors.VocabularyError, match="'Plasma'"):
+    with pytest.raises(errors.VocabularyError, match="markers are of Plasma"):
         audit_labels(adata, "cell_type", markers={"Plasma": Markers(present=("g1",))})
-    with pytest.raises(errors.AlignmentError, match=r"'CD3D'.*'T'"):
+    with pytest.raises(errors.AlignmentError, match=r"CD3D of 'T'"):
         audit_labels(adata, "cell_type", markers={"T": Markers(present=("CD3D",))})
     with pytest.raises(errors.InvalidInput, match="two labels"):
         audit_labels(adata[adata.obs["cell_type"] == "T"].copy(), "cell_type")
