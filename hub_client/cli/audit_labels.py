@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +12,8 @@ from hub_client.cli import options, screen
 from hub_client.cli.screen import Column
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from hub_client.labels.audit import LabelAudit
     from hub_client.manifest.axes import Markers
 
@@ -98,7 +100,7 @@ def _write(found: LabelAudit, *, out: Path | None, plot: Path | None) -> None:
     if plot is not None:
         from hub_client.plot.label_audit import label_audit
 
-        label_audit(found).figure.savefig(plot, dpi=150)
+        cast("Figure", label_audit(found).figure).savefig(plot, dpi=150)
 
 
 def _show(found: LabelAudit) -> None:
