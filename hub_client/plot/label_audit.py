@@ -39,7 +39,7 @@ def label_audit(audit: LabelAudit, *, ax: Axes | None = None) -> Axes:
     """
     called = audit.called
     axes = _axes(len(called)) if ax is None else ax
-    drawn = axes.imshow(called.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    drawn = axes.imshow(called.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     places = np.arange(len(called))
     axes.set_xticks(places, list(called.columns), rotation=45, ha="right", fontsize=8)
     axes.set_yticks(places, [_row(name, audit.table.loc[name]) for name in called.index], fontsize=8)
