@@ -60,6 +60,7 @@ def test_a_rule_can_be_for_one_data_set_and_for_all_cells_of_a_label(tmp_path: P
     assert reference.corrections["cell_type"][0].among == (two.obs["type"] == "T").sum()
 
 
+@pytest.mark.slow
 def test_cells_that_are_left_out_are_nowhere(tmp_path: Path) -> None:
     written = corrected(tmp_path, {k: v for k, v in RULE.items() if k != "to"} | {"leave_out": True}, gates=[])
     parts = expected(tmp_path)
@@ -90,6 +91,7 @@ def _without_t(data: Path, *corrections: dict[str, Any]) -> Recipe:
     return recipe(data, labels=[level])
 
 
+@pytest.mark.slow
 def test_the_manifest_and_the_card_state_rules_levels_and_audit(tmp_path: Path) -> None:
     fine = {**LEVEL, "parents": {"B": "lymphoid", "T": "lymphoid", "NK": "innate"}, "corrections": [RULE]}
     fine["markers"] = {"B": {"absent": ["CD3D"]}}
@@ -116,6 +118,7 @@ def test_the_manifest_and_the_card_state_rules_levels_and_audit(tmp_path: Path) 
     assert (atlas.obs["lineage"].astype(str) == np.where(atlas.obs["cell_type"] == "NK", "innate", "lymphoid")).all()
 
 
+@pytest.mark.slow
 def test_an_audit_of_a_recipe_is_after_its_corrections(tmp_path: Path) -> None:
     (before,) = audit_recipe(recipe(tmp_path), data=tmp_path)
     (after,) = audit_recipe(corrected(tmp_path, RULE), data=tmp_path)

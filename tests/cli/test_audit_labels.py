@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from tests.cli.test_cli import Run, run  # noqa: F401 - fixture
 from tests.labels.test_audit import cells, planted
@@ -12,6 +13,7 @@ from tests.labels.test_audit import cells, planted
 RECIPE = Path(__file__).parents[2] / "zoo" / "recipes" / "pbmc-scpoli.toml"
 
 
+@pytest.mark.slow
 def test_suspects_are_written_and_the_table_is_shown(run: Run, tmp_path: Path) -> None:  # noqa: F811
     wrong, rows = planted(cells())
     wrong.write_h5ad(tmp_path / "cells.h5ad")
@@ -26,6 +28,7 @@ def test_suspects_are_written_and_the_table_is_shown(run: Run, tmp_path: Path) -
     assert found["suspected"] == len(suspects) and {row["label"] for row in found["labels"]} == {"B", "Mono", "NK", "T"}
 
 
+@pytest.mark.slow
 def test_markers_come_from_a_recipe(run: Run, tmp_path: Path) -> None:  # noqa: F811
     adata = cells()
     adata.write_h5ad(tmp_path / "cells.h5ad")

@@ -44,6 +44,7 @@ def planted(adata: anndata.AnnData, *, share: float = 0.06, seed: int = 1) -> tu
     return wrong, np.sort(rows)
 
 
+@pytest.mark.slow
 def test_planted_errors_are_found() -> None:
     true = cells()
     wrong, rows = planted(true)
@@ -111,6 +112,7 @@ def same(one: LabelAudit, other: LabelAudit) -> bool:
     return one.table.equals(other.table) and one.suspects.equals(other.suspects) and one.record == other.record
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_audit_from_memory_and_from_disk(tmp_path: Path) -> None:
     wrong, _ = planted(cells())
     sparse = wrong.copy()

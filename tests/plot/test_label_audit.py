@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from matplotlib.figure import Figure
 
 from hub_client import plot
@@ -12,6 +13,7 @@ from hub_client.manifest.axes import Markers
 from tests.labels.test_audit import TYPES, cells, planted
 
 
+@pytest.mark.slow
 def test_rows_are_labels_and_squares_are_shares(tmp_path: Path) -> None:
     wrong, _ = planted(cells())
     audit = audit_labels(wrong, "cell_type", batch="batch", markers={"T": Markers(absent=("MARK-B",))})
