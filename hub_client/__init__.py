@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hub_client.hub.client import Hub, pull, pull_dataset, push, push_dataset, search
     from hub_client.interop.from_scvi import from_scvi
     from hub_client.interop.import_legacy import import_legacy
+    from hub_client.labels.audit import audit_labels
     from hub_client.labels.evaluate import evaluate
     from hub_client.labels.predict import predict
     from hub_client.manifest.recommended import recommended
@@ -42,6 +43,7 @@ _HOME = {
     "Manifest": "manifest.v1",
     "Model": "models.model",
     "align": "data.align",
+    "audit_labels": "labels.audit",
     "embed": "models.embed",
     "enrichment": "programs.enrichment",
     "evaluate": "labels.evaluate",
@@ -72,6 +74,7 @@ __all__ = [
     "Manifest",
     "Model",
     "align",
+    "audit_labels",
     "embed",
     "enrichment",
     "evaluate",

@@ -150,6 +150,21 @@ LABELS: list[dict[str, Any]] = [
         "markers": {"T cell": {"present": ["CD3E", "CD3D"], "absent": ["MS4A1"]}},
         "unlabelled": "unknown",
         "added_in": {"B cell": "1.1.0"},
+        "markers": {"T cell": {"present": ["CD3D", "CD3E"], "absent": ["MS4A1"]}},
+        "corrections": [
+            {
+                "rule": {
+                    "given": ["T"],
+                    "datasets": ["blood"],
+                    "present": ["MS4A1"],
+                    "absent": ["CD3D"],
+                    "to": "B cell",
+                    "reason": "counts of B cells' genes",
+                },
+                "cells": 12,
+                "among": 300,
+            }
+        ],
     },
 ]
 TRUST: dict[str, Any] = {

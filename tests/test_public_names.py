@@ -18,6 +18,7 @@ PUBLIC = [
     "push",
     "search",
     "align",
+    "audit_labels",
     "surgery",
     "train",
     "embed",

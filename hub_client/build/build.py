@@ -14,6 +14,7 @@ import pandas as pd
 
 from hub_client import _resources, errors
 from hub_client.build import datasets
+from hub_client.build.audits import audits, lines
 from hub_client.build.panel import allowed, paired, select_panel
 from hub_client.checks.verify import with_test_vectors
 from hub_client.data import genes
@@ -29,6 +30,7 @@ from hub_client.labels.rules import RULES, Part
 from hub_client.labels.transfer import evidence
 from hub_client.manifest.calibration import Calibration, Metric, Trust
 from hub_client.manifest.configs import having
+from hub_client.manifest.corrections import AppliedCorrection
 from hub_client.manifest.inputs import Gene, Genes, Proteins
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
@@ -110,7 +112,11 @@ def build(
             "overwrite=True if it was never given to anybody.",
             facts={"folder": folder},
         )
-    model, training, held_out = prepare(recipe, data=Path(data))
+    source = datasets.load(recipe, Path(data))
+    model, training, held_out = _prepared(recipe, source, data=Path(data))
+    audited = audits(recipe, source)
+    for line in lines(audited) if progress else ():
+        say(line)
     cells = len(training) + len(held_out)
     if progress and recipe.recipe_version > 1:
         say(f"what the recipe leaves out is {recommended(recipe.architecture.kind, cells=cells).reason}")
@@ -119,6 +125,7 @@ def build(
     if recipe.pretraining is not None:
         _pretrain(model, training, plan=recipe.pretraining, **runtime)
     _train_whole(model, training, plan=recipe.plan, **runtime)
+    model.record(model.manifest.training.model_copy(update={"label_audits": tuple(one.record for one in audited)}))
     model = with_atlas(model, training) if recipe.atlas else model
     model = (
         with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
@@ -152,7 +159,10 @@ def prepare(recipe: Recipe, *, data: Path) -> tuple[Model, Cells, Cells]:
     NotFound, IntegrityError, VocabularyError, AlignmentError
         As :func:`build`.
     """
-    source = datasets.load(recipe, data)
+    return _prepared(recipe, datasets.load(recipe, data), data=data)
+
+
+def _prepared(recipe: Recipe, source: datasets.Reference, *, data: Path) -> tuple[Model, Cells, Cells]:
     recipe = _settled(recipe, cells=source.counts.n_obs)
     manifest = _draft(recipe, source, _programs(recipe, data))
     cells = align(source.counts, manifest, labels={rule.key: rule.key for rule in recipe.labels})
@@ -293,7 +303,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
     obs = source.counts.obs
     panel = _panel(recipe, source, programs)
     chosen = _chosen(recipe, panel, programs)
-    prototypical = recipe.labels if "prototypes" in recipe.architecture.parts else ()
+    prototypical = _own_levels(recipe) if "prototypes" in recipe.architecture.parts else ()
     return Manifest(
         **{name: getattr(recipe, name) for name in _COPIED},
         created=datetime.now(UTC).replace(microsecond=0),
@@ -308,10 +318,15 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
             Condition(**dict(rule), categories=datasets.categories(obs[rule.key])) for rule in recipe.conditions
         ),
         combinations=_combinations(recipe, obs),
-        labels=tuple(_level(recipe, rule) for rule in recipe.labels),
+        labels=tuple(_level(recipe, rule, source.corrections.get(rule.key, ())) for rule in recipe.labels),
         prototypes=Prototypes(levels=tuple(PrototypeLevel.of(i, rule.key) for i, rule in enumerate(prototypical))),
         training=Training(datasets=source.records),
     )
+
+
+def _own_levels(recipe: Recipe) -> list[LabelRule]:
+    """Return the levels that something is fitted for: all but those that are derived from a finer one."""
+    return [rule for rule in recipe.labels if rule.derived_from is None]
 
 
 def _proteins(recipe: Recipe, source: datasets.Reference) -> Proteins | None:
@@ -350,7 +365,7 @@ def _combinations(recipe: Recipe, obs: Any) -> tuple[Combination, ...]:
     return tuple(Combination(values=row) for row in sorted(set(rows)))
 
 
-def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
+def _level(recipe: Recipe, rule: LabelRule, corrections: tuple[AppliedCorrection, ...]) -> LabelLevel:
     prefixes = sorted({curie.partition(":")[0] for curie in rule.ontology.values()})
     return LabelLevel(
         key=rule.key,
@@ -359,6 +374,9 @@ def _level(recipe: Recipe, rule: LabelRule) -> LabelLevel:
         ontology_release=", ".join(f"{prefix} {recipe.ontologies[prefix]}" for prefix in prefixes) or None,
         parents=rule.parents,
         unlabelled=rule.unlabelled,
+        markers=rule.markers,
+        derived_from=rule.derived_from,
+        corrections=corrections,
     )
 
 
@@ -370,7 +388,7 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
     if not recipe.labels:
         return
     decided = recipe.trust.model_dump(exclude={"distance_quantile"})  # before anything is fitted
-    unfitted = [Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.labels]
+    unfitted = [Calibration(level=rule.key, temperature=1.0, **decided) for rule in _own_levels(recipe)]
     model.manifest = model.manifest.changed(trust=_trust(model, unfitted))
     labels = {level: pd.Series(names, index=held_out.obs_names) for level, names in held_out.labels.items()}
     report = evaluate(_cross_fitted(model, held_out, recipe), labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import pandas as pd
 from anndata import AnnData, concat
 
 from hub_client import errors
+from hub_client.build.relabel import Corrected, applied, corrected
 from hub_client.data.features import features
 from hub_client.data.fingerprint import fingerprint
 from hub_client.data.open_query import read_cells
 from hub_client.data.proteins import named, spelling
 from hub_client.data.sources import Source
 from hub_client.data.values import Names, blanks, counted, texts, without_blanks
+from hub_client.manifest.corrections import AppliedCorrection
 from hub_client.manifest.provenance import DatasetRecord
 from hub_client.manifest.recipe import Constant, Dataset, LabelRule, ProteinCounts, Recipe
 
@@ -39,6 +41,17 @@ class Reference:
     measured, if any, under the name that the first of these spells it by; 0 where it was not measured."""
     records: tuple[DatasetRecord, ...]
     """What the release records of each data set."""
+    corrections: dict[str, tuple[AppliedCorrection, ...]] = field(default_factory=dict)
+    """Label level to what its corrections changed; levels without corrections are left out."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The cells of one data set."""
+
+    counts: AnnData
+    record: DatasetRecord
+    corrected: Corrected
 
 
 def load(recipe: Recipe, folder: Path) -> Reference:
@@ -65,11 +78,21 @@ def load(recipe: Recipe, folder: Path) -> Reference:
     joined.obs_names = [str(index) for index in range(joined.n_obs)]
     if any(dataset.proteins for dataset in recipe.datasets):
         joined.obsm[PROTEINS] = _proteins([part.counts for part in parts]).set_axis(joined.obs_names)
+    for rule in recipe.labels:
+        if rule.derived_from is not None:
+            joined.obs[rule.key] = _derived(joined.obs, rule.derived_from, recipe)
     _check_labels(joined.obs, recipe)
-    return Reference(joined, tuple(record for part in parts for record in part.records))
+    corrections = applied([part.corrected for part in parts], recipe.labels)
+    return Reference(joined, tuple(part.record for part in parts), corrections)
 
 
-def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> Reference:
+def _derived(obs: pd.DataFrame, finer: str, recipe: Recipe) -> Names:
+    """Return each cell's label of a level that is made of a finer one's parents; ``""`` where it has none."""
+    parents = next(rule.parents for rule in recipe.labels if rule.key == finer)
+    return np.array([parents.get(name, "") for name in obs[finer]], dtype=str)
+
+
+def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> _Part:
     path = folder / dataset.file
     if not path.is_file():
         raise errors.NotFound(
@@ -93,8 +116,12 @@ def _read(dataset: Dataset, recipe: Recipe, folder: Path) -> Reference:
     counts.obs = _obs(dataset, recipe, adata.obs)
     if proteins is not None:
         counts.obsm[PROTEINS] = proteins[kept].set_axis(counts.obs_names)
+    given = {key: texts(_column(dataset, adata.obs, column)) for key, column in dataset.labels.items()}
+    found = corrected(counts, recipe.labels, dataset=dataset.name, given=given)
+    if not found.counts.n_obs:
+        raise errors.AlignmentError(f"data set {dataset.name!r}: labels.corrections leave no cell.")
     same = {name: getattr(dataset, name) for name in ("name", "doi", "source", "license", "fingerprint")}
-    return Reference(counts, (DatasetRecord(**same, cells=counts.n_obs),))
+    return _Part(found.counts, DatasetRecord(**same, cells=found.counts.n_obs), found)
 
 
 def _check_fingerprint(dataset: Dataset, actual: str, *, expected: str, what: str) -> None:

@@ -12,7 +12,18 @@ from typing import Annotated, NoReturn
 import typer
 
 import hub_client
-from hub_client.cli import browse, cache, hubs, import_export, map_cells, releases, reproduce, serve, versions
+from hub_client.cli import (
+    audit_labels,
+    browse,
+    cache,
+    hubs,
+    import_export,
+    map_cells,
+    releases,
+    reproduce,
+    serve,
+    versions,
+)
 from hub_client.cli.failures import failing, table_of_codes
 
 app = typer.Typer(
@@ -40,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "lock": reproduce.lock,
     "cite": reproduce.cite,
     "replay": reproduce.replay,
+    "audit-labels": audit_labels.audit_labels,
     "build": releases.build,
     "import": import_export.import_model,
     "export": import_export.export_model,

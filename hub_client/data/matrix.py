@@ -232,6 +232,25 @@ def row_sums(matrix: Any, *, over: NDArray[np.bool_] | None = None) -> NDArray[n
     return totals
 
 
+def log_variances(matrix: Any) -> NDArray[np.float64]:
+    """Return the variance of each column's log1p counts over all rows, ``(query genes,)``, read in blocks.
+
+    Values that are no counts, and so have no such logarithm, count as zero: who picks columns sees all values.
+    """
+    cells, genes = matrix.shape
+    total, square = np.zeros(genes), np.zeros(genes)
+    by_column, start = isinstance(matrix, _BY_COLUMN), 0
+    for block in _column_blocks(matrix) if by_column else row_blocks(matrix, whole=False):
+        logs = sparse.csc_matrix(block, dtype=np.float64)
+        logs.data = np.log1p(np.nan_to_num(np.maximum(logs.data, 0), posinf=0.0))
+        columns = slice(start, start + block.shape[1])
+        total[columns] += np.asarray(logs.sum(axis=0)).reshape(-1)
+        square[columns] += np.asarray(logs.multiply(logs).sum(axis=0)).reshape(-1)
+        start += block.shape[1] if by_column else 0
+    found: NDArray[np.float64] = square / max(cells, 1) - (total / max(cells, 1)) ** 2
+    return found
+
+
 def head(matrix: Any, *, rows: int) -> sparse.csr_matrix:
     """Return the first rows, all columns, as CSR."""
     if isinstance(matrix, _BY_COLUMN):

@@ -28,7 +28,8 @@ def as_json(fields: Any) -> bytes:
 
 def as_before(fields: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields without those that came later and are as it was before: files from before them keep their bytes."""
-    return {name: value for name, value in fields.items() if name not in later or later[name] != value}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    return {name: value for name, value in fields.items() if name not in later or later[name] != plain[name]}
 
 
 def problems(error: ValidationError) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import (
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen, as_before
+from hub_client.manifest.corrections import AppliedCorrection
 from hub_client.manifest.scalars import Axis, Curie, Key, SemVer, Spdx, Text, check_oldest_first, check_unique
 
 
@@ -108,6 +109,11 @@ class LabelLevel(Frozen):
     added_in: dict[str, SemVer] = {}
     markers: dict[str, Markers] = {}
     """What a category's cells express and what they do not: the mapper checks predicted labels by it."""
+    derived_from: Key | None = None
+    """The finer level whose labels, through their ``parents``, are this level's: a cell's probability of a label is the
+    sum of its children's, and nothing is fitted. None is a level of its own."""
+    corrections: tuple[AppliedCorrection, ...] = ()
+    """The rules by which labels of the reference's cells were corrected before training."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -135,7 +141,7 @@ class LabelLevel(Frozen):
         return type(self)(**dict(self) | ontology | _appended(self, new, version))
 
 
-LABELS_LATER: Mapping[str, Any] = {"markers": {}}
+LABELS_LATER: Mapping[str, Any] = {"markers": {}, "derived_from": None, "corrections": []}
 """Fields that label levels of the first releases did not have, and what they would have stated."""
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
-from hub_client.manifest._frozen import Frozen
+from hub_client.manifest._frozen import Frozen, as_before
+from hub_client.manifest.label_audits import LabelAuditRecord
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.scalars import Commit, Curie, Doi, Orcid, SemVer, Sha256, Spdx, Text
 
@@ -57,6 +59,17 @@ class Training(Frozen):
     versions: dict[str, str] = {}
     device: str | None = None
     seconds: Annotated[float, Field(ge=0)] | None = None
+    label_audits: tuple[LabelAuditRecord, ...] = ()
+    """What the audit of each level's labels found before training, after corrections."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields; those that came later, at their default, are left out: releases keep their bytes."""
+        return as_before(nested(self), TRAINING_LATER)
+
+
+TRAINING_LATER: Mapping[str, Any] = {"label_audits": []}
+"""Fields that the training records of the first releases did not have, and what they would have stated."""
 
 
 class Parent(Frozen):

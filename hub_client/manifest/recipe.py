@@ -13,8 +13,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from hub_client import errors
 from hub_client.manifest._frozen import Frozen
+from hub_client.manifest.axes import Markers
 from hub_client.manifest.calibration import Transfer
 from hub_client.manifest.configs import ArchitectureConfig, having
+from hub_client.manifest.corrections import Correction
 from hub_client.manifest.inputs import GeneAnnotation, InputSpec
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Author, Citation, OntologyTerm
@@ -170,6 +172,14 @@ class LabelRule(Frozen):
     """The label of a coarser level that a category belongs to."""
     unlabelled: Text | None = None
     """The value in obs that means a cell has no label."""
+    derived_from: Key | None = None
+    """The finer level whose labels, through their ``parents``, are this level's, after its corrections. None reads the
+    level from ``datasets.labels``."""
+    markers: dict[str, Markers] = {}
+    """Genes that a category's cells have counts of, and genes that they have none of: the audit before training checks
+    the cells by them."""
+    corrections: tuple[Correction, ...] = ()
+    """Rules that relabel, unlabel or leave out cells before anything is trained."""
 
     @property
     def ids(self) -> dict[str, str | None]:
@@ -289,6 +299,7 @@ class Recipe(Frozen):
         for dataset in self.datasets:
             _check_keys(self, dataset)
         _check_gates(self)
+        _check_levels(self)
         _check_programs(self)
         _check_proteins(self)
         _check_plans(self)
@@ -316,6 +327,49 @@ def _check_gates(recipe: Recipe) -> None:
     levels = [rule.key for rule in recipe.labels]
     if strangers := [gate.level for gate in recipe.gates if gate.level not in levels]:
         raise ValueError(f"gates name the label levels {errors.names(strangers)}, unknown to labels")
+
+
+def _check_levels(recipe: Recipe) -> None:
+    rules = {rule.key: rule for rule in recipe.labels}
+    for rule in recipe.labels:
+        if strangers := sorted(rule.markers.keys() - rule.ids.keys()):
+            raise ValueError(
+                f"labels {rule.key!r}: markers are of {errors.names(strangers)}, which are no labels of it"
+            )
+        _check_corrections(rule, [dataset.name for dataset in recipe.datasets])
+        if rule.derived_from is not None:
+            _check_derived(rule, rules, recipe.datasets)
+
+
+def _check_corrections(rule: LabelRule, datasets: list[str]) -> None:
+    for correction in rule.corrections:
+        if correction.to is not None and correction.to not in rule.ids:
+            raise ValueError(f"labels {rule.key!r}: a correction gives {correction.to!r}, which is no label of it")
+        if strangers := sorted(set(correction.datasets) - set(datasets)):
+            raise ValueError(
+                f"labels {rule.key!r}: a correction is for the data sets {errors.names(strangers)}, unknown"
+            )
+
+
+def _check_derived(rule: LabelRule, rules: dict[str, LabelRule], datasets: tuple[Dataset, ...]) -> None:
+    finer = rules.get(rule.derived_from or "")
+    if finer is not None and list(rules).index(finer.key) > list(rules).index(rule.key):
+        raise ValueError(f"labels {rule.key!r} come from {finer.key!r}: put it behind that level")
+    if finer is None or finer.derived_from is not None:
+        raise ValueError(
+            f"labels {rule.key!r}: derived_from is {rule.derived_from!r}, which is no level with own labels"
+        )
+    if rule.corrections or rule.unlabelled or any(rule.key in dataset.labels for dataset in datasets):
+        raise ValueError(
+            f"labels {rule.key!r} come from {finer.key!r}: they have no datasets.labels, corrections or unlabelled"
+        )
+    if lost := sorted(finer.ids.keys() - finer.parents.keys()):
+        raise ValueError(f"labels {rule.key!r}: {errors.names(lost)} of {finer.key!r} have no parents")
+    if set(finer.parents.values()) != rule.ids.keys():
+        raise ValueError(
+            f"labels {rule.key!r} must be the parents of {finer.key!r}, which are "
+            f"{errors.names(sorted(set(finer.parents.values())))}; they are {errors.names(sorted(rule.ids))}"
+        )
 
 
 def _check_programs(recipe: Recipe) -> None:

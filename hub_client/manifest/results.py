@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hub_client.manifest.axes import LABELS_LATER
 from hub_client.manifest.v1 import Manifest, TensorSpec
 
 Role = Literal["describes", "content", "grows", "queries", "checks"]
@@ -30,6 +31,7 @@ FIELDS: Mapping[str, Role] = {
     **dict.fromkeys(("files", "tensors"), "content"),
     **dict.fromkeys(("lineage.parent", "lineage.new_rows", "lineage.copied"), "describes"),
     **dict.fromkeys(("labels.*.ontology", "labels.*.ontology_release", "labels.*.parents"), "describes"),
+    "labels.*.corrections": "describes",  # the labels that came of them are in the atlas and the weights
     **dict.fromkeys(("terms.*.source", "terms.*.release", "terms.*.license"), "describes"),
     **dict.fromkeys(("conditions.*.categories", "covariates.categorical.*.categories"), "grows"),
     **dict.fromkeys(("combinations", "labels", "terms", "proteins.measured"), "grows"),
@@ -76,7 +78,10 @@ def _listed(manifest: Manifest, field: str) -> Any:
     """Return a field as JSON; no combinations stand for all of them, and what its own version added moves along."""
     if field == "combinations" and not manifest.combinations and len(manifest.conditions) > 1:
         return [{"values": list(values), "added_in": None} for values in manifest.known_combinations]
-    return _moving(manifest.model_dump(mode="json", include={field})[field], manifest.version)
+    found = manifest.model_dump(mode="json", include={field})[field]
+    if field == "labels":  # what is left out of files at its default is one thing with it
+        found = [{**LABELS_LATER, **level} for level in found]
+    return _moving(found, manifest.version)
 
 
 def _moving(value: Any, version: str) -> Any:

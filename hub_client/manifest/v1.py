@@ -514,6 +514,18 @@ def _check_labels(manifest: Manifest) -> None:
         coarser = {name for key, names in levels.items() if key != level.key for name in names}
         if lost := sorted(set(level.parents.values()) - coarser):
             raise ValueError(f"labels of {level.key!r}: parents are labels of no other level: {lost[:5]}")
+        if level.derived_from is not None:
+            _check_derived(level, {one.key: one for one in manifest.labels}, own=wanted)
+
+
+def _check_derived(level: LabelLevel, levels: Mapping[str, LabelLevel], *, own: list[str]) -> None:
+    finer = levels.get(level.derived_from or "")
+    if finer is None or finer.derived_from is not None:
+        raise ValueError(f"labels of {level.key!r}: derived_from is {level.derived_from!r}, no level with own labels")
+    if strangers := sorted(set(finer.parents.values()) - set(level.categories)):
+        raise ValueError(f"labels of {level.key!r}: {finer.key!r} has parents that are none of them: {strangers[:5]}")
+    if level.key in own:
+        raise ValueError(f"labels of {level.key!r} are sums over {finer.key!r}: nothing of their own is fitted")
 
 
 def _check_delta(manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ from hub_client.manifest.calibration import Metric
 from hub_client.manifest.provenance import DatasetRecord, OntologyTerm
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Condition, Embedding, LabelLevel, Manifest, Term
+from hub_client.release.card_labels import audited, origins
 from hub_client.release.names import semver
 
 HUB_LICENSES = frozenset(
@@ -106,7 +107,7 @@ def _read_out(manifest: Manifest) -> list[str]:
     found += ["mapping.proteins  # what is expected of each, measured or not"] if manifest.proteins else []
     if not manifest.labels:
         return found or ['mapping.adata.obsm["X_latent"]']
-    key = manifest.labels[-1].key
+    key = [level.key for level in manifest.labels if level.derived_from is None][-1]
     return [f"mapping.adata.obs[[{md.scalar(f'{key}_pred')}, {md.scalar(f'{key}_uncertainty')}]]", *found]
 
 
@@ -182,7 +183,8 @@ def _level(level: LabelLevel) -> str:
     release = f", ids of Cell Ontology release {md.text(level.ontology_release)}" if level.ontology_release else ""
     count = len(level.categories)
     head = f"{md.code(level.key)}: {count:,} {'label' if count == 1 else 'labels'}{release}."
-    return f"{head}\n\n{md.table(['Label', 'Cell Ontology', 'Part of'], rows)}{rest}"
+    table = f"{head}\n\n{md.table(['Label', 'Cell Ontology', 'Part of'], rows)}{rest}"
+    return "\n\n".join([table, *origins(level)])
 
 
 def _conditions(manifest: Manifest) -> str:
@@ -246,7 +248,7 @@ def _training(manifest: Manifest) -> str:
     text += f" in {training.seconds / 60:,.0f} min" if training.seconds and training.seconds >= 90 else ""
     text += f", seed {training.seed}" if training.seed is not None else ""
     text += f", with {', '.join(f'{md.text(k)} {md.text(v)}' for k, v in sorted(training.versions.items()))}"
-    return text.removesuffix(", with ") + "."
+    return "\n\n".join([text.removesuffix(", with ") + ".", *audited(training)])
 
 
 def _metrics(manifest: Manifest) -> str:

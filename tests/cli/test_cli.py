@@ -44,6 +44,7 @@ COMMANDS = [
     "lock",
     "cite",
     "replay",
+    "audit-labels",
     "build",
     "import",
     "cache",

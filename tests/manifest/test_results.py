@@ -33,7 +33,7 @@ PROSE = re.compile(
     r"(schema_version|name|version|title|summary|created|authors|citation|license|data_license|tissue|assay|disease|"
     r"suspension_type|gene_annotation|training|metrics|imported_from|intended_use|limitations|extensions|delta|"
     r"signature)\b.*|organism\.(label|release)|trust\.validated_on|lineage\.(parent|new_rows|copied).*|"
-    r"labels\.\d+\.(ontology|ontology_release|parents).*|terms\.\d+\.(source|release|license)"
+    r"labels\.\d+\.(ontology|ontology_release|parents|corrections).*|terms\.\d+\.(source|release|license)"
 )
 """The paths of what only describes, written down a second time: a row that joins the list has to join this one."""
 TEXTS = (
@@ -146,6 +146,15 @@ def test_the_list_names_fields_that_there_are() -> None:
             parts = ["*" if isinstance(part, int) else str(part) for part in path]
             seen |= {".".join(parts[: length + 1]) for length in range(len(parts))}
     assert FIELDS.keys() - seen <= {"covariates.categorical.*.added_in"}  # a map that is empty in the examples
+
+
+def test_a_level_that_becomes_a_sum_is_noticed() -> None:
+    """Left out of files where it is not stated, it is still no addition: the level's probabilities are others."""
+    before = examples.of_kind("scpoli")
+    first, *others = before.labels
+    after = before.changed(labels=(first.model_copy(update={"derived_from": others[0].key}), *others))
+    assert [(d.field, d.effect) for d in compare(before, after)] == [("labels[lineage].derived_from", "decides")]
+    assert b"derived_from" not in before.canonical() and b"derived_from" in after.canonical()
 
 
 @pytest.fixture(scope="module")
