@@ -14,8 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
 
 from hub_client.data.cells import Cells
 from hub_client.data.depth import LEAST_MEASURED, outside
@@ -248,6 +246,8 @@ def beyond_atlas(mapped: Mapped) -> Found:
 
     The distance of a cell is the mean over its 15 nearest cells of the reference.
     """
+    from sklearn.neighbors import NearestNeighbors
+
     atlas = mapped.atlas
     if atlas is None:
         return NO_ATLAS
@@ -278,6 +278,8 @@ def neighborhoods_kept(mapped: Mapped) -> Found:
 
 def _components(mapped: Mapped) -> NDArray[np.float64] | None:
     """Return principal components of the sampled cells' expression; None where too few genes vary."""
+    from sklearn.decomposition import PCA
+
     missing = mapped.cells.unmeasured(mapped.model.vocabulary.genes)
     x = _measured(mapped.cells.x[mapped.sample], missing)
     values = normalised(x) if mapped.model.manifest.input.kind == "counts" else sparse.csr_matrix(x, dtype=np.float64)
@@ -302,6 +304,8 @@ def _kept(components: NDArray[np.float64], latent: Array) -> float:
 
 def _nearest(points: NDArray[Any], neighbors: int) -> NDArray[np.int64]:
     """Return each point's nearest others, ``(points, neighbors)``."""
+    from sklearn.neighbors import NearestNeighbors
+
     found: NDArray[np.int64] = NearestNeighbors(n_neighbors=neighbors).fit(points).kneighbors(return_distance=False)
     return found
 

@@ -211,10 +211,11 @@ def _mapped(
         cells,
         reference,
         found,
+        verdict=judged,
         settings=MappingSettings.model_validate(dict(settings) | {"plan": plan}),
         device=history.device if history else device,
     )
-    out = _written(query, found, _provenance(reference, cells, record, decision))
+    out = _written(query, found, _provenance(reference, cells, record, decision, judged))
     more = {"scores": found.scores, "proteins": found.proteins, "latent_uncertainty": found.latent_uncertainty}
     made: dict[str, Any] = {"decision": decision, "verdict": judged, **more}
     return Mapping(out, model, found.predictions, history, cells.report, record, **made)
@@ -262,10 +263,13 @@ def _written(query: AnnData, found: Outputs, provenance: dict[str, Any]) -> AnnD
     return out
 
 
-def _provenance(reference: Model, cells: Cells, record: Receipt, decision: Decision | None) -> dict[str, Any]:
+def _provenance(
+    reference: Model, cells: Cells, record: Receipt, decision: Decision | None, judged: Verdict
+) -> dict[str, Any]:
     """Return where the results come from, in types every AnnData file format can hold.
 
-    The alignment report is a JSON text: gene names as keys would not survive HDF5.
+    The alignment report is a JSON text: gene names as keys would not survive HDF5. So is the verdict, whose checks may
+    have no number.
     """
     settings = record.asked
     trained = {"plan": settings.plan.model_dump_json()} if settings.plan else {}
@@ -279,6 +283,7 @@ def _provenance(reference: Model, cells: Cells, record: Receipt, decision: Decis
         **trained,
         **grown,
         **threshold,
+        "verdict": json.dumps(judged.as_json(), ensure_ascii=False),
         "receipt": record.to_bytes().decode(),
     }
 
