@@ -17,7 +17,6 @@ from scipy import sparse
 
 from hub_client.data.cells import Cells
 from hub_client.data.depth import LEAST_MEASURED, outside
-from hub_client.data.missing_genes import LEAST_SHARE
 from hub_client.labels.expression import normalised
 from hub_client.labels.predict import LabelPrediction, Predictions
 from hub_client.labels.transfer import calibration_of
@@ -227,7 +226,7 @@ def depth(mapped: Mapped) -> Found:
     if share < LEAST_MEASURED:
         return NotChecked(f"the query measures too few of the model's genes to compare counts ({share:.0%})")
     totals = np.asarray(_measured(mapped.cells.x, missing).sum(axis=1), dtype=np.float64).reshape(-1)
-    return outside(totals / max(share, LEAST_SHARE), known)
+    return outside(totals / share, known)
 
 
 def _measured(x: sparse.csr_matrix, missing: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -387,8 +386,8 @@ def _codes(names: NDArray[np.object_]) -> NDArray[np.int64]:
 
 def mean_uncertainty(mapped: Mapped) -> Found:
     """Return the mean uncertainty of the level that is the surest: a stranger is unsure on every level."""
-    levels = mapped.predictions.levels.values()
-    return min((float(level.uncertainty.mean()) for level in levels), default=NO_LABELS)  # type: ignore[type-var]
+    means = [float(level.uncertainty.mean()) for level in mapped.predictions.levels.values()]
+    return min(means) if means else NO_LABELS
 
 
 def unknown(mapped: Mapped) -> Found:
@@ -421,14 +420,23 @@ def _judged(mapped: Mapped, key: str) -> Iterator[NDArray[np.bool_]]:
     level = mapped.predictions.levels[key]
     labels, sure = likeliest(level, mapped.sample), level.uncertainty[mapped.sample] <= CONFIDENT
     x = mapped.cells.x[mapped.sample].tocsc()
-    lacking = {*mapped.cells.report.missing}
-    places = {name: at for at, name in enumerate(mapped.model.vocabulary.genes) if name not in lacking}
-    totals = np.asarray(x.sum(axis=1)).reshape(-1)
+    places, counted = _places(mapped), mapped.model.manifest.input.kind == "counts"
+    deep = (np.asarray(x.sum(axis=1)).reshape(-1) >= DEEP) & counted
     for label, markers in next(one.markers for one in mapped.model.manifest.labels if one.key == key).items():
         rows = np.flatnonzero((labels == label) & sure)
-        found = _against(x, rows, markers, places=places, deep=totals >= DEEP)
+        found = _against(x, rows, markers, places=places, deep=deep)
         if found is not None and len(rows):
             yield found
+
+
+def _places(mapped: Mapped) -> dict[str, int]:
+    """Return the column of each gene that the query measured, by its id and by its symbol."""
+    genes = mapped.model.manifest.genes
+    lacking = {*mapped.cells.report.missing}
+    kept = [
+        (at, gene) for at, (gene, name) in enumerate(zip(genes.panel, genes.names, strict=True)) if name not in lacking
+    ]
+    return {name: at for at, gene in kept for name in (gene.id, gene.symbol) if name}
 
 
 def _against(

@@ -187,6 +187,8 @@ class Receipt(Frozen):
         for part, newer in NEWER.get(self.format, {}).items():
             if given := sorted(name for name in newer if getattr(getattr(self, part), name)):
                 raise ValueError(f"a receipt of format {self.format} has no {part}.{given[0]}")
+        if self.format == 1 and self.verdict:
+            raise ValueError("a receipt of format 1 has no verdict")
         return self
 
     def to_bytes(self) -> bytes:
@@ -206,6 +208,8 @@ class Receipt(Frozen):
 
     def _fields(self, number: int, exclude: set[str] | None = None) -> dict[str, Any]:
         fields = self.model_dump(mode="json", exclude=exclude)
+        if number == 1:
+            fields.pop("verdict", None)
         for part, newer in NEWER.get(number, {}).items():
             fields[part] = {name: value for name, value in fields[part].items() if name not in newer}
         return fields

@@ -36,7 +36,13 @@ SAMPLED = 16
 
 
 def receipt(
-    cells: Cells, reference: Model, found: Outputs, *, verdict: Verdict, settings: MappingSettings, device: str
+    cells: Cells,
+    reference: Model,
+    found: Outputs,
+    *,
+    settings: MappingSettings,
+    device: str,
+    verdict: Verdict | None = None,
 ) -> Receipt:
     """Return the receipt of a mapping.
 
@@ -48,12 +54,12 @@ def receipt(
         The release it was mapped onto.
     found
         What came out.
-    verdict
-        Whether that deserves trust.
     settings
         How they were mapped.
     device
         What it ran on.
+    verdict
+        Whether what came out deserves trust, if that was judged.
     """
     result = _result(found)
     return Receipt(
@@ -64,7 +70,7 @@ def receipt(
         ran=Ran(device=device_of(device), threads=torch.get_num_threads(), versions=versions()),
         result=result,
         result_digest=result.digest,
-        verdict=_judged(verdict),
+        verdict=None if verdict is None else _judged(verdict),
     )
 
 
