@@ -225,8 +225,9 @@ def depth(mapped: Mapped) -> Found:
     share = mapped.cells.report.coverage if means is None else 1 - float(means[missing].sum() / means.sum())
     if share < LEAST_MEASURED:
         return NotChecked(f"the query measures too few of the model's genes to compare counts ({share:.0%})")
-    totals = np.asarray(_measured(mapped.cells.x, missing).sum(axis=1), dtype=np.float64).reshape(-1)
-    return outside(totals / share, known)
+    counted = np.ones(mapped.cells.x.shape[1])
+    counted[missing] = 0  # these may hold the reference's means
+    return outside(mapped.cells.x @ counted / share, known)
 
 
 def _measured(x: sparse.csr_matrix, missing: NDArray[np.int64]) -> sparse.csr_matrix:
