@@ -6,6 +6,7 @@ was measured on.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -142,9 +143,9 @@ class Measure:
         return Check(self.name, value, limits.amber, limits.red, colour, said, "" if colour == "green" else self.advice)
 
     def _colour(self, value: float, limits: Limits) -> Colour:
-        passed = (lambda limit: value > limit) if self.worse == "above" else (lambda limit: value < limit)
+        passed = operator.gt if self.worse == "above" else operator.lt
         steps: tuple[tuple[Colour, float | None], ...] = (("red", limits.red), ("amber", limits.amber))
-        return next((colour for colour, limit in steps if limit is not None and passed(limit)), "green")
+        return next((colour for colour, limit in steps if limit is not None and passed(value, limit)), "green")
 
     def _thresholds(self, limits: Limits) -> str:
         named = {"amber": limits.amber, "red": limits.red}

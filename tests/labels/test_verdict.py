@@ -163,7 +163,7 @@ def test_depth_is_compared_with_the_references() -> None:
     cells = cells_for(model.manifest, cells=200, seed=4)
     alike = mapped(with_depth(model, depth_of(cells)), cells)
     assert number(measures.depth(alike)) == pytest.approx(0.1, abs=0.01)
-    shallow = replace(cells, x=csr_matrix(cells.x // 20))
+    shallow = replace(cells, x=cells.x.multiply(0.05).tocsr())
     assert number(measures.depth(replace(alike, cells=shallow))) > 0.9
     few = replace(cells, report=replace(cells.report, coverage=0.2, missing=GENES[:48]))
     assert "too few" in reason(measures.depth(replace(alike, cells=few)))
@@ -204,7 +204,7 @@ def test_batches_and_reference_are_compared_within_labels() -> None:
     batches = before.batches
     apart = before.predictions.latent + 100 * batches[:, None].astype(np.float32)
     split = replace(before, predictions=replace(before.predictions, latent=apart))
-    assert number(measures.batches_mixed(before)) > 0.5 and measures.batches_mixed(split) == 0
+    assert number(measures.batches_mixed(before)) > 0.3 and measures.batches_mixed(split) == 0
     far = replace(before, predictions=replace(before.predictions, latent=before.predictions.latent + 100))
     assert measures.reference_mixed(far) == 0 < number(measures.reference_mixed(mapped(model)))
     one = replace(before, sample=np.flatnonzero(batches == 0))
