@@ -93,15 +93,15 @@ def show(record: dict[str, Any]) -> None:
             **({"verdict": record["verdict"]["stated"]} if record["verdict"] else {}),
         }
     )
-    if record["verdict"]:
-        screen.say()
-        _show_verdict(record["verdict"]["checks"])
     for level, rows in record["labels"].items():
         screen.say()
         _show_labels(level, rows, total=record["cells"])
     for level in record["evaluation"] or ():
         screen.say()
         _show_evaluation(level)
+    if record["verdict"]:
+        screen.say()
+        _show_verdict(record["verdict"]["checks"])
 
 
 def _training_line(training: dict[str, Any] | None, decision: dict[str, Any] | None) -> str:

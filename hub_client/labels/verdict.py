@@ -135,7 +135,7 @@ class Measure:
         limits = self.limits if isinstance(self.limits, Limits) else self.limits(mapped.model.manifest)
         found = self.compute(mapped)
         if isinstance(found, NotChecked):
-            said = f"Not checked: {found.reason}."
+            said = f"{found.reason[0].upper()}{found.reason[1:]}."
             return Check(self.name, None, limits.amber, limits.red, "not checked", said, "")
         value = round(found, DIGITS)
         colour = self._colour(value, limits)

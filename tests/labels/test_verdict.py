@@ -95,7 +95,7 @@ def test_it_says_the_number_and_the_thresholds_or_why_there_is_none() -> None:
     assert row(0.3).check(cells).what == "x is 30.0% (amber above 20.0%, red above 50.0%)."
     check = row(NotChecked("there are no y")).check(cells)
     assert (check.colour, check.value, check.advice) == ("not checked", None, "")
-    assert check.what == "Not checked: there are no y."
+    assert check.what == "There are no y."
 
 
 def test_the_worst_check_decides_and_is_named_first() -> None:
