@@ -203,7 +203,7 @@ MEASURES: tuple[Measure, ...] = (
         measures.beyond_atlas,
         "{value} of the cells are farther from the reference's cells than 95% of these are from each other",
         "Check organism, tissue and gene names: the reference may not hold such cells. Choose another if it does not.",
-        Limits(amber=0.3, red=0.6),
+        Limits(amber=0.3, red=0.75),
     ),
     Measure(
         "neighbourhoods",
@@ -241,7 +241,7 @@ MEASURES: tuple[Measure, ...] = (
         measures.mean_uncertainty,
         "The mean uncertainty of labels is {value}",
         "Labels are unsure throughout: check organism, tissue and gene names, or choose another reference.",
-        Limits(amber=0.25, red=0.35),
+        Limits(amber=0.25, red=0.3),
         shown=".3f",
     ),
     Measure(
