@@ -20,6 +20,7 @@ from hub_client.checks.verify import with_test_vectors
 from hub_client.data import genes
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
+from hub_client.data.depth import depth_of
 from hub_client.data.fingerprint import fingerprint
 from hub_client.labels.atlas import with_atlas
 from hub_client.labels.calibrate import calibrate
@@ -130,12 +131,20 @@ def build(
     model = (
         with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
     )
+    _state_depth(model, training)
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
     if Path(out).resolve() == _resources.released().resolve():
         card.render_zoo(_resources.released(), _resources.cards())
     return folder
+
+
+def _state_depth(model: Model, training: Cells) -> None:
+    """Put into the manifest how deep the reference's cells are, which a query's are compared with."""
+    if model.manifest.input.kind == "counts":
+        trust = model.manifest.trust.model_copy(update={"depth": depth_of(training)})
+        model.manifest = model.manifest.changed(trust=trust)
 
 
 def _pretrain(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:

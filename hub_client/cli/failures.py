@@ -12,6 +12,8 @@ from hub_client.cli import screen
 from hub_client.cli.argument_names import as_options
 
 INTERRUPTED = 130
+RED = 10
+"""Of a mapping whose verdict is red, where that was asked for."""
 
 EXIT_CODES: dict[type[Exception], tuple[int, str]] = {
     errors.InvalidInput: (2, "an option or argument was refused"),
@@ -34,7 +36,8 @@ def exit_code(error: Exception) -> int:
 def table_of_codes() -> str:
     """Return the exit codes as Markdown, for the help text."""
     rows = {0: "all went well", 1: "any other error, or `validate` found problems"}
-    rows |= dict(EXIT_CODES.values()) | {INTERRUPTED: "interrupted"}
+    rows |= dict(EXIT_CODES.values()) | {RED: "the verdict on a mapping is red (`map --strict`)"}
+    rows |= {INTERRUPTED: "interrupted"}
     return "Exit codes:\n\n" + "\n".join(f"- {code}: {meaning}" for code, meaning in rows.items())
 
 

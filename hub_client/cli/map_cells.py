@@ -77,6 +77,7 @@ SaveModel = Annotated[Path | None, _option("FOLDER", "Where to save the updated 
 LatentUncertainty = Annotated[
     bool, _option(None, "Also write how unsure each cell's place is.", OUTPUT, "--latent-uncertainty")
 ]
+Strict = Annotated[bool, _option(None, "End with 10 if the verdict is red.", OUTPUT, "--strict")]
 Force = Annotated[bool, _option(None, "Replace outputs that exist.", OUTPUT, "--force")]
 Quiet = Annotated[bool, _option(None, "No progress bars.", OUTPUT, "--quiet", "-q")]
 
@@ -102,6 +103,7 @@ def map_cells(
     precision: Precision = "32-true",
     hub: options.HubFolder = None,
     latent_uncertainty: LatentUncertainty = False,
+    strict: Strict = False,
     force: Force = False,
     quiet: Quiet = False,
     as_json: options.Json = False,
@@ -121,6 +123,9 @@ def map_cells(
 
     Without `--condition`, the query is one new batch. Beside the output goes a receipt (`mapped.receipt.json`): what
     went in and came out, in hashes; `archzoo replay` makes the mapping again from it.
+
+    Last comes a verdict on the mapping, green, amber or red: each check is a number against its threshold, with what to
+    do. A red one ends with 0 all the same, and with 10 under `--strict`.
 
     For example:
 
@@ -171,15 +176,18 @@ def map_cells(
     record = map_summary.summary(mapping, reference, judged=evaluate(mapping.predictions, known) if known else None)
     written = {"query": out, "receipt": outputs.receipt, "model": save_model}
     record["written"] = {what: str(path) if path else None for what, path in written.items()}
-    _report(record, as_json=as_json)
+    _report(record, as_json=as_json, strict=strict)
 
 
-def _report(record: dict[str, Any], *, as_json: bool) -> None:
-    """Print a summary; end with the code of an interruption if there was one."""
+def _report(record: dict[str, Any], *, as_json: bool, strict: bool) -> None:
+    """Print a summary; end with the code of an interruption if there was one, or of a red verdict if that is asked."""
     (screen.say_json if as_json else map_summary.show)(record)
     if record["training"] and record["training"]["stopped"] == "interrupted":
         screen.complain("interrupted: training ended early; what it had learned by then was used and written.")
         raise typer.Exit(failures.INTERRUPTED)
+    if strict and record["verdict"]["colour"] == "red":
+        screen.complain(f"the verdict is {record['verdict']['stated']}. Everything was written.")
+        raise typer.Exit(failures.RED)
 
 
 def _truth(

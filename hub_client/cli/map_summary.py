@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hub_client.nn.training import History
 
 MISSING_SHOWN = 10
+COLOURS = {"green": "green", "amber": "yellow", "red": "bold red"}
+"""How a terminal shows the words of a verdict, which are written out."""
 
 
 def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dic
         "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
         "evaluation": judged.model_dump(mode="json")["levels"] if judged else None,
         "warnings": list(mapping.alignment.warnings),
+        "verdict": mapping.verdict.as_json() | {"stated": mapping.verdict.stated} if mapping.verdict else None,
     }
 
 
@@ -87,6 +90,7 @@ def show(record: dict[str, Any]) -> None:
             **({"proteins": _protein_line(record["proteins"])} if record["proteins"] else {}),
             **({"gene programs": f"{record['programs']:,} scores a cell"} if record["programs"] else {}),
             "written": ", ".join(filter(None, record["written"].values())),
+            **({"verdict": record["verdict"]["stated"]} if record["verdict"] else {}),
         }
     )
     for level, rows in record["labels"].items():
@@ -95,6 +99,9 @@ def show(record: dict[str, Any]) -> None:
     for level in record["evaluation"] or ():
         screen.say()
         _show_evaluation(level)
+    if record["verdict"]:
+        screen.say()
+        _show_verdict(record["verdict"]["checks"])
 
 
 def _training_line(training: dict[str, Any] | None, decision: dict[str, Any] | None) -> str:
@@ -123,6 +130,15 @@ def _protein_line(proteins: dict[str, Any]) -> str:
 def _missing_line(genes: dict[str, Any]) -> str:
     more = genes["missing"] - len(genes["most_used_missing"])
     return ", ".join(genes["most_used_missing"]) + (f" and {more:,} more" if more else "") or "none"
+
+
+def _show_verdict(checks: list[dict[str, Any]]) -> None:
+    columns = [
+        Column("check", text=lambda check: check["name"]),
+        Column("verdict", text=lambda check: check["colour"], style=lambda colour: COLOURS.get(colour, "dim")),
+        Column("why", text=lambda check: f"{check['what']} {check['advice']}".rstrip()),
+    ]
+    screen.say_table(columns, checks)
 
 
 def _show_labels(level: str, rows: list[dict[str, Any]], *, total: int) -> None:

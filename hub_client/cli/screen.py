@@ -26,13 +26,15 @@ GAP = 3
 class Column:
     """A column's heading; of columns that do not fit together, those with the highest ``rank`` are left out.
 
-    ``text`` reads the column's text from a row's record; without it, rows are lists of texts.
+    ``text`` reads the column's text from a row's record; without it, rows are lists of texts. ``style`` is how a text
+    looks on a terminal that has colours.
     """
 
     title: str
     justify: Literal["left", "right"] = "left"
     rank: int = 0
     text: Callable[[Any], str] | None = None
+    style: Callable[[str], str] | None = None
 
 
 def console() -> Console:
@@ -77,8 +79,12 @@ def say_table(columns: Sequence[Column], records: Sequence[Any]) -> None:
     for index in shown:
         table.add_column(columns[index].title, justify=columns[index].justify, overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*(Text(harmless(row[index])) for index in shown))
+        table.add_row(*(_cell(columns[index], row[index]) for index in shown))
     _print(out, table)
+
+
+def _cell(column: Column, text: str) -> Text:
+    return Text(harmless(text), style=column.style(text) if column.style else "")
 
 
 def say_facts(facts: dict[str, str]) -> None:

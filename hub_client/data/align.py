@@ -155,7 +155,7 @@ def align(
     case = coverages.Case(source, manifest, panel)
     low = coverages.check(coverage, case, minimum=min_coverage)
     foreign = coverages.check_organism(match, case, coverage)
-    x, doubts = _values(source, match, manifest=manifest)
+    x, doubts, notes = _values(source, match, manifest=manifest)
     x = with_missing(x, np.setdiff1d(np.arange(len(match.panel)), match.found), manifest=manifest, model=model)
     counted, found = aligned_proteins(query, manifest, key=proteins, source=source)
     settings = {
@@ -173,9 +173,11 @@ def align(
             *source.features.notes,
             *match.doubts,
             *doubts,
+            *notes,
             *annotations.notes,
             *_protein_notes(found),
         ),
+        doubts=(*foreign, *doubts),
         settings={name: value for name, value in settings.items() if value not in (None, {})},
         proteins=found,
     )
@@ -265,8 +267,10 @@ def _check_query(query: AnnData, min_coverage: float | None) -> None:
         )
 
 
-def _values(source: Source, match: Match, *, manifest: Manifest) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
-    """Return the model's columns in the unit the network reads, and warnings about them."""
+def _values(
+    source: Source, match: Match, *, manifest: Manifest
+) -> tuple[sparse.csr_matrix, tuple[str, ...], tuple[str, ...]]:
+    """Return the model's columns in the unit the network reads, doubts that they are that, and notes about them."""
     tally, rows = Tally(), source.features.genes
     target, genes = match.target, len(match.panel)
     apart = manifest.input.kind == "log1p" and bool(match.repeated.size)
@@ -277,12 +281,13 @@ def _values(source: Source, match: Match, *, manifest: Manifest) -> tuple[sparse
     doubts = sources.check(source, tally=tally, spec=manifest.input)
     if apart:
         x = _summed(x, match.target[repeated], genes=genes, logs=not tally.counts)
+    notes: tuple[str, ...] = ()
     if manifest.input.kind == "log1p" and tally.counts:
         x = _logged(x, matrices.row_sums(source.matrix, over=rows), target_sum=manifest.input.target_sum)
-        doubts = (*doubts, f"{source.name} holds counts: log1p of them, as this model reads, was made here.")
+        notes = (f"{source.name} holds counts: log1p of them, as this model reads, was made here.",)
     empty = int((np.diff(x.indptr) == 0).sum())
     note = f"{empty:,} of {x.shape[0]:,} cells have no counts in the model's genes: their results mean nothing."
-    return x, (*doubts, note) if empty else doubts
+    return x, doubts, (*notes, note) if empty else notes
 
 
 def _summed(x: sparse.csr_matrix, target: NDArray[np.int64], *, genes: int, logs: bool) -> sparse.csr_matrix:

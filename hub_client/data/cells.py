@@ -43,6 +43,8 @@ class GeneReport:
         What those names are, most of them: ``ensembl`` or ``symbol``.
     warnings
         What the user should know, one sentence each.
+    doubts
+        Those of the warnings that the values may not be what the model reads, or the organism not its own.
     proteins
         What alignment found of proteins; None for a model without.
     settings
@@ -60,6 +62,7 @@ class GeneReport:
     column: str = "var_names"
     id_type: str = "symbol"
     warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     proteins: ProteinReport | None = None
 

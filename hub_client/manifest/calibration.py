@@ -72,12 +72,36 @@ class ExpressionClassifier(Frozen):
     """``(genes,)``: mean log-normalised counts, which a gene that was not measured counts as."""
 
 
+class Depth(Frozen):
+    """Counts of each cell of the reference over the model's genes: 5 %, 25 %, 50 %, 75 % and 95 % have at most so many.
+
+    A query's cells are compared with them.
+    """
+
+    p5: Annotated[float, Field(ge=0)]
+    p25: Annotated[float, Field(ge=0)]
+    median: Annotated[float, Field(ge=0)]
+    p75: Annotated[float, Field(ge=0)]
+    p95: Annotated[float, Field(ge=0)]
+
+
+TRUST_LATER: Mapping[str, Any] = {"depth": None}
+"""Fields that the first releases did not have, and what they would have stated."""
+
+
 class Trust(Frozen):
     """Read by the mapper: what uncertainty means for this model, and what that was checked on."""
 
     calibrations: tuple[Calibration, ...] = ()
     classifiers: tuple[ExpressionClassifier, ...] = ()
     validated_on: str | None = None
+    depth: Depth | None = None
+    """How deep the reference's cells were sequenced; None for log1p input, and in releases from before it was kept."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields; those that came later, at their default, are left out: releases keep their bytes."""
+        return as_before(nested(self), TRUST_LATER)
 
 
 class Metric(Frozen):

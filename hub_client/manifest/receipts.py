@@ -32,7 +32,8 @@ ALIGNMENT = ("conditions", "labels", "layer", "min_coverage", "size_factor", "pr
 RUNTIME = ("accelerator", "devices", "precision")
 LATER = {"latent_uncertainty": False}
 """Settings that the first receipts of this format did not have, and what mappings from before them did."""
-
+RECEIPTS_LATER = {"verdict": None}
+"""The same of receipts as a whole."""
 
 NEWER: dict[int, dict[str, frozenset[str]]] = {
     1: {"query": frozenset({"size_factor", "continuous", "missing"}), "result": frozenset({"parts"})}
@@ -148,6 +149,20 @@ class ResultRecord(Frozen):
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+class CheckRecord(Frozen):
+    """One check of a verdict: its number, if there is one, and its colour."""
+
+    value: float | None = None
+    colour: Literal["green", "amber", "red", "not checked"]
+
+
+class VerdictRecord(Frozen):
+    """Whether the mapping deserved trust, by the archzoo that made it: another may know other checks."""
+
+    colour: Literal["green", "amber", "red"]
+    checks: dict[str, CheckRecord] = {}
+
+
 class Receipt(Frozen):
     """What a mapping was made of, and what came out."""
 
@@ -159,12 +174,21 @@ class Receipt(Frozen):
     ran: Ran
     result: ResultRecord
     result_digest: Sha256
+    verdict: VerdictRecord | None = None
+    """It follows from what went in and came out, and is not part of the result's digest."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields; those that came later, at their default, are left out: old receipts keep their bytes."""
+        return as_before(nested(self), RECEIPTS_LATER)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for part, newer in NEWER.get(self.format, {}).items():
             if given := sorted(name for name in newer if getattr(getattr(self, part), name)):
                 raise ValueError(f"a receipt of format {self.format} has no {part}.{given[0]}")
+        if self.format == 1 and self.verdict:
+            raise ValueError("a receipt of format 1 has no verdict")
         return self
 
     def to_bytes(self) -> bytes:
@@ -184,6 +208,8 @@ class Receipt(Frozen):
 
     def _fields(self, number: int, exclude: set[str] | None = None) -> dict[str, Any]:
         fields = self.model_dump(mode="json", exclude=exclude)
+        if number == 1:
+            fields.pop("verdict", None)
         for part, newer in NEWER.get(number, {}).items():
             fields[part] = {name: value for name, value in fields[part].items() if name not in newer}
         return fields
@@ -230,6 +256,8 @@ def differences(before: Receipt, after: Receipt) -> tuple[Difference, ...]:
     Receipts of two formats are compared in what both record.
     """
     both = min(before.format, after.format)
+    if before.verdict is None or after.verdict is None:  # from before mappings were judged
+        before, after = (receipt.model_copy(update={"verdict": None}) for receipt in (before, after))
     old, new = (dict(_flat(receipt.compared(both), "")) for receipt in (before, after))
     changed = (key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key))
     return tuple(Difference(key, old.get(key), new.get(key)) for key in changed)

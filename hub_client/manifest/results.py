@@ -40,7 +40,7 @@ FIELDS: Mapping[str, Role] = {
     **dict.fromkeys(("query_plan", "lineage.relation", "lineage.retrained_extensions"), "queries"),
     **dict.fromkeys(("genes.coverage_warn", "genes.coverage_refuse"), "queries"),
     **dict.fromkeys(("conditions.*.unknown", "covariates.categorical.*.unknown"), "queries"),
-    **dict.fromkeys(("prototypes.unlabelled", "labels.*.markers"), "queries"),
+    **dict.fromkeys(("prototypes.unlabelled", "labels.*.markers", "trust.depth"), "queries"),
     "test_vectors": "checks",
 }
 """Field of a manifest, ``*`` for each entry of a list, to its role; a field in another has that one's role."""

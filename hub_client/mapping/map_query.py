@@ -18,7 +18,9 @@ from hub_client.data.align import align, needed
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.open_query import Query
 from hub_client.hub.client import pull
-from hub_client.labels.predict import Predictions
+from hub_client.labels.predict import Predictions, predict
+from hub_client.labels.verdict import Verdict, verdict
+from hub_client.labels.verdict_measures import sampled
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.receipts import MappingSettings, Receipt
 from hub_client.mapping.receipt import identity, receipt
@@ -73,6 +75,9 @@ class Mapping:
         How unsure the place of each cell in the latent is; None where it was not asked for.
     decision
         Whether the rows of new conditions were trained, and why; None where the model knew all conditions already.
+    verdict
+        Whether the mapping deserves trust, and why: green, amber or red, each reason a number against its threshold.
+        Its JSON is also in ``uns["archzoo"]["verdict"]``.
     """
 
     adata: AnnData
@@ -85,6 +90,7 @@ class Mapping:
     proteins: pd.DataFrame | None = None
     latent_uncertainty: LatentUncertainty | None = None
     decision: Decision | None = None
+    verdict: Verdict | None = None
 
 
 def map_query(
@@ -143,7 +149,7 @@ def map_query(
     -------
     Mapping
         ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.decision``, ``.alignment``, ``.scores``,
-        ``.proteins``, ``.receipt``, ``.latent_uncertainty``.
+        ``.proteins``, ``.receipt``, ``.latent_uncertainty``, ``.verdict``.
 
     Raises
     ------
@@ -184,12 +190,13 @@ def _mapped(
     cells = align(query, reference, **settings.alignment)
     for warning in cells.report.warnings:
         _log.warning(warning)
-    model, history, plan, decision = reference, None, None, None
+    model, history, plan, decision, untrained = reference, None, None, None, None
     if needs_surgery(reference, cells):
         model = surgery(reference, cells, start=settings.start, seed=settings.seed, device=device)
         decision = _decided(model, cells, settings, train=train)
         if decision.train:
             plan = query_plan(model) if settings.plan is None else settings.plan
+            untrained = _before_training(model, cells, seed=settings.seed, device=device)
             history = fit(model, cells, plan=plan, seed=settings.seed, progress=progress, **settings.runtime)
     found = outputs(
         model,
@@ -199,16 +206,24 @@ def _mapped(
         seed=settings.seed,
         with_latent_uncertainty=settings.latent_uncertainty,
     )
+    judged = verdict(model, cells, predictions=found.predictions, untrained=untrained, seed=settings.seed)
     record = receipt(
         cells,
         reference,
         found,
+        verdict=judged,
         settings=MappingSettings.model_validate(dict(settings) | {"plan": plan}),
         device=history.device if history else device,
     )
-    out = _written(query, found, _provenance(reference, cells, record, decision))
+    out = _written(query, found, _provenance(reference, cells, record, decision, judged))
     more = {"scores": found.scores, "proteins": found.proteins, "latent_uncertainty": found.latent_uncertainty}
-    return Mapping(out, model, found.predictions, history, cells.report, record, decision=decision, **more)
+    made: dict[str, Any] = {"decision": decision, "verdict": judged, **more}
+    return Mapping(out, model, found.predictions, history, cells.report, record, **made)
+
+
+def _before_training(model: Model, cells: Cells, *, seed: int, device: str) -> Predictions:
+    """Return latent and labels of the cells that the verdict looks at, as they are with 0 epochs."""
+    return predict(model, cells.rows(sampled(len(cells), seed=seed)), device=device)
 
 
 def _decided(model: Model, cells: Cells, settings: MappingSettings, *, train: bool | None) -> Decision:
@@ -248,10 +263,13 @@ def _written(query: AnnData, found: Outputs, provenance: dict[str, Any]) -> AnnD
     return out
 
 
-def _provenance(reference: Model, cells: Cells, record: Receipt, decision: Decision | None) -> dict[str, Any]:
+def _provenance(
+    reference: Model, cells: Cells, record: Receipt, decision: Decision | None, judged: Verdict
+) -> dict[str, Any]:
     """Return where the results come from, in types every AnnData file format can hold.
 
-    The alignment report is a JSON text: gene names as keys would not survive HDF5.
+    The alignment report is a JSON text: gene names as keys would not survive HDF5. So is the verdict, whose checks may
+    have no number.
     """
     settings = record.asked
     trained = {"plan": settings.plan.model_dump_json()} if settings.plan else {}
@@ -265,6 +283,7 @@ def _provenance(reference: Model, cells: Cells, record: Receipt, decision: Decis
         **trained,
         **grown,
         **threshold,
+        "verdict": json.dumps(judged.as_json(), ensure_ascii=False),
         "receipt": record.to_bytes().decode(),
     }
 

@@ -15,7 +15,9 @@ from hub_client.checks.outputs import Outputs
 from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
 from hub_client.labels.predict import LabelPrediction
+from hub_client.labels.verdict import Verdict
 from hub_client.manifest.receipts import (
+    CheckRecord,
     LabelsRecord,
     MappingSettings,
     PartRecord,
@@ -24,6 +26,7 @@ from hub_client.manifest.receipts import (
     Receipt,
     ReferenceRecord,
     ResultRecord,
+    VerdictRecord,
 )
 from hub_client.models.model import Model, device_of
 from hub_client.models.train import versions
@@ -32,7 +35,15 @@ SAMPLED = 16
 """Cells whose latent and uncertainty a receipt holds."""
 
 
-def receipt(cells: Cells, reference: Model, found: Outputs, *, settings: MappingSettings, device: str) -> Receipt:
+def receipt(
+    cells: Cells,
+    reference: Model,
+    found: Outputs,
+    *,
+    settings: MappingSettings,
+    device: str,
+    verdict: Verdict | None = None,
+) -> Receipt:
     """Return the receipt of a mapping.
 
     Parameters
@@ -47,6 +58,8 @@ def receipt(cells: Cells, reference: Model, found: Outputs, *, settings: Mapping
         How they were mapped.
     device
         What it ran on.
+    verdict
+        Whether what came out deserves trust, if that was judged.
     """
     result = _result(found)
     return Receipt(
@@ -57,6 +70,7 @@ def receipt(cells: Cells, reference: Model, found: Outputs, *, settings: Mapping
         ran=Ran(device=device_of(device), threads=torch.get_num_threads(), versions=versions()),
         result=result,
         result_digest=result.digest,
+        verdict=None if verdict is None else _judged(verdict),
     )
 
 
@@ -83,6 +97,11 @@ def identity(reference: Model) -> ReferenceRecord:
     if ref is None or ref.digest != manifest.digest:
         return ReferenceRecord(name=manifest.name, version=manifest.version, digest=manifest.digest)
     return ReferenceRecord(name=ref.repo, version=ref.version, commit=ref.commit, digest=ref.digest)
+
+
+def _judged(verdict: Verdict) -> VerdictRecord:
+    checks = {check.name: CheckRecord(value=check.value, colour=check.colour) for check in verdict.checks}
+    return VerdictRecord(colour=verdict.colour, checks=checks)
 
 
 def _result(found: Outputs) -> ResultRecord:

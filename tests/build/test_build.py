@@ -116,6 +116,11 @@ def test_the_manifest_says_what_the_recipe_and_the_data_say(released: Path) -> N
     assert manifest.training.versions["torch"]
 
 
+def test_the_manifest_says_how_deep_the_reference_is(released: Path) -> None:
+    depth = release_folder.verify(released).trust.depth
+    assert depth is not None and 0 < depth.p5 < depth.median < depth.p95
+
+
 def test_version_2_leaves_to_the_data_what_it_does_not_state(tmp_path: Path) -> None:
     stated = {"architecture": {"kind": "scpoli", "hidden": [8], "latent": 3}, "plan": {"epochs": 4}}
     written = build(

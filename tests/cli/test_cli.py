@@ -23,9 +23,11 @@ from hub_client.checks.verify import with_test_vectors
 from hub_client.cli import main, options, screen
 from hub_client.cli.argument_names import as_options
 from hub_client.cli.cache import readable
-from hub_client.cli.failures import EXIT_CODES, INTERRUPTED, exit_code
+from hub_client.cli.failures import EXIT_CODES, INTERRUPTED, RED, exit_code
 from hub_client.cli.screen import Column
+from hub_client.labels.atlas import with_atlas
 from hub_client.manifest import Manifest, Plan
+from hub_client.manifest.calibration import Calibration, Trust
 from hub_client.manifest.publishing import NEEDED
 from tests import simulated
 
@@ -115,7 +117,7 @@ def test_help_teaches(run: Run, command: list[str]) -> None:
 
 def test_help_lists_every_exit_code(run: Run) -> None:
     text = run("--help").out
-    assert all(f"{code}: " in text for code in [0, 1, INTERRUPTED, *(code for code, _ in EXIT_CODES.values())])
+    assert all(f"{code}: " in text for code in [0, 1, INTERRUPTED, RED, *(code for code, _ in EXIT_CODES.values())])
 
 
 def test_version(run: Run) -> None:
@@ -123,7 +125,7 @@ def test_version(run: Run) -> None:
 
 
 def test_every_error_has_an_exit_code_of_its_own() -> None:
-    codes = [code for code, _ in EXIT_CODES.values()]
+    codes = [RED, *(code for code, _ in EXIT_CODES.values())]
     kinds = {kind for kind in errors.HubClientError.__subclasses__() if kind.__module__ == errors.__name__}
     assert set(EXIT_CODES) == kinds
     assert len(set(codes)) == len(codes) and not {0, 1, INTERRUPTED} & set(codes)
@@ -365,6 +367,35 @@ def test_map_for_people(run: Run, folder: Path, tmp_path: Path) -> None:
     assert refused.code == 2 and "--force" in refused.err
     assert run(*words, "--force").code == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def sure(folder: Path, out: Path, *, away: float) -> Path:
+    """Write a release that is sure of its labels, its reference so far away from where queries lie, and return it."""
+    model = hub_client.Model.load(folder)
+    trust = Trust(calibrations=(Calibration(level="cell_type", temperature=0.001),))
+    model.manifest = model.manifest.changed(trust=trust)
+    model = with_atlas(model, simulated.cells_for(model.manifest))
+    assert model.atlas is not None
+    model.atlas.obsm["X_latent"] += away
+    return model.save(out)
+
+
+@pytest.mark.slow
+def test_a_red_verdict_ends_with_10_where_it_is_asked_to(run: Run, folder: Path, tmp_path: Path) -> None:
+    near, far = (sure(folder, tmp_path / f"away-{away}", away=away) for away in (0, 100))
+    words = ["--query", folder.parent / "query.h5ad", "-c", "batch=batch", "--no-train", "-q", "--force"]
+    words += ["--out", tmp_path / "mapped.h5ad"]
+    lenient = run("map", far, *words)
+    assert lenient.code == 0
+    shown = " ".join(lenient.out.split())
+    assert "verdict red: beyond the atlas (red)" in shown and "Check organism, tissue and gene names" in shown
+    (tmp_path / "mapped.h5ad").unlink()
+    strict = run("map", far, *words, "--strict", "--json")
+    assert strict.code == RED and "the verdict is red" in strict.err
+    assert (tmp_path / "mapped.h5ad").exists()
+    assert strict.json["verdict"]["colour"] == "red"
+    assert {check["colour"] for check in strict.json["verdict"]["checks"]} >= {"red", "not checked"}
+    assert run("map", near, *words, "--strict").code == 0
 
 
 @pytest.mark.slow
