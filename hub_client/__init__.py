@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hub_client.interop.from_scvi import from_scvi
     from hub_client.interop.import_legacy import import_legacy
     from hub_client.labels.evaluate import evaluate
+    from hub_client.labels.novelty import novelty
     from hub_client.labels.predict import predict
     from hub_client.manifest.recommended import recommended
     from hub_client.manifest.v1 import Manifest
@@ -49,6 +50,7 @@ _HOME = {
     "import_legacy": "interop.import_legacy",
     "latent_uncertainty": "models.latent_uncertainty",
     "map_query": "mapping.map_query",
+    "novelty": "labels.novelty",
     "predict": "labels.predict",
     "pull": "hub.client",
     "pull_dataset": "hub.client",
@@ -79,6 +81,7 @@ __all__ = [
     "import_legacy",
     "latent_uncertainty",
     "map_query",
+    "novelty",
     "plot",
     "predict",
     "programs",

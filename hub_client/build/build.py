@@ -24,6 +24,7 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.calibrate import calibrate
 from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.evaluate import evaluate
+from hub_client.labels.novelty import with_novelty
 from hub_client.labels.predict import Predictions, joined, predict
 from hub_client.labels.rules import RULES, Part
 from hub_client.labels.transfer import evidence
@@ -123,12 +124,19 @@ def build(
     model = (
         with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
     )
+    model = with_novelty(model, training) if _recognises(recipe) else model
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
     if Path(out).resolve() == _resources.released().resolve():
         card.render_zoo(_resources.released(), _resources.cards())
     return folder
+
+
+def _recognises(recipe: Recipe) -> bool:
+    """Return whether a release recognises strangers: not one of the first recipes, which make what they made before."""
+    named = recipe.atlas or bool(recipe.labels)
+    return recipe.recipe_version > 1 and named and recipe.input.kind == "counts"
 
 
 def _pretrain(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:

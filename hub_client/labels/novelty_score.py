@@ -2,8 +2,8 @@
 
 A type that the reference lacks lies, in the space of a few components, beside the types that are most alike; what sets
 it apart are many genes at once that its neighbours do not express as much. So the score is a breadth: by how much the
-mean of each gene over a cell's own neighbourhood is off, beyond what studies differ by, in the mean over all genes. What
-all of a query's clusters have in common is the study's, not a type's, and is taken out first (docs/novelty.md).
+mean of each gene over a cell's own neighbourhood is off, beyond what studies differ by, in the mean over all genes.
+What all of a query's clusters have in common is the study's, not a type's, and is taken out first (docs/novelty.md).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Scored:
     cluster: Codes
     """The cluster of each cell, ``(cells,)``."""
     apart: Numbers
-    """By how many tolerances each cluster's genes differ beyond what all clusters do, ``(clusters, measured genes)``."""
+    """By how many tolerances each cluster's genes differ beyond what all do, ``(clusters, measured genes)``."""
 
 
 def score(view: Projection, counts: sparse.csr_matrix, groups: NDArray[np.object_], *, seed: int) -> Scored:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
-from hub_client.manifest._frozen import Frozen
+from hub_client.manifest._frozen import Frozen, as_before
 from hub_client.manifest.scalars import Key, Sha256, Text, UnitInterval
 
 Transfer = Literal["prototypes", "gaussians", "neighbors", "average", "mixtures", "expression", "consensus", "network"]
@@ -50,12 +51,53 @@ class ExpressionClassifier(Frozen):
     """``(genes,)``: mean log-normalised counts, which a gene that was not measured counts as."""
 
 
+class FalsePositives(Frozen):
+    """What share of cells is called novel whose label the reference has."""
+
+    mean: UnitInterval
+    """In the mean over batches, each judged by a threshold from the others."""
+    worst: UnitInterval
+    """In the batch in which it is largest."""
+
+
+class NoveltyRecord(Frozen):
+    """How cells are recognised that are of no type of the reference, and the tensors that hold what it takes."""
+
+    tensors: dict[Text, Text]
+    """Each part to the tensor that holds it: ``mean``, ``spread``, ``share``, ``between`` ``(genes,)``, ``loadings``
+    ``(genes, components)`` and ``scores`` ``(reference cells, components)`` of the space of expression, and ``ranks``
+    ``(2, points)``: ranks, and the scores that known cells of them have."""
+    components: PositiveInt
+    """How many principal components span the space."""
+    declared: Annotated[float, Field(gt=0, lt=1)]
+    """The share of known cells that is called novel."""
+    typical: Annotated[float, Field(ge=0)]
+    """The first quartile of known cells' scores in what was left out: what few cells are judged by."""
+    left_out: Literal["batches", "folds"]
+    """What was scored by the rest of the reference to find how known cells score: its batches in turn, or, where there
+    are no two, random folds, which are more alike than studies are."""
+    count: PositiveInt
+    """How many of them."""
+    false_positives: FalsePositives | None = None
+    """What was measured; None where folds stand in for batches."""
+
+
 class Trust(Frozen):
     """Read by the mapper: what uncertainty means for this model, and what that was checked on."""
 
     calibrations: tuple[Calibration, ...] = ()
     classifiers: tuple[ExpressionClassifier, ...] = ()
     validated_on: str | None = None
+    novelty: NoveltyRecord | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields; those that came later, at their default, are left out: releases keep their bytes."""
+        return as_before(nested(self), TRUST_LATER)
+
+
+TRUST_LATER: Mapping[str, Any] = {"novelty": None}
+"""Fields that the trust of the first releases did not have, and what they would have stated."""
 
 
 class Metric(Frozen):

@@ -18,6 +18,7 @@ from hub_client.data.align import align, needed
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.open_query import Query
 from hub_client.hub.client import pull
+from hub_client.labels.novelty import Novelty
 from hub_client.labels.predict import Predictions
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.receipts import MappingSettings, Receipt
@@ -34,6 +35,7 @@ from hub_client.nn.training import History, Runtime
 from hub_client.programs.enrichment import write_scores
 
 LATENT_KEY = "X_latent"
+NOVELTY_KEY, NOVEL_KEY, CLUSTER_KEY = "novelty", "novel", "novelty_cluster"
 PROVENANCE_KEY = "archzoo"
 
 _log = logging.getLogger(__name__)
@@ -51,7 +53,9 @@ class Mapping:
         and the start of new conditions where there was something to train. Of a model with gene programs also
         ``obsm["X_terms"]``, the score of each active program, and their names in ``uns["X_terms"]``; of a model with
         proteins ``obsm["X_proteins_imputed"]``, and their names in ``uns["X_proteins_imputed"]``. With
-        ``latent_uncertainty=True`` also ``obsm["X_latent_variance"]`` and ``obsm["X_latent_gene_loss"]``.
+        ``latent_uncertainty=True`` also ``obsm["X_latent_variance"]`` and ``obsm["X_latent_gene_loss"]``. Of a model
+        that recognises strangers also ``obs["novelty"]``, ``obs["novel"]`` and ``obs["novelty_cluster"]``, and what is
+        reported of these clusters as JSON in ``uns["archzoo"]["novelty"]``.
     model
         The model that knows the query's conditions: what to push.
     predictions
@@ -73,6 +77,9 @@ class Mapping:
         How unsure the place of each cell in the latent is; None where it was not asked for.
     decision
         Whether the rows of new conditions were trained, and why; None where the model knew all conditions already.
+    novelty
+        Which cells are of no type of the reference (:func:`hub_client.novelty`); None for a model without its
+        reference's expression, as releases are from before there was novelty.
     """
 
     adata: AnnData
@@ -85,6 +92,7 @@ class Mapping:
     proteins: pd.DataFrame | None = None
     latent_uncertainty: LatentUncertainty | None = None
     decision: Decision | None = None
+    novelty: Novelty | None = None
 
 
 def map_query(
@@ -143,7 +151,7 @@ def map_query(
     -------
     Mapping
         ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.decision``, ``.alignment``, ``.scores``,
-        ``.proteins``, ``.receipt``, ``.latent_uncertainty``.
+        ``.proteins``, ``.receipt``, ``.latent_uncertainty``, ``.novelty``.
 
     Raises
     ------
@@ -198,6 +206,7 @@ def _mapped(
         device=device,
         seed=settings.seed,
         with_latent_uncertainty=settings.latent_uncertainty,
+        with_novelty=True,
     )
     record = receipt(
         cells,
@@ -206,9 +215,20 @@ def _mapped(
         settings=MappingSettings.model_validate(dict(settings) | {"plan": plan}),
         device=history.device if history else device,
     )
-    out = _written(query, found, _provenance(reference, cells, record, decision))
-    more = {"scores": found.scores, "proteins": found.proteins, "latent_uncertainty": found.latent_uncertainty}
-    return Mapping(out, model, found.predictions, history, cells.report, record, decision=decision, **more)
+    out = _written(query, found, _provenance(reference, cells, record, decision) | _strangers(found.novelty))
+    return Mapping(
+        adata=out,
+        model=model,
+        predictions=found.predictions,
+        history=history,
+        alignment=cells.report,
+        receipt=record,
+        scores=found.scores,
+        proteins=found.proteins,
+        latent_uncertainty=found.latent_uncertainty,
+        decision=decision,
+        novelty=found.novelty,
+    )
 
 
 def _decided(model: Model, cells: Cells, settings: MappingSettings, *, train: bool | None) -> Decision:
@@ -245,7 +265,15 @@ def _written(query: AnnData, found: Outputs, provenance: dict[str, Any]) -> AnnD
     if found.latent_uncertainty is not None:
         out.obsm[VARIANCE_KEY] = found.latent_uncertainty.variance
         out.obsm[GENE_LOSS_KEY] = found.latent_uncertainty.gene_loss
+    if found.novelty is not None:
+        out.obs[NOVELTY_KEY], out.obs[NOVEL_KEY] = found.novelty.novelty, found.novelty.novel
+        out.obs[CLUSTER_KEY] = pd.Categorical(found.novelty.cluster)
     return out
+
+
+def _strangers(found: Novelty | None) -> dict[str, str]:
+    """Return what is reported of a query's novelty, as a JSON text: AnnData's files hold no tables of lists."""
+    return {} if found is None else {NOVELTY_KEY: json.dumps(found.record, ensure_ascii=False)}
 
 
 def _provenance(reference: Model, cells: Cells, record: Receipt, decision: Decision | None) -> dict[str, Any]:
