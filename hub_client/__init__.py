@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hub_client.interop.import_legacy import import_legacy
     from hub_client.labels.audit import audit_labels
     from hub_client.labels.evaluate import evaluate
+    from hub_client.labels.novelty import novelty
     from hub_client.labels.predict import predict
     from hub_client.manifest.recommended import recommended
     from hub_client.manifest.v1 import Manifest
@@ -51,6 +52,7 @@ _HOME = {
     "import_legacy": "interop.import_legacy",
     "latent_uncertainty": "models.latent_uncertainty",
     "map_query": "mapping.map_query",
+    "novelty": "labels.novelty",
     "predict": "labels.predict",
     "pull": "hub.client",
     "pull_dataset": "hub.client",
@@ -82,6 +84,7 @@ __all__ = [
     "import_legacy",
     "latent_uncertainty",
     "map_query",
+    "novelty",
     "plot",
     "predict",
     "programs",

@@ -147,7 +147,6 @@ LABELS: list[dict[str, Any]] = [
         "ontology": {"T cell": "CL:0000084", "B cell": None},
         "ontology_release": "2024-01-04",
         "parents": {"T cell": "lymphoid", "B cell": "lymphoid"},
-        "markers": {"T cell": {"present": ["CD3E", "CD3D"], "absent": ["MS4A1"]}},
         "unlabelled": "unknown",
         "added_in": {"B cell": "1.1.0"},
         "markers": {"T cell": {"present": ["CD3D", "CD3E"], "absent": ["MS4A1"]}},

@@ -27,6 +27,7 @@ PUBLIC = [
     "evaluate",
     "from_scvi",
     "map_query",
+    "novelty",
     "term_genes",
     "term_scores",
     "import_legacy",

@@ -26,6 +26,7 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.calibrate import calibrate
 from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.evaluate import evaluate
+from hub_client.labels.novelty import with_novelty
 from hub_client.labels.predict import Predictions, joined, predict
 from hub_client.labels.rules import RULES, Part
 from hub_client.labels.transfer import evidence
@@ -132,6 +133,7 @@ def build(
         with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
     )
     _state_depth(model, training)
+    model = with_novelty(model, training) if _recognises(recipe) else model
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
@@ -145,6 +147,12 @@ def _state_depth(model: Model, training: Cells) -> None:
     if model.manifest.input.kind == "counts":
         trust = model.manifest.trust.model_copy(update={"depth": depth_of(training)})
         model.manifest = model.manifest.changed(trust=trust)
+
+
+def _recognises(recipe: Recipe) -> bool:
+    """Return whether a release recognises strangers: not one of the first recipes, which make what they made before."""
+    named = recipe.atlas or bool(recipe.labels)
+    return recipe.recipe_version > 1 and named and recipe.input.kind == "counts"
 
 
 def _pretrain(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:

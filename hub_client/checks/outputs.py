@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hub_client.data.cells import Cells
+from hub_client.labels.novelty import Novelty, novelty
 from hub_client.labels.predict import Predictions, predict
 from hub_client.models.impute import impute_proteins
 from hub_client.models.latent_uncertainty import LatentUncertainty, latent_uncertainty
@@ -35,12 +36,15 @@ class Outputs:
         Expected foreground counts, ``(cells, proteins)``; None for a model without.
     latent_uncertainty
         How unsure the place of each cell in the latent is; None where it was not asked for.
+    novelty
+        How new the cells are to the reference; None where it was not asked for, and for a model that cannot tell.
     """
 
     predictions: Predictions
     scores: pd.DataFrame | None
     proteins: pd.DataFrame | None
     latent_uncertainty: LatentUncertainty | None = None
+    novelty: Novelty | None = None
 
     def by_name(self) -> dict[str, NDArray[Any]]:
         """Return every result, its first axis the cells: ``latent``, ``labels.<level>``, ``uncertainty.<level>``, ...
@@ -54,6 +58,8 @@ class Outputs:
         found |= {"scores": self.scores, "imputed_proteins": self.proteins}
         if self.latent_uncertainty is not None:
             found |= {f"latent_{part}": value for part, value in vars(self.latent_uncertainty).items()}
+        if self.novelty is not None:
+            found |= {"novelty": self.novelty.novelty, "novel": self.novelty.novel, "novelty_score": self.novelty.score}
         return {name: np.asarray(value) for name, value in found.items() if value is not None}
 
 
@@ -65,6 +71,7 @@ def outputs(
     device: str = "auto",
     seed: int = 0,
     with_latent_uncertainty: bool = False,
+    with_novelty: bool = False,
 ) -> Outputs:
     """Return everything that a model computes of cells whose conditions it knows.
 
@@ -73,9 +80,10 @@ def outputs(
     model, cells, unknown_above, device
         As for :func:`hub_client.predict`.
     seed
-        Of the draws that imputed proteins are a mean of, and of the genes that are lost for the latent's uncertainty.
-    with_latent_uncertainty
-        Whether to compute that, too.
+        Of the draws that imputed proteins are a mean of, of the genes that are lost for the latent's uncertainty, and
+        of the cells that novelty looks at.
+    with_latent_uncertainty, with_novelty
+        Whether to compute these, too. Novelty is of a query as a whole: a few cells of it have another one.
 
     Raises
     ------
@@ -86,4 +94,5 @@ def outputs(
     scores = scores_at(model, found.latent, obs_names=cells.obs_names) if model.manifest.terms else None
     proteins = None if model.manifest.proteins is None else impute_proteins(model, cells, seed=seed)
     unsure = latent_uncertainty(model, cells, seed=seed, device=device) if with_latent_uncertainty else None
-    return Outputs(found, scores, proteins, unsure)
+    new = novelty(model, cells, predictions=found, seed=seed) if with_novelty else None
+    return Outputs(found, scores, proteins, unsure, new)

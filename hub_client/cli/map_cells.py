@@ -121,6 +121,11 @@ def map_cells(
     posterior's variance in `obsm["X_latent_variance"]`, and how much the place varies where three in ten of the genes
     count as not measured in `obsm["X_latent_gene_loss"]`.
 
+    From a model that carries its reference's expression it also has how new each cell is, a rank among known cells of
+    studies that the reference had not seen, in `obs["novelty"]`, whether it is called novel in `obs["novel"]`, and the
+    query's clusters in `obs["novelty_cluster"]`, with the genes that set each apart in `uns["archzoo"]["novelty"]`.
+    Labels do not change by it.
+
     Without `--condition`, the query is one new batch. Beside the output goes a receipt (`mapped.receipt.json`): what
     went in and came out, in hashes; `archzoo replay` makes the mapping again from it.
 

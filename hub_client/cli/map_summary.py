@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MISSING_SHOWN = 10
 COLOURS = {"green": "green", "amber": "yellow", "red": "bold red"}
 """How a terminal shows the words of a verdict, which are written out."""
+GENES_SHOWN = 5
 
 
 def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dic
         "programs": 0 if mapping.scores is None else mapping.scores.shape[1],
         "proteins": _proteins(mapping, reference),
         "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
+        "novelty": mapping.novelty.record if mapping.novelty else None,
         "evaluation": judged.model_dump(mode="json")["levels"] if judged else None,
         "warnings": list(mapping.alignment.warnings),
         "verdict": mapping.verdict.as_json() | {"stated": mapping.verdict.stated} if mapping.verdict else None,
@@ -89,6 +91,7 @@ def show(record: dict[str, Any]) -> None:
             "training": _training_line(record["training"], record["decision"]),
             **({"proteins": _protein_line(record["proteins"])} if record["proteins"] else {}),
             **({"gene programs": f"{record['programs']:,} scores a cell"} if record["programs"] else {}),
+            "novel cells": _novelty_line(record["novelty"], cells=record["cells"]),
             "written": ", ".join(filter(None, record["written"].values())),
             **({"verdict": record["verdict"]["stated"]} if record["verdict"] else {}),
         }
@@ -96,12 +99,39 @@ def show(record: dict[str, Any]) -> None:
     for level, rows in record["labels"].items():
         screen.say()
         _show_labels(level, rows, total=record["cells"])
+    strangers = record["novelty"]["clusters"] if record["novelty"] else []
+    if strangers := [cluster for cluster in strangers if cluster["verdict"] != "known"]:
+        screen.say()
+        _show_strangers(strangers)
     for level in record["evaluation"] or ():
         screen.say()
         _show_evaluation(level)
     if record["verdict"]:
         screen.say()
         _show_verdict(record["verdict"]["checks"])
+
+
+def _novelty_line(found: dict[str, Any] | None, *, cells: int) -> str:
+    from hub_client.labels.novelty import UNTOLD
+
+    if found is None:
+        return f"not told: {UNTOLD}"
+    share = found["novel"] / cells
+    return f"{found['novel']:,} of {cells:,} ({share:.1%}; {found['declared']:.0%} of known cells are expected)"
+
+
+def _show_strangers(clusters: list[dict[str, Any]]) -> None:
+    """Print the clusters that are novel in part at least, and what sets them apart."""
+    columns = [
+        Column("cluster", text=lambda row: f"{row['cluster']}"),
+        Column("", text=lambda row: row["verdict"]),
+        Column("cells", "right", text=lambda row: f"{row['cells']:,}"),
+        Column("novel", "right", text=lambda row: f"{row['share']:.0%}"),
+        Column("nearest label", text=lambda row: row["label"] or "", rank=1),
+        Column("higher than in the reference", text=lambda row: " ".join(row["up"][:GENES_SHOWN])),
+        Column("lower", text=lambda row: " ".join(row["down"][:GENES_SHOWN]), rank=2),
+    ]
+    screen.say_table(columns, clusters)
 
 
 def _training_line(training: dict[str, Any] | None, decision: dict[str, Any] | None) -> str:

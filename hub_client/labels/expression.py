@@ -46,10 +46,13 @@ class LinearClassifier:
         return found
 
 
-def normalised(counts: csr_matrix) -> csr_matrix:
-    """Return log1p of counts scaled to ``TARGET_SUM`` in every cell, ``(cells, genes)``; sparse stays sparse."""
+def normalised(counts: csr_matrix, *, share: float = 1.0) -> csr_matrix:
+    """Return log1p of counts scaled to ``TARGET_SUM`` in every cell, ``(cells, genes)``; sparse stays sparse.
+
+    Where these are not all genes, ``share`` is the share of a cell's counts that they are taken to hold.
+    """
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).reshape(-1)
-    scaled = csr_matrix(diags(TARGET_SUM / np.maximum(totals, 1.0)) @ counts, dtype=np.float64)
+    scaled = csr_matrix(diags(share * TARGET_SUM / np.maximum(totals, 1.0)) @ counts, dtype=np.float64)
     scaled.data = np.log1p(scaled.data)
     return scaled
 

@@ -85,7 +85,38 @@ class Depth(Frozen):
     p95: Annotated[float, Field(ge=0)]
 
 
-TRUST_LATER: Mapping[str, Any] = {"depth": None}
+class FalsePositives(Frozen):
+    """What share of cells is called novel whose label the reference has."""
+
+    mean: UnitInterval
+    """In the mean over batches, each judged by a threshold from the others."""
+    worst: UnitInterval
+    """In the batch in which it is largest."""
+
+
+class NoveltyRecord(Frozen):
+    """How cells are recognised that are of no type of the reference, and the tensors that hold what it takes."""
+
+    tensors: dict[Text, Text]
+    """Each part to the tensor that holds it: ``mean``, ``spread``, ``share``, ``between`` ``(genes,)``, ``loadings``
+    ``(genes, components)`` and ``scores`` ``(reference cells, components)`` of the space of expression, and ``ranks``
+    ``(2, points)``: ranks, and the scores that known cells of them have."""
+    components: PositiveInt
+    """How many principal components span the space."""
+    declared: Annotated[float, Field(gt=0, lt=1)]
+    """The share of known cells that is called novel."""
+    typical: Annotated[float, Field(ge=0)]
+    """The first quartile of known cells' scores in what was left out: what few cells are judged by."""
+    left_out: Literal["batches", "folds"]
+    """What was scored by the rest of the reference to find how known cells score: its batches in turn, or, where there
+    are no two, random folds, which are more alike than studies are."""
+    count: PositiveInt
+    """How many of them."""
+    false_positives: FalsePositives | None = None
+    """What was measured; None where folds stand in for batches."""
+
+
+TRUST_LATER: Mapping[str, Any] = {"depth": None, "novelty": None}
 """Fields that the first releases did not have, and what they would have stated."""
 
 
@@ -97,6 +128,7 @@ class Trust(Frozen):
     validated_on: str | None = None
     depth: Depth | None = None
     """How deep the reference's cells were sequenced; None for log1p input, and in releases from before it was kept."""
+    novelty: NoveltyRecord | None = None
 
     @model_serializer(mode="wrap")
     def _as_before(self, nested: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -41,6 +41,8 @@ FIELDS: Mapping[str, Role] = {
     **dict.fromkeys(("genes.coverage_warn", "genes.coverage_refuse"), "queries"),
     **dict.fromkeys(("conditions.*.unknown", "covariates.categorical.*.unknown"), "queries"),
     **dict.fromkeys(("prototypes.unlabelled", "labels.*.markers", "trust.depth"), "queries"),
+    "trust.novelty": "grows",  # where there was none, results are added; what was there decides
+    **dict.fromkeys((f"trust.novelty.{name}" for name in ("left_out", "count", "false_positives")), "describes"),
     "test_vectors": "checks",
 }
 """Field of a manifest, ``*`` for each entry of a list, to its role; a field in another has that one's role."""

@@ -552,6 +552,7 @@ def _named_tensors(manifest: Manifest) -> list[str]:
     named = [p.means for p in manifest.prototypes.levels]
     named += [p.covariances for p in manifest.prototypes.levels if p.covariances]
     named += [name for c in manifest.trust.classifiers for name in (c.weight, c.bias, c.centre)]
+    named += list(manifest.trust.novelty.tensors.values()) if manifest.trust.novelty else []
     named += list(manifest.test_vectors.tensors.values()) if manifest.test_vectors else []
     return named + (["gene_means"] if manifest.genes.missing == "mean" else [])
 

@@ -18,6 +18,7 @@ from hub_client.data.align import align, needed
 from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.open_query import Query
 from hub_client.hub.client import pull
+from hub_client.labels.novelty import Novelty
 from hub_client.labels.predict import Predictions, predict
 from hub_client.labels.verdict import Verdict, verdict
 from hub_client.labels.verdict_measures import sampled
@@ -36,6 +37,7 @@ from hub_client.nn.training import History, Runtime
 from hub_client.programs.enrichment import write_scores
 
 LATENT_KEY = "X_latent"
+NOVELTY_KEY, NOVEL_KEY, CLUSTER_KEY = "novelty", "novel", "novelty_cluster"
 PROVENANCE_KEY = "archzoo"
 
 _log = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ class Mapping:
         and the start of new conditions where there was something to train. Of a model with gene programs also
         ``obsm["X_terms"]``, the score of each active program, and their names in ``uns["X_terms"]``; of a model with
         proteins ``obsm["X_proteins_imputed"]``, and their names in ``uns["X_proteins_imputed"]``. With
-        ``latent_uncertainty=True`` also ``obsm["X_latent_variance"]`` and ``obsm["X_latent_gene_loss"]``.
+        ``latent_uncertainty=True`` also ``obsm["X_latent_variance"]`` and ``obsm["X_latent_gene_loss"]``. Of a model
+        that recognises strangers also ``obs["novelty"]``, ``obs["novel"]`` and ``obs["novelty_cluster"]``, and what is
+        reported of these clusters as JSON in ``uns["archzoo"]["novelty"]``.
     model
         The model that knows the query's conditions: what to push.
     predictions
@@ -78,6 +82,9 @@ class Mapping:
     verdict
         Whether the mapping deserves trust, and why: green, amber or red, each reason a number against its threshold.
         Its JSON is also in ``uns["archzoo"]["verdict"]``.
+    novelty
+        Which cells are of no type of the reference (:func:`hub_client.novelty`); None for a model without its
+        reference's expression, as releases are from before there was novelty.
     """
 
     adata: AnnData
@@ -91,6 +98,7 @@ class Mapping:
     latent_uncertainty: LatentUncertainty | None = None
     decision: Decision | None = None
     verdict: Verdict | None = None
+    novelty: Novelty | None = None
 
 
 def map_query(
@@ -149,7 +157,7 @@ def map_query(
     -------
     Mapping
         ``.adata``, ``.model``, ``.predictions``, ``.history``, ``.decision``, ``.alignment``, ``.scores``,
-        ``.proteins``, ``.receipt``, ``.latent_uncertainty``, ``.verdict``.
+        ``.proteins``, ``.receipt``, ``.latent_uncertainty``, ``.verdict``, ``.novelty``.
 
     Raises
     ------
@@ -205,6 +213,7 @@ def _mapped(
         device=device,
         seed=settings.seed,
         with_latent_uncertainty=settings.latent_uncertainty,
+        with_novelty=True,
     )
     judged = verdict(model, cells, predictions=found.predictions, untrained=untrained, seed=settings.seed)
     record = receipt(
@@ -215,9 +224,9 @@ def _mapped(
         settings=MappingSettings.model_validate(dict(settings) | {"plan": plan}),
         device=history.device if history else device,
     )
-    out = _written(query, found, _provenance(reference, cells, record, decision, judged))
+    out = _written(query, found, _provenance(reference, cells, record, decision, judged) | _strangers(found.novelty))
     more = {"scores": found.scores, "proteins": found.proteins, "latent_uncertainty": found.latent_uncertainty}
-    made: dict[str, Any] = {"decision": decision, "verdict": judged, **more}
+    made: dict[str, Any] = {"decision": decision, "verdict": judged, "novelty": found.novelty, **more}
     return Mapping(out, model, found.predictions, history, cells.report, record, **made)
 
 
@@ -260,7 +269,15 @@ def _written(query: AnnData, found: Outputs, provenance: dict[str, Any]) -> AnnD
     if found.latent_uncertainty is not None:
         out.obsm[VARIANCE_KEY] = found.latent_uncertainty.variance
         out.obsm[GENE_LOSS_KEY] = found.latent_uncertainty.gene_loss
+    if found.novelty is not None:
+        out.obs[NOVELTY_KEY], out.obs[NOVEL_KEY] = found.novelty.novelty, found.novelty.novel
+        out.obs[CLUSTER_KEY] = pd.Categorical(found.novelty.cluster)
     return out
+
+
+def _strangers(found: Novelty | None) -> dict[str, str]:
+    """Return what is reported of a query's novelty, as a JSON text: AnnData's files hold no tables of lists."""
+    return {} if found is None else {NOVELTY_KEY: json.dumps(found.record, ensure_ascii=False)}
 
 
 def _provenance(
