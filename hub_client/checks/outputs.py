@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from hub_client.data.cells import Cells
 from hub_client.labels.novelty import Novelty, novelty
-from hub_client.labels.predict import Predictions, predict
+from hub_client.labels.predict import Predictions, Threshold, predict
 from hub_client.models.impute import impute_proteins
 from hub_client.models.latent_uncertainty import LatentUncertainty, latent_uncertainty
 from hub_client.models.model import Model
 from hub_client.programs.enrichment import scores_at
 
-FOLLOWS = frozenset({"latent_labels"})
+FOLLOWS = frozenset({"latent_labels", "sets", "backoff"})
 """Fields of a level's prediction that are not among the results by name: latent and release, which are recorded, decide
 them. Receipts and test vectors from before they were computed are compared in all that comes out."""
 
@@ -67,7 +67,7 @@ def outputs(
     model: Model,
     cells: Cells,
     *,
-    unknown_above: float | None = None,
+    unknown_above: Threshold = None,
     device: str = "auto",
     seed: int = 0,
     with_latent_uncertainty: bool = False,

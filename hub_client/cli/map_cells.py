@@ -53,7 +53,10 @@ ProteinsKey = Annotated[
 MinCoverage = Annotated[
     float | None, _share("Share of the model's genes to insist on, 0 to 1, instead of the model's own.", CELLS)
 ]
-UnknownAbove = Annotated[float | None, _share("Call cells that are less sure than this unknown, 0 to 1.", CELLS)]
+UnknownAbove = Annotated[
+    float | None,
+    _share("Call cells with more uncertainty unknown, 0 to 1, instead of the model's own; 1 names every cell.", CELLS),
+]
 PlanFile = Annotated[Path | None, _option("FILE", "A training plan in TOML, instead of the default.", TRAINING)]
 Train = Annotated[
     bool | None,
@@ -115,7 +118,11 @@ def map_cells(
     place in the latent space.
 
     The output is the query with `obsm["X_latent"]`, `obs["<level>_pred"]`, `obs["<level>_uncertainty"]`, and how it
-    came to be in `uns["archzoo"]`. From a model with gene programs it also has their scores in `obsm["X_terms"]`, from
+    came to be in `uns["archzoo"]`. A cell whose uncertainty is above what the model states is called `unknown`. Where
+    the model states a threshold for label sets, `obs["<level>_set"]` has all labels that a cell may have, and
+    `obs["<level>_backoff"]` the finest name that covers them.
+
+    From a model with gene programs it also has their scores in `obsm["X_terms"]`, from
     one with proteins what it expects of each in every cell, measured or not, in `obsm["X_proteins_imputed"]`; their
     names are in `uns` under the same keys. With `--latent-uncertainty` it has how unsure each cell's place is, too: the
     posterior's variance in `obsm["X_latent_variance"]`, and how much the place varies where three in ten of the genes
@@ -159,7 +166,7 @@ def map_cells(
         start=start,
         plan=_plan(plan, epochs=epochs, reference=reference),
         seed=seed,
-        unknown_above=unknown_above,
+        unknown_above="shipped" if unknown_above is None else unknown_above,
         accelerator=device,
         precision=precision,
         latent_uncertainty=latent_uncertainty,

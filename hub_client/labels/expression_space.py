@@ -144,8 +144,8 @@ class Projection:
         return found
 
 
-def fit(counts: sparse.csr_matrix, labels: Codes, batches: Codes, *, seed: int) -> ExpressionSpace:
-    """Return the space of a reference's expression.
+def fit(counts: sparse.csr_matrix, labels: Codes, batches: Codes, *, seed: int) -> tuple[ExpressionSpace, Codes]:
+    """Return the space of a reference's expression, and which cells' places are kept in it.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def fit(counts: sparse.csr_matrix, labels: Codes, batches: Codes, *, seed: int) 
     total = np.asarray(counts.sum(axis=0), dtype=np.float64).reshape(-1)
     between = _between(values, labels, batches)
     parts = (mean, spread, total / max(total.sum(), 1.0), between, loadings, scores)
-    return ExpressionSpace(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
+    return ExpressionSpace(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts)), drawn[kept]
 
 
 def _drawn(cells: int, generator: np.random.Generator) -> Codes:

@@ -15,21 +15,21 @@ from scipy.sparse import csr_matrix
 from hub_client import errors
 from hub_client.data.cells import Cells, aligned
 from hub_client.labels import expression_space
+from hub_client.labels.expression_neighbors import incomplete, kept_space
 from hub_client.labels.expression_space import Codes, ExpressionSpace, Numbers
 from hub_client.labels.novelty_score import LEAST_CELLS, Scored, score
 from hub_client.labels.predict import Predictions
 from hub_client.manifest.calibration import FalsePositives, NoveltyRecord
 from hub_client.manifest.v1 import TensorSpec
 from hub_client.models.model import Model
-from hub_client.release.folder import WEIGHTS
 
 PREFIX = "novelty."
 RANKS = "ranks"
 DECLARED = 0.05
 """The share of known cells that is called novel, where nothing else is asked for."""
 FOREIGN_ABOVE = 0.12
-"""Median raw score above which most of a query differs from the reference: blood had .08 at most on references of blood,
-lung, mouse and shuffled genes .16 at least (docs/novelty.md)."""
+"""Median raw score above which most of a query differs from the reference: blood had .08 at most on references of
+blood, lung, mouse and shuffled genes .16 at least (docs/novelty.md)."""
 LEAST_GENES = 10
 """Genes that a query has to have measured for its expression to be compared."""
 LEAST_KNOWN = 20
@@ -190,12 +190,14 @@ def with_novelty(model: Model, cells: Cells, *, declared: float = DECLARED, seed
     _check(model, cells, declared)
     seed = (model.manifest.training.seed or 0) if seed is None else seed
     labels, batches = _labels(model, cells), np.unique(_batches(model, cells), return_inverse=True)[1].reshape(-1)
-    space = expression_space.fit(cells.x, labels, batches, seed=seed)
+    space, kept = expression_space.fit(cells.x, labels, batches, seed=seed)
     known = _left_out(cells.x, labels, batches, seed=seed)
     tensors = {part: getattr(space, part) for part in expression_space.PARTS}
     tensors[RANKS] = np.stack([LEVELS, _quantiles(known.scores, LEVELS)]).astype(np.float32)
+    levels = _codes(model, cells, kept)
     record = NoveltyRecord(
         tensors={part: PREFIX + part for part in tensors},
+        labels={level: f"{PREFIX}labels.{index}" for index, level in enumerate(levels)},
         components=space.loadings.shape[1],
         declared=declared,
         typical=known.typical,
@@ -203,7 +205,7 @@ def with_novelty(model: Model, cells: Cells, *, declared: float = DECLARED, seed
         count=len(known.scores),
         false_positives=_false_positives(known, declared),
     )
-    return _carrying(model, record, tensors)
+    return _carrying(model, record, tensors | dict(zip(record.labels.values(), levels.values(), strict=True)))
 
 
 # --- what a release holds --------------------------------------------------------------------------------------------
@@ -226,6 +228,17 @@ def _check(model: Model, cells: Cells, declared: float) -> None:
             f"the reference has {len(cells)} cells; {FOLDS * LEAST_KNOWN} are needed to tell how known cells score.",
             facts={"cells": len(cells)},
         )
+
+
+def _codes(model: Model, cells: Cells, kept: Codes) -> dict[str, Codes]:
+    """Return the place of each kept cell's label among a level's categories, -1 for none, by level."""
+    own = [level.key for level in model.manifest.labels if level.derived_from is None and level.key in cells.labels]
+    found = {}
+    for key in own:
+        names = cells.labels[key][kept]
+        found[key] = np.full(len(kept), -1, dtype=np.int64)
+        found[key][names != ""] = model.vocabulary.labels[key].codes(names[names != ""])
+    return found
 
 
 def _labels(model: Model, cells: Cells) -> Codes:
@@ -257,9 +270,9 @@ def _carrying(model: Model, record: NoveltyRecord, tensors: dict[str, NDArray[An
     described = replace(model)
     described.describe()
     kept = tuple(spec for spec in described.manifest.tensors if not spec.name.startswith(PREFIX))
-    specs = tuple(_spec(record.tensors[part], value, part) for part, value in tensors.items())
+    specs = tuple(_spec(record.tensors.get(part, part), value, part) for part, value in tensors.items())
     extras = {name: value for name, value in model.extras.items() if not name.startswith(PREFIX)}
-    extras |= {record.tensors[part]: torch.from_numpy(value) for part, value in tensors.items()}
+    extras |= {record.tensors.get(part, part): torch.from_numpy(value) for part, value in tensors.items()}
     trust = model.manifest.trust.model_copy(update={"novelty": record})
     return replace(model, manifest=described.manifest.changed(trust=trust, tensors=(*kept, *specs)), extras=extras)
 
@@ -267,30 +280,21 @@ def _carrying(model: Model, record: NoveltyRecord, tensors: dict[str, NDArray[An
 def _spec(name: str, value: NDArray[Any], part: str) -> TensorSpec:
     """Describe a tensor; cells and components are counted, for no axis of the model's has them."""
     counted = tuple(map(str, value.shape))
+    if value.dtype == np.int64:
+        return TensorSpec(name=name, dtype="I64", shape=counted)
     shape = counted if part in ("scores", RANKS) else ("genes", *counted[1:])
     return TensorSpec(name=name, dtype="F32", shape=shape)
 
 
 def _kept(model: Model, record: NoveltyRecord) -> tuple[ExpressionSpace, NDArray[np.float32]]:
     """Return the space, and ranks with the scores that have them, ``(2, points)``."""
-    wanted = (*expression_space.PARTS, RANKS)
-    if lost := [part for part in wanted if record.tensors.get(part) not in model.extras]:
-        raise _bad(model, f"lacks {errors.names(lost)} of what novelty is told by")
-    found = {part: model.extras[record.tensors[part]].numpy() for part in wanted}
-    ranks, genes = found.pop(RANKS), len(model.vocabulary.genes)
-    shapes = dict.fromkeys(("mean", "spread", "share", "between"), (genes,))
-    shapes |= {"loadings": (genes, record.components), "scores": (len(found["scores"]), record.components)}
-    if wrong := [part for part, value in found.items() if value.shape != shapes[part] or not np.isfinite(value).all()]:
-        raise _bad(model, f"has {errors.names(wrong)} of no such space of expression")
+    space, name = kept_space(model, record), record.tensors.get(RANKS)
+    if name not in model.extras:
+        raise incomplete(model, f"lacks {RANKS} of what novelty is told by")
+    ranks: NDArray[np.float32] = model.extras[name].numpy()
     if ranks.ndim != 2 or len(ranks) != 2 or not ranks.size or not (np.diff(ranks) >= 0).all():
-        raise _bad(model, "has ranks of novelty that do not rise with the score")
-    return ExpressionSpace(**found), ranks
-
-
-def _bad(model: Model, what: str) -> errors.IntegrityError:
-    return errors.IntegrityError(
-        f"{WEIGHTS} of {model.manifest.name} {what}. Ask the release's maker for an intact one.", file=WEIGHTS
-    )
+        raise incomplete(model, "has ranks of novelty that do not rise with the score")
+    return space, ranks
 
 
 # --- how known cells score -------------------------------------------------------------------------------------------
@@ -346,7 +350,7 @@ def _part(counts: csr_matrix, labels: Codes, batches: Codes, inside: NDArray[np.
     known = np.isin(labels[inside], labels[~inside]) & ((labels[inside] >= 0) | (labels < 0).all())
     if known.sum() < LEAST_KNOWN or inside.sum() < LEAST_CELLS or (~inside).sum() < LEAST_CELLS:
         return None
-    space = expression_space.fit(counts[~inside], labels[~inside], batches[~inside], seed=seed)
+    space, _ = expression_space.fit(counts[~inside], labels[~inside], batches[~inside], seed=seed)
     view = space.over(np.arange(counts.shape[1]))
     scored = score(view, counts[inside], np.full(int(inside.sum()), "", dtype=object), seed=seed)
     return _Part(_relative(scored, typical=0.0)[known], float(np.quantile(scored.raw, 0.25)))

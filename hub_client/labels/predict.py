@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,20 @@ from numpy.typing import NDArray
 from hub_client import errors
 from hub_client.data.cells import Cells
 from hub_client.labels.latent_alone import latent_labels
+from hub_client.labels.levels import coarser
 from hub_client.labels.rules import Evidence, probabilities, uncertainty
+from hub_client.labels.sets import as_text, backed_off, label_sets
 from hub_client.labels.transfer import calibration_of, evidence
+from hub_client.manifest.axes import LabelLevel
 from hub_client.manifest.calibration import Calibration
 from hub_client.models.architectures import Array
 from hub_client.models.embed import embed
 from hub_client.models.model import Model
 
 UNKNOWN = "unknown"
+Threshold = float | Literal["shipped"] | None
+"""The uncertainty above which cells are called unknown: a number in [0, 1], that which the release states for each
+level (none in one that states none), or None, which names every cell."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,13 @@ class LabelPrediction:
         The label of each cell by where it lies in the latent alone, ``(cells,)``, by a rule that is the same for all
         models (:func:`hub_client.labels.latent_alone.latent_labels`); none is ``unknown``. None for a model that knows
         labels by expression only.
+    sets
+        Which labels each cell may have, ``(cells, labels)`` bool: sets of cells of batches that the reference had not
+        seen held the true label as often as the release states (:mod:`hub_client.labels.sets`). None where it states
+        no threshold for them.
+    backoff
+        The finest name that covers all of each cell's set, ``(cells,)``: its only label, the parent that its labels
+        share, or ``unknown``. None without sets.
     """
 
     labels: NDArray[np.object_]
@@ -47,6 +61,8 @@ class LabelPrediction:
     probabilities: pd.DataFrame
     distances: pd.DataFrame | None
     latent_labels: NDArray[np.object_] | None = None
+    sets: pd.DataFrame | None = None
+    backoff: NDArray[np.object_] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,23 +84,30 @@ class Predictions:
     levels: dict[str, LabelPrediction]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return ``<level>_pred`` and ``<level>_uncertainty`` of each cell, by cell name."""
+        """Return ``<level>_pred`` and ``<level>_uncertainty`` of each cell, by cell name.
+
+        Where there are label sets, also ``<level>_set``, such as ``CD8 T | CD4 T``, and ``<level>_backoff``.
+        """
         columns: dict[str, object] = {}
         for key, level in self.levels.items():
             columns[f"{key}_pred"] = pd.Categorical(level.labels)
             columns[f"{key}_uncertainty"] = level.uncertainty
+            if level.sets is not None:
+                columns[f"{key}_set"] = pd.Categorical(as_text(level.sets, probabilities=level.probabilities))
+                columns[f"{key}_backoff"] = pd.Categorical(level.backoff)
         return pd.DataFrame(columns, index=pd.Index(self.obs_names))
 
 
 def predict(
-    model: Model, cells: Cells, *, unknown_above: float | None = None, batch_size: int = 512, device: str = "auto"
+    model: Model, cells: Cells, *, unknown_above: Threshold = "shipped", batch_size: int = 512, device: str = "auto"
 ) -> Predictions:
     """Return latent, labels and their uncertainty for every cell and label level.
 
     Labels come from prototypes, from the reference's cells in the latent, from expression, or from several of these, as
     the release's maker found best (``manifest.trust``). Uncertainty is the estimated probability that the label is
-    wrong: one minus the best label's probability as calibrated on held-out reference cells, and more for a cell farther
-    from every prototype than those are.
+    wrong: one minus the best label's probability as calibrated on cells that were not trained on, and more for a cell
+    farther from every prototype than those are. A level that is derived from a finer one has the sums of its
+    probabilities.
 
     Beside them are labels from the latent alone, ``.levels[level].latent_labels``: where those are clearly worse, the
     latent does not keep labels apart, and what is read off it, as clusters are, deserves less trust than the labels.
@@ -94,35 +117,51 @@ def predict(
     model, cells, batch_size, device
         As for :func:`hub_client.embed`.
     unknown_above
-        Cells with a higher uncertainty are called ``unknown``; None names every cell.
+        Cells with a higher uncertainty are called ``unknown``: by default above what the release states for each level;
+        None names every cell.
 
     Raises
     ------
     VocabularyError
         If the cells have conditions that the model does not know.
     InvalidInput
-        If ``unknown_above`` is outside [0, 1]; and as :func:`hub_client.embed`.
+        If ``unknown_above`` is none of these or outside [0, 1]; and as :func:`hub_client.embed`.
     """
-    if unknown_above is not None and not 0 <= unknown_above <= 1:
+    _check(unknown_above)
+    latent = embed(model, cells, batch_size=batch_size, device=device)
+    found = {
+        key: replace(
+            _labelled(level, calibration_of(model, key), cells, unknown_above, _parents(model, key)),
+            latent_labels=latent_labels(model, key, latent, evidence=level),
+        )
+        for key, level in evidence(model, latent, cells=cells).items()
+    }
+    derived = {level.key: _derived(level, model, found, unknown_above) for level in _derivable(model, found)}
+    levels = {key: (found | derived)[key] for key in model.vocabulary.labels if key in found or key in derived}
+    return Predictions(cells.obs_names, latent, levels)
+
+
+def _check(unknown_above: Threshold) -> None:
+    if unknown_above is None or unknown_above == "shipped":
+        return
+    if isinstance(unknown_above, str) or not 0 <= unknown_above <= 1:
         raise errors.InvalidInput(
-            f"unknown_above is {unknown_above}; it is an uncertainty between 0 and 1.",
+            f"unknown_above is {unknown_above!r}; it is an uncertainty between 0 and 1, 'shipped' for what the release "
+            "states, or None to name every cell.",
             facts={"unknown_above": unknown_above},
         )
-    latent = embed(model, cells, batch_size=batch_size, device=device)
-    levels = {
-        key: replace(
-            _labelled(found, calibration_of(model, key), cells, unknown_above),
-            latent_labels=latent_labels(model, key, latent, evidence=found),
-        )
-        for key, found in evidence(model, latent, cells=cells).items()
-    }
-    return Predictions(cells.obs_names, latent, levels)
+
+
+def _derivable(model: Model, found: Mapping[str, LabelPrediction]) -> list[LabelLevel]:
+    """Return the levels that are derived from one that was predicted."""
+    return [level for level in model.manifest.labels if level.derived_from in found]
 
 
 def predictable(model: Model) -> tuple[str, ...]:
     """Return the label levels that the model can predict: those with prototypes or reference cells."""
     point = np.zeros((1, model.manifest.axes()["latent"]), dtype=np.float32)
-    return tuple(evidence(model, point))
+    found = evidence(model, point)
+    return tuple(level.key for level in model.manifest.labels if {level.key, level.derived_from} & found.keys())
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -137,22 +176,75 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
 def _joined(parts: Sequence[LabelPrediction]) -> LabelPrediction:
     distances = [part.distances for part in parts if part.distances is not None]
     from_latent = [part.latent_labels for part in parts if part.latent_labels is not None]
+    sets = [part.sets for part in parts if part.sets is not None]
+    backoff = [part.backoff for part in parts if part.backoff is not None]
     return LabelPrediction(
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.uncertainty for part in parts]),
         pd.concat([part.probabilities for part in parts]),
         pd.concat(distances) if distances else None,
         np.concatenate(from_latent) if from_latent else None,
+        pd.concat(sets) if sets else None,
+        np.concatenate(backoff) if backoff else None,
     )
 
 
 def _labelled(
-    level: Evidence, calibration: Calibration | None, cells: Cells, unknown_above: float | None
+    level: Evidence,
+    calibration: Calibration | None,
+    cells: Cells,
+    unknown_above: Threshold,
+    parents: Mapping[str, str],
 ) -> LabelPrediction:
     doubt, values = uncertainty(level, calibration), probabilities(level, calibration)
-    labels = np.array(level.labels, dtype=object)[values.argmax(axis=1)]
-    if unknown_above is not None:
-        labels[doubt > unknown_above] = UNKNOWN
     index, columns = pd.Index(cells.obs_names), list(level.labels)
+    frame = pd.DataFrame(values, index=index, columns=columns)
     distances = None if level.distances is None else pd.DataFrame(level.distances, index=index, columns=columns)
-    return LabelPrediction(labels, doubt, pd.DataFrame(values, index=index, columns=columns), distances)
+    labels = _named(frame, doubt, _threshold(calibration, unknown_above))
+    above = calibration.set_above if calibration else None
+    sets = None if above is None else label_sets(frame, above=above)
+    backoff = None if sets is None else backed_off(sets, parents, otherwise=UNKNOWN)
+    return LabelPrediction(labels, doubt, frame, distances, sets=sets, backoff=backoff)
+
+
+def _named(frame: pd.DataFrame, doubt: NDArray[np.float64], above: float | None) -> NDArray[np.object_]:
+    """Return the likeliest label of each cell, or ``unknown`` where the doubt is larger than so much."""
+    labels: NDArray[np.object_] = np.array(frame.columns, dtype=object)[frame.to_numpy().argmax(axis=1)]
+    if above is not None:
+        labels[doubt > above] = UNKNOWN
+    return labels
+
+
+def _threshold(calibration: Calibration | None, unknown_above: Threshold) -> float | None:
+    if not isinstance(unknown_above, str):
+        return unknown_above
+    return None if calibration is None else calibration.unknown_above
+
+
+def _parents(model: Model, level: str) -> Mapping[str, str]:
+    return next(found.parents for found in model.manifest.labels if found.key == level)
+
+
+def _derived(
+    level: LabelLevel, model: Model, found: Mapping[str, LabelPrediction], unknown_above: Threshold
+) -> LabelPrediction:
+    """Return a coarser level's labels: the probability of one is the sum of those of its children."""
+    finer = level.derived_from or ""
+    fine, parents = found[finer], _parents(model, finer)
+    frame = coarser(fine.probabilities, parents, order=level.categories)
+    doubt = np.clip(1 - frame.to_numpy().max(axis=1), 0.0, 1.0)
+    above = _threshold(calibration_of(model, finer), unknown_above)
+    sets = None if fine.sets is None else coarser(fine.sets.astype(float), parents, order=level.categories) > 0
+    return LabelPrediction(
+        _named(frame, doubt, above),
+        doubt,
+        frame,
+        None,
+        latent_labels=_above(fine.latent_labels, parents),
+        sets=sets,
+        backoff=None if sets is None else backed_off(sets, level.parents, otherwise=UNKNOWN),
+    )
+
+
+def _above(labels: NDArray[np.object_] | None, parents: Mapping[str, str]) -> NDArray[np.object_] | None:
+    return None if labels is None else np.array([parents.get(name, name) for name in labels], dtype=object)

@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from hub_client.data.cells import Cells
 from hub_client.labels.expression import LinearClassifier
+from hub_client.labels.expression_neighbors import expression_votes
 from hub_client.labels.mixtures import log_densities
 from hub_client.labels.neighbors import votes
 from hub_client.labels.rules import RULES, Evidence, Probabilities, unfitted
@@ -22,12 +23,14 @@ from hub_client.release.atlas_file import LATENT
 def evidence(model: Model, latent: Array, *, cells: Cells | None = None) -> dict[str, Evidence]:
     """Return the evidence for each label of each level at points of the latent, ``(cells, latent)``.
 
-    Levels for which the model has neither prototypes nor reference cells are left out, unless their rule needs none.
+    Levels for which the model has neither prototypes nor reference cells are left out, unless their rule needs none; so
+    are those that are derived from a finer one, whose evidence is that one's.
     What only a level's rule of transfer needs is gathered for that rule; that of expression where the ``cells`` are
     given too.
     """
     scores = model.network.score(latent)
-    found = {key: _gathered(model, key, latent, cells, scores.get(key)) for key in model.vocabulary.labels}
+    own = [level.key for level in model.manifest.labels if level.derived_from is None]
+    found = {key: _gathered(model, key, latent, cells, scores.get(key)) for key in own}
     return {key: level for key, level in found.items() if level is not None}
 
 
@@ -55,6 +58,9 @@ def _gathered(model: Model, level: str, latent: Array, cells: Cells | None, scor
         found = replace(found, densities=atlas.densities(latent))
     if cells is not None and "expression" in needs:
         found = replace(found, expression=_expression(model, level, cells))
+    if cells is not None and "expression_votes" in needs:
+        by_expression = expression_votes(model, level, cells, neighbors=calibration.neighbors)
+        found = replace(found, expression_votes=by_expression)
     return found
 
 

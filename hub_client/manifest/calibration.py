@@ -101,6 +101,9 @@ class NoveltyRecord(Frozen):
     """Each part to the tensor that holds it: ``mean``, ``spread``, ``share``, ``between`` ``(genes,)``, ``loadings``
     ``(genes, components)`` and ``scores`` ``(reference cells, components)`` of the space of expression, and ``ranks``
     ``(2, points)``: ranks, and the scores that known cells of them have."""
+    labels: dict[Key, Text] = {}
+    """Label level to the tensor that holds the label of each of those reference cells, ``(reference cells,)``: its
+    place among the level's categories, -1 for none."""
     components: PositiveInt
     """How many principal components span the space."""
     declared: Annotated[float, Field(gt=0, lt=1)]

@@ -85,7 +85,9 @@ class MappingSettings(Frozen):
     plan: Plan | None = None
     """The plan to train by, or, in a receipt, the one that was trained by; None where there was nothing to train."""
     seed: int = 0
-    unknown_above: float | None = None
+    unknown_above: float | Literal["shipped"] | None = None
+    """Uncertainty above which cells are called unknown: ``shipped`` is what the release states, None names every
+    cell."""
     accelerator: str = "auto"
     devices: int | str | list[int] = 1
     precision: str = "32-true"
@@ -139,7 +141,8 @@ class ResultRecord(Frozen):
     """The latent of some cells, evenly spaced: by how much another run differs is read off it."""
     parts: dict[str, PartRecord] = {}
     """All other results by name: ``uncertainty.<level>`` and whatever else a label level's prediction has, ``scores``
-    of gene programs, ``imputed_proteins``, ``latent_variance``, ``latent_gene_loss``, ``novelty``, ``novel``, ``novelty_score``."""
+    of gene programs, ``imputed_proteins``, ``latent_variance``, ``latent_gene_loss``, ``novelty``, ``novel``,
+    ``novelty_score``."""
 
     @property
     def digest(self) -> str:

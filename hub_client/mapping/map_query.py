@@ -19,7 +19,7 @@ from hub_client.data.cells import Cells, GeneReport
 from hub_client.data.open_query import Query
 from hub_client.hub.client import pull
 from hub_client.labels.novelty import Novelty
-from hub_client.labels.predict import Predictions, predict
+from hub_client.labels.predict import Predictions, Threshold, predict
 from hub_client.labels.verdict import Verdict, verdict
 from hub_client.labels.verdict_measures import sampled
 from hub_client.manifest.plan import Plan
@@ -50,9 +50,10 @@ class Mapping:
     Attributes
     ----------
     adata
-        A copy of the query with ``obsm["X_latent"]``, ``obs["<label key>_pred"]``, ``obs["<label key>_uncertainty"]``
-        and, in ``uns["archzoo"]``, where they come from: the reference, how genes matched, seed and versions; the plan
-        and the start of new conditions where there was something to train. Of a model with gene programs also
+        A copy of the query with ``obsm["X_latent"]``, ``obs["<label key>_pred"]``, ``obs["<label key>_uncertainty"]``,
+        ``obs["<label key>_set"]`` and ``_backoff`` where the release states a threshold for label sets and, in
+        ``uns["archzoo"]``, where they come from: the reference, how genes matched, seed and versions; the plan and
+        the start of new conditions where there was something to train. Of a model with gene programs also
         ``obsm["X_terms"]``, the score of each active program, and their names in ``uns["X_terms"]``; of a model with
         proteins ``obsm["X_proteins_imputed"]``, and their names in ``uns["X_proteins_imputed"]``. With
         ``latent_uncertainty=True`` also ``obsm["X_latent_variance"]`` and ``obsm["X_latent_gene_loss"]``. Of a model
@@ -115,7 +116,7 @@ def map_query(
     train: bool | None = None,
     plan: Plan | None = None,
     seed: int = 0,
-    unknown_above: float | None = None,
+    unknown_above: Threshold = "shipped",
     latent_uncertainty: bool = False,
     accelerator: str = "auto",
     devices: int | str | list[int] = 1,
@@ -204,7 +205,7 @@ def _mapped(
         decision = _decided(model, cells, settings, train=train)
         if decision.train:
             plan = query_plan(model) if settings.plan is None else settings.plan
-            untrained = _before_training(model, cells, seed=settings.seed, device=device)
+            untrained = _before_training(model, cells, settings, device=device)
             history = fit(model, cells, plan=plan, seed=settings.seed, progress=progress, **settings.runtime)
     found = outputs(
         model,
@@ -230,9 +231,10 @@ def _mapped(
     return Mapping(out, model, found.predictions, history, cells.report, record, **made)
 
 
-def _before_training(model: Model, cells: Cells, *, seed: int, device: str) -> Predictions:
+def _before_training(model: Model, cells: Cells, settings: MappingSettings, *, device: str) -> Predictions:
     """Return latent and labels of the cells that the verdict looks at, as they are with 0 epochs."""
-    return predict(model, cells.rows(sampled(len(cells), seed=seed)), device=device)
+    some = cells.rows(sampled(len(cells), seed=settings.seed))
+    return predict(model, some, unknown_above=settings.unknown_above, device=device)
 
 
 def _decided(model: Model, cells: Cells, settings: MappingSettings, *, train: bool | None) -> Decision:
@@ -291,7 +293,8 @@ def _provenance(
     settings = record.asked
     trained = {"plan": settings.plan.model_dump_json()} if settings.plan else {}
     grown = {"start": settings.start, "training": decision.stated} if decision else {}
-    threshold = {} if settings.unknown_above is None else {"unknown_above": settings.unknown_above}
+    asked = settings.unknown_above
+    threshold = {"unknown_above": asked} if isinstance(asked, float) else {}
     return {
         "reference": _place(reference),
         "alignment": json.dumps(asdict(cells.report), ensure_ascii=False),

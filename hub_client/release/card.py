@@ -14,7 +14,7 @@ from string import Template
 
 from hub_client import _resources
 from hub_client.files import markdown as md
-from hub_client.manifest.calibration import Metric
+from hub_client.manifest.calibration import Calibration, Metric
 from hub_client.manifest.provenance import DatasetRecord, OntologyTerm
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Condition, Embedding, LabelLevel, Manifest, Term
@@ -282,8 +282,8 @@ def _trust(manifest: Manifest) -> str:
         return ""
     first = "Each predicted label comes with an uncertainty: 0 is sure, 1 is unsure."
     levels = [
-        f"A cell whose {md.code(c.level)} uncertainty exceeds {c.unknown_above:g} is best taken as unknown: "
-        f"`unknown_above={c.unknown_above:g}` calls it so."
+        f"A cell whose {md.code(c.level)} uncertainty exceeds {c.unknown_above:g} is called `unknown`; "
+        f"`unknown_above=None` names every cell.{_sets(c)}"
         for c in manifest.trust.calibrations
     ]
     levels = levels or ["It is not calibrated in this release: use it to rank cells, not as a probability."]
@@ -291,6 +291,17 @@ def _trust(manifest: Manifest) -> str:
         [f"Checked on {md.prose(manifest.trust.validated_on).rstrip('.')}."] if manifest.trust.validated_on else []
     )
     return " ".join([first, *levels, *checked])
+
+
+def _sets(calibration: Calibration) -> str:
+    """Return what a level's label sets promise, and on what cells that was checked; "" for a level without."""
+    if calibration.set_above is None:
+        return ""
+    fitted = f": so often {md.text(calibration.fitted_on)} did" if calibration.fitted_on else ""
+    return (
+        f" Each cell also has the set of labels that it may have, which holds the true one for "
+        f"{calibration.set_coverage:.0%} of cells like those that it was fitted on{fitted}."
+    )
 
 
 def _parent(manifest: Manifest) -> str:
