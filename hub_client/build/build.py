@@ -14,6 +14,7 @@ import pandas as pd
 
 from hub_client import _resources, errors
 from hub_client.build import datasets
+from hub_client.build.criticism import Source, criticise
 from hub_client.build.panel import allowed, paired, select_panel
 from hub_client.checks.verify import with_test_vectors
 from hub_client.data import genes
@@ -124,6 +125,7 @@ def build(
         with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
     )
     _judge(model, held_out, recipe)
+    _criticise(model, training, held_out, recipe, progress=progress)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
     if Path(out).resolve() == _resources.released().resolve():
@@ -380,6 +382,13 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
         metrics=_metrics(report, held_out, model.manifest, recipe),
     )
     _check_gates(recipe, report)
+
+
+def _criticise(model: Model, training: Cells, held_out: Cells, recipe: Recipe, *, progress: bool) -> None:
+    """Add to the manifest's metrics how well a model reproduces its data, and what its latent is worth."""
+    source = Source(" + ".join(dataset.name for dataset in recipe.datasets), recipe.seed)
+    found = criticise(model, training, held_out, source=source, rule=recipe.criticism, progress=progress)
+    model.manifest = model.manifest.changed(metrics=(*model.manifest.metrics, *found))
 
 
 def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: str | None = None) -> Trust:
