@@ -222,7 +222,7 @@ class CriticismRule(Frozen):
     """Whether counts drawn from the model are compared with its data, gene by gene and cell by cell."""
     integration: bool = True
     """Whether its latent is compared with principal components of the same cells. With scib-metrics installed
-    (``archzoo[criticism]``) that takes a minute more."""
+    (``archzoo[criticism]``) that takes one to two minutes more."""
 
 
 class Recipe(Frozen):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hub_client.data.cells import Cells, aligned
-from hub_client.models.architectures._network import Decoded
+from hub_client.models.architectures import Decoded
 from hub_client.models.model import Model
 
 MOST_CELLS = 2000
