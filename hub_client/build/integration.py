@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -193,7 +193,7 @@ def _nearest(points: Points, neighbors: int) -> Any:
 
 
 @contextmanager
-def _undisturbed() -> Any:
+def _undisturbed() -> Iterator[None]:
     """Silence scib-metrics and JAX; objects of before are not looked through for garbage, as it does before a score."""
     gc.freeze()
     try:

@@ -431,8 +431,15 @@ def push(
     --------
     >>> hub_client.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
     """
-    asked = Asked(version=version, message=message, parent=parent, delta=delta, signer=signer)
-    asked |= Asked(publish_donors=publish_donors, worse_than_parent=worse_than_parent)
+    asked = Asked(
+        version=version,
+        message=message,
+        parent=parent,
+        delta=delta,
+        signer=signer,
+        publish_donors=publish_donors,
+        worse_than_parent=worse_than_parent,
+    )
     return _hub(hub).push(model, name, private=private, **asked)
 
 

@@ -100,7 +100,7 @@ def posterior_predictive(
 def _draws(model: Model) -> bool:
     """Return whether a model states a distribution of counts."""
     likelihood = model.manifest.architecture.model_dump().get("likelihood")
-    return model.manifest.input.kind == "counts" and likelihood != "normal"
+    return bool(model.manifest.input.kind == "counts" and likelihood != "normal")
 
 
 def _chosen(cells: int, most: int, seed: int) -> NDArray[np.int64]:
@@ -133,7 +133,8 @@ class _Sums:
     @classmethod
     def of(cls, genes: int) -> Self:
         """Return sums over nothing."""
-        return cls(*(torch.zeros(genes, dtype=torch.float64) for _ in range(3)), [], [])
+        first, second, expressing = torch.zeros((3, genes), dtype=torch.float64)
+        return cls(first, second, expressing, [], [])
 
     def add(self, values: Tensor) -> None:
         """Add a minibatch, ``(cells, genes)``."""
