@@ -115,11 +115,15 @@ def worse_metrics(before: Manifest, after: Manifest) -> list[str]:
 
 
 def _pairs(before: Manifest, after: Manifest) -> Iterator[tuple[Metric, Metric]]:
-    known = {(m.name, m.split, m.dataset_fingerprint): m for m in before.metrics if m.dataset_fingerprint}
+    known = {_identity(metric): metric for metric in before.metrics if metric.dataset_fingerprint}
     for metric in after.metrics:
-        old = known.get((metric.name, metric.split, metric.dataset_fingerprint))
+        old = known.get(_identity(metric))
         if old is not None and measure(metric.name) is not None:
             yield old, metric
+
+
+def _identity(metric: Metric) -> tuple[str, str, str | None]:
+    return metric.name, metric.split, metric.dataset_fingerprint
 
 
 def _loss(old: Metric, new: Metric) -> float:
