@@ -15,6 +15,7 @@ import pandas as pd
 from hub_client import _resources, errors
 from hub_client.build import datasets
 from hub_client.build.audits import audits, lines
+from hub_client.build.criticism import Source, criticise
 from hub_client.build.panel import allowed, paired, select_panel
 from hub_client.checks.verify import with_test_vectors
 from hub_client.data import genes
@@ -135,6 +136,7 @@ def build(
     _state_depth(model, training)
     model = with_novelty(model, training) if _recognises(recipe) else model
     _judge(model, held_out, recipe)
+    _criticise(model, training, held_out, recipe, progress=progress)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
     if Path(out).resolve() == _resources.released().resolve():
@@ -415,6 +417,13 @@ def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
         metrics=_metrics(report, held_out, model.manifest, recipe),
     )
     _check_gates(recipe, report)
+
+
+def _criticise(model: Model, training: Cells, held_out: Cells, recipe: Recipe, *, progress: bool) -> None:
+    """Add to the manifest's metrics how well a model reproduces its data, and what its latent is worth."""
+    source = Source(" + ".join(dataset.name for dataset in recipe.datasets), recipe.seed)
+    found = criticise(model, training, held_out, source=source, rule=recipe.criticism, progress=progress)
+    model.manifest = model.manifest.changed(metrics=(*model.manifest.metrics, *found))
 
 
 def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: str | None = None) -> Trust:

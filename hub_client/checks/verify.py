@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +74,7 @@ def verify(model: Model) -> None:
         If anything is not, within the release's tolerances, what its maker got.
     """
     vectors = _vectors(model.manifest)
-    expected = _parts(model)
+    expected = _parts(model.manifest, model.extras)
     found = _outputs(model, _replayed(model.manifest, expected))
     for part, value in found.items():
         exact = not value.is_floating_point()
@@ -110,7 +110,52 @@ def simulated_cells(model: Model) -> Cells:
     Unsupported, ManifestError
         As :func:`verify`.
     """
-    return _replayed(model.manifest, _parts(model))
+    return _replayed(model.manifest, _parts(model.manifest, model.extras))
+
+
+def replayed_differences(model: Model, before: Manifest, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return in what a model grown from another differs from the other's test vectors, beyond their tolerances.
+
+    Columns that only the grown model has, such as those of gene programs it added, are left out; of a label level that
+    has new labels nothing is compared, and of one that is calibrated anew only the labels.
+
+    Parameters
+    ----------
+    model
+        The grown model.
+    before, tensors
+        Manifest and tensors of the release it was grown from, which has test vectors.
+
+    Raises
+    ------
+    Unsupported, ManifestError
+        As :func:`verify`; also if the two have not the same genes.
+    VocabularyError
+        If the grown model does not know the other's conditions.
+    """
+    if model.manifest.genes.names != before.genes.names:
+        raise errors.ManifestError(f"{model.manifest.name} has other genes than the release that it was grown from.")
+    vectors = _vectors(before)
+    expected = _parts(before, tensors)
+    found = _outputs(model, _replayed(before, expected))
+    kept = {part: value for part, value in found.items() if part in expected and _stays(part, before, model.manifest)}
+    differences = []
+    for part, value in kept.items():
+        exact = not value.is_floating_point()
+        rtol, atol = (0.0, 0.0) if exact else (vectors.rtol, vectors.atol)
+        shared = value[:, : expected[part].shape[1]] if value.ndim == expected[part].ndim == 2 else value
+        if not _close(shared, expected[part], rtol=rtol, atol=atol):
+            differences.append(f"the parent's test vectors are not reproduced: {part} {_apart(shared, expected[part])}")
+    return differences
+
+
+def _stays(part: str, before: Manifest, after: Manifest) -> bool:
+    """Return whether surgery leaves a result of known cells as it was."""
+    what, _, level = part.partition(".")
+    if not level:
+        return True
+    old, new = ({one.key: one.categories for one in side.labels}.get(level) for side in (before, after))
+    return old == new and (what in ("labels", "names") or before.trust == after.trust)
 
 
 def _vectors(manifest: Manifest) -> TestVectors:
@@ -121,10 +166,9 @@ def _vectors(manifest: Manifest) -> TestVectors:
     return manifest.test_vectors
 
 
-def _parts(model: Model) -> dict[str, Tensor]:
+def _parts(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the test vectors by the name of each part, complete."""
-    parts = {part: model.extras[name] for part, name in _vectors(model.manifest).tensors.items()}
-    manifest = model.manifest
+    parts = {part: tensors[name] for part, name in _vectors(manifest).tensors.items()}
     known = {f"conditions.{c.key}": len(c.categories) for c in manifest.categorical}
     continuous = {"continuous"} if manifest.covariates.continuous else set()
     if missing := sorted({"counts", "size_factor", "latent", *known, *continuous} - parts.keys()):

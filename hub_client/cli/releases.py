@@ -53,6 +53,13 @@ PublishDonors = Annotated[
     bool,
     typer.Option("--publish-donors", help="Conditions that look like donors may be published; the manifest states it."),
 ]
+WorseThanParent = Annotated[
+    bool,
+    typer.Option(
+        "--worse-than-parent",
+        help="Push also if it is worse than the release it was made from, by its test vectors or figures.",
+    ),
+]
 Publisher = Annotated[str | None, typer.Option(metavar="NAME", help="Who signs, as readers see it.")]
 
 
@@ -106,6 +113,7 @@ def push(
     sign: Key = None,
     publisher: Publisher = None,
     publish_donors: PublishDonors = False,
+    worse_than_parent: WorseThanParent = False,
     hub: options.HubFolder = None,
     as_json: options.Json = False,
 ) -> None:
@@ -128,7 +136,7 @@ def push(
     """
     place = options.hub_at(hub)
     settings: dict[str, Any] = {"version": version, "parent": parent, "delta": delta}
-    settings |= {"publish_donors": publish_donors}
+    settings |= {"publish_donors": publish_donors, "worse_than_parent": worse_than_parent}
     if dry_run:
         _preview(place.preview(folder, to, **settings), as_json=as_json)
         return

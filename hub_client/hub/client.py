@@ -44,6 +44,7 @@ class Asked(TypedDict, total=False):
     delta: bool
     signer: Signer | None
     publish_donors: bool
+    worse_than_parent: bool
 
 
 class Described(TypedDict):
@@ -374,6 +375,7 @@ def push(
     delta: bool = False,
     signer: Signer | None = None,
     publish_donors: bool = False,
+    worse_than_parent: bool = False,
 ) -> Ref:
     """Release a model and return where it is.
 
@@ -406,6 +408,10 @@ def push(
     publish_donors
         State, in the manifest, that conditions that look like donors or patients may be published. Without it a release
         with such conditions is refused.
+    worse_than_parent
+        Push a release also where it is worse than the one it was made from: it does not reproduce that one's test
+        vectors, though surgery grew it, or a figure on the same data is worse by more than 0.01. Without it the parent
+        is looked for in the hubs at hand and compared, which reads its weights; with it nobody looks.
 
     Raises
     ------
@@ -413,8 +419,9 @@ def push(
         If somebody else pushed since (``ref`` is their release), the version is released already with other bytes, or
         the hub cannot be written.
     InvalidInput
-        If the name is not ``owner/name``, the version is smaller than the change needs, a delta has no parent, or the
-        release holds barcodes, donors' rows, file paths or e-mail addresses.
+        If the name is not ``owner/name``, the version is smaller than the change needs, a delta has no parent, the
+        release is worse than the one it was made from, or it holds barcodes, donors' rows, file paths or e-mail
+        addresses.
     NotFound
         If the parent of a delta is in none of the hubs at hand.
     ManifestError, IntegrityError
@@ -425,7 +432,13 @@ def push(
     >>> hub_client.push(model, "my-lab/pbmc-scpoli-lupus")  # doctest: +SKIP
     """
     asked = Asked(
-        version=version, message=message, parent=parent, delta=delta, signer=signer, publish_donors=publish_donors
+        version=version,
+        message=message,
+        parent=parent,
+        delta=delta,
+        signer=signer,
+        publish_donors=publish_donors,
+        worse_than_parent=worse_than_parent,
     )
     return _hub(hub).push(model, name, private=private, **asked)
 

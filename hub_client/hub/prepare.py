@@ -15,6 +15,7 @@ from hub_client.checks import validate
 from hub_client.files import atomic
 from hub_client.hub import delta
 from hub_client.hub.lineage import Origins
+from hub_client.hub.parent_check import refuse_worse
 from hub_client.manifest.reading import read_header
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.model import Model
@@ -44,6 +45,8 @@ class Draft:
     """Whether the hub shall keep only what it adds to its parent."""
     signer: signing.Signer | None = None
     """Who signs its manifest, if anybody does."""
+    worse_than_parent: bool = False
+    """Whether it may be worse than the release it was made from; nobody looks then."""
     publish_donors: bool = False
     """Whether conditions that look like donors or patients may be published; the manifest states it then."""
 
@@ -71,7 +74,7 @@ def prepared(draft: Draft, store: Store, repo: str, *, origins: Origins) -> Iter
     store, repo
         Where to.
     origins
-        Where parents of deltas are looked for.
+        Where parents are looked for: those of deltas, and of what must not be worse than they are.
 
     Raises
     ------
@@ -87,6 +90,8 @@ def prepared(draft: Draft, store: Store, repo: str, *, origins: Origins) -> Iter
         # what gives away donors, or does not compute what it states, is not released
         found = validate.check(release, stores=stores, name=repo)
         validate.refuse(found, what=repo)
+        if not draft.worse_than_parent:
+            refuse_worse(release, origins, what=repo)
         for finding in found.findings:
             if finding.check == "identity" or (finding.check, finding.severity) == ("privacy", "warning"):
                 _log.warning("%s: %s", repo, finding.message)

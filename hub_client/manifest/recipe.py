@@ -225,6 +225,16 @@ class TrustRule(Frozen):
     no such rule."""
 
 
+class CriticismRule(Frozen):
+    """What a trained model is asked beside its labels; the answers are among the release's metrics."""
+
+    reproduction: bool = True
+    """Whether counts drawn from the model are compared with its data, gene by gene and cell by cell."""
+    integration: bool = True
+    """Whether its latent is compared with principal components of the same cells. With scib-metrics installed
+    (``archzoo[criticism]``) that takes one to two minutes more."""
+
+
 class Recipe(Frozen):
     """A release, as people describe it (recipe format 1)."""
 
@@ -268,6 +278,7 @@ class Recipe(Frozen):
     """Of the held-out split, the first weights, training and the test vectors."""
     holdout: Holdout = Holdout()
     trust: TrustRule = TrustRule()
+    criticism: CriticismRule = CriticismRule()
     gates: tuple[Gate, ...] = ()
     atlas: bool = False
     """Whether the release carries the latent, labels and conditions of the cells it was trained on."""

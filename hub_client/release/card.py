@@ -18,6 +18,7 @@ from hub_client.manifest.calibration import Calibration, Metric
 from hub_client.manifest.provenance import DatasetRecord, OntologyTerm
 from hub_client.manifest.reading import read_manifest
 from hub_client.manifest.v1 import Condition, Embedding, LabelLevel, Manifest, Term
+from hub_client.release import card_criticism as criticism
 from hub_client.release.card_labels import audited, origins
 from hub_client.release.names import semver
 
@@ -48,8 +49,8 @@ def front_matter(manifest: Manifest) -> dict[str, object]:
     """Return what the public hub reads about a model: library, licence, tags and metrics."""
     found: dict[str, object] = {"library_name": "archzoo"} | hub_license(manifest.license)
     found["tags"] = _tags(manifest)
-    if manifest.metrics:
-        found["model-index"] = [{"name": manifest.name, "results": _results(manifest.metrics)}]
+    if measured := criticism.others(manifest):
+        found["model-index"] = [{"name": manifest.name, "results": _results(measured)}]
     return found
 
 
@@ -254,7 +255,7 @@ def _training(manifest: Manifest) -> str:
 def _metrics(manifest: Manifest) -> str:
     rows = [
         (md.code(m.name), md.text(m.definition), md.text(m.dataset), md.text(m.split), f"{m.n:,}", f"**{m.value:.3g}**")
-        for m in manifest.metrics
+        for m in criticism.others(manifest)
     ]
     notes = {_REDEFINED[m.definition] for m in manifest.metrics if m.definition in _REDEFINED}
     weak = [_weak_latent(manifest, level.key) for level in manifest.labels]
@@ -387,6 +388,7 @@ _SECTIONS: dict[str, Callable[[Manifest], str]] = {
     "datasets": _datasets,
     "training": _training,
     "metrics": _metrics,
+    "criticism": criticism.section,
     "trust": _trust,
     "lineage": lambda manifest: "\n\n".join(filter(None, (_parent(manifest), _imported(manifest)))),
     "citation": _citation,

@@ -61,6 +61,8 @@ class Decoded(NamedTuple):
     """Expected counts (or log1p counts for mse), ``(cells, genes)``; for zinb before counts are dropped."""
     dropout_logits: Tensor | None = None
     """Log-odds that a count was dropped, ``(cells, genes)``; None but for zinb."""
+    inverse_dispersion: Tensor | None = None
+    """Of nb and zinb, ``(cells, genes)`` or what broadcasts to it; None without, and where it was not asked for."""
 
 
 class Network(Trainee):
@@ -121,6 +123,11 @@ class Network(Trainee):
     @abstractmethod
     def first_weight(self) -> Tensor:
         """Return the weights of the genes in the encoder's first layer, ``(hidden.0, genes)``."""
+
+    def drawn_latent(self, batch: Batch) -> Tensor:
+        """Return a point of each cell's posterior, ``(cells, latent)``, as :meth:`decode` reads it."""
+        mean, variance = self.encode(batch)
+        return mean + torch.sqrt(variance) * torch.randn_like(mean)
 
     # --- what some kinds have; the others raise Unsupported, or return nothing ------------------------------------
 

@@ -183,7 +183,10 @@ class ConditionalVae(Network):
 
     def decode(self, batch: Batch, z: Tensor) -> Decoded:
         """Return the parameters of the distribution of each cell's expression at ``z``, ``(cells, latent)``."""
-        return self.decoded(batch, z, self.condition_inputs(batch))
+        found = self.decoded(batch, z, self.condition_inputs(batch))
+        if self.theta is None:
+            return found
+        return found._replace(inverse_dispersion=self.log_theta.index_select(0, batch.combinations).exp())
 
     def cell_losses(self, batch: Batch) -> Tensor:
         """Return each cell's reconstruction loss at its posterior mean, ``(cells,)`` (nats; squared error for mse)."""
@@ -191,7 +194,7 @@ class ConditionalVae(Network):
 
     def reconstruction(self, batch: Batch, z: Tensor) -> Tensor:
         """Return the negative log-likelihood (nats; squared error for mse) of each cell at ``z``, ``(cells,)``."""
-        return self.compared(batch, self.decode(batch, z))
+        return self.compared(batch, self.decoded(batch, z, self.condition_inputs(batch)))
 
     def compared(self, batch: Batch, decoded: Decoded) -> Tensor:
         """Return the negative log-likelihood (nats; squared error for mse) of each cell, ``(cells,)``."""

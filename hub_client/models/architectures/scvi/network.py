@@ -242,7 +242,14 @@ class ScviTools(Network):
     def expected(self, generated: Mapping[str, Any]) -> Decoded:
         """Return the parameters of the genes' counts from what a module's ``generative`` returned."""
         found = generated["px"]
-        return Decoded(found.mu, found.zi_logits) if self.config.likelihood == "zinb" else Decoded(found.mean)
+        if self.config.likelihood == "zinb":
+            return Decoded(found.mu, found.zi_logits, found.theta)
+        return Decoded(found.mean, None, found.theta if self.config.likelihood == "nb" else None)
+
+    def drawn_latent(self, batch: Batch) -> Tensor:
+        """Return a point of each cell's posterior, ``(cells, latent)``; of a logistic-normal one after the softmax."""
+        drawn: Tensor = self.inferred(batch, self.inputs(batch))["z"]
+        return drawn
 
     def losses(self, batch: Batch, *, sample: bool, gene_dropout: float = 0.0, **weights: Any) -> tuple[Tensor, Any]:
         """Return points of the latent, ``(cells, latent)``, and scvi-tools' losses at them.

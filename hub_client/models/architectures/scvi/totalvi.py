@@ -51,7 +51,8 @@ class TotalVI(ScviTools):
     def expected(self, generated: Mapping[str, Any]) -> Decoded:
         """Return the parameters of the genes' counts from what the module's ``generative`` returned."""
         genes = generated["px_"]
-        return Decoded(genes["rate"], genes["dropout"] if self.config.gene_likelihood == "zinb" else None)
+        logits = genes["dropout"] if self.config.gene_likelihood == "zinb" else None
+        return Decoded(genes["rate"], logits, genes["r"])
 
     def imputed_proteins(self, cells: Cells, *, under: Sequence[str], samples: int) -> pd.DataFrame:
         """Return the expected foreground counts of each protein under some batches, ``(cells, proteins)``."""
