@@ -3,61 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from hub_client import _resources, errors
 from hub_client.build import datasets
 from hub_client.build.audits import audits, lines
 from hub_client.build.criticism import Source, criticise
+from hub_client.build.judge import Training as Trained
+from hub_client.build.judge import judge, own_levels
 from hub_client.build.panel import allowed, paired, select_panel
 from hub_client.checks.verify import with_test_vectors
 from hub_client.data import genes
 from hub_client.data.align import align
 from hub_client.data.cells import Cells
 from hub_client.data.depth import depth_of
-from hub_client.data.fingerprint import fingerprint
 from hub_client.labels.atlas import with_atlas
-from hub_client.labels.calibrate import calibrate
 from hub_client.labels.classifiers import with_expression_classifiers
-from hub_client.labels.evaluate import evaluate
 from hub_client.labels.novelty import with_novelty
-from hub_client.labels.predict import Predictions, joined, predict
 from hub_client.labels.rules import RULES, Part
-from hub_client.labels.transfer import evidence
-from hub_client.manifest.calibration import Calibration, Metric, Trust
 from hub_client.manifest.configs import having
 from hub_client.manifest.corrections import AppliedCorrection
 from hub_client.manifest.inputs import Gene, Genes, Proteins
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.provenance import Training
-from hub_client.manifest.recipe import Gate, LabelRule, Programs, Recipe
+from hub_client.manifest.recipe import LabelRule, Programs, Recipe
 from hub_client.manifest.recommended import plan_with_given, recommended, with_given
-from hub_client.manifest.report import LevelReport, Report
 from hub_client.manifest.v1 import Combination, Condition, LabelLevel, Manifest, PrototypeLevel, Prototypes
-from hub_client.models.embed import embed
-from hub_client.models.model import Model
+from hub_client.models.model import Model, device_of
 from hub_client.models.train import train
 from hub_client.nn.training import say, split
 from hub_client.programs.programs import Chosen, Program, as_terms, genes_of, read
 from hub_client.release import card
-
-METRICS = {
-    "accuracy": "share of cells whose predicted label is the true one",
-    "latent_accuracy": "the same of labels from the latent alone, as hub_client.predict gives them beside",
-    "macro_f1": "mean of F1 over the labels that cells have or are given (scikit-learn's), so that rare labels count "
-    "as much as common ones",
-    "latent_macro_f1": "the same of labels from the latent alone",
-    "calibration_error": "expected calibration error of the uncertainty over ten bins; each half is judged "
-    "by the calibration fitted on the other",
-}
-"""The metrics of a release, and the definition of each. What a level has no labels for is left out."""
 
 
 def build(
@@ -125,23 +107,29 @@ def build(
         say(f"what the recipe leaves out is {recommended(recipe.architecture.kind, cells=cells).reason}")
     recipe = _settled(recipe, cells=cells)
     runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
-    if recipe.pretraining is not None:
-        _pretrain(model, training, plan=recipe.pretraining, **runtime)
-    _train_whole(model, training, plan=recipe.plan, **runtime)
+    fitted = partial(_fitted, recipe=recipe, **runtime)
+    model = fitted(model, training)
     model.record(model.manifest.training.model_copy(update={"label_audits": tuple(one.record for one in audited)}))
-    model = with_atlas(model, training) if recipe.atlas else model
-    model = (
-        with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
-    )
     _state_depth(model, training)
-    model = with_novelty(model, training) if _recognises(recipe) else model
-    _judge(model, held_out, recipe)
+    studies = source.studies[training.obs_names.astype(int)]
+    judge(model, Trained(training, studies, fitted, progress, device_of(accelerator)), held_out, recipe)
     _criticise(model, training, held_out, recipe, progress=progress)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
     if Path(out).resolve() == _resources.released().resolve():
         card.render_zoo(_resources.released(), _resources.cards())
     return folder
+
+
+def _fitted(model: Model, training: Cells, *, recipe: Recipe, **runtime: Any) -> Model:
+    """Return an untrained model, trained, with what its labels are transferred from."""
+    if recipe.pretraining is not None:
+        _pretrain(model, training, plan=recipe.pretraining, **runtime)
+    _train_whole(model, training, plan=recipe.plan, **runtime)
+    model = with_atlas(model, training) if recipe.atlas else model
+    if "expression" in RULES[recipe.trust.transfer].needs:
+        model = with_expression_classifiers(model, training)
+    return with_novelty(model, training) if recognises(recipe) else model
 
 
 def _state_depth(model: Model, training: Cells) -> None:
@@ -151,7 +139,7 @@ def _state_depth(model: Model, training: Cells) -> None:
         model.manifest = model.manifest.changed(trust=trust)
 
 
-def _recognises(recipe: Recipe) -> bool:
+def recognises(recipe: Recipe) -> bool:
     """Return whether a release recognises strangers: not one of the first recipes, which make what they made before."""
     named = recipe.atlas or bool(recipe.labels)
     return recipe.recipe_version > 1 and named and recipe.input.kind == "counts"
@@ -240,10 +228,16 @@ def _lacking(recipe: Recipe) -> list[str]:
         "votes": atlas,
         "densities": atlas,
         "expression": None if values == "counts" else f"counts; input.kind is {values!r}",
+        "expression_votes": _by_expression(recipe),
         "network": None if "classifier" in config.parts else f"a classifier, which {owners} has and {kind} has not",
     }
     needs = RULES[recipe.trust.transfer].needs if recipe.labels else ()
     return [what for part in needs if (what := lacking.get(part))]
+
+
+def _by_expression(recipe: Recipe) -> str | None:
+    """Return what it takes to keep where the reference lies in expression, if the release would not."""
+    return None if recognises(recipe) else "the reference's expression: set recipe_version = 2; input.kind is 'counts'"
 
 
 def _without_latent_labels(recipe: Recipe) -> list[str]:
@@ -322,7 +316,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
     obs = source.counts.obs
     panel = _panel(recipe, source, programs)
     chosen = _chosen(recipe, panel, programs)
-    prototypical = _own_levels(recipe) if "prototypes" in recipe.architecture.parts else ()
+    prototypical = own_levels(recipe) if "prototypes" in recipe.architecture.parts else ()
     return Manifest(
         **{name: getattr(recipe, name) for name in _COPIED},
         created=datetime.now(UTC).replace(microsecond=0),
@@ -341,11 +335,6 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
         prototypes=Prototypes(levels=tuple(PrototypeLevel.of(i, rule.key) for i, rule in enumerate(prototypical))),
         training=Training(datasets=source.records),
     )
-
-
-def _own_levels(recipe: Recipe) -> list[LabelRule]:
-    """Return the levels that something is fitted for: all but those that are derived from a finer one."""
-    return [rule for rule in recipe.labels if rule.derived_from is None]
 
 
 def _proteins(recipe: Recipe, source: datasets.Reference) -> Proteins | None:
@@ -399,24 +388,7 @@ def _level(recipe: Recipe, rule: LabelRule, corrections: tuple[AppliedCorrection
     )
 
 
-# --- judged by the held-out cells --------------------------------------------------------------------------------
-
-
-def _judge(model: Model, held_out: Cells, recipe: Recipe) -> None:
-    """Calibrate a trained model, put its metrics into the manifest, and refuse it if it fails a gate."""
-    if not recipe.labels:
-        return
-    decided = recipe.trust.model_dump(exclude={"distance_quantile"})  # before anything is fitted
-    unfitted = [Calibration(level=rule.key, temperature=1.0, **decided) for rule in _own_levels(recipe)]
-    model.manifest = model.manifest.changed(trust=_trust(model, unfitted))
-    labels = {level: pd.Series(names, index=held_out.obs_names) for level, names in held_out.labels.items()}
-    report = evaluate(_cross_fitted(model, held_out, recipe), labels)
-    validated_on = f"{len(held_out):,} cells of the reference's own data sets that were not trained on"
-    model.manifest = model.manifest.changed(
-        trust=_trust(model, _calibrations(model, held_out, recipe), validated_on=validated_on),
-        metrics=_metrics(report, held_out, model.manifest, recipe),
-    )
-    _check_gates(recipe, report)
+# --- judged -----------------------------------------------------------------------------------------------------
 
 
 def _criticise(model: Model, training: Cells, held_out: Cells, recipe: Recipe, *, progress: bool) -> None:
@@ -424,74 +396,3 @@ def _criticise(model: Model, training: Cells, held_out: Cells, recipe: Recipe, *
     source = Source(" + ".join(dataset.name for dataset in recipe.datasets), recipe.seed)
     found = criticise(model, training, held_out, source=source, rule=recipe.criticism, progress=progress)
     model.manifest = model.manifest.changed(metrics=(*model.manifest.metrics, *found))
-
-
-def _trust(model: Model, calibrations: Iterable[Calibration], *, validated_on: str | None = None) -> Trust:
-    return model.manifest.trust.model_copy(update={"calibrations": tuple(calibrations), "validated_on": validated_on})
-
-
-def _calibrations(model: Model, cells: Cells, recipe: Recipe) -> tuple[Calibration, ...]:
-    evidences = evidence(model, embed(model, cells), cells=cells)
-    quantile = recipe.trust.distance_quantile
-    chosen = [c for c in model.manifest.trust.calibrations if c.level in evidences]
-    return tuple(
-        calibrate(evidences[c.level], cells.labels[c.level], calibration=c, distance_quantile=quantile) for c in chosen
-    )
-
-
-def _cross_fitted(model: Model, cells: Cells, recipe: Recipe) -> Predictions:
-    """Return predictions in which each half of the cells is calibrated on the other half."""
-    parts = []
-    one, other = (rows.numpy() for rows in split(cells, model.vocabulary, fraction=0.5, seed=recipe.seed))
-    for fitted, judged in ((one, other), (other, one)):
-        trust = _trust(model, _calibrations(model, cells.rows(fitted), recipe))
-        parts.append(predict(replace(model, manifest=model.manifest.changed(trust=trust)), cells.rows(judged)))
-    return joined(parts)
-
-
-def _metrics(report: Report, cells: Cells, manifest: Manifest, recipe: Recipe) -> tuple[Metric, ...]:
-    same: Mapping[str, Any] = {
-        "dataset": " + ".join(dataset.name for dataset in recipe.datasets),
-        "dataset_fingerprint": fingerprint(cells.x, manifest.genes.names),
-        "split": f"held out ({recipe.holdout.fraction:.0%}, stratified by conditions and label, never trained on)",
-        "seed": recipe.seed,
-    }
-    return tuple(
-        Metric(
-            name=f"{level.level}.{name}",
-            definition=definition + (_never_true(level) if name == "macro_f1" else ""),
-            value=getattr(level, name),
-            n=level.cells,
-            **same,
-        )
-        for level in report.levels
-        for name, definition in METRICS.items()
-        if getattr(level, name) is not None
-    )
-
-
-def _never_true(level: LevelReport) -> str:
-    """Return which labels pull a macro-F1 down though no cell has them; "" where all that are given are true."""
-    given = errors.names(f"{label} ({cells:,} cells)" for label, cells in level.never_true.items())
-    return f"; given and never true, each an F1 of 0: {given}" if given else ""
-
-
-def _check_gates(recipe: Recipe, report: Report) -> None:
-    values = {(gate.level, gate.metric): getattr(report[gate.level], gate.metric) for gate in recipe.gates}
-    failed = [line for gate in recipe.gates if (line := _fault(gate, values[gate.level, gate.metric]))]
-    if failed:
-        raise errors.InvalidInput(
-            f"{recipe.name} {recipe.version} was not written: its held-out cells fail gates of the recipe:\n  "
-            + "\n  ".join(failed),
-            facts={f"{level}.{metric}": value for (level, metric), value in values.items()},
-        )
-
-
-def _fault(gate: Gate, value: float) -> str | None:
-    """Return how a value misses a gate; None if it passes."""
-    what = f"{gate.level}.{gate.metric} is {value:.4f}, wanted"
-    if gate.at_least is not None and value < gate.at_least:
-        return f"{what} at least {gate.at_least:g}"
-    if gate.at_most is not None and value > gate.at_most:
-        return f"{what} at most {gate.at_most:g}"
-    return None

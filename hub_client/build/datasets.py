@@ -41,6 +41,8 @@ class Reference:
     measured, if any, under the name that the first of these spells it by; 0 where it was not measured."""
     records: tuple[DatasetRecord, ...]
     """What the release records of each data set."""
+    studies: Names
+    """The name of the data set that each cell is of, ``(cells,)``."""
     corrections: dict[str, tuple[AppliedCorrection, ...]] = field(default_factory=dict)
     """Label level to what its corrections changed; levels without corrections are left out."""
 
@@ -83,7 +85,8 @@ def load(recipe: Recipe, folder: Path) -> Reference:
             joined.obs[rule.key] = _derived(joined.obs, rule.derived_from, recipe)
     _check_labels(joined.obs, recipe)
     corrections = applied([part.corrected for part in parts], recipe.labels)
-    return Reference(joined, tuple(part.record for part in parts), corrections)
+    studies = np.repeat([part.record.name for part in parts], [part.counts.n_obs for part in parts])
+    return Reference(joined, tuple(part.record for part in parts), studies, corrections)
 
 
 def _derived(obs: pd.DataFrame, finer: str, recipe: Recipe) -> Names:

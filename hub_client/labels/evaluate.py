@@ -89,7 +89,24 @@ def _level(key: str, predictions: Predictions, values: ArrayLike) -> LevelReport
         never_true={score.label: int((labels == score.label).sum()) for score in scores if not score.cells},
         latent_accuracy=None if latent is None else float((latent == truth).mean()),
         latent_macro_f1=None if latent is None else _macro_f1(truth, latent),
+        named_accuracy=_named_accuracy(right, labels),
+        **_sets(predicted.sets, kept, truth),
     )
+
+
+def _named_accuracy(right: NDArray[np.bool_], labels: Names) -> float | None:
+    """Return the accuracy over cells that were named; None where all were, or none was."""
+    named = labels != UNKNOWN
+    return None if named.all() or not named.any() else float(right[named].mean())
+
+
+def _sets(sets: pd.DataFrame | None, kept: NDArray[np.bool_], truth: Names) -> dict[str, float]:
+    """Return how often label sets hold the true label, and how many labels they have; nothing without sets."""
+    if sets is None:
+        return {}
+    held = sets.to_numpy()[kept]
+    there = held[np.arange(len(held)), sets.columns.get_indexer(truth)]
+    return {"set_coverage": float(there.mean()), "set_size": float(held.sum(axis=1).mean())}
 
 
 def known_cells(level: str, truth: Names, *, known: Sequence[str]) -> NDArray[np.bool_]:

@@ -220,6 +220,10 @@ class TrustRule(Frozen):
     """Gaussians and mixtures: the power of each label's share of the reference's cells in its probability."""
     unknown_above: UnitInterval = 0.5
     """Uncertainty above which a cell is called unknown."""
+    left_out: bool = True
+    """Version 2: whether labels are calibrated by models of the reference without one of its batches, which are trained
+    for it, at most five (of three data sets or more: without one of these). Without, and where there is one batch, the
+    held-out cells do."""
     distance_quantile: Fraction | None = 0.99
     """How near its prototype this share of well-labelled held-out cells is; cells farther off are unsure. None applies
     no such rule."""

@@ -47,6 +47,13 @@ class LevelReport(Frozen):
     latent_macro_f1: Share | None = None
     """Macro-F1 of the labels from the latent alone; None where there are none."""
 
+    set_coverage: Share | None = None
+    """Share of cells whose label set holds the true label; None for a release without sets."""
+    set_size: Annotated[float, Field(ge=1)] | None = None
+    """Mean number of labels in a set; None for a release without sets."""
+    named_accuracy: Share | None = None
+    """Accuracy over the cells that were not called unknown; None where all were or none was."""
+
 
 class Report(Frozen):
     """How predictions compare with the truth, one entry per label level."""
