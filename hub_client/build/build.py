@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -107,7 +107,7 @@ def build(
         say(f"what the recipe leaves out is {recommended(recipe.architecture.kind, cells=cells).reason}")
     recipe = _settled(recipe, cells=cells)
     runtime: dict[str, Any] = {"seed": recipe.seed, "accelerator": accelerator, "progress": progress}
-    fitted = partial(_fitted, recipe=recipe, **runtime)
+    fitted: Callable[[Model, Cells], Model] = partial(_fitted, recipe=recipe, **runtime)
     model = fitted(model, training)
     model.record(model.manifest.training.model_copy(update={"label_audits": tuple(one.record for one in audited)}))
     _state_depth(model, training)

@@ -126,6 +126,7 @@ def _enough(cells: Cells, inside: NDArray[np.bool_]) -> bool:
 def _without(manifest: Manifest, rest: Cells, part: Cells) -> Manifest:
     """Return the manifest of a model that knows the rest's categories alone."""
     changes: dict[str, Any] = {"conditions": tuple(_seen(c, rest) for c in manifest.conditions), "tensors": ()}
+    changes["trust"] = manifest.trust.model_copy(update={"classifiers": (), "novelty": None})
     if manifest.combinations:
         keys = [c.key for c in manifest.conditions]
         seen = set(zip(*(rest.conditions[key].tolist() for key in keys), strict=True))

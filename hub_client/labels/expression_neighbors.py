@@ -56,7 +56,7 @@ def kept_space(model: Model, record: NoveltyRecord) -> ExpressionSpace:
         raise incomplete(model, f"lacks {errors.names(lost)} of what novelty is told by")
     found = {part: model.extras[record.tensors[part]].numpy() for part in PARTS}
     genes = len(model.vocabulary.genes)
-    shapes = dict.fromkeys(("mean", "spread", "share", "between"), (genes,))
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("mean", "spread", "share", "between"), (genes,))
     shapes |= {"loadings": (genes, record.components), "scores": (len(found["scores"]), record.components)}
     if wrong := [part for part, value in found.items() if value.shape != shapes[part] or not np.isfinite(value).all()]:
         raise incomplete(model, f"has {errors.names(wrong)} of no such space of expression")

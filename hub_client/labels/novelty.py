@@ -288,7 +288,7 @@ def _spec(name: str, value: NDArray[Any], part: str) -> TensorSpec:
 
 def _kept(model: Model, record: NoveltyRecord) -> tuple[ExpressionSpace, NDArray[np.float32]]:
     """Return the space, and ranks with the scores that have them, ``(2, points)``."""
-    space, name = kept_space(model, record), record.tensors.get(RANKS)
+    space, name = kept_space(model, record), record.tensors.get(RANKS, "")
     if name not in model.extras:
         raise incomplete(model, f"lacks {RANKS} of what novelty is told by")
     ranks: NDArray[np.float32] = model.extras[name].numpy()

@@ -144,7 +144,7 @@ def predict(
 def _check(unknown_above: Threshold) -> None:
     if unknown_above is None or unknown_above == "shipped":
         return
-    if isinstance(unknown_above, str) or not 0 <= unknown_above <= 1:
+    if not isinstance(unknown_above, int | float) or not 0 <= unknown_above <= 1:
         raise errors.InvalidInput(
             f"unknown_above is {unknown_above!r}; it is an uncertainty between 0 and 1, 'shipped' for what the release "
             "states, or None to name every cell.",

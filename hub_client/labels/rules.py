@@ -241,7 +241,8 @@ def _with_new_labels(mixed: Probabilities, evidence: Evidence, calibration: Cali
 def _unreferred(evidence: Evidence) -> NDArray[np.bool_]:
     """Return which labels no reference cell has, or which the classifier came before, ``(labels,)``."""
     if evidence.reference_frequencies is not None:
-        return np.equal(np.atleast_2d(evidence.reference_frequencies), 0).all(axis=0)
+        found: NDArray[np.bool_] = np.atleast_2d(evidence.reference_frequencies).max(axis=0) == 0
+        return found
     return (
         np.zeros(len(evidence.labels), bool) if evidence.expression is None else (evidence.expression == 0).all(axis=0)
     )
