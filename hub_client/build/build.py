@@ -24,7 +24,7 @@ from hub_client.labels.atlas import with_atlas
 from hub_client.labels.calibrate import calibrate
 from hub_client.labels.classifiers import with_expression_classifiers
 from hub_client.labels.evaluate import evaluate
-from hub_client.labels.novelty import with_novelty
+from hub_client.labels.novelty import LEAST_REFERENCE, with_novelty
 from hub_client.labels.predict import Predictions, joined, predict
 from hub_client.labels.rules import RULES, Part
 from hub_client.labels.transfer import evidence
@@ -124,7 +124,7 @@ def build(
     model = (
         with_expression_classifiers(model, training) if "expression" in RULES[recipe.trust.transfer].needs else model
     )
-    model = with_novelty(model, training) if _recognises(recipe) else model
+    model = with_novelty(model, training) if _recognises(recipe, cells=len(training)) else model
     _judge(model, held_out, recipe)
     model = with_test_vectors(model, training, count=recipe.test_cells, seed=recipe.seed)
     model.save(folder, overwrite=overwrite)
@@ -133,10 +133,10 @@ def build(
     return folder
 
 
-def _recognises(recipe: Recipe) -> bool:
+def _recognises(recipe: Recipe, *, cells: int) -> bool:
     """Return whether a release recognises strangers: not one of the first recipes, which make what they made before."""
     named = recipe.atlas or bool(recipe.labels)
-    return recipe.recipe_version > 1 and named and recipe.input.kind == "counts"
+    return recipe.recipe_version > 1 and named and recipe.input.kind == "counts" and cells >= LEAST_REFERENCE
 
 
 def _pretrain(model: Model, training: Cells, *, plan: Plan, seed: int, **runtime: Any) -> None:

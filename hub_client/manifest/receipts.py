@@ -138,7 +138,8 @@ class ResultRecord(Frozen):
     """The latent of some cells, evenly spaced: by how much another run differs is read off it."""
     parts: dict[str, PartRecord] = {}
     """All other results by name: ``uncertainty.<level>`` and whatever else a label level's prediction has, ``scores``
-    of gene programs, ``imputed_proteins``, ``latent_variance``, ``latent_gene_loss``, ``novelty``, ``novel``, ``novelty_score``."""
+    of gene programs, ``imputed_proteins``, ``latent_variance``, ``latent_gene_loss``, ``novelty``, ``novel``,
+    ``novelty_score``."""
 
     @property
     def digest(self) -> str:
