@@ -284,8 +284,8 @@ def _kept(model: Model, record: NoveltyRecord) -> tuple[ExpressionSpace, NDArray
         raise _bad(model, f"lacks {errors.names(lost)} of what novelty is told by")
     found = {part: model.extras[record.tensors[part]].numpy() for part in wanted}
     ranks, genes = found.pop(RANKS), len(model.vocabulary.genes)
-    shapes = dict.fromkeys(("mean", "spread", "share", "between"), (genes,))
-    shapes |= {"loadings": (genes, record.components), "scores": (len(found["scores"]), record.components)}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("mean", "spread", "share", "between"), (genes,))
+    shapes["loadings"], shapes["scores"] = (genes, record.components), (len(found["scores"]), record.components)
     if wrong := [part for part, value in found.items() if value.shape != shapes[part] or not np.isfinite(value).all()]:
         raise _bad(model, f"has {errors.names(wrong)} of no such space of expression")
     if ranks.ndim != 2 or len(ranks) != 2 or not ranks.size or not (np.diff(ranks) >= 0).all():
