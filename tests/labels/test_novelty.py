@@ -289,3 +289,21 @@ def test_memory_is_bounded() -> None:
     tracemalloc.stop()
     assert len(found.score) == 20_000 > SAMPLED and np.isfinite(found.score).all()
     assert peak < 100 * 2**20  # dense, the query alone would take 80 as doubles
+
+
+@pytest.mark.slow
+def test_b_cells_are_recognised_by_a_reference_without(shared_data: Callable[[str], Path]) -> None:
+    whole = anndata.read_h5ad(shared_data("pbmc_multibatch.h5ad"))
+    labels, batches = whole.obs["cell_type_broad"].astype(str), whole.obs["batch"].astype(str)
+    known = whole[(whole.obs["split"] == "reference") & (labels != "B")].copy()
+    names, present = sorted(set(labels) - {"B"}), sorted(set(known.obs["batch"].astype(str)))
+    fields = manifest().model_dump(mode="json")
+    fields["genes"]["panel"] = [{"symbol": gene} for gene in whole.var_names]
+    fields["conditions"][0]["categories"] = present
+    fields["labels"][0] |= {"categories": names, "ontology": dict.fromkeys(names)}
+    model = Model.build(Manifest.model_validate(fields))
+    model = with_novelty(model, aligned(model, known, labels={"cell_type": "cell_type_broad"}))
+    found = told(model, whole[batches == "10x_5p"].copy())
+    new = (labels[batches == "10x_5p"] == "B").to_numpy()
+    assert roc_auc_score(new, found.score) > 0.95
+    assert found.novel[new].mean() > 0.8 and found.novel[~new].mean() < 0.1 and not found.foreign
