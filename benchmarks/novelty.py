@@ -135,7 +135,7 @@ def described(cells: anndata.AnnData) -> Manifest:
     return Manifest.model_validate(
         {
             "name": "novelty",
-            "organism": {"id": "NCBITaxon:9606", "label": "Homo sapiens"},
+            "organism": {"id": "NCBITaxon:9606", "label": "Homo sapiens", "release": "2026-05-13"},
             "architecture": {"kind": "scpoli", "hidden": [8], "latent": 4},
             "genes": {"id_type": "symbol", "panel": [{"symbol": gene} for gene in cells.var_names]},
             "conditions": [
