@@ -183,6 +183,10 @@ TRUST: dict[str, Any] = {
 }
 
 
+NOVELTY = {part: ["genes"] for part in ("mean", "spread", "share", "between")}
+NOVELTY |= {"loadings": ["genes", "2"], "scores": ["5", "2"], "ranks": ["2", "3"]}
+
+
 def batch(encoding: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a batch condition with one category that surgery added."""
     return {
@@ -290,7 +294,16 @@ KINDS: dict[str, dict[str, Any]] = {
                     "bias": "expression.0.bias",
                     "centre": "expression.0.centre",
                 }
-            ]
+            ],
+            "novelty": {
+                "tensors": {part: f"novelty.{part}" for part in NOVELTY},
+                "components": 2,
+                "declared": 0.05,
+                "typical": 0.02,
+                "left_out": "batches",
+                "count": 2,
+                "false_positives": {"mean": 0.06, "worst": 0.09},
+            },
         },
         "test_vectors": {"cells": 2, "tensors": {"input": "test.input"}, "rtol": 1e-3, "atol": 1e-4},
         "tensors": [
@@ -304,6 +317,7 @@ KINDS: dict[str, dict[str, Any]] = {
             {"name": "expression.0.weight", "dtype": "F32", "shape": ["2", "genes"]},
             {"name": "expression.0.bias", "dtype": "F32", "shape": ["2"]},
             {"name": "expression.0.centre", "dtype": "F32", "shape": ["genes"]},
+            *({"name": f"novelty.{part}", "dtype": "F32", "shape": shape} for part, shape in NOVELTY.items()),
         ],
     },
     "scvi": {

@@ -25,7 +25,7 @@ from hub_client.data.cells import Cells
 from hub_client.data.depth import depth_of
 from hub_client.labels.atlas import with_atlas
 from hub_client.labels.classifiers import with_expression_classifiers
-from hub_client.labels.novelty import with_novelty
+from hub_client.labels.novelty import LEAST_REFERENCE, with_novelty
 from hub_client.labels.rules import RULES, Part
 from hub_client.manifest.configs import having
 from hub_client.manifest.corrections import AppliedCorrection
@@ -129,7 +129,9 @@ def _fitted(model: Model, training: Cells, *, recipe: Recipe, **runtime: Any) ->
     model = with_atlas(model, training) if recipe.atlas else model
     if "expression" in RULES[recipe.trust.transfer].needs:
         model = with_expression_classifiers(model, training)
-    return with_novelty(model, training) if recognises(recipe) else model
+    needed = "expression_votes" in RULES[recipe.trust.transfer].needs
+    enough = needed or len(training) >= LEAST_REFERENCE  # what needs it and has too few cells is refused
+    return with_novelty(model, training) if recognises(recipe) and enough else model
 
 
 def _state_depth(model: Model, training: Cells) -> None:

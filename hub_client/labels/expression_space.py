@@ -70,8 +70,9 @@ class ExpressionSpace:
 
     def over(self, measured: Codes) -> Projection:
         """Return the space as far as some of the genes show it."""
-        genes = (getattr(self, part)[measured] for part in ("mean", "spread", "share", "between", "loadings"))
-        return Projection(ExpressionSpace(*genes, self.scores), measured)
+        parts = {part: getattr(self, part) for part in PARTS}
+        some = {part: value if part == "scores" else value[measured] for part, value in parts.items()}
+        return Projection(ExpressionSpace(**some), measured)
 
 
 PARTS = tuple(field.name for field in fields(ExpressionSpace))
@@ -121,7 +122,7 @@ class Projection:
         scores
             ``(cells, components)``, as a reference's :attr:`ExpressionSpace.scores`.
         """
-        found: Numbers = scores @ self._loadings.T / self.space.scale + self.space.mean
+        found: Numbers = scores @ self._loadings.T / self.space.scale + self.space.mean.astype(np.float64)
         return found
 
     @cached_property
@@ -132,8 +133,7 @@ class Projection:
     def _metric(self) -> Numbers:
         """The Cholesky factor of the loadings' products over the measured genes."""
         products = self._loadings.T @ self._loadings
-        found: Numbers = np.linalg.cholesky(products + RIDGE * np.eye(len(products)))
-        return found
+        return np.asarray(np.linalg.cholesky(products + RIDGE * np.eye(len(products))), dtype=np.float64)
 
     def _points(self, counts: sparse.csr_matrix) -> Values:
         from scipy.linalg import solve_triangular

@@ -28,20 +28,25 @@ RANKS = "ranks"
 DECLARED = 0.05
 """The share of known cells that is called novel, where nothing else is asked for."""
 FOREIGN_ABOVE = 0.12
-"""Median raw score above which most of a query differs from the reference: blood had .08 at most on references of
+"""Median raw score above which most of a query differs from the reference: blood had .08 at most on a reference of
 blood, lung, mouse and shuffled genes .16 at least (docs/novelty.md)."""
 LEAST_GENES = 10
 """Genes that a query has to have measured for its expression to be compared."""
 LEAST_KNOWN = 20
 """Cells of known labels that a batch needs for a quantile of theirs."""
+LEAST_REFERENCE = 100
+"""Cells that a reference needs."""
 MOST_LEFT_OUT = 20
 """Batches that are left out in turn, at most: the largest."""
 FOLDS = 5
 """Random parts that stand in for batches."""
 LEVELS = np.concatenate([np.linspace(0, 0.9, 91), 1 - np.geomspace(0.099, 0.0005, 109)])
 """The ranks whose scores a release holds: finer where cells are called novel."""
-FLOOR = 0.02
+FLOOR = 0.05
 """Added to the scale of scores: below that, differences are noise."""
+ALLOWANCES = np.geomspace(0.5, 10, 100)
+"""Factors of known cells' scores that are tried until a batch's cells are called novel as often as declared by a
+threshold from other batches: a batch is more unlike others than its cells are unlike each other."""
 PARTLY, MOSTLY = 0.2, 0.5
 """Share of novel cells from which a cluster is called partly novel, or novel."""
 GENES_NAMED = 10
@@ -192,8 +197,9 @@ def with_novelty(model: Model, cells: Cells, *, declared: float = DECLARED, seed
     labels, batches = _labels(model, cells), np.unique(_batches(model, cells), return_inverse=True)[1].reshape(-1)
     space, kept = expression_space.fit(cells.x, labels, batches, seed=seed)
     known = _left_out(cells.x, labels, batches, seed=seed)
+    allowance = _allowance(known, declared)
     tensors = {part: getattr(space, part) for part in expression_space.PARTS}
-    tensors[RANKS] = np.stack([LEVELS, _quantiles(known.scores, LEVELS)]).astype(np.float32)
+    tensors[RANKS] = np.stack([LEVELS, _widened(_quantiles(known.scores, LEVELS), allowance)]).astype(np.float32)
     levels = _codes(model, cells, kept)
     record = NoveltyRecord(
         tensors={part: PREFIX + part for part in tensors},
@@ -203,7 +209,7 @@ def with_novelty(model: Model, cells: Cells, *, declared: float = DECLARED, seed
         typical=known.typical,
         left_out=known.what,
         count=len(known.scores),
-        false_positives=_false_positives(known, declared),
+        false_positives=_false_positives(known, declared, allowance),
     )
     return _carrying(model, record, tensors | dict(zip(record.labels.values(), levels.values(), strict=True)))
 
@@ -223,9 +229,9 @@ def _check(model: Model, cells: Cells, declared: float) -> None:
             f"declared is {declared}; it is the share of known cells that may be called novel, above 0 and below 1.",
             facts={"declared": declared},
         )
-    if len(cells) < FOLDS * LEAST_KNOWN:
+    if len(cells) < LEAST_REFERENCE:
         raise errors.InvalidInput(
-            f"the reference has {len(cells)} cells; {FOLDS * LEAST_KNOWN} are needed to tell how known cells score.",
+            f"the reference has {len(cells)} cells; {LEAST_REFERENCE} are needed to tell how known cells score.",
             facts={"cells": len(cells)},
         )
 
@@ -324,8 +330,9 @@ def _left_out(counts: csr_matrix, labels: Codes, batches: Codes, *, seed: int) -
         found = [part for name in largest if (part := _part(counts, labels, batches, batches == name, seed=seed))]
         if len(found) > 1:
             return _Known("batches", [part.scores for part in found], _typical(found))
-    folds = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
-    parts = [_part(counts, labels, batches, folds == fold, seed=seed) for fold in range(FOLDS)]
+    count = min(FOLDS, max(len(labels) // (2 * LEAST_CELLS), 2))
+    folds = np.random.default_rng(seed).permutation(len(labels)) % count
+    parts = [_part(counts, labels, batches, folds == fold, seed=seed) for fold in range(count)]
     found = [part for part in parts if part]
     if not found:
         raise errors.InvalidInput(
@@ -366,15 +373,32 @@ def _quantiles(scores: list[Numbers], levels: Numbers) -> Numbers:
     return found
 
 
-def _false_positives(known: _Known, declared: float) -> FalsePositives | None:
+def _widened(scores: Numbers, allowance: float) -> Numbers:
+    """Return scores with those above the bulk multiplied."""
+    found: Numbers = np.where(scores > 0, scores * allowance, scores)
+    return found
+
+
+def _allowance(known: _Known, declared: float) -> float:
+    """Return the smallest factor under which batches have at most the declared share of false positives in the mean."""
+    if known.what == "folds":
+        return 1.0
+    rates = (np.mean(_rates(known, declared, allowance)) for allowance in ALLOWANCES)
+    return float(next((one for one, rate in zip(ALLOWANCES, rates, strict=True) if rate <= declared), ALLOWANCES[-1]))
+
+
+def _rates(known: _Known, declared: float, allowance: float) -> list[float]:
     """Return what share of each batch is above a threshold from the others."""
+    scores, level = known.scores, np.array([1 - declared])
+    others = ([*scores[:index], *scores[index + 1 :]] for index in range(len(scores)))
+    thresholds = (_widened(_quantiles(rest, level), allowance) for rest in others)
+    return [float((own > threshold).mean()) for own, threshold in zip(scores, thresholds, strict=True)]
+
+
+def _false_positives(known: _Known, declared: float, allowance: float) -> FalsePositives | None:
     if known.what == "folds":
         return None
-    level = np.array([1 - declared])
-    rates = [
-        float((own > _quantiles([*known.scores[:index], *known.scores[index + 1 :]], level)).mean())
-        for index, own in enumerate(known.scores)
-    ]
+    rates = _rates(known, declared, allowance)
     return FalsePositives(mean=float(np.mean(rates)), worst=max(rates))
 
 

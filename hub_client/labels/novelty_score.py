@@ -81,7 +81,8 @@ def _drawn(points: Values, groups: NDArray[np.object_], *, seed: int) -> Codes:
     names, codes = np.unique(groups[order].astype(str), return_inverse=True)
     members = (np.flatnonzero(codes == code) for code in range(len(names)))
     chosen = [generator.permutation(own)[: max(len(own) * SAMPLED // len(order), 1)] for own in members]
-    return order[np.sort(np.concatenate(chosen))]
+    found: Codes = order[np.sort(np.concatenate(chosen))]
+    return found
 
 
 def _lenders(points: Values, drawn: Codes) -> tuple[Codes, Numbers]:
@@ -119,15 +120,13 @@ class _Sample:
         return cls(view, smooth, view.log_counts(counts), smooth @ places, smooth @ points, seed)
 
     def scored(self) -> Scored:
-        tolerance, margin = self.view.space.tolerance, MARGIN
-        common = self._common()
-        parts = self._reported()
+        tolerance, common, parts = self.view.space.tolerance, self._common(), self._reported()
         scores = np.empty((2, len(self.points)))
         for start in range(0, len(self.points), BLOCK):
             rows = slice(start, start + BLOCK)
             differences = self._differences(self.smooth[rows], self.places[rows]) / tolerance
-            for index, shared in enumerate((common, 0.0)):
-                scores[index, rows] = np.maximum(np.abs(differences - shared) - margin, 0).mean(axis=1)
+            for index, shared in enumerate((common, np.zeros_like(common))):
+                scores[index, rows] = np.maximum(np.abs(differences - shared) - MARGIN, 0).mean(axis=1)
         return Scored(scores[0], scores[1], parts, self._by_part(parts) - common)
 
     def _differences(self, smooth: sparse.csr_matrix, places: Numbers) -> Numbers:

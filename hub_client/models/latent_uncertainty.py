@@ -57,8 +57,8 @@ def latent_uncertainty(
     have the latent's unit squared, so they compare cells of one model, and not models.
 
     Neither is a measure of novelty: cells of types that the reference lacks, and cells whose label is wrong, are not
-    told from others by them (docs/label-transfer.md has the figures). Whether a label is wrong is what its own
-    uncertainty estimates.
+    told from others by them (docs/label-transfer.md has the figures). The former :func:`hub_client.novelty` recognises;
+    whether a label is wrong is what its own uncertainty estimates.
 
     Of a scVI, scANVI or totalVI with a logistic-normal latent both are those of the normal before the softmax, as the
     posterior mean of :func:`hub_client.embed` is; of an expiMap a dimension is a gene program.

@@ -33,6 +33,7 @@ PROSE = re.compile(
     r"(schema_version|name|version|title|summary|created|authors|citation|license|data_license|tissue|assay|disease|"
     r"suspension_type|gene_annotation|training|metrics|imported_from|intended_use|limitations|extensions|delta|"
     r"signature)\b.*|organism\.(label|release)|trust\.validated_on|lineage\.(parent|new_rows|copied).*|"
+    r"trust\.novelty\.(left_out|count|false_positives\.\w+)|"
     r"labels\.\d+\.(ontology|ontology_release|parents|corrections).*|terms\.\d+\.(source|release|license)"
 )
 """The paths of what only describes, written down a second time: a row that joins the list has to join this one."""
@@ -51,6 +52,7 @@ TEXTS = (
     "random",
 )
 TEXTS += ("unconstrained", "retrain", "log1p", "1.0.0", "1.1.0", "a", "b", "NCBITaxon:10090", "both", "none", "normal")
+TEXTS += ("folds",)
 TEXTS += ("gene", "gene-batch", "protein", "exp", "softplus", "nb", "zinb", "y", "z", "one-hot", "ENSG00000000001")
 
 
