@@ -144,7 +144,7 @@ def predict(
 def _check(unknown_above: Threshold) -> None:
     if unknown_above is None or unknown_above == "shipped":
         return
-    if not isinstance(unknown_above, int | float) or not 0 <= unknown_above <= 1:
+    if not isinstance(unknown_above, int | float | np.number) or not 0 <= unknown_above <= 1:
         raise errors.InvalidInput(
             f"unknown_above is {unknown_above!r}; it is an uncertainty between 0 and 1, 'shipped' for what the release "
             "states, or None to name every cell.",
@@ -228,13 +228,18 @@ def _parents(model: Model, level: str) -> Mapping[str, str]:
 def _derived(
     level: LabelLevel, model: Model, found: Mapping[str, LabelPrediction], unknown_above: Threshold
 ) -> LabelPrediction:
-    """Return a coarser level's labels: the probability of one is the sum of those of its children."""
+    """Return a coarser level's labels: the probability of one is the sum of those of its children.
+
+    What far cells lose of their confidence in the finer level they lose in this one, too. A set holds the parents of
+    the finer level's set and, as any set, the likeliest label, which may be the parent of others.
+    """
     finer = level.derived_from or ""
     fine, parents = found[finer], _parents(model, finer)
     frame = coarser(fine.probabilities, parents, order=level.categories)
-    doubt = np.clip(1 - frame.to_numpy().max(axis=1), 0.0, 1.0)
+    kept = (1 - fine.uncertainty) / fine.probabilities.to_numpy().max(axis=1)
+    doubt = np.clip(1 - kept * frame.to_numpy().max(axis=1), 0.0, 1.0)
     above = _threshold(calibration_of(model, finer), unknown_above)
-    sets = None if fine.sets is None else coarser(fine.sets.astype(float), parents, order=level.categories) > 0
+    sets = None if fine.sets is None else _coarser_sets(fine.sets, parents, frame)
     return LabelPrediction(
         _named(frame, doubt, above),
         doubt,
@@ -244,6 +249,11 @@ def _derived(
         sets=sets,
         backoff=None if sets is None else backed_off(sets, level.parents, otherwise=UNKNOWN),
     )
+
+
+def _coarser_sets(sets: pd.DataFrame, parents: Mapping[str, str], probabilities: pd.DataFrame) -> pd.DataFrame:
+    found = coarser(sets.astype(float), parents, order=list(probabilities.columns)) > 0
+    return found | label_sets(probabilities, above=np.inf)
 
 
 def _above(labels: NDArray[np.object_] | None, parents: Mapping[str, str]) -> NDArray[np.object_] | None:
