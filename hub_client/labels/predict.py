@@ -131,7 +131,9 @@ def predict(
     latent = embed(model, cells, batch_size=batch_size, device=device)
     found = {
         key: replace(
-            _labelled(level, calibration_of(model, key), cells, unknown_above, _parents(model, key)),
+            _labelled(
+                level, calibration_of(model, key), cells, threshold(model, key, unknown_above), _parents(model, key)
+            ),
             latent_labels=latent_labels(model, key, latent, evidence=level),
         )
         for key, level in evidence(model, latent, cells=cells).items()
@@ -193,16 +195,16 @@ def _labelled(
     level: Evidence,
     calibration: Calibration | None,
     cells: Cells,
-    unknown_above: Threshold,
+    above: float | None,
     parents: Mapping[str, str],
 ) -> LabelPrediction:
     doubt, values = uncertainty(level, calibration), probabilities(level, calibration)
     index, columns = pd.Index(cells.obs_names), list(level.labels)
     frame = pd.DataFrame(values, index=index, columns=columns)
     distances = None if level.distances is None else pd.DataFrame(level.distances, index=index, columns=columns)
-    labels = _named(frame, doubt, _threshold(calibration, unknown_above))
-    above = calibration.set_above if calibration else None
-    sets = None if above is None else label_sets(frame, above=above)
+    labels = _named(frame, doubt, above)
+    held = calibration.set_above if calibration else None
+    sets = None if held is None else label_sets(frame, above=held)
     backoff = None if sets is None else backed_off(sets, parents, otherwise=UNKNOWN)
     return LabelPrediction(labels, doubt, frame, distances, sets=sets, backoff=backoff)
 
@@ -215,9 +217,15 @@ def _named(frame: pd.DataFrame, doubt: NDArray[np.float64], above: float | None)
     return labels
 
 
-def _threshold(calibration: Calibration | None, unknown_above: Threshold) -> float | None:
+def threshold(model: Model, level: str, unknown_above: Threshold) -> float | None:
+    """Return the uncertainty above which cells are called unknown at a level; None if all are named.
+
+    What is stated of a level holds for those that are derived from it.
+    """
     if not isinstance(unknown_above, str):
         return unknown_above
+    source = next((found.derived_from for found in model.manifest.labels if found.key == level), None) or level
+    calibration = calibration_of(model, source)
     return None if calibration is None else calibration.unknown_above
 
 
@@ -238,7 +246,7 @@ def _derived(
     frame = coarser(fine.probabilities, parents, order=level.categories)
     kept = (1 - fine.uncertainty) / fine.probabilities.to_numpy().max(axis=1)
     doubt = np.clip(1 - kept * frame.to_numpy().max(axis=1), 0.0, 1.0)
-    above = _threshold(calibration_of(model, finer), unknown_above)
+    above = threshold(model, level.key, unknown_above)
     sets = None if fine.sets is None else _coarser_sets(fine.sets, parents, frame)
     return LabelPrediction(
         _named(frame, doubt, above),
