@@ -170,7 +170,7 @@ def test_a_release_that_states_no_threshold_for_sets_gives_none() -> None:
 
 
 def test_sets_hold_the_best_label_and_all_that_reach_the_threshold() -> None:
-    found = predict(calibrated(temperature=1.0, set_above=0.2), held_out(), device="cpu")
+    found = predict(calibrated(temperature=0.3, set_above=0.2), held_out(), device="cpu")
     level = found.levels["cell_type"]
     assert level.sets is not None and level.backoff is not None
     likely = level.probabilities.to_numpy()
@@ -184,7 +184,7 @@ def test_sets_hold_the_best_label_and_all_that_reach_the_threshold() -> None:
     assert_array_equal(frame["cell_type_backoff"].astype(str), level.backoff.astype(str))
     assert "cell_class_set" not in frame
     halves = [
-        predict(calibrated(temperature=1.0, set_above=0.2), held_out().rows(rows), device="cpu")
+        predict(calibrated(temperature=0.3, set_above=0.2), held_out().rows(rows), device="cpu")
         for rows in np.array_split(np.arange(240), 2)
     ]
     assert list(joined(halves).to_frame()["cell_type_backoff"]) == list(frame["cell_type_backoff"])
@@ -203,7 +203,7 @@ def lineages(**calibration: Any) -> Model:
 
 
 def test_a_coarser_level_is_the_sum_of_the_finer_ones() -> None:
-    model = lineages(temperature=1.0, set_above=0.2, distance_scale=2.0, unknown_above=0.3)
+    model = lineages(temperature=0.3, set_above=0.2, distance_scale=0.5, unknown_above=0.3)
     found = predict(model, held_out(), device="cpu")
     fine, coarse = found.levels["cell_type"], found.levels["cell_class"]
     assert list(found.levels) == ["cell_type", "cell_class"]
@@ -221,7 +221,7 @@ def test_a_coarser_level_is_the_sum_of_the_finer_ones() -> None:
 
 
 def test_sets_of_a_coarser_level_hold_the_parents_and_the_likeliest() -> None:
-    found = predict(lineages(temperature=1.0, set_above=0.3), held_out(), unknown_above=None, device="cpu")
+    found = predict(lineages(temperature=0.3, set_above=0.3), held_out(), unknown_above=None, device="cpu")
     fine, coarse = found.levels["cell_type"], found.levels["cell_class"]
     assert fine.sets is not None and coarse.sets is not None and fine.backoff is not None
     parents = fine.sets[["B", "NK", "T"]].any(axis=1)
@@ -241,7 +241,7 @@ def test_no_cells() -> None:
     found = predict(reference(), held_out().rows(np.arange(0)), device="cpu")
     assert found.latent.shape == (0, 6)
     assert all(len(level.labels) == 0 for level in found.levels.values())
-    none = predict(lineages(temperature=1.0, set_above=0.3), held_out().rows(np.arange(0)), device="cpu").to_frame()
+    none = predict(lineages(temperature=0.3, set_above=0.3), held_out().rows(np.arange(0)), device="cpu").to_frame()
     assert none.shape == (0, 8)
 
 
