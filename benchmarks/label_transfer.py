@@ -233,7 +233,8 @@ def _figures(task: Task, model: Model, cells: Cells, reference: Reference, rule:
     judged = _ruled(reference.judged, rule)
     found = evidence(judged, hub_client.embed(judged, reference.held_out), cells=reference.held_out)[LABEL]
     fitted = calibrate(found, reference.held_out.labels[LABEL], calibration=rule)
-    report = hub_client.evaluate(hub_client.predict(_ruled(model, fitted), cells), {LABEL: task.truth})[LABEL]
+    predictions = hub_client.predict(_ruled(model, fitted), cells, unknown_above=None)
+    report = hub_client.evaluate(predictions, {LABEL: task.truth})[LABEL]
     auroc = np.nan if report.error_auroc is None else report.error_auroc
     return report.accuracy, report.macro_f1, report.calibration_error, auroc
 
