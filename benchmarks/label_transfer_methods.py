@@ -1,7 +1,7 @@
 """The methods of benchmarks/label_transfer.py: each labels queries by a reference, and says how sure it is.
 
-Opponents have the genes that reference and query share, or the 2,000 most variable of these where they are networks,
-and are trained anew for each query. Settings are the tools' own, or those of their tutorials.
+Opponents have the genes that reference and query share, networks and neighbours the 2,000 most variable of these, and
+are trained anew for each query. Settings are the tools' own, or those of their tutorials.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _regressed(
 
 def neighbours(sets: Sequence[TransferSet], seed: int) -> Iterator[Labelled]:
     """Label by the votes of 15 neighbours in 50 components of z-scored log counts."""
-    reference, queries = matched(sets)
+    reference, queries = matched(sets, variable=True)
     clock = Clock()
     with clock.stage("reference"):
         scaler = StandardScaler()

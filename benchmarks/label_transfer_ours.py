@@ -40,7 +40,8 @@ def ours(sets: Sequence[TransferSet], seed: int, *, kind: str, version: str) -> 
     for name, part in (item for one in sets for item in one.blind_parts.items()):
         with clock.stage("query"):
             settings: dict[str, Any] = {"conditions": {BATCH: BATCH}, "size_factor": DEPTH if _given(part) else None}
-            mapping = hub_client.map_query(part, model, **settings, unknown_above=None, seed=seed, progress=False)
+            settings |= {"min_coverage": 0.0, "unknown_above": None, "progress": False}  # every cell is named
+            mapping = hub_client.map_query(part, model, seed=seed, **settings)
         yield _labelled(name, mapping.predictions.levels[level], seconds=dict(clock.seconds))
 
 
@@ -102,7 +103,7 @@ ABOUT = {
     "limitations": "It is measured and thrown away.",
     "ontologies": {"NCBITaxon": "2026-05-13"},
     "organism": {"id": "NCBITaxon:9606", "label": "Homo sapiens"},
-    "panel": {"size": 2000},
+    "panel": {"size": None},
     "trust": {"transfer": "consensus", "prior": 1.0},
     "atlas": True,
 }

@@ -32,7 +32,8 @@ INTRODUCTION = """\
 Each query is of a study, chemistry or treatment that its reference lacks. No method sees a label of it, and no setting
 of the opponents was chosen by it. Scored are cells whose true label the reference has.
 
-- **accuracy**, and **macro-F1** as scikit-learn has it, over labels that cells truly have or were given.
+- **accuracy**, and **macro-F1** as scikit-learn has it, over labels that cells truly have or were given: a label that
+  no cell truly has counts as 0, however few were given it. **of true labels** leaves such labels out.
 - **ECE**: the expected calibration error of the uncertainty in ten bins. **unsure / wrong**: the mean uncertainty
   against the share of labels that are wrong; the two are the same where doubt is honest in the mean.
 - **Brier**: the squared distance of the probabilities of all labels from the truth, 0 to 2.
@@ -41,7 +42,7 @@ of the opponents was chosen by it. Scored are cells whose true label the referen
 - **sets**: the share of cells whose label set at 95 % has the true label, and how many labels a set has in the mean.
 
 The opponents are trained for each query on the genes that it shares with the reference, which a released model cannot
-do; networks on the 2,000 most variable of these.
+do; networks and neighbours on the 2,000 most variable of these.
 
 - *LR*: one logistic regression over all labels, on log1p of counts per 10,000, scaled, with CellTypist's L2 (C = 1).
 - *CellTypist's classifier*: as CellTypist 1.7.1 has it, of each label against the rest; its certainty is the best
@@ -220,7 +221,18 @@ def _marked(value: float | None, *, best: float | None) -> str:
 def _of_set(table: Table, one: Row) -> str:
     """Return the table of a query: methods by figures."""
     sets = any(table.values(one.set, line, "set_coverage") for line in table.lines)
-    head = ["method", "seeds", "accuracy", "macro-F1", "ECE", "unsure / wrong", "Brier", "AUROC", "AURC"]
+    head = [
+        "method",
+        "seeds",
+        "accuracy",
+        "macro-F1",
+        "of true labels",
+        "ECE",
+        "unsure / wrong",
+        "Brier",
+        "AUROC",
+        "AURC",
+    ]
     body = [
         _figures(table, one.set, line, sets=sets) for line in table.lines if table.values(one.set, line, "accuracy")
     ]
@@ -234,7 +246,14 @@ def _figures(table: Table, name: str, line: Line, *, sets: bool) -> list[str]:
 
     accuracies = table.values(name, line, "accuracy")
     spread = f" ± {_figure(max(accuracies) - min(accuracies))}" if len(accuracies) > 1 else ""
-    cells = [titled_line(line), str(len(accuracies)), figure("accuracy") + spread, figure("macro_f1"), figure("ece")]
+    cells = [
+        titled_line(line),
+        str(len(accuracies)),
+        figure("accuracy") + spread,
+        figure("macro_f1"),
+        figure("true_f1"),
+        figure("ece"),
+    ]
     cells += [figure("uncertainty", "wrong"), figure("brier"), figure("auroc"), figure("aurc")]
     return [*cells, *([figure("set_coverage", "set_size")] if sets else [])]
 

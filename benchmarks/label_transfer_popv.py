@@ -64,7 +64,7 @@ def annotated(reference: anndata.AnnData, query: anndata.AnnData, *, seed: int) 
             unknown_celltype_label=UNLABELLED,
             save_path_trained_models=f"{place}/",
         ).adata
-        annotate_data(prepared)
+        annotate_data(prepared, methods_kwargs={"CELLTYPIST": {"method_kwargs": {"n_jobs": 1}}})  # 10 by itself
     cells = prepared[prepared.obs["_dataset"] == "query"]
     voted = cells.obs[cells.uns["prediction_keys_seen"]].astype(str)
     labels = sorted(set(reference.obs[LABEL]))

@@ -33,6 +33,7 @@ def scores(one: TransferSet, parts: Sequence[Labelled]) -> dict[str, float]:
     figures = {
         "accuracy": float(1 - wrong.mean()),
         "macro_f1": float(f1_score(truth, labels, average="macro", zero_division=0)),
+        "true_f1": float(f1_score(truth, labels, labels=np.unique(truth), average="macro", zero_division=0)),
         "ece": calibration_error(1 - uncertainty, ~wrong),
         "brier": brier(probabilities, truth),
         "aurc": risk_coverage(doubt, wrong),
