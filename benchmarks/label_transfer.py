@@ -27,9 +27,10 @@ from pathlib import Path
 from benchmarks import label_transfer_page as page
 from benchmarks.label_transfer_methods import METHODS, POPV, Labelled, Method, read_labelled, write_labelled
 from benchmarks.label_transfer_ours import KINDS, PREFIX, able, methods
+from benchmarks.label_transfer_recipes import audited
 from benchmarks.label_transfer_rows import Key, Row, read_rows, write_rows
 from benchmarks.label_transfer_scores import scores
-from benchmarks.label_transfer_sets import TransferSet, audited, part_name, read_sets, sharing
+from benchmarks.label_transfer_sets import TransferSet, part_name, read_sets, sharing
 from benchmarks.latents_methods import SCARCHES
 from benchmarks.latents_rows import matches
 
@@ -56,7 +57,7 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     """Run what is asked for and not there yet, and keep each row as it comes."""
     sets = [one for one in read_sets(options.data).values() if matches(one.name, options.sets)]
-    corrected = audited(sets, options.audited, options.data) if options.audited else []
+    corrected = list(audited(sets, options.audited, options.data)) if options.audited else []
     for seed, method in product(options.seeds, _asked(options)):
         if seed == options.seeds[0] or method.seeded:
             for group in sharing(corrected if method.audited else _possible(method, sets)):

@@ -12,18 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anndata
-import numpy as np
 import pandas as pd
 
 import hub_client
 from benchmarks.label_transfer_methods import Labelled, Method
+from benchmarks.label_transfer_recipes import depth_is_given, recipe
 from benchmarks.label_transfer_sets import LEVEL, TransferSet
 from benchmarks.latents_methods import Clock, one_thread
 from benchmarks.latents_sets import BATCH, DEPTH, LABEL
 from hub_client.build.build import build
-from hub_client.data.fingerprint import fingerprint
-from hub_client.manifest.recipe import Recipe
 
 KINDS = {"scpoli": "scPoli", "trvae": "trVAE", "scvi": "scVI", "scanvi": "scANVI", "expimap": "expiMap"}
 BUILT = ("scpoli", "trvae", "scvi", "scanvi")
@@ -39,7 +36,10 @@ def ours(sets: Sequence[TransferSet], seed: int, *, kind: str, version: str) -> 
         model = _reference(sets[0], kind=kind, version=version, seed=seed)
     for name, part in (item for one in sets for item in one.blind_parts.items()):
         with clock.stage("query"):
-            settings: dict[str, Any] = {"conditions": {BATCH: BATCH}, "size_factor": DEPTH if _given(part) else None}
+            settings: dict[str, Any] = {
+                "conditions": {BATCH: BATCH},
+                "size_factor": DEPTH if depth_is_given(part) else None,
+            }
             settings |= {"min_coverage": 0.0, "unknown_above": None, "progress": False}  # every cell is named
             mapping = hub_client.map_query(part, model, seed=seed, **settings)
         yield _labelled(name, mapping.predictions.levels[level], seconds=dict(clock.seconds))
@@ -50,11 +50,6 @@ def _labelled(part: str, found: Any, *, seconds: dict[str, float]) -> Labelled:
     return Labelled(part, found.labels, found.uncertainty, found.probabilities, sets=sets, seconds=seconds)
 
 
-def _given(cells: anndata.AnnData) -> bool:
-    """Return whether depth is other than the sum over the genes that are there, so that the model has to be told."""
-    return not np.allclose(cells.obs[DEPTH], np.asarray(cells.X.sum(1)).ravel())
-
-
 def _reference(one: TransferSet, *, kind: str, version: str, seed: int) -> hub_client.Model:
     if one.released:
         return hub_client.pull(f"pbmc-{kind}@{version}")
@@ -62,52 +57,6 @@ def _reference(one: TransferSet, *, kind: str, version: str, seed: int) -> hub_c
         folder = Path(place)
         made = recipe(one.reference, folder, kind=kind, seed=seed)
         return hub_client.Model.load(build(made, data=folder, out=folder / "built", progress=False, accelerator="cpu"))
-
-
-def recipe(reference: anndata.AnnData, folder: Path, *, kind: str, seed: int) -> Recipe:
-    """Return the recipe of a reference, whose cells it writes into the folder: settings are the recommended ones."""
-    reference.write_h5ad(folder / "reference.h5ad")
-    labels = sorted(set(reference.obs[LABEL]))
-    given = {"size_factor": DEPTH} if _given(reference) else {}
-    data = {
-        "name": "reference",
-        "file": "reference.h5ad",
-        "source": "benchmarks/label_transfer.py",
-        "fingerprint": fingerprint(reference),
-        "conditions": {BATCH: BATCH},
-        "labels": {LABEL: LABEL},
-    }
-    return Recipe.model_validate(
-        ABOUT
-        | {
-            "datasets": [data],
-            "conditions": [{"key": BATCH, "encoding": {"kind": "embedding" if kind == "scpoli" else "one-hot"}}],
-            "labels": [{"key": LABEL, "without_id": labels}],
-            "architecture": {"kind": kind},
-            "input": given,
-            "seed": seed,
-        }
-    )
-
-
-ABOUT = {
-    "recipe_version": 2,
-    "name": "benchmark",
-    "version": "1.0.0",
-    "title": "A reference of the benchmark of label transfer",
-    "summary": "Built to be measured.",
-    "authors": [{"name": "the archzoo developers"}],
-    "license": "CC-BY-4.0",
-    "data_license": "CC-BY-4.0",
-    "intended_use": "To be measured.",
-    "limitations": "It is measured and thrown away.",
-    "ontologies": {"NCBITaxon": "2026-05-13"},
-    "organism": {"id": "NCBITaxon:9606", "label": "Homo sapiens"},
-    "panel": {"size": None},
-    "trust": {"transfer": "consensus", "prior": 1.0},
-    "atlas": True,
-}
-"""What recipes of the benchmark have in common."""
 
 
 def methods(kinds: Sequence[str], *, version: str) -> list[Method]:

@@ -144,8 +144,10 @@ def zoo(folder: Path) -> Iterator[TransferSet]:
 
 
 def zoo_reference(folder: Path) -> anndata.AnnData:
-    """Return the cells of the zoo's PBMC models with the labels of their files."""
-    return anndata.concat([_read(folder / file, label=LEVEL) for file in ZOO_DATA], index_unique="-")
+    """Return the cells of the zoo's PBMC models with the labels of their files; names tell batches apart."""
+    reference = anndata.concat([_read(folder / file, label=LEVEL) for file in ZOO_DATA])
+    reference.obs_names = reference.obs[BATCH].str.cat(reference.obs_names, sep=":")
+    return reference
 
 
 def blood(folder: Path) -> Iterator[TransferSet]:
@@ -167,19 +169,6 @@ def pancreas(folder: Path) -> Iterator[TransferSet]:
 
 
 SOURCES: tuple[Callable[[Path], Iterator[TransferSet]], ...] = (zoo, blood, pancreas)
-
-
-def audited(sets: Sequence[TransferSet], recipe: Path, folder: Path) -> list[TransferSet]:
-    """Return the sets of the zoo's reference with the reference that a recipe reads, with corrected labels.
-
-    A recipe may leave cells out, so the whole reference is taken from it.
-    """
-    from hub_client.build import datasets
-    from hub_client.manifest.recipe import Recipe
-
-    counts = datasets.load(Recipe.read(recipe), folder).counts
-    reference = described(counts, label=LEVEL, batch="batch", unlabelled="")
-    return [one.relabelled(reference) for one in sets if one.released]
 
 
 def _read(path: Path, *, label: str) -> anndata.AnnData:
