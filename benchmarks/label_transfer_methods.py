@@ -51,8 +51,6 @@ class Labelled:
         How probable it is that the label is wrong, ``(cells,)``, in [0, 1].
     probabilities
         Of each label, ``(cells, labels)``.
-    doubt
-        What cells are ranked by, ``(cells,)``; None where it is the uncertainty.
     sets
         Which labels a cell may have at an error rate of 5 %, ``(cells, labels)``; None for a method without.
     seconds
@@ -63,7 +61,6 @@ class Labelled:
     labels: NDArray[np.object_]
     uncertainty: NDArray[np.float64]
     probabilities: pd.DataFrame
-    doubt: NDArray[np.float64] | None = None
     sets: pd.DataFrame | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -202,8 +199,8 @@ def scpoli(
 ) -> Iterator[Labelled]:
     """Label by scArches' scPoli, trained on the reference and on each query as in scArches' tutorial.
 
-    Probabilities are those that its classifier makes of distances to prototypes; cells are ranked by its uncertainty,
-    the distance to the nearest one.
+    Probabilities are those that its classifier makes of distances to prototypes; its other uncertainty, the distance to
+    the nearest one, is no probability.
     """
     plan = {"n_epochs": epochs, "pretraining_epochs": epochs * 4 // 5, "seed": seed, "monitor": False}
     stopping = EARLY_STOPPING | {"early_stopping_metric": "val_prototype_loss", "mode": "min"}
@@ -218,9 +215,7 @@ def scpoli(
             mapped = classes.scPoli.load_query_data(adata=query, reference_model=model, labeled_indices=[])
             mapped.train(**plan, eta=10, batch_size=minibatch(query))
             shares = mapped.classify(query, get_prob=True)[LABEL]["weighted_distances"]
-            found = mapped.classify(query)[LABEL]
-        frame = _frame(query, shares, list(mapped.cell_types_))
-        yield from_probabilities(name, frame, doubt=np.asarray(found["uncert"], float), seconds=dict(clock.seconds))
+        yield from_probabilities(name, _frame(query, shares, list(mapped.cell_types_)), seconds=dict(clock.seconds))
 
 
 # --- what methods leave for others to read ---------------------------------------------------------------------------
@@ -236,7 +231,6 @@ def write_labelled(path: Path, found: Labelled) -> None:
         "cells": np.array(list(found.probabilities.index), dtype=str),
         "facts": json.dumps({"part": found.part, "seconds": dict(found.seconds)}),
     }
-    values |= {} if found.doubt is None else {"doubt": found.doubt}
     values |= {} if found.sets is None else {"sets": found.sets.to_numpy(dtype=bool)}
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **values)
@@ -251,7 +245,6 @@ def read_labelled(path: Path) -> Labelled:
             labels=kept["labels"].astype(object),
             uncertainty=kept["uncertainty"],
             probabilities=pd.DataFrame(kept["probabilities"], index=names, columns=columns),
-            doubt=kept.get("doubt"),
             sets=sets,
             **json.loads(str(kept["facts"])),
         )

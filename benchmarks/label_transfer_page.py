@@ -52,9 +52,10 @@ do; networks and neighbours on the 2,000 most variable of these.
 - *scANVI, scvi-tools*: as in its tutorial of reference mapping; scVI for its own number of epochs, 20 with labels, 100
   on the query.
 - *scPoli, scArches*: as in its tutorial, but for 400 epochs on reference and query, four fifths of them before
-  prototypes. Its probabilities are those that `classify(get_prob=True)` makes of distances; cells are ranked by its
-  uncertainty, which is the distance to the nearest prototype.
-- *popV*: the vote of the methods of popV that run without a download; its certainty is the share of votes.
+  prototypes. Its probabilities are those that `classify(get_prob=True)` makes of distances to prototypes.
+- *popV*: the vote of seven methods, all that it runs by itself but OnClass, which needs the files of an ontology: kNN
+  after BBKNN, Harmony and scVI, scANVI, support vectors, XGBoost and CellTypist, of 300 cells of each label where popV
+  does so. Its certainty is the share of votes.
 
 ```console
 $ python benchmarks/label_transfer.py ../shared/data --version 2.0.0 --audited zoo/recipes/pbmc-scpoli.toml \\

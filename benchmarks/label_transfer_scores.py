@@ -27,7 +27,6 @@ def scores(one: TransferSet, parts: Sequence[Labelled]) -> dict[str, float]:
     truth = one.truth[kept]
     labels = np.concatenate([part.labels.astype(str) for part in parts])[kept]
     uncertainty = np.concatenate([part.uncertainty for part in parts])[kept]
-    doubt = np.concatenate([part.uncertainty if part.doubt is None else part.doubt for part in parts])[kept]
     probabilities = pd.concat([part.probabilities for part in parts]).fillna(0.0)[kept]
     wrong = labels != truth
     figures = {
@@ -36,12 +35,12 @@ def scores(one: TransferSet, parts: Sequence[Labelled]) -> dict[str, float]:
         "true_f1": float(f1_score(truth, labels, labels=np.unique(truth), average="macro", zero_division=0)),
         "ece": calibration_error(1 - uncertainty, ~wrong),
         "brier": brier(probabilities, truth),
-        "aurc": risk_coverage(doubt, wrong),
+        "aurc": risk_coverage(uncertainty, wrong),
         "uncertainty": float(uncertainty.mean()),
         "wrong": float(wrong.mean()),
     }
     if wrong.any() and not wrong.all():
-        figures["auroc"] = float(roc_auc_score(wrong, doubt))
+        figures["auroc"] = float(roc_auc_score(wrong, uncertainty))
     return figures | _label_sets(parts, truth, kept)
 
 

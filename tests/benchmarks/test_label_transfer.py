@@ -107,16 +107,6 @@ def test_macro_f1_counts_labels_that_no_cell_truly_has(toy: TransferSet) -> None
     assert found["macro_f1"] < found["true_f1"] < 1
 
 
-def test_cells_are_ranked_by_what_a_method_ranks_them_by(toy: TransferSet) -> None:
-    wrong = [["B", *RIGHT[0][1:]], RIGHT[1]]
-    ranked = [
-        Labelled(one.part, one.labels, one.uncertainty, one.probabilities, doubt=np.arange(len(one.labels))[::-1] + 1.0)
-        for one in said(toy, wrong, UNSURE)
-    ]
-    assert scores(toy, ranked)["auroc"] == 1.0
-    assert scores(toy, said(toy, wrong, UNSURE))["auroc"] == 0.5
-
-
 def test_label_sets_are_scored_where_there_are_some(toy: TransferSet) -> None:
     parts = said(toy, RIGHT, UNSURE)
     both = [
@@ -156,7 +146,7 @@ def test_what_a_method_said_is_kept(tmp_path: Path) -> None:
     kept = read_labelled(tmp_path / "folder" / "toy.npz")
     assert kept.labels.tolist() == ["A", "B"]
     assert kept.uncertainty == pytest.approx([0.1, 0.2])
-    assert kept.doubt is None and kept.sets is not None
+    assert kept.sets is not None
     pd.testing.assert_frame_equal(kept.probabilities, probabilities)
     pd.testing.assert_frame_equal(kept.sets, probabilities > 0.15)
     assert (kept.part, kept.seconds) == ("toy.0", {"query_cpu": 1.0})
