@@ -40,6 +40,7 @@ of the opponents was chosen by it. Scored are cells whose true label the referen
 - **AUROC**: of the uncertainty, for wrong labels against right ones. **AURC**: the mean share wrong among the surest
   cells, over all coverages.
 - **sets**: the share of cells whose label set at 95 % has the true label, and how many labels a set has in the mean.
+- –: was not run, or has no such figure: no AUROC where no label is wrong.
 
 The opponents are trained for each query on the genes that it shares with the reference, which a released model cannot
 do; networks and neighbours on the 2,000 most variable of these.
