@@ -177,6 +177,9 @@ TRUST: dict[str, Any] = {
             "sharpness": 1.2,
             "distance_scale": 4.0,
             "unknown_above": 0.4,
+            "set_above": 0.2,
+            "set_coverage": 0.9,
+            "fitted_on": "cells of b",
         }
     ],
     "validated_on": "held-out cells of the reference",
@@ -297,6 +300,7 @@ KINDS: dict[str, dict[str, Any]] = {
             ],
             "novelty": {
                 "tensors": {part: f"novelty.{part}" for part in NOVELTY},
+                "labels": {"cell_type": "novelty.labels.0"},
                 "components": 2,
                 "declared": 0.05,
                 "typical": 0.02,
@@ -318,6 +322,7 @@ KINDS: dict[str, dict[str, Any]] = {
             {"name": "expression.0.bias", "dtype": "F32", "shape": ["2"]},
             {"name": "expression.0.centre", "dtype": "F32", "shape": ["genes"]},
             *({"name": f"novelty.{part}", "dtype": "F32", "shape": shape} for part, shape in NOVELTY.items()),
+            {"name": "novelty.labels.0", "dtype": "I64", "shape": ["5"]},
         ],
     },
     "scvi": {

@@ -41,7 +41,7 @@ METRICS = {
 }
 """The metrics of a release, and the definition of each. What a level has no labels for is left out."""
 HALVES = "; each half is judged by the calibration fitted on the other"
-"""What the definition of the calibration error adds where it is of the cells that the calibration was fitted on."""
+"""What the definition of such a metric adds where it is of the cells that the calibration was fitted on."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,7 @@ def _by_held_out(model: Model, held_out: Cells, recipe: Recipe) -> Report:
 
 
 def _halved() -> Mapping[str, str]:
-    return METRICS | {
-        "calibration_error": METRICS["calibration_error"].replace(" over ten bins", f" over ten bins{HALVES}")
-    }
+    return METRICS | {name: METRICS[name] + HALVES for name in ("calibration_error", "set_coverage", "set_size")}
 
 
 def _truth(cells: Cells) -> dict[str, pd.Series]:
@@ -149,11 +147,17 @@ def _left_out(model: Model, training: Training, recipe: Recipe) -> Iterator[Left
 
 
 def _by_left_out(model: Model, seen: Sequence[LeftOut], held_out: Cells, recipe: Recipe) -> Report:
-    """Calibrate a model by what models of the rest say of each batch; what is reported are the held-out cells."""
+    """Calibrate a model by what models of the rest say of each batch; what is reported are the held-out cells.
+
+    A level none of whose labels are in two parts, such as one that a single data set has, is calibrated on those.
+    """
     names = errors.names([one.name for one in seen], shown=len(seen))
     cells = sum(len(one.cells) for one in seen)
     on = f"{cells:,} cells of {names}, each as a model of the others sees it"
-    calibrations = [c.model_copy(update={"fitted_on": on}) for c in _over(model, seen, recipe)]
+    found = {c.level: c.model_copy(update={"fitted_on": on}) for c in _over(model, seen, recipe)}
+    decided = model.manifest.trust.calibrations
+    alone = {c.level: c for c in _calibrations(model, held_out, recipe)} if len(found) < len(decided) else {}
+    calibrations = [(alone | found)[c.level] for c in decided if c.level in alone | found]
     model.manifest = model.manifest.changed(trust=_trust(model, calibrations, validated_on=on))
     report = evaluate(predict(model, held_out, unknown_above=None), _truth(held_out))
     metrics = _metrics(report, held_out, model.manifest, recipe, definitions=METRICS)
@@ -162,14 +166,13 @@ def _by_left_out(model: Model, seen: Sequence[LeftOut], held_out: Cells, recipe:
 
 
 def _over(model: Model, seen: Sequence[LeftOut], recipe: Recipe) -> list[Calibration]:
-    """Return the calibrations that all of some parts give, each part weighing the same."""
+    """Return the calibrations that all of some parts give, each part weighing the same; none that they do not tell."""
     found = []
     for calibration in model.manifest.trust.calibrations:
-        level = calibration.level
-        usable = [one for one in seen if level in one.evidence and level in one.cells.labels]
+        usable = [one for one in seen if one.tells(calibration.level)]
         if not usable:
             continue
-        evidences, truth, part = joined(usable, level)
+        evidences, truth, part = joined(usable, calibration.level)
         settings: dict[str, Any] = {"distance_quantile": recipe.trust.distance_quantile, "with_sets": True}
         found.append(calibrate(evidences, truth, calibration=calibration, groups=part, **settings))
     return found
@@ -180,7 +183,8 @@ def _transferred(model: Model, seen: Sequence[LeftOut], recipe: Recipe) -> Itera
     source = Source(" + ".join(dataset.name for dataset in recipe.datasets), recipe.seed)
     for one in seen:
         others = [other for other in seen if other is not one] or [one]
-        trust = _trust(one.model, _over(model, others, recipe))
+        fitted = {c.level: c for c in (*model.manifest.trust.calibrations, *_over(model, others, recipe))}
+        trust = _trust(one.model, fitted.values())
         trusted = replace(one.model, manifest=one.model.manifest.changed(trust=trust))
         found = predict(trusted, one.cells.relabelled({}), unknown_above=None)
         yield from transfer_metrics(model, one.training, one.cells, batch=one.name, predictions=found, source=source)

@@ -47,6 +47,15 @@ class LeftOut:
     evidence: dict[str, Evidence]
     """Of the part's cells, by label level."""
 
+    def truth(self, level: str) -> NDArray[np.str_]:
+        """Return the label of each cell of the part, ``(cells,)``; "" where the rest has no such cell."""
+        names, known = self.cells.labels[level], self.training.labels[level]
+        return np.where(np.isin(names, known), names, "").astype(str)
+
+    def tells(self, level: str) -> bool:
+        """Return whether some cell of the part has a label of this level that the rest has, too."""
+        return level in self.evidence and bool((self.truth(level) != "").any())
+
 
 def parts(cells: Cells, model: Model, *, studies: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
     """Return the parts that are left out in turn, by name: which cells each has, ``(cells,)``; none of one batch alone.
@@ -126,6 +135,8 @@ def _enough(cells: Cells, inside: NDArray[np.bool_]) -> bool:
 def _without(manifest: Manifest, rest: Cells, part: Cells) -> Manifest:
     """Return the manifest of a model that knows the rest's categories alone."""
     changes: dict[str, Any] = {"conditions": tuple(_seen(c, rest) for c in manifest.conditions), "tensors": ()}
+    categorical = tuple(_seen(c, rest) for c in manifest.covariates.categorical)
+    changes["covariates"] = manifest.covariates.model_copy(update={"categorical": categorical})
     changes["trust"] = manifest.trust.model_copy(update={"classifiers": (), "novelty": None})
     if manifest.combinations:
         keys = [c.key for c in manifest.conditions]
@@ -139,8 +150,10 @@ def _without(manifest: Manifest, rest: Cells, part: Cells) -> Manifest:
 
 
 def _seen(condition: Condition, cells: Cells) -> Condition:
+    """Return a condition with the cells' categories alone, which takes in what is left out whatever the recipe says."""
     there = set(cells.conditions[condition.key].tolist())
-    return condition.model_copy(update={"categories": tuple(c for c in condition.categories if c in there)})
+    seen = tuple(name for name in condition.categories if name in there)
+    return condition.model_copy(update={"categories": seen, "unknown": "extend"})
 
 
 def _gone(manifest: Manifest, rest: Cells, part: Cells) -> set[str]:
@@ -150,7 +163,10 @@ def _gone(manifest: Manifest, rest: Cells, part: Cells) -> set[str]:
 
 
 def joined(found: Sequence[LeftOut], level: str) -> tuple[Evidence, NDArray[np.str_], NDArray[np.str_]]:
-    """Return the evidence of all parts for one level, the cells' labels and the part that each is of, ``(cells,)``."""
-    truth = np.concatenate([one.cells.labels[level] for one in found])
+    """Return the evidence of all parts for one level, the cells' labels and the part that each is of, ``(cells,)``.
+
+    A label that a part's rest has not is no label here: its model could not have told.
+    """
+    truth = np.concatenate([one.truth(level) for one in found])
     part = np.concatenate([np.full(len(one.cells), one.name) for one in found])
     return Evidence.joined([one.evidence[level] for one in found]), truth, part

@@ -34,6 +34,8 @@ def summary(mapping: Mapping, reference: Model, *, judged: Report | None) -> dic
         "programs": 0 if mapping.scores is None else mapping.scores.shape[1],
         "proteins": _proteins(mapping, reference),
         "labels": {level: _labels(found) for level, found in mapping.predictions.levels.items()},
+        "unknown": {level: _unknown(found, level, mapping) for level, found in mapping.predictions.levels.items()},
+        "label_sets": {level: _sets(found) for level, found in mapping.predictions.levels.items()},
         "novelty": mapping.novelty.record if mapping.novelty else None,
         "evaluation": judged.model_dump(mode="json")["levels"] if judged else None,
         "warnings": list(mapping.alignment.warnings),
@@ -78,6 +80,21 @@ def _labels(found: LabelPrediction) -> list[dict[str, Any]]:
     return [{"label": str(row[0]), "cells": int(row[1]), "mean_uncertainty": float(row[2])} for row in rows]
 
 
+def _unknown(found: LabelPrediction, level: str, mapping: Mapping) -> dict[str, Any]:
+    """Return how many cells of a level are called unknown, and above which uncertainty; None where all are named."""
+    from hub_client.labels.predict import UNKNOWN, threshold
+
+    above = threshold(mapping.model, level, mapping.receipt.asked.unknown_above)
+    return {"cells": int((found.labels == UNKNOWN).sum()), "above": above}
+
+
+def _sets(found: LabelPrediction) -> dict[str, Any] | None:
+    if found.sets is None:
+        return None
+    sizes = found.sets.to_numpy().sum(axis=1)
+    return {"mean_size": float(sizes.mean()), "several": int((sizes > 1).sum())}
+
+
 def show(record: dict[str, Any]) -> None:
     """Print a summary for people."""
     reference = record["reference"]
@@ -99,6 +116,7 @@ def show(record: dict[str, Any]) -> None:
     for level, rows in record["labels"].items():
         screen.say()
         _show_labels(level, rows, total=record["cells"])
+        _show_doubt(record["unknown"][level], record["label_sets"][level], total=record["cells"])
     strangers = record["novelty"]["clusters"] if record["novelty"] else []
     if strangers := [cluster for cluster in strangers if cluster["verdict"] != "known"]:
         screen.say()
@@ -181,6 +199,15 @@ def _show_labels(level: str, rows: list[dict[str, Any]], *, total: int) -> None:
     screen.say_table(columns, rows)
 
 
+def _show_doubt(unknown: dict[str, Any], sets: dict[str, Any] | None, *, total: int) -> None:
+    """Print how many cells are called unknown, and how large label sets are."""
+    if unknown["above"] is not None:
+        screen.say(f"called unknown: {unknown['cells']:,} of {total:,} (uncertainty above {unknown['above']:g})")
+    if sets is not None:
+        size, several = sets["mean_size"], sets["several"]
+        screen.say(f"label sets: {size:.2f} labels in the mean, {several:,} of {total:,} cells have more than one")
+
+
 def _show_evaluation(level: dict[str, Any]) -> None:
     left_out, never_true = sum(level["not_in_model"].values()), level["never_true"]
     given = errors.names(f"{name} ({count:,} cells)" for name, count in never_true.items())
@@ -193,6 +220,11 @@ def _show_evaluation(level: dict[str, Any]) -> None:
     if level["latent_accuracy"] is not None:
         accuracy, macro_f1 = level["latent_accuracy"], level["latent_macro_f1"]
         screen.say(f"from the latent alone: accuracy {accuracy:.3f}, macro-F1 {macro_f1:.3f}")
+    if level["named_accuracy"] is not None:
+        screen.say(f"of cells that are not called unknown: accuracy {level['named_accuracy']:.3f}")
+    if level["set_coverage"] is not None:
+        coverage, size = level["set_coverage"], level["set_size"]
+        screen.say(f"label sets: {coverage:.3f} of them hold the true label, with {size:.2f} labels in the mean")
     columns = [Column("label"), *(Column(name, "right") for name in ("cells", "precision", "recall", "F1"))]
     shares = [[f"{row[name]:.3f}" for name in ("precision", "recall", "f1")] for row in level["labels"]]
     rows = zip(level["labels"], shares, strict=True)

@@ -131,7 +131,9 @@ def predict(
     latent = embed(model, cells, batch_size=batch_size, device=device)
     found = {
         key: replace(
-            _labelled(level, calibration_of(model, key), cells, unknown_above, _parents(model, key)),
+            _labelled(
+                level, calibration_of(model, key), cells, threshold(model, key, unknown_above), _parents(model, key)
+            ),
             latent_labels=latent_labels(model, key, latent, evidence=level),
         )
         for key, level in evidence(model, latent, cells=cells).items()
@@ -144,7 +146,7 @@ def predict(
 def _check(unknown_above: Threshold) -> None:
     if unknown_above is None or unknown_above == "shipped":
         return
-    if not isinstance(unknown_above, int | float) or not 0 <= unknown_above <= 1:
+    if not isinstance(unknown_above, int | float | np.number) or not 0 <= unknown_above <= 1:
         raise errors.InvalidInput(
             f"unknown_above is {unknown_above!r}; it is an uncertainty between 0 and 1, 'shipped' for what the release "
             "states, or None to name every cell.",
@@ -193,16 +195,16 @@ def _labelled(
     level: Evidence,
     calibration: Calibration | None,
     cells: Cells,
-    unknown_above: Threshold,
+    above: float | None,
     parents: Mapping[str, str],
 ) -> LabelPrediction:
     doubt, values = uncertainty(level, calibration), probabilities(level, calibration)
     index, columns = pd.Index(cells.obs_names), list(level.labels)
     frame = pd.DataFrame(values, index=index, columns=columns)
     distances = None if level.distances is None else pd.DataFrame(level.distances, index=index, columns=columns)
-    labels = _named(frame, doubt, _threshold(calibration, unknown_above))
-    above = calibration.set_above if calibration else None
-    sets = None if above is None else label_sets(frame, above=above)
+    labels = _named(frame, doubt, above)
+    held = calibration.set_above if calibration else None
+    sets = None if held is None else label_sets(frame, above=held)
     backoff = None if sets is None else backed_off(sets, parents, otherwise=UNKNOWN)
     return LabelPrediction(labels, doubt, frame, distances, sets=sets, backoff=backoff)
 
@@ -215,9 +217,15 @@ def _named(frame: pd.DataFrame, doubt: NDArray[np.float64], above: float | None)
     return labels
 
 
-def _threshold(calibration: Calibration | None, unknown_above: Threshold) -> float | None:
+def threshold(model: Model, level: str, unknown_above: Threshold) -> float | None:
+    """Return the uncertainty above which cells are called unknown at a level; None if all are named.
+
+    What is stated of a level holds for those that are derived from it.
+    """
     if not isinstance(unknown_above, str):
         return unknown_above
+    source = next((found.derived_from for found in model.manifest.labels if found.key == level), None) or level
+    calibration = calibration_of(model, source)
     return None if calibration is None else calibration.unknown_above
 
 
@@ -228,13 +236,18 @@ def _parents(model: Model, level: str) -> Mapping[str, str]:
 def _derived(
     level: LabelLevel, model: Model, found: Mapping[str, LabelPrediction], unknown_above: Threshold
 ) -> LabelPrediction:
-    """Return a coarser level's labels: the probability of one is the sum of those of its children."""
+    """Return a coarser level's labels: the probability of one is the sum of those of its children.
+
+    What far cells lose of their confidence in the finer level they lose in this one, too. A set holds the parents of
+    the finer level's set and, as any set, the likeliest label, which may be the parent of others.
+    """
     finer = level.derived_from or ""
     fine, parents = found[finer], _parents(model, finer)
     frame = coarser(fine.probabilities, parents, order=level.categories)
-    doubt = np.clip(1 - frame.to_numpy().max(axis=1), 0.0, 1.0)
-    above = _threshold(calibration_of(model, finer), unknown_above)
-    sets = None if fine.sets is None else coarser(fine.sets.astype(float), parents, order=level.categories) > 0
+    kept = (1 - fine.uncertainty) / fine.probabilities.to_numpy().max(axis=1)
+    doubt = np.clip(1 - kept * frame.to_numpy().max(axis=1), 0.0, 1.0)
+    above = threshold(model, level.key, unknown_above)
+    sets = None if fine.sets is None else _coarser_sets(fine.sets, parents, frame)
     return LabelPrediction(
         _named(frame, doubt, above),
         doubt,
@@ -244,6 +257,11 @@ def _derived(
         sets=sets,
         backoff=None if sets is None else backed_off(sets, level.parents, otherwise=UNKNOWN),
     )
+
+
+def _coarser_sets(sets: pd.DataFrame, parents: Mapping[str, str], probabilities: pd.DataFrame) -> pd.DataFrame:
+    found = coarser(sets.astype(float), parents, order=list(probabilities.columns)) > 0
+    return found | label_sets(probabilities, above=np.inf)
 
 
 def _above(labels: NDArray[np.object_] | None, parents: Mapping[str, str]) -> NDArray[np.object_] | None:

@@ -26,16 +26,16 @@ def set_threshold(true: NDArray[np.float64], *, coverage: float, weights: NDArra
     true
         The probability that each cell's true label was given, ``(cells,)``.
     coverage
-        The share of cells, in [0, 1]. As is usual for so many cells, slightly more of these have to reach it, so that
-        new cells of their kind do as often as stated.
+        The share of cells, in [0, 1]. Of ``n`` cells ``(n + 1) / n`` times this share have to reach it, so that new
+        cells of their kind do as often as stated; of so few that no threshold promises it, 0 is returned, under which
+        a set holds every label.
     weights
         What each cell weighs, ``(cells,)``, 1 in sum.
     """
     order = np.argsort(true, kind="stable")
     below = np.cumsum(weights[order]) - weights[order]  # the share of cells whose probability is less than each one's
-    needed = min(1.0, coverage * (len(true) + 1) / len(true))
-    reached = np.flatnonzero(1 - below >= needed - 1e-12)
-    return float(true[order[reached[-1]]])
+    reached = np.flatnonzero(1 - below >= coverage * (len(true) + 1) / len(true) - 1e-12)
+    return float(true[order[reached[-1]]]) if len(reached) else 0.0
 
 
 def label_sets(probabilities: pd.DataFrame, *, above: float) -> pd.DataFrame:

@@ -79,6 +79,8 @@ TRANSFERRED: Mapping[str, Measure] = {
     "calibration_error": Measure("expected calibration error of the uncertainty over ten bins", "lower"),
 }
 """How well labels are transferred onto a batch that was left out."""
+SETS: Mapping[str, Measure] = {"set_size": Measure("mean number of labels in a label set", "lower")}
+"""Of label sets. How often they hold the true label is no better the higher it is: it is to be what was stated."""
 
 
 def left_out_name(level: str, method: str, figure: str) -> str:
@@ -100,7 +102,7 @@ def measure(name: str) -> Measure | None:
     """Return what is known of a metric's figure by its name; None of figures that archzoo does not measure."""
     subject, figure = name.partition(".")[0], name.rpartition(".")[2]
     tables = {REPRODUCTION: REPRODUCED, INTEGRATION: INTEGRATED}
-    return tables.get(subject, TRANSFERRED).get(figure.removeprefix("latent_"))
+    return tables.get(subject, {**TRANSFERRED, **SETS}).get(figure.removeprefix("latent_"))
 
 
 def criticises(name: str) -> bool:

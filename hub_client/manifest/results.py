@@ -41,6 +41,8 @@ FIELDS: Mapping[str, Role] = {
     **dict.fromkeys(("genes.coverage_warn", "genes.coverage_refuse"), "queries"),
     **dict.fromkeys(("conditions.*.unknown", "covariates.categorical.*.unknown"), "queries"),
     **dict.fromkeys(("prototypes.unlabelled", "labels.*.markers", "trust.depth"), "queries"),
+    **dict.fromkeys(("trust.calibrations.*.set_coverage", "trust.calibrations.*.fitted_on"), "describes"),
+    "trust.calibrations.*.set_above": "grows",  # where there was none, sets are added; they follow from it
     "trust.novelty": "grows",  # where there was none, results are added; what was there decides
     **dict.fromkeys((f"trust.novelty.{name}" for name in ("left_out", "count", "false_positives")), "describes"),
     "test_vectors": "checks",
@@ -126,6 +128,8 @@ class _Walk:
             yield from self._tables({}, new, field=field, pattern=pattern, role=role)
         elif new is None and isinstance(old, dict) and self._named(pattern):
             yield from self._tables(old, {}, field=field, pattern=pattern, role=role)
+        elif old is None and self.roles.get(pattern) == "grows":
+            yield Difference(field, "adds")
         else:
             yield Difference(field, "decides")
 

@@ -298,10 +298,10 @@ def _sets(calibration: Calibration) -> str:
     """Return what a level's label sets promise, and on what cells that was checked; "" for a level without."""
     if calibration.set_above is None:
         return ""
-    fitted = f": so often {md.text(calibration.fitted_on)} did" if calibration.fitted_on else ""
+    fitted = calibration.fitted_on or "held-out cells of the data sets that were trained on"
     return (
-        f" Each cell also has the set of labels that it may have, which holds the true one for "
-        f"{calibration.set_coverage:.0%} of cells like those that it was fitted on{fitted}."
+        " Each cell also has the set of labels that it may have, which holds the true one for "
+        f"{calibration.set_coverage:.0%} of cells like those that it was fitted on: {md.prose(fitted).rstrip('.')}."
     )
 
 

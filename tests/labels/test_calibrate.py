@@ -109,3 +109,67 @@ def test_no_labelled_cell_is_refused() -> None:
     scores, _ = drawn(1.0, cells=4)
     with pytest.raises(errors.InvalidInput, match="no held-out cell has a label of 'cell_type'"):
         calibrate(scores, [""] * 4, calibration=RULE)
+
+
+def test_groups_weigh_the_same_however_many_cells_they_have() -> None:
+    """Two groups that want different temperatures: repeating the cells of one does not move what both give."""
+    cold, hot = drawn(0.5, cells=400), drawn(4.0, cells=400)
+    again = [*[cold] * 5, hot]
+    scores = Evidence.joined([evidence for evidence, _ in again])
+    truth = np.concatenate([labels for _, labels in again])
+    group = np.repeat(["cold", "hot"], [2000, 400])
+    alike = calibrate(
+        Evidence.joined([cold[0], hot[0]]),
+        np.concatenate([cold[1], hot[1]]),
+        calibration=RULE,
+        groups=np.repeat(["cold", "hot"], 400),
+    )
+    by_group = calibrate(scores, truth, calibration=RULE, groups=group)
+    by_cell = calibrate(scores, truth, calibration=RULE)
+    assert by_group.temperature == pytest.approx(alike.temperature, rel=0.02)
+    assert by_cell.temperature < 0.8 * by_group.temperature
+
+
+def test_one_group_is_as_no_groups() -> None:
+    scores, truth = drawn(1.0, cells=300)
+    assert calibrate(scores, truth, calibration=RULE, groups=["one"] * 300) == calibrate(
+        scores, truth, calibration=RULE
+    )
+
+
+def test_a_label_that_one_groups_reference_lacks_takes_no_part_there() -> None:
+    """Its cells are left out, and so is its place in the softmax of the group's others."""
+    scores, truth = drawn(1.0, cells=400)
+    assert scores.distances is not None
+    lacking = scores.distances.copy()
+    lacking[:, 2] = np.inf
+    two = truth != "T"
+    found = calibrate(Evidence(LABELS, lacking), truth, calibration=RULE, groups=["a"] * 400)
+    same = calibrate(Evidence(LABELS[:2], scores.distances[two][:, :2]), truth[two], calibration=RULE)
+    assert found.temperature == pytest.approx(same.temperature, rel=1e-6)
+
+
+def test_shares_of_several_references_are_by_cell() -> None:
+    """A label with no share in a cell's reference is none that its model could have told."""
+    generator = np.random.default_rng(0)
+    densities = generator.normal(0, 1, (200, 2))
+    truth = np.array(["B", "T"])[densities.argmax(axis=1)]
+    shares = np.tile([0.5, 0.5], (200, 1))
+    shares[:100] = [1.0, 0.0]
+    rule = RULE.model_copy(update={"transfer": "mixtures"})
+    found = calibrate(Evidence(("B", "T"), densities=densities, reference_frequencies=shares), truth, calibration=rule)
+    kept = (truth == "B") | (np.arange(200) >= 100)
+    some = Evidence(("B", "T"), densities=densities[kept], reference_frequencies=shares[kept])
+    assert found == calibrate(some, truth[kept], calibration=rule)
+
+
+def test_sets_are_fitted_where_they_are_asked_for() -> None:
+    scores, truth = drawn(1.0, cells=2000)
+    rule = RULE.model_copy(update={"set_coverage": 0.9})
+    plain, with_sets = (calibrate(scores, truth, calibration=rule, with_sets=asked) for asked in (False, True))
+    assert plain.set_above is None and with_sets.set_above is not None
+    assert with_sets.model_copy(update={"set_above": None}) == plain
+    new, codes = drawn(1.0, cells=20_000)
+    likely = probabilities(new, with_sets)
+    reached = likely[np.arange(len(codes)), np.searchsorted(LABELS, codes)] >= with_sets.set_above
+    assert reached.mean() == pytest.approx(0.9, abs=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,29 @@ def test_a_truth_that_does_not_fit_is_refused(truth: dict[str, Any], message: st
 def test_a_truth_without_levels_is_refused(truth: Any) -> None:
     with pytest.raises(errors.InvalidInput, match=r"pass \{level: labels\}, with the levels cell_type"):
         evaluate(predictions(np.array(["B"]), np.zeros(1)), truth)
+
+
+def with_sets(held: list[list[bool]], labels: list[str]) -> Predictions:
+    plain = predictions(np.array(labels), np.zeros(len(labels)))
+    sets = pd.DataFrame(held, index=plain.obs_names, columns=LABELS)
+    return replace(plain, levels={"cell_type": replace(plain.levels["cell_type"], sets=sets)})
+
+
+def test_label_sets_are_judged_by_what_they_hold_and_how_large_they_are() -> None:
+    held = [[True, False, False], [True, True, False], [False, True, True], [True, True, True], [True, False, False]]
+    found = with_sets(held, ["B", "B", "NK", "B", "B"])
+    report = evaluate(found, {"cell_type": ["B", "NK", "B", "T", "HSC"]})["cell_type"]
+    assert report.set_coverage == pytest.approx(3 / 4)  # the fifth cell's label is none of the model's
+    assert report.set_size == pytest.approx((1 + 2 + 2 + 3) / 4)
+
+
+def test_the_accuracy_of_named_cells_leaves_out_those_called_unknown() -> None:
+    found = predictions(np.array(["B", "unknown", "T", "T"]), np.zeros(4))
+    report = evaluate(found, {"cell_type": ["B", "B", "T", "B"]})["cell_type"]
+    assert (report.accuracy, report.named_accuracy) == (0.5, pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize("named", [["B", "T"], ["unknown", "unknown"]])
+def test_where_all_or_none_are_named_there_is_no_such_accuracy(named: list[str]) -> None:
+    report = evaluate(predictions(np.array(named), np.zeros(2)), {"cell_type": ["B", "T"]})["cell_type"]
+    assert (report.named_accuracy, report.set_coverage, report.set_size) == (None, None, None)

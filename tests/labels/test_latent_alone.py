@@ -121,9 +121,9 @@ def test_parts_are_joined() -> None:
 
 
 def test_test_vectors_and_receipts_stay_what_they_were() -> None:
-    """Releases and receipts from before have no such labels, and are compared in all that comes out."""
+    """Releases and receipts from before have no such labels or sets, and are compared in all that comes out."""
     found = outputs(trained("scpoli"), query(trained("scpoli")), device="cpu")
-    assert {"latent_labels"} == FOLLOWS
+    assert {"latent_labels", "sets", "backoff"} == FOLLOWS
     assert set(found.by_name()) == {"latent"} | {
         f"{part}.cell_type" for part in ("labels", "uncertainty", "probabilities", "distances")
     }

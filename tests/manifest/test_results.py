@@ -33,7 +33,7 @@ PROSE = re.compile(
     r"(schema_version|name|version|title|summary|created|authors|citation|license|data_license|tissue|assay|disease|"
     r"suspension_type|gene_annotation|training|metrics|imported_from|intended_use|limitations|extensions|delta|"
     r"signature)\b.*|organism\.(label|release)|trust\.validated_on|lineage\.(parent|new_rows|copied).*|"
-    r"trust\.novelty\.(left_out|count|false_positives\.\w+)|"
+    r"trust\.novelty\.(left_out|count|false_positives\.\w+)|trust\.calibrations\.\d+\.(set_coverage|fitted_on)|"
     r"labels\.\d+\.(ontology|ontology_release|parents|corrections).*|terms\.\d+\.(source|release|license)"
 )
 """The paths of what only describes, written down a second time: a row that joins the list has to join this one."""
@@ -124,7 +124,8 @@ def test_what_changes_labels_or_latent_is_no_minor_step() -> None:
     decisive = {
         path for path, edited in edits(manifest) if any(d.effect == "decides" for d in compare(manifest, edited))
     }
-    assert decisive >= {f"trust.calibrations.0.{field}" for field in Calibration.model_fields if field != "level"}
+    described = {"level", "set_coverage", "fitted_on"}
+    assert decisive >= {f"trust.calibrations.0.{field}" for field in Calibration.model_fields.keys() - described}
     assert decisive >= {"genes.duplicates", "input.size_factor", "labels.1.unlabelled", "organism.id"}
     assert not decisive & {"query_plan.epochs", "genes.coverage_refuse", "test_vectors.rtol", "title"}
 
@@ -158,6 +159,25 @@ def test_a_level_that_becomes_a_sum_is_noticed() -> None:
     after = before.changed(labels=(first.model_copy(update={"derived_from": others[0].key}), *others))
     assert [(d.field, d.effect) for d in compare(before, after)] == [("labels[lineage].derived_from", "decides")]
     assert b"derived_from" not in before.canonical() and b"derived_from" in after.canonical()
+
+
+def test_label_sets_where_there_were_none_are_added_and_others_decide() -> None:
+    def stating(above: float | None) -> Manifest:
+        manifest = examples.of_kind("scpoli")
+        (calibration,) = manifest.trust.calibrations
+        changed = calibration.model_copy(update={"set_above": above})
+        return manifest.changed(trust=manifest.trust.model_copy(update={"calibrations": (changed,)}))
+
+    effects = {
+        (old, new): [(d.field, d.effect) for d in compare(stating(old), stating(new))]
+        for old, new in ((None, 0.2), (0.2, 0.1), (0.2, None))
+    }
+    place = "trust.calibrations[cell_type].set_above"
+    assert effects == {
+        (None, 0.2): [(place, "adds")],
+        (0.2, 0.1): [(place, "decides")],
+        (0.2, None): [(place, "decides")],
+    }
 
 
 @pytest.fixture(scope="module")
