@@ -285,7 +285,7 @@ def scvi_tools(reference: anndata.AnnData, queries: Queries, seed: int, *, kind:
     scvi.settings.seed = seed
     cells = reference.copy()  # setup_anndata writes into it
     with clock.stage("reference"):
-        model = _scvi_reference(classes, cells, kind=kind)
+        model = scvi_reference(classes, cells, kind=kind)
     plan = {"plan_kwargs": {"weight_decay": 0.0}, **QUIET}
     plan |= {"max_epochs": 200} if kind == "scvi" else {"max_epochs": 100, "check_val_every_n_epoch": 10}
     for name, query in queries.items():
@@ -301,7 +301,8 @@ def scvi_tools(reference: anndata.AnnData, queries: Queries, seed: int, *, kind:
         yield Mapped(name, "trained", _scvi_known(mapped, cells), latent, seconds=dict(clock.seconds))
 
 
-def _scvi_reference(classes: Any, cells: anndata.AnnData, *, kind: str) -> Any:
+def scvi_reference(classes: Any, cells: anndata.AnnData, *, kind: str) -> Any:
+    """Return scVI or scANVI of a reference, trained as the tutorials do."""
     classes.SCVI.setup_anndata(cells, batch_key=BATCH, labels_key=LABEL)
     model = classes.SCVI(
         cells,

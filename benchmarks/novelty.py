@@ -29,7 +29,7 @@ from sklearn.metrics import roc_auc_score
 import hub_client
 from hub_client import errors
 from hub_client.labels.novelty import novelty, with_novelty
-from hub_client.manifest.v1 import Manifest
+from hub_client.manifest.v1 import Manifest, PrototypeLevel
 from hub_client.models.model import Model
 
 LABEL, BATCH, PANEL = "cell_type_broad", "batch", 2_000
@@ -146,7 +146,7 @@ def described(cells: anndata.AnnData) -> Manifest:
                 }
             ],
             "labels": [{"key": LABEL, "categories": labels, "ontology": dict.fromkeys(labels)}],
-            "prototypes": {"levels": [{"level": LABEL, "means": "prototypes.means"}]},
+            "prototypes": {"levels": [PrototypeLevel.of(0, LABEL).model_dump()]},
         }
     )
 
@@ -249,7 +249,7 @@ def main() -> None:
     text = tables(pd.DataFrame(found))
     print(text)
     if given.page:
-        marked = re.compile(r"(<!-- figures -->\n).*(\n<!-- end of figures -->)", re.DOTALL)
+        marked = re.compile(r"(<!-- figures -->\n).*(<!-- end of figures -->)", re.DOTALL)
         page = given.page.read_text()
         given.page.write_text(marked.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page))
 

@@ -126,7 +126,7 @@ def _fitted(model: Model, training: Cells, *, recipe: Recipe, **runtime: Any) ->
     if recipe.pretraining is not None:
         _pretrain(model, training, plan=recipe.pretraining, **runtime)
     _train_whole(model, training, plan=recipe.plan, **runtime)
-    model = with_atlas(model, training) if recipe.atlas else model
+    model = with_atlas(model, training) if recipe.carries_atlas else model
     if "expression" in RULES[recipe.trust.transfer].needs:
         model = with_expression_classifiers(model, training)
     needed = "expression_votes" in RULES[recipe.trust.transfer].needs
@@ -143,7 +143,7 @@ def _state_depth(model: Model, training: Cells) -> None:
 
 def recognises(recipe: Recipe) -> bool:
     """Return whether a release recognises strangers: not one of the first recipes, which make what they made before."""
-    named = recipe.atlas or bool(recipe.labels)
+    named = recipe.carries_atlas or bool(recipe.labels)
     return recipe.recipe_version > 1 and named and recipe.input.kind == "counts"
 
 
@@ -222,7 +222,7 @@ def _lacking(recipe: Recipe) -> list[str]:
     """Return what the recipe's rule of label transfer needs and the model would not have."""
     config, values = recipe.architecture, recipe.input.kind
     kind, owners = config.kind, " and ".join(having("classifier"))
-    atlas = None if recipe.atlas else "the atlas: set atlas = true"
+    atlas = None if recipe.carries_atlas else "the atlas: set atlas = true"
     prototypes = f"prototypes, which {kind} has not: set atlas = true and trust.transfer = 'neighbors', for one"
     lacking: dict[Part, str | None] = {
         "distances": None if "prototypes" in config.parts else prototypes,
@@ -244,7 +244,7 @@ def _by_expression(recipe: Recipe) -> str | None:
 
 def _without_latent_labels(recipe: Recipe) -> list[str]:
     """Return the gates on labels from the latent alone of a recipe whose model would give none."""
-    if recipe.atlas or {"prototypes", "classifier"} & set(recipe.architecture.parts):
+    if recipe.carries_atlas or {"prototypes", "classifier"} & set(recipe.architecture.parts):
         return []
     gated = [gate.metric for gate in recipe.gates if gate.metric.startswith("latent_")]
     return [f"a gate on {metric} needs labels from the latent alone: set atlas = true" for metric in gated]

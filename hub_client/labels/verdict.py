@@ -206,6 +206,21 @@ MEASURES: tuple[Measure, ...] = (
         Limits(amber=0.3, red=0.75),
     ),
     Measure(
+        "novel cells",
+        measures.novel,
+        "{value} of the cells are of no type of the reference by their expression",
+        "Look at mapping.novelty.clusters for the genes that set them apart; do not use their labels.",
+        Limits(amber=0.2, red=0.6),
+    ),
+    Measure(
+        "expression",
+        measures.foreign_score,
+        "Expression differs from the reference's by {value} tolerances of a gene in the median cell",
+        "Check organism, tissue, gene names and technology: all of the query differs, not some of its cells.",
+        Limits(amber=0.12),
+        shown=".2f",
+    ),
+    Measure(
         "neighbourhoods",
         measures.neighborhoods_kept,
         "Of a cell's nearest by expression, {value} more than by chance are near it in the latent",

@@ -83,6 +83,10 @@ class Novelty(Protocol):
         ...
 
 
+NO_EXPRESSION = "the release carries no expression of its reference"
+"""Why novelty is not checked."""
+
+
 @dataclass(frozen=True)
 class NotChecked:
     """A measure that could not be computed, and why."""
@@ -257,6 +261,16 @@ def beyond_atlas(mapped: Mapped) -> Found:
     own = search.kneighbors(atlas[:SAMPLE], n_neighbors=NEIGHBORS + 1)[0][:, 1:].mean(axis=1)
     distances = search.kneighbors(mapped.latent, n_neighbors=NEIGHBORS)[0].mean(axis=1)
     return float((distances > np.quantile(own, BEYOND)).mean())
+
+
+def novel(mapped: Mapped) -> Found:
+    """Return the share of cells that are called novel."""
+    return NotChecked(NO_EXPRESSION) if mapped.novelty is None else float(mapped.novelty.novel.mean())
+
+
+def foreign_score(mapped: Mapped) -> Found:
+    """Return how far the query as a whole is from the reference in expression (:class:`hub_client.labels.novelty`)."""
+    return NotChecked(NO_EXPRESSION) if mapped.novelty is None else float(mapped.novelty.foreign_score)
 
 
 def neighborhoods_kept(mapped: Mapped) -> Found:

@@ -285,7 +285,8 @@ class Recipe(Frozen):
     criticism: CriticismRule = CriticismRule()
     gates: tuple[Gate, ...] = ()
     atlas: bool = False
-    """Whether the release carries the latent, labels and conditions of the cells it was trained on."""
+    """Whether the release carries the latent, labels and conditions of the cells it was trained on; of version 2, one
+    with labels always does."""
     test_cells: PositiveInt = 8
     """Simulated cells in the test vectors."""
 
@@ -301,6 +302,11 @@ class Recipe(Frozen):
             If it is not TOML, or does not state what the format asks; ``problems`` names each key.
         """
         return read_toml(Path(path), cls, what="recipe")
+
+    @property
+    def carries_atlas(self) -> bool:
+        """Whether the release carries where the cells it was trained on lie: what labels cells is seen with it."""
+        return self.atlas or (self.recipe_version > 1 and bool(self.labels))
 
     def term(self, term: Term) -> OntologyTerm:
         """Return the term with its ontology's release."""

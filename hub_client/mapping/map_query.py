@@ -216,7 +216,8 @@ def _mapped(
         with_latent_uncertainty=settings.latent_uncertainty,
         with_novelty=True,
     )
-    judged = verdict(model, cells, predictions=found.predictions, untrained=untrained, seed=settings.seed)
+    seen: dict[str, Any] = {"untrained": untrained, "novelty": found.novelty, "seed": settings.seed}
+    judged = verdict(model, cells, predictions=found.predictions, **seen)
     record = receipt(
         cells,
         reference,

@@ -133,11 +133,15 @@ def test_version_2_leaves_to_the_data_what_it_does_not_state(tmp_path: Path) -> 
     assert manifest.training.plan == best.plan.lasting(4)
     assert manifest.query_plan == best.query_plan
     assert "expression.centre" in {spec.name for spec in manifest.tensors}
+    record = manifest.trust.novelty
+    assert record is not None and set(record.tensors.values()) <= {spec.name for spec in manifest.tensors}
+    assert (record.left_out, record.count) == ("batches", 2) and record.false_positives is not None
 
 
 def test_version_1_states_what_it_does_not_leave_to_the_data(released: Path) -> None:
     manifest = release_folder.verify(released)
     assert (manifest.architecture.encoder_input, manifest.query_plan) == ("log1p", None)
+    assert manifest.trust.novelty is None
     assert manifest.training.plan == Plan.model_validate(PLAN | {"pretraining_epochs": 3})
 
 
