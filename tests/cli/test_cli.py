@@ -409,7 +409,7 @@ def doubting(folder: Path, out: Path) -> Path:
         fine.model_copy(update={"parents": simulated.CLASSES}),
         LabelLevel.model_validate(coarse | {"derived_from": "cell_type"}),
     )
-    stated = Calibration(level="cell_type", temperature=0.3, unknown_above=0.3, set_above=0.2)
+    stated = Calibration(level="cell_type", temperature=0.03, unknown_above=0.3, set_above=0.2)
     model.manifest = model.manifest.changed(labels=labels, trust=Trust(calibrations=(stated,)))
     return model.save(out)
 
