@@ -91,7 +91,7 @@ def _results(model: Model, cells: Cells, level: str, *, mapped: bool) -> tuple[N
         cells = replace(cells, conditions={**cells.conditions, key: np.full(len(cells), "query")}, labels={})
         model = hub_client.surgery(model, cells, device="cpu")
         hub_client.train(model, cells, progress=False, accelerator="cpu")
-    found = hub_client.predict(model, cells, device="cpu")
+    found = hub_client.predict(model, cells, unknown_above=None, device="cpu")
     return found.latent, found.levels[level].labels
 
 

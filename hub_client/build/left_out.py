@@ -40,16 +40,23 @@ class LeftOut:
     """What was left out."""
     model: Model
     """Trained on the rest, and grown by surgery to take the part in; nothing was trained on the part."""
-    training: Cells
-    """The rest."""
+    reference: Cells
+    """All of it: one for all parts, so that several of them need no more memory."""
+    inside: NDArray[np.bool_]
+    """Which of the reference's cells are left out, ``(cells,)``."""
     cells: Cells
     """The part, with its labels."""
     evidence: dict[str, Evidence]
     """Of the part's cells, by label level."""
 
+    @property
+    def training(self) -> Cells:
+        """The rest."""
+        return self.reference.rows(~self.inside)
+
     def truth(self, level: str) -> NDArray[np.str_]:
         """Return the label of each cell of the part, ``(cells,)``; "" where the rest has no such cell."""
-        names, known = self.cells.labels[level], self.training.labels[level]
+        names, known = self.cells.labels[level], self.reference.labels[level][~self.inside]
         return np.where(np.isin(names, known), names, "").astype(str)
 
     def tells(self, level: str) -> bool:
@@ -106,7 +113,8 @@ def left_out(
         rest, part = cells.rows(~inside), cells.rows(inside)
         reference = fitted(Model.build(_without(model.manifest, rest, part), seed=seed), rest)
         grown = surgery(reference, part.relabelled({}), seed=seed, device=device)
-        yield LeftOut(name, grown, rest, part, evidence(grown, embed(grown, part, device=device), cells=part))
+        found = evidence(grown, embed(grown, part, device=device), cells=part)
+        yield LeftOut(name, grown, cells, inside, part, found)
 
 
 def _shared(batches: NDArray[np.str_], studies: NDArray[np.str_]) -> bool:

@@ -508,6 +508,7 @@ def _check_labels(manifest: Manifest) -> None:
     levels = {level.key: set(level.categories) for level in manifest.labels}
     wanted = [p.level for p in manifest.prototypes.levels] + [c.level for c in manifest.trust.calibrations]
     wanted += [c.level for c in manifest.trust.classifiers]
+    wanted += manifest.trust.novelty.labels if manifest.trust.novelty else []
     if lost := [key for key in wanted if key not in levels]:
         raise ValueError(f"label levels named but not described: {lost[:5]}")
     for level in manifest.labels:
@@ -552,7 +553,8 @@ def _named_tensors(manifest: Manifest) -> list[str]:
     named = [p.means for p in manifest.prototypes.levels]
     named += [p.covariances for p in manifest.prototypes.levels if p.covariances]
     named += [name for c in manifest.trust.classifiers for name in (c.weight, c.bias, c.centre)]
-    named += list(manifest.trust.novelty.tensors.values()) if manifest.trust.novelty else []
+    kept = manifest.trust.novelty
+    named += [*kept.tensors.values(), *kept.labels.values()] if kept else []
     named += list(manifest.test_vectors.tensors.values()) if manifest.test_vectors else []
     return named + (["gene_means"] if manifest.genes.missing == "mean" else [])
 

@@ -68,7 +68,7 @@ def recipe(*levels: str, version: int = 2, **changes: Any) -> Recipe:
 
 
 def fitted(model: Model, cells: Cells) -> Model:
-    train(model, cells, plan=Plan(epochs=4, learning_rate=5e-3), progress=False, accelerator="cpu")
+    train(model, cells, plan=Plan(epochs=20, learning_rate=5e-3, kl_anneal_epochs=0), progress=False, accelerator="cpu")
     return model
 
 
@@ -128,10 +128,8 @@ def test_calibrations_come_from_batches_that_are_left_out(second: Judged) -> Non
     trust = second.model.manifest.trust
     (calibration,) = trust.calibrations
     assert second.trainings == [("b1", "b2"), ("b0", "b2"), ("b0", "b1")]
-    assert (
-        calibration.fitted_on
-        == f"{len(second.training):,} cells of b0, b1 and b2, each as a model of the others " + ("sees it")
-    )
+    cells = f"{len(second.training):,} cells of b0, b1, b2"
+    assert calibration.fitted_on == f"{cells}, each as a model of the others sees it"
     assert trust.validated_on == calibration.fitted_on
     assert calibration.set_above is not None and calibration.distance_scale is not None
     assert calibration.temperature != pytest.approx(by_held_out(second, "cell_type").temperature, rel=1e-3)
@@ -162,7 +160,7 @@ def test_every_batch_has_figures_of_the_model_and_its_opponents(second: Judged) 
 def test_a_level_that_one_batch_alone_has_is_calibrated_on_held_out_cells() -> None:
     found = judged(recipe("cell_type", "cell_class"), batches=("b0", "b1"), blank=("b1", "cell_class"))
     by_level = {c.level: c for c in found.model.manifest.trust.calibrations}
-    assert (by_level["cell_type"].fitted_on or "").endswith("cells of b0 and b1, each as a model of the others sees it")
+    assert (by_level["cell_type"].fitted_on or "").endswith("cells of b0, b1, each as a model of the others sees it")
     alone = by_level["cell_class"]
     assert alone.fitted_on is None and alone.set_above is not None
     assert alone.temperature == pytest.approx(by_held_out(found, "cell_class").temperature)

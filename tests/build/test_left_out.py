@@ -191,5 +191,5 @@ def test_a_label_that_the_rest_lacks_is_no_label_of_the_part() -> None:
     assert one.tells("cell_type")
     _, truth, _ = joined([one], "cell_type")
     assert "NK" not in truth
-    alone = replace(one, training=one.training.relabelled({"cell_type": np.full(len(one.training), "")}))
+    alone = replace(one, reference=cells.relabelled({"cell_type": np.where(inside, labels, "")}))
     assert not alone.tells("cell_type")

@@ -27,6 +27,7 @@ from hub_client.cli.failures import EXIT_CODES, INTERRUPTED, RED, exit_code
 from hub_client.cli.screen import Column
 from hub_client.labels.atlas import with_atlas
 from hub_client.manifest import Manifest, Plan
+from hub_client.manifest.axes import LabelLevel
 from hub_client.manifest.calibration import Calibration, Trust
 from hub_client.manifest.publishing import NEEDED
 from tests import simulated
@@ -396,6 +397,61 @@ def test_a_red_verdict_ends_with_10_where_it_is_asked_to(run: Run, folder: Path,
     assert strict.json["verdict"]["colour"] == "red"
     assert {check["colour"] for check in strict.json["verdict"]["checks"]} >= {"red", "not checked"}
     assert run("map", near, *words, "--strict").code == 0
+
+
+def doubting(folder: Path, out: Path) -> Path:
+    """Write a release that states when a cell is unknown, label sets and a coarser level, and return it."""
+    model = hub_client.Model.load(folder)
+    (fine,) = model.manifest.labels
+    classes = sorted(set(simulated.CLASSES.values()))
+    coarse = {"key": "cell_class", "categories": classes, "ontology": dict.fromkeys(classes)}
+    labels = (
+        fine.model_copy(update={"parents": simulated.CLASSES}),
+        LabelLevel.model_validate(coarse | {"derived_from": "cell_type"}),
+    )
+    stated = Calibration(level="cell_type", temperature=0.3, unknown_above=0.3, set_above=0.2)
+    model.manifest = model.manifest.changed(labels=labels, trust=Trust(calibrations=(stated,)))
+    return model.save(out)
+
+
+@pytest.mark.slow
+def test_map_counts_unknown_cells_and_tells_of_label_sets(run: Run, folder: Path, tmp_path: Path) -> None:
+    out, release = tmp_path / "mapped.h5ad", doubting(folder, tmp_path / "doubting")
+    words = [
+        "map",
+        release,
+        "--query",
+        folder.parent / "query.h5ad",
+        "-c",
+        "batch=batch",
+        "--no-train",
+        "-q",
+        "--force",
+    ]
+    words += ["--truth", "cell_type=cell_type", "--out", out]
+    record = run(*words, "--json").json
+    obs = anndata.read_h5ad(out).obs
+    unknown = {level: int((obs[f"{level}_pred"].astype(str) == "unknown").sum()) for level in record["labels"]}
+    assert list(unknown) == ["cell_type", "cell_class"] and unknown["cell_class"] < unknown["cell_type"] < 240
+    assert record["unknown"] == {level: {"cells": cells, "above": 0.3} for level, cells in unknown.items()}
+    sizes = obs["cell_type_set"].astype(str).str.count(r" \| ") + 1
+    assert record["label_sets"]["cell_type"] == {"mean_size": pytest.approx(sizes.mean()), "several": (sizes > 1).sum()}
+    assert {"cell_type_backoff", "cell_class_set", "cell_class_backoff"} <= set(obs)
+    judged = record["evaluation"][0]
+    named = obs["cell_type_pred"].astype(str) != "unknown"
+    right = obs["cell_type_pred"].astype(str) == obs["cell_type"].astype(str)
+    assert judged["named_accuracy"] == pytest.approx(right[named].mean()) and judged["unknown"] == (~named).sum()
+    text = run(*words).out
+    assert f"called unknown: {unknown['cell_type']} of 240 (uncertainty above 0.3)" in text
+    assert (
+        f"label sets: {sizes.mean():.2f} labels in the mean, {(sizes > 1).sum()} of 240 cells have more than one"
+        in text
+    )
+    assert "lymphoid" in text and f"of cells that are not called unknown: accuracy {right[named].mean():.3f}" in text
+    assert f"label sets: {judged['set_coverage']:.3f} of them hold the true label" in text
+    named_all = run(*words, "--unknown-above", "1", "--json").json
+    assert named_all["unknown"]["cell_type"] == {"cells": 0, "above": 1.0}
+    assert "unknown" not in {row["label"] for rows in named_all["labels"].values() for row in rows}
 
 
 @pytest.mark.slow

@@ -601,6 +601,16 @@ def test_measured_proteins_are_of_known_batches() -> None:
         examples.of_kind("totalvi", proteins={"panel": ["CD3"], "measured": {"b": ["CD4"]}})
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [({"lineages": "novelty.labels.0"}, "not described: \\['lineages'\\]"), ({"cell_type": "lost"}, "\\['lost'\\]")],
+)
+def test_labels_kept_for_novelty_are_of_known_levels_and_tensors(labels: dict[str, str], message: str) -> None:
+    trust = examples.fields_of_kind("scpoli")["trust"]
+    with pytest.raises(ValidationError, match=message):
+        examples.of_kind("scpoli", trust=trust | {"novelty": trust["novelty"] | {"labels": labels}})
+
+
 # --- shapes -------------------------------------------------------------------------------------------------------
 
 
