@@ -34,6 +34,7 @@ from tests import simulated
 COMMANDS = [
     "list",
     "info",
+    "which",
     "map",
     "pull",
     "push",
