@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hub_client.manifest.recommended import recommended
     from hub_client.manifest.v1 import Manifest
     from hub_client.mapping.map_query import map_query
+    from hub_client.mapping.rank_references import rank_references
     from hub_client.models.embed import embed
     from hub_client.models.latent_uncertainty import latent_uncertainty
     from hub_client.models.model import Model
@@ -58,6 +59,7 @@ _HOME = {
     "pull_dataset": "hub.client",
     "push": "hub.client",
     "push_dataset": "hub.client",
+    "rank_references": "mapping.rank_references",
     "recommended": "manifest.recommended",
     "search": "hub.client",
     "surgery": "models.surgery",
@@ -92,6 +94,7 @@ __all__ = [
     "pull_dataset",
     "push",
     "push_dataset",
+    "rank_references",
     "recommended",
     "search",
     "surgery",

@@ -23,6 +23,7 @@ from hub_client.cli import (
     reproduce,
     serve,
     versions,
+    which,
 )
 from hub_client.cli.failures import failing, table_of_codes
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": browse.list_models,
     "info": browse.info,
+    "which": which.which,
     "map": map_cells.map_cells,
     "pull": releases.pull,
     "push": releases.push,

@@ -181,12 +181,17 @@ def _missing_line(genes: dict[str, Any]) -> str:
 
 
 def _show_verdict(checks: list[dict[str, Any]]) -> None:
+    """Print the checks that object, with what to do, and count the others."""
+    against = [check for check in checks if check["colour"] in ("amber", "red")]
     columns = [
         Column("check", text=lambda check: check["name"]),
         Column("verdict", text=lambda check: check["colour"], style=lambda colour: COLOURS.get(colour, "dim")),
-        Column("why", text=lambda check: f"{check['what']} {check['advice']}".rstrip()),
+        Column("why, and what to do", text=lambda check: f"{check['what']} {check['advice']}".rstrip()),
     ]
-    screen.say_table(columns, checks)
+    if against:
+        screen.say_table(columns, against)
+    green, unchecked = (sum(check["colour"] == word for check in checks) for word in ("green", "not checked"))
+    screen.say(f"{green} checks are green and {unchecked} not made; --json and the output's uns have each")
 
 
 def _show_labels(level: str, rows: list[dict[str, Any]], *, total: int) -> None:

@@ -111,14 +111,20 @@ def check(coverage: Coverage, case: Case, *, minimum: float | None) -> tuple[str
     policy = case.manifest.genes
     refuse, warn = (policy.coverage_refuse, policy.coverage_warn) if minimum is None else (minimum, minimum)
     if coverage.measured == 0 or coverage.plain < refuse:
-        reason = next(filter(None, (why(coverage, case) for why in _REASONS)), "")
         raise errors.AlignmentError(
-            f"{_refusal(coverage, case, refuse)}{reason}", coverage=coverage.plain, missing=coverage.missing
+            f"{_refusal(coverage, case, refuse)}{likely_reason(coverage, case)}",
+            coverage=coverage.plain,
+            missing=coverage.missing,
         )
     if coverage.plain >= warn:
         return ()
     most = "Missing" if coverage.weighted is None else "Missing, the most used first"
     return (f"the query measures {coverage}, below {warn:.0%}. {most}: {errors.names(coverage.missing)}.",)
+
+
+def likely_reason(coverage: Coverage, case: Case) -> str:
+    """Return why so few of a model's genes were found, in a sentence after a blank; nothing where that is not clear."""
+    return next(filter(None, (why(coverage, case) for why in _REASONS)), "")
 
 
 def _refusal(coverage: Coverage, case: Case, refuse: float) -> str:

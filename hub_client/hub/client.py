@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hub_client.hub.delta import Whole
     from hub_client.hub.lineage import Origins, Step
+    from hub_client.hub.newest import Broken, Offered
     from hub_client.hub.prepare import Prepared
     from hub_client.hub.preview import Preview
     from hub_client.manifest.v1 import Manifest
@@ -195,6 +196,12 @@ class Hub:
         """Return what the hub holds; see :func:`search`."""
         found = self._models.listings(listing, all_versions=all_versions)
         return [one for one in found if one.matches(query) and kind in (None, one.architecture)]
+
+    def newest(self) -> tuple[list[Offered], list[Broken]]:
+        """Return the newest version of every model that was not yanked, without weights, and what could not be read."""
+        from hub_client.hub.newest import newest
+
+        return newest(self._models.stores, self._origins())
 
     def history(self, name: str) -> list[Entry]:
         """Return every commit of a model's repository, the newest first."""

@@ -400,8 +400,12 @@ def _codes(names: NDArray[np.object_]) -> NDArray[np.int64]:
 
 
 def mean_uncertainty(mapped: Mapped) -> Found:
-    """Return the mean uncertainty of the level that is the surest: a stranger is unsure on every level."""
-    means = [float(level.uncertainty.mean()) for level in mapped.predictions.levels.values()]
+    """Return the mean uncertainty of the surest level that has labels of its own: a stranger is unsure on each.
+
+    Levels that are derived from a finer one are surer by their nature.
+    """
+    own = [level.key for level in mapped.model.manifest.labels if level.derived_from is None]
+    means = [float(level.uncertainty.mean()) for key, level in mapped.predictions.levels.items() if key in own]
     return min(means) if means else NO_LABELS
 
 

@@ -35,6 +35,7 @@ from tests import simulated
 COMMANDS = [
     "list",
     "info",
+    "which",
     "map",
     "pull",
     "push",
