@@ -15,6 +15,7 @@ from hub_client import errors
 from hub_client.checks.outputs import FOLLOWS, Outputs, outputs
 from hub_client.hub.client import Hub
 from hub_client.labels.predict import LabelPrediction
+from hub_client.manifest.calibration import Calibration, Trust
 from hub_client.manifest.receipts import Receipt, differences, read_receipt
 from hub_client.manifest.results import UNRECORDED
 from hub_client.mapping.map_query import Mapping
@@ -93,6 +94,23 @@ def test_two_mappings_of_the_same_differ_in_nothing(mapping: Mapping) -> None:
 def test_a_replay_gives_the_same(mapping: Mapping, query: anndata.AnnData, hub: Hub) -> None:
     found = replay(mapping.receipt, query, hub=hub, progress=False)
     assert found.same and found.same_labels and found.differences == () and found.largest == 0
+
+
+@pytest.mark.slow
+def test_a_receipt_states_whether_doubtful_cells_were_named_and_is_replayed_so(
+    query: anndata.AnnData, tmp_path: Path
+) -> None:
+    """Receipts from when every cell was named by default state null, and name every cell again."""
+    hub, doubting = Hub(tmp_path / "hub"), trained("scpoli")
+    stated = Trust(calibrations=(Calibration(level="cell_type", temperature=1.0, unknown_above=0.1),))
+    hub.push(replace(doubting, manifest=doubting.manifest.changed(trust=stated)), "lab/doubting")
+    settings = {"conditions": {"batch": "batch"}, "train": False, "accelerator": "cpu", "progress": False}
+    for asked, unknown in (("shipped", True), (None, False)):
+        made = hub_client.map_query(query, hub.pull("lab/doubting"), unknown_above=asked, **settings).receipt
+        assert json.loads(made.to_bytes())["asked"]["unknown_above"] == asked
+        assert ("unknown" in made.result.labels["cell_type"].cells) == unknown
+        again = replay(read_receipt(made.to_bytes(), source="r"), query, hub=hub, progress=False)
+        assert again.same and again.same_labels
 
 
 @pytest.mark.slow
