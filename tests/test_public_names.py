@@ -35,6 +35,7 @@ PUBLIC = [
     "pull_dataset",
     "push_dataset",
     "recommended",
+    "rank_references",
     "Extensions",
     "Hub",
     "Model",
