@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 from hub_client import errors
 from hub_client.hub.client import Hub
+from hub_client.labels.novelty import with_novelty
 from hub_client.labels.verdict import Check
 from hub_client.manifest.plan import Plan
 from hub_client.manifest.v1 import Manifest
@@ -101,6 +102,20 @@ def test_the_same_seed_gives_the_same_ranking_and_the_query_stays(hub: Hub) -> N
     first, second = (rank_references(cells, hub=hub, device="cpu", seed=3).as_json() for _ in range(2))
     assert first == second and first["sampled"] == 120
     assert (cells.X != before.X).nnz == 0 and cells.obs.equals(before.obs) and not cells.obsm
+
+
+def test_a_sample_of_a_large_query_is_mapped(hub: Hub) -> None:
+    assert rank_references(query(1100), hub=hub, most=0).sampled == 1000
+
+
+@pytest.mark.slow
+def test_a_release_that_recognises_strangers_tells_how_many_there_are(hub: Hub) -> None:
+    assert ranked(hub).rows[0].novel is None
+    hub.push(with_novelty(fitted(), cells_for(fitted().manifest)), RIGHT, version="1.1.0", message="with novelty")
+    row = ranked(hub).rows[0]
+    assert (row.name, row.version, row.declared) == (RIGHT, "1.1.0", 0.05)
+    assert row.novel is not None and row.foreign_score is not None
+    assert "of cells are novel where 5% of known ones would be" in row.reason
 
 
 def test_nothing_beyond_the_limit_is_pulled(hub: Hub) -> None:
