@@ -34,6 +34,7 @@ PUBLIC = [
     "latent_uncertainty",
     "pull_dataset",
     "push_dataset",
+    "rank_references",
     "recommended",
     "rank_references",
     "Extensions",

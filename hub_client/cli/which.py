@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", re.IGNORECASE)
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_COLOURS = {"green": "green", "amber": "yellow", "red": "red", "not tried": "dim"}
 
 
 def _share(value: float | None) -> str:
@@ -40,7 +41,6 @@ COLUMNS = (
     Column("nearer", "right", text=lambda row: _number(row.reconstruction, "+.2f")),
     Column("verdict", text=lambda row: row.verdict or "not tried", style=lambda text: _COLOURS.get(text, "")),
 )
-_COLOURS = {"green": "green", "amber": "yellow", "red": "red", "not tried": "dim"}
 
 
 def which(
