@@ -36,7 +36,6 @@ PUBLIC = [
     "push_dataset",
     "rank_references",
     "recommended",
-    "rank_references",
     "Extensions",
     "Hub",
     "Model",
