@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from benchmarks.jsonl import read_lines, write_lines
 from benchmarks.label_transfer_sets import TransferSet
 
 Key: TypeAlias = tuple[str, str, str, int]
@@ -70,17 +70,10 @@ class Row:
 
 def read_rows(path: Path) -> dict[Key, Row]:
     """Return the rows of a file, none if there is no such file."""
-    if not path.exists():
-        return {}
-    fields = [json.loads(line) for line in path.read_text().splitlines() if line]
-    rows = [Row(**each | {"cells": tuple(each["cells"])}) for each in fields]
+    rows = [Row(**fields | {"cells": tuple(fields["cells"])}) for fields in read_lines(path)]
     return {row.key: row for row in rows}
 
 
 def write_rows(path: Path, rows: Mapping[Key, Row]) -> None:
     """Write the rows in the order of their keys: all of them, or, when killed, those that were there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(asdict(rows[one])) for one in sorted(rows)]
-    part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in lines))
-    part.replace(path)
+    write_lines(path, (asdict(rows[one]) for one in sorted(rows)))

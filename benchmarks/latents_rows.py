@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from benchmarks.jsonl import read_lines, write_lines
 from benchmarks.latents_sets import MappingSet
 
 Key: TypeAlias = tuple[str, str, str, int]
@@ -80,9 +80,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def read_rows(path: Path) -> dict[Key, Row]:
     """Return the rows of a file, none if there is no such file."""
-    if not path.exists():
-        return {}
-    rows = [_row(json.loads(line)) for line in path.read_text().splitlines() if line]
+    rows = [_row(fields) for fields in read_lines(path)]
     return {row.key: row for row in rows}
 
 
@@ -92,11 +90,7 @@ def _row(fields: dict[str, object]) -> Row:
 
 def write_rows(path: Path, rows: Mapping[Key, Row]) -> None:
     """Write the rows in the order of their keys: all of them, or, when killed, those that were there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(_rounded(asdict(rows[one]))) for one in sorted(rows)]
-    part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in lines))
-    part.replace(path)
+    write_lines(path, (_rounded(asdict(rows[one])) for one in sorted(rows)))
 
 
 def _rounded(fields: dict[str, object]) -> dict[str, object]:

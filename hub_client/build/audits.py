@@ -39,8 +39,8 @@ def audits(recipe: Recipe, reference: datasets.Reference) -> tuple[LabelAudit, .
         audit_labels(
             reference.counts, rule.key, batch=batch, markers=_measured(rule, reference), layer="X", seed=recipe.seed
         )
-        for rule in recipe.labels
-        if rule.derived_from is None and _comparable(reference.counts.obs[rule.key])
+        for rule in recipe.own_levels
+        if _comparable(reference.counts.obs[rule.key])
     )
 
 

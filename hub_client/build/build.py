@@ -16,7 +16,7 @@ from hub_client.build import datasets
 from hub_client.build.audits import audits, lines
 from hub_client.build.criticism import Source, criticise
 from hub_client.build.judge import Training as Trained
-from hub_client.build.judge import judge, own_levels
+from hub_client.build.judge import judge
 from hub_client.build.panel import allowed, paired, select_panel
 from hub_client.checks.verify import with_test_vectors
 from hub_client.data import genes
@@ -318,7 +318,7 @@ def _draft(recipe: Recipe, source: datasets.Reference, programs: Sequence[Progra
     obs = source.counts.obs
     panel = _panel(recipe, source, programs)
     chosen = _chosen(recipe, panel, programs)
-    prototypical = own_levels(recipe) if "prototypes" in recipe.architecture.parts else ()
+    prototypical = recipe.own_levels if "prototypes" in recipe.architecture.parts else ()
     return Manifest(
         **{name: getattr(recipe, name) for name in _COPIED},
         created=datetime.now(UTC).replace(microsecond=0),
@@ -395,6 +395,5 @@ def _level(recipe: Recipe, rule: LabelRule, corrections: tuple[AppliedCorrection
 
 def _criticise(model: Model, training: Cells, held_out: Cells, recipe: Recipe, *, progress: bool) -> None:
     """Add to the manifest's metrics how well a model reproduces its data, and what its latent is worth."""
-    source = Source(" + ".join(dataset.name for dataset in recipe.datasets), recipe.seed)
-    found = criticise(model, training, held_out, source=source, rule=recipe.criticism, progress=progress)
+    found = criticise(model, training, held_out, source=Source.of(recipe), rule=recipe.criticism, progress=progress)
     model.manifest = model.manifest.changed(metrics=(*model.manifest.metrics, *found))

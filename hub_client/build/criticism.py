@@ -16,7 +16,8 @@ from hub_client.data.cells import Cells
 from hub_client.data.fingerprint import fingerprint
 from hub_client.manifest.calibration import Metric
 from hub_client.manifest.measures import INTEGRATED, INTEGRATION, LATENT, NOT_OF_MEANS, PCA, REPRODUCED, REPRODUCTION
-from hub_client.manifest.recipe import CriticismRule
+from hub_client.manifest.recipe import CriticismRule, Recipe
+from hub_client.manifest.v1 import Manifest
 from hub_client.models.model import Model
 from hub_client.models.posterior_predictive import Replicate, posterior_predictive
 from hub_client.nn.training import say
@@ -37,13 +38,17 @@ class Source:
     """The names of the data sets."""
     seed: int
 
-    def stated(self, model: Model, cells: Cells, *, split: str, used: int) -> dict[str, Any]:
-        """Return a metric's fields beside its name, definition and value, of cells of which so many were used."""
+    @classmethod
+    def of(cls, recipe: Recipe) -> Source:
+        """Return that of a recipe's build."""
+        return cls(" + ".join(dataset.name for dataset in recipe.datasets), recipe.seed)
+
+    def stated(self, manifest: Manifest, cells: Cells, *, split: str) -> dict[str, Any]:
+        """Return a metric's fields beside its name, definition, value and number of cells, of figures of some cells."""
         return {
             "dataset": self.dataset,
-            "dataset_fingerprint": fingerprint(cells.x, model.manifest.genes.names),
+            "dataset_fingerprint": fingerprint(cells.x, manifest.genes.names),
             "split": split,
-            "n": used,
             "seed": self.seed,
         }
 
@@ -97,12 +102,13 @@ def reproduction_metrics(model: Model, cells: Cells, *, source: Source) -> list[
     figures = reproduction_figures(replicate)
     worst = worst_genes(replicate, model.manifest.genes.names)
     told = {"mean_log_ratio": f"; fit worst: {errors.names(worst, shown=WORST)}" if worst else ""}
-    shared = source.stated(model, cells, split="trained on, and drawn anew", used=replicate.cells)
+    shared = source.stated(model.manifest, cells, split="trained on, and drawn anew")
     return [
         Metric(
             name=f"{REPRODUCTION}.{figure}",
             definition=REPRODUCED[figure].definition + told.get(figure, ""),
             value=value,
+            n=replicate.cells,
             **shared,
         )
         for figure, value in figures.items()
@@ -167,12 +173,13 @@ def integration_metrics(
     if found is None:
         return []
     split = f"trained on and held out, {found.level} by {found.batch}"
-    shared = source.stated(model, parts[0], split=split, used=found.cells)
+    shared = source.stated(model.manifest, parts[0], split=split)
     return [
         Metric(
             name=f"{INTEGRATION}.{space}.{figure}",
             definition=f"{INTEGRATED[figure].definition}, in {SPACES[space]}",
             value=value,
+            n=found.cells,
             **shared,
         )
         for space, figures in found.spaces.items()

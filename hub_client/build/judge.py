@@ -15,14 +15,13 @@ from hub_client.build.criticism import Source
 from hub_client.build.left_out import LeftOut, joined, left_out, parts
 from hub_client.build.transfer_comparison import transfer_metrics
 from hub_client.data.cells import Cells
-from hub_client.data.fingerprint import fingerprint
 from hub_client.labels.calibrate import calibrate
 from hub_client.labels.evaluate import evaluate
 from hub_client.labels.predict import Predictions, predict
 from hub_client.labels.predict import joined as joined_predictions
 from hub_client.labels.transfer import evidence
 from hub_client.manifest.calibration import Calibration, Metric, Trust
-from hub_client.manifest.recipe import Gate, LabelRule, Recipe
+from hub_client.manifest.recipe import Gate, Recipe
 from hub_client.manifest.report import LevelReport, Report
 from hub_client.manifest.v1 import Manifest
 from hub_client.models.embed import embed
@@ -72,16 +71,11 @@ def judge(model: Model, training: Training, held_out: Cells, recipe: Recipe) -> 
     if not recipe.labels:
         return
     decided = recipe.trust.model_dump(exclude={"distance_quantile", "left_out"})  # before anything is fitted
-    unfitted = [Calibration(level=rule.key, temperature=1.0, **decided) for rule in own_levels(recipe)]
+    unfitted = [Calibration(level=rule.key, temperature=1.0, **decided) for rule in recipe.own_levels]
     model.manifest = model.manifest.changed(trust=_trust(model, unfitted))
     seen = list(_left_out(model, training, recipe))
     report = _by_left_out(model, seen, held_out, recipe) if seen else _by_held_out(model, held_out, recipe)
     _check_gates(recipe, report)
-
-
-def own_levels(recipe: Recipe) -> list[LabelRule]:
-    """Return the label levels that are fitted; the others are derived from these."""
-    return [rule for rule in recipe.labels if rule.derived_from is None]
 
 
 # --- by held-out cells -----------------------------------------------------------------------------------------------
@@ -180,7 +174,7 @@ def _over(model: Model, seen: Sequence[LeftOut], recipe: Recipe) -> list[Calibra
 
 def _transferred(model: Model, seen: Sequence[LeftOut], recipe: Recipe) -> Iterator[Metric]:
     """Return how well each part is labelled by a model of the others, calibrated by these, and by its opponents."""
-    source = Source(" + ".join(dataset.name for dataset in recipe.datasets), recipe.seed)
+    source = Source.of(recipe)
     for one in seen:
         others = [other for other in seen if other is not one] or [one]
         fitted = {c.level: c for c in (*model.manifest.trust.calibrations, *_over(model, others, recipe))}
@@ -196,19 +190,15 @@ def _transferred(model: Model, seen: Sequence[LeftOut], recipe: Recipe) -> Itera
 def _metrics(
     report: Report, cells: Cells, manifest: Manifest, recipe: Recipe, *, definitions: Mapping[str, str]
 ) -> tuple[Metric, ...]:
-    same: Mapping[str, Any] = {
-        "dataset": " + ".join(dataset.name for dataset in recipe.datasets),
-        "dataset_fingerprint": fingerprint(cells.x, manifest.genes.names),
-        "split": f"held out ({recipe.holdout.fraction:.0%}, stratified by conditions and label, never trained on)",
-        "seed": recipe.seed,
-    }
+    held_out = f"held out ({recipe.holdout.fraction:.0%}, stratified by conditions and label, never trained on)"
+    shared = Source.of(recipe).stated(manifest, cells, split=held_out)
     return tuple(
         Metric(
             name=f"{level.level}.{name}",
             definition=definition + (_never_true(level) if name == "macro_f1" else ""),
             value=getattr(level, name),
             n=level.cells,
-            **same,
+            **shared,
         )
         for level in report.levels
         for name, definition in definitions.items()

@@ -22,8 +22,6 @@ class Corrected:
 
     counts: AnnData
     """Those that are not left out, ``(cells, genes)``."""
-    kept: NDArray[np.bool_]
-    """Which of the cells that were given these are."""
     changed: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Label level to the cells that each of its rules changed, and among how many with the given labels."""
     given: dict[str, set[str]] = field(default_factory=dict)
@@ -53,7 +51,7 @@ def corrected(
         If a rule names a gene that the data set does not have.
     """
     obs, kept = counts.obs.copy(), np.ones(counts.n_obs, dtype=bool)
-    found = Corrected(counts, kept)
+    found = Corrected(counts)
     for level in (rule for rule in rules if rule.corrections):
         names = given.get(level.key)
         met = np.full(counts.n_obs, -1) if names is None else _met(counts, level.corrections, names, dataset=dataset)
@@ -71,7 +69,7 @@ def corrected(
         return found
     copy = counts.copy()
     copy.obs = obs
-    return Corrected(copy[kept].copy(), kept, found.changed, found.given)
+    return Corrected(copy[kept].copy(), found.changed, found.given)
 
 
 def _met(counts: AnnData, rules: Sequence[Correction], names: Names, *, dataset: str) -> NDArray[np.int64]:

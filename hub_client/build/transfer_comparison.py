@@ -47,16 +47,19 @@ def transfer_metrics(
         What the metrics state of the data.
     """
     found: list[Metric] = []
+    shared = source.stated(model.manifest, left_out, split=left_out_split(batch))
     for level, prediction in predictions.levels.items():
         truth, known = (_labels(cells, level) for cells in (left_out, training))
         asked = np.isin(truth, known[known != ""])
         if not asked.any():
             continue
-        shared = source.stated(model, left_out, split=left_out_split(batch), used=int(asked.sum()))
         answers = {OURS: _ours(prediction)} | _opponents(model, training, known, left_out)
         for method, (labels, confidence) in answers.items():
             figures = _figures(truth[asked], labels[asked], confidence[asked])
-            found += [_metric(level, method, figure, value, shared) for figure, value in figures.items()]
+            found += [
+                _metric(level, method, figure, value, shared | {"n": int(asked.sum())})
+                for figure, value in figures.items()
+            ]
     return tuple(found)
 
 

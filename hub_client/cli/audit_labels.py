@@ -83,7 +83,7 @@ def _markers(recipe: Path | None, level: str, *, known: set[str]) -> dict[str, M
         return {}
     from hub_client.manifest.recipe import Recipe
 
-    rules = [rule for rule in Recipe.read(recipe).labels if rule.derived_from is None]
+    rules = Recipe.read(recipe).own_levels
     chosen = [rule for rule in rules if rule.key == level] or rules
     if len(chosen) != 1:
         raise errors.InvalidInput(

@@ -136,6 +136,10 @@ class Cells:
             return np.empty(0, dtype=np.int64)
         return np.flatnonzero(np.isin(genes, self.report.missing))
 
+    def measured(self, genes: Sequence[str]) -> NDArray[np.int64]:
+        """Return the positions in a model's ``genes`` of those that the query has, sorted."""
+        return np.setdiff1d(np.arange(len(genes)), self.unmeasured(genes))
+
     def rows(self, index: NDArray[Any]) -> Cells:
         """Return the cells at ``index`` (integers or a mask), in that order."""
         return replace(

@@ -45,7 +45,7 @@ def with_expression_classifiers(model: Model, cells: Cells) -> Model:
         )
     described = replace(model)
     described.describe()
-    own = [level.key for level in model.manifest.labels if level.derived_from is None]
+    own = (level.key for level in model.manifest.own_levels)
     levels = [key for key in own if (cells.labels.get(key, np.empty(0)) != "").any()]
     fitted = {f"{PREFIX}{index}": _fitted(model, cells, level) for index, level in enumerate(levels)}
     tensors = {f"{name}.{part}": getattr(found, part) for name, found in fitted.items() for part in PARTS}

@@ -57,6 +57,13 @@ def normalised(counts: csr_matrix, *, share: float = 1.0) -> csr_matrix:
     return scaled
 
 
+def moments(values: csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each gene's mean and standard deviation over cells, ``(genes,)`` both; sparse stays sparse."""
+    mean = np.asarray(values.mean(axis=0)).reshape(-1)
+    square = np.asarray(values.multiply(values).mean(axis=0)).reshape(-1)
+    return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
 def fit(counts: csr_matrix, codes: NDArray[np.int64], groups: NDArray[np.int64], *, labels: int) -> LinearClassifier:
     """Return the multinomial logistic regression of labels on log-normalised counts, with an L2 penalty.
 
@@ -73,9 +80,8 @@ def fit(counts: csr_matrix, codes: NDArray[np.int64], groups: NDArray[np.int64],
         How many labels there are; one without cells is never named.
     """
     values = normalised(counts)
-    centre = np.asarray(values.mean(axis=0)).reshape(-1)
-    square = np.asarray(values.multiply(values).mean(axis=0)).reshape(-1)
-    scale = 1 / np.maximum(np.sqrt(np.maximum(square - centre**2, 0)), LEAST_SPREAD)
+    centre, spread = moments(values)
+    scale = 1 / np.maximum(spread, LEAST_SPREAD)
     weight = np.zeros((labels, counts.shape[1]), np.float32)
     bias = np.full(labels, NEVER, np.float32)
     seen = np.unique(codes)

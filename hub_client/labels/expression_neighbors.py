@@ -35,10 +35,10 @@ def expression_votes(model: Model, level: str, cells: Cells, *, neighbors: int) 
     if record is None or level not in record.labels:
         return None
     space, codes = kept_space(model, record), _codes(model, record, level)
-    labelled, genes = codes >= 0, model.vocabulary.genes
+    labelled = codes >= 0
     if not labelled.any():
         return None
-    view = space.over(np.setdiff1d(np.arange(len(genes)), cells.unmeasured(genes)))
+    view = space.over(cells.measured(model.vocabulary.genes))
     reference, points = view.reference[labelled], view.points(cells.x)
     labels = len(model.vocabulary.labels[level])
     return votes(reference, codes[labelled], points, neighbors=neighbors, labels=labels)

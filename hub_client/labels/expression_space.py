@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from hub_client.labels.expression import LEAST_SPREAD, normalised
+from hub_client.labels.expression import LEAST_SPREAD, moments, normalised
 
 COMPONENTS = 30
 """Principal components that span the space; fewer where there are fewer genes or cells."""
@@ -162,9 +162,7 @@ def fit(counts: sparse.csr_matrix, labels: Codes, batches: Codes, *, seed: int) 
     drawn = _drawn(len(labels), generator)
     counts, labels, batches = counts[drawn], labels[drawn], batches[drawn]
     values = normalised(counts)
-    mean = np.asarray(values.mean(axis=0)).reshape(-1)
-    square = np.asarray(values.multiply(values).mean(axis=0)).reshape(-1)
-    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    mean, spread = moments(values)
     scale = 1 / np.maximum(spread, LEAST_SPREAD)
     loadings = _components(values, mean, scale)
     kept = balanced(labels, batches, most=KEPT, generator=generator)

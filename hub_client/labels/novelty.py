@@ -149,7 +149,7 @@ def novelty(model: Model, cells: Cells, *, predictions: Predictions | None = Non
     >>> found.clusters[found.clusters.verdict != "known"]  # doctest: +SKIP
     """
     cells, record, genes = aligned(cells), model.manifest.trust.novelty, model.vocabulary.genes
-    measured = np.setdiff1d(np.arange(len(genes)), cells.unmeasured(genes))
+    measured = cells.measured(genes)
     if record is None or not len(cells) or len(measured) < LEAST_GENES:
         return None
     space, ranks = _kept(model, record)
@@ -238,7 +238,7 @@ def _check(model: Model, cells: Cells, declared: float) -> None:
 
 def _codes(model: Model, cells: Cells, kept: Codes) -> dict[str, Codes]:
     """Return the place of each kept cell's label among a level's categories, -1 for none, by level."""
-    own = [level.key for level in model.manifest.labels if level.derived_from is None and level.key in cells.labels]
+    own = [level.key for level in model.manifest.own_levels if level.key in cells.labels]
     found = {}
     for key in own:
         names = cells.labels[key][kept]

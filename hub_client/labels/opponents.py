@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix, diags
 
 from hub_client import errors
 from hub_client.data.cells import Cells
+from hub_client.labels.expression import moments
 from hub_client.models.model import Model
 
 TARGET_SUM = 1e4
@@ -151,10 +152,7 @@ class Scale:
     @classmethod
     def of(cls, reference: Counts) -> Scale:
         """Return those of a reference's cells."""
-        values = logged(reference)
-        mean = np.asarray(values.mean(axis=0)).reshape(-1)
-        square = np.asarray(values.multiply(values).mean(axis=0)).reshape(-1)
-        spread = np.sqrt(np.maximum(square - mean**2, 0))
+        mean, spread = moments(logged(reference))
         return cls(mean, np.where(spread > 1e-10, spread, 1.0))
 
     def scaled(self, counts: Counts) -> csr_matrix:

@@ -29,7 +29,7 @@ def evidence(model: Model, latent: Array, *, cells: Cells | None = None) -> dict
     given too.
     """
     scores = model.network.score(latent)
-    own = [level.key for level in model.manifest.labels if level.derived_from is None]
+    own = (level.key for level in model.manifest.own_levels)
     found = {key: _gathered(model, key, latent, cells, scores.get(key)) for key in own}
     return {key: level for key, level in found.items() if level is not None}
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from hub_client.data.cells import Cells
 from hub_client.labels import verdict_measures as measures
+from hub_client.labels.novelty import FOREIGN_ABOVE
 from hub_client.labels.predict import Predictions
 from hub_client.labels.verdict_measures import Found, Mapped, NotChecked, Novelty
 from hub_client.manifest.v1 import Manifest
@@ -217,7 +218,7 @@ MEASURES: tuple[Measure, ...] = (
         measures.foreign_score,
         "Expression differs from the reference's by {value} tolerances of a gene in the median cell",
         "Check organism, tissue, gene names and technology: all of the query differs, not some of its cells.",
-        Limits(amber=0.12),
+        Limits(amber=FOREIGN_ABOVE),
         shown=".2f",
     ),
     Measure(

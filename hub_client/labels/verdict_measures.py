@@ -404,7 +404,7 @@ def mean_uncertainty(mapped: Mapped) -> Found:
 
     Levels that are derived from a finer one are surer by their nature.
     """
-    own = [level.key for level in mapped.model.manifest.labels if level.derived_from is None]
+    own = [level.key for level in mapped.model.manifest.own_levels]
     means = [float(level.uncertainty.mean()) for key, level in mapped.predictions.levels.items() if key in own]
     return min(means) if means else NO_LABELS
 

@@ -304,6 +304,11 @@ class Recipe(Frozen):
         return read_toml(Path(path), cls, what="recipe")
 
     @property
+    def own_levels(self) -> tuple[LabelRule, ...]:
+        """The label levels that are fitted; the others are derived from these."""
+        return tuple(rule for rule in self.labels if rule.derived_from is None)
+
+    @property
     def carries_atlas(self) -> bool:
         """Whether the release carries where the cells it was trained on lie: what labels cells is seen with it."""
         return self.atlas or (self.recipe_version > 1 and bool(self.labels))

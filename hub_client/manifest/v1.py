@@ -210,6 +210,11 @@ class Manifest(Frozen):
         return (*self.conditions, *self.covariates.categorical)
 
     @property
+    def own_levels(self) -> tuple[LabelLevel, ...]:
+        """The label levels that have labels of their own; the others are derived from these."""
+        return tuple(level for level in self.labels if level.derived_from is None)
+
+    @property
     def known_combinations(self) -> tuple[tuple[str, ...], ...]:
         """The combinations of conditions that the model knows: those listed, or all."""
         listed = tuple(combination.values for combination in self.combinations)

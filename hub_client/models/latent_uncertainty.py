@@ -117,7 +117,7 @@ def _check(draws: int, batch_size: int) -> None:
 
 def _losses(cells: Cells, genes: tuple[str, ...], *, share: float, draws: int, seed: int) -> list[NDArray[np.bool_]]:
     """Return which genes are lost in each draw, ``(genes,)`` each: a share of those that were measured."""
-    measured = np.setdiff1d(np.arange(len(genes)), cells.unmeasured(genes))
+    measured = cells.measured(genes)
     count = round(share * len(measured)) if 0 < share < 1 else 0
     if not 0 < count < len(measured):
         raise errors.InvalidInput(

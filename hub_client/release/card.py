@@ -108,7 +108,7 @@ def _read_out(manifest: Manifest) -> list[str]:
     found += ["mapping.proteins  # what is expected of each, measured or not"] if manifest.proteins else []
     if not manifest.labels:
         return found or ['mapping.adata.obsm["X_latent"]']
-    key = [level.key for level in manifest.labels if level.derived_from is None][-1]
+    key = manifest.own_levels[-1].key
     return [f"mapping.adata.obs[[{md.scalar(f'{key}_pred')}, {md.scalar(f'{key}_uncertainty')}]]", *found]
 
 
